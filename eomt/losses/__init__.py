@@ -1,0 +1,5 @@
+"""Losses: one file per subject."""
+
+from eomt.losses.mask_classification import MaskClassificationLoss
+
+__all__ = ["MaskClassificationLoss"]

@@ -1,0 +1,115 @@
+"""The progress bar: loss, IoU and images per second; one line per validation where there is no terminal."""
+
+import logging
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from rich.console import Console
+
+log = logging.getLogger("eomt")
+
+SHOWN_METRICS = ("train_loss", "val_loss", "val_iou")
+
+
+def _without_forks(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Drops `loss_step` and `loss_epoch` where `loss` itself is there: Lightning logs all three."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_step", "_epoch"))
+    }
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich progress bar with what matters here: loss, IoU and images per second.
+
+    Where output is not a terminal (a batch job, a pipe) rich would print all bars once more at the end of each stage;
+    there the bar is off, and each validation is one line in the log instead.
+
+    Args:
+        refresh_rate: redraws per second; 0 turns the bar off.
+        leave: whether finished epochs stay on the screen.
+        console_kwargs: arguments for rich's `Console`.
+    """
+
+    def __init__(
+        self, refresh_rate: int = 10, leave: bool = False, console_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(refresh_rate=refresh_rate, leave=leave, console_kwargs=console_kwargs)
+        console = Console(**(console_kwargs or {}))
+        self._can_redraw = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
+        self._last_batch_end: float | None = None
+        self._recent_images = 0.0
+        self._recent_seconds = 0.0
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether bars are drawn: not off, and onto a terminal or a notebook."""
+        return self._can_redraw and super().is_enabled
+
+    @property
+    def sanity_check_description(self) -> str:
+        """The sanity check validates step 0, which training has to beat; after a resume it may run at a later step."""
+        step = self.trainer.global_step
+        return "Baseline (step 0)" if step == 0 else f"Resumed (step {step})"
+
+    @property
+    def images_per_second(self) -> float:
+        """Training speed over all processes, waiting for data included and validation not; 0 until it is known."""
+        return self._recent_images / self._recent_seconds if self._recent_seconds else 0.0
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands beside the training bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        for name in SHOWN_METRICS:
+            if name in trainer.callback_metrics:
+                metrics[name] = trainer.callback_metrics[name].item()
+        metrics = _without_forks(metrics)
+        if self.images_per_second:
+            metrics["images/s"] = f"{self.images_per_second:.1f}"
+        return metrics
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Starts the clock, after a validation again."""
+        if self._last_batch_end is None:
+            self._last_batch_end = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the batch's images and seconds; each further batch makes earlier ones count a tenth less."""
+        if isinstance(batch, dict) and "image" in batch and self._last_batch_end is not None:
+            now = time.perf_counter()
+            self._recent_images = 0.9 * self._recent_images + batch["image"].shape[0] * trainer.world_size
+            self._recent_seconds = 0.9 * self._recent_seconds + now - self._last_batch_end
+            self._last_batch_end = now
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self._last_batch_end = None
+        super().on_validation_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock: what is done between epochs, and starting the workers anew, is not training speed."""
+        self._last_batch_end = None
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs one line where no bar is drawn."""
+        super().on_validation_end(trainer, pl_module)
+        if self._can_redraw or not trainer.is_global_zero:
+            return
+        # one class's value ("val_iou/road") is left out
+        values = {name: value.item() for name, value in trainer.callback_metrics.items() if "/" not in name}
+        shown = [f"{name} {value:.4g}" for name, value in _without_forks(values).items()]
+        if self.images_per_second:
+            shown.append(f"{self.images_per_second:.1f} images/s")
+        title = self.sanity_check_description if trainer.sanity_checking else f"step {trainer.global_step}"
+        log.info("%s: %s", title, ", ".join(shown))

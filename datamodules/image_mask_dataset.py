@@ -1,0 +1,84 @@
+"""Samples of images with masks, and of images alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
+
+from datamodules.labels import IGNORED, LabelTable
+from datamodules.reading import Color, read_image, read_mask
+from datamodules.sampling import PADDING_INDEX
+from datamodules.splits import Pair
+from datamodules.transforms import TrainTransform
+from eomt.errors import UserError
+
+
+class ImageMaskDataset(Dataset[dict[str, Any]]):
+    """Images with their masks.
+
+    A sample holds `image` (3, H, W) uint8 RGB, `mask` (H, W) int64 with 255 = ignored, and `name`.
+    `PADDING_INDEX` gives the first sample with everything ignored and an empty name.
+
+    Args:
+        pairs: The files.
+        table: Class ids of the masks' raw labels.
+        class_colors: Colours of the raw labels, where masks are coloured.
+        transform: Random changes; None leaves images at their own size.
+    """
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        table: LabelTable,
+        class_colors: list[Color] | None,
+        transform: TrainTransform | None = None,
+    ) -> None:
+        self.pairs = pairs
+        self.table = table
+        self.class_colors = class_colors
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair = self.pairs[max(index, 0)]
+        image = F.pil_to_tensor(read_image(pair.image))
+        ids = torch.from_numpy(self.table.class_ids(read_mask(pair.mask, self.class_colors), pair.mask))
+        check_same_size(pair, tuple(image.shape[-2:]), tuple(ids.shape))
+        if self.transform is not None:
+            image, ids = self.transform(image, ids)
+        mask = ids.long()
+        if index == PADDING_INDEX:
+            return {"image": image, "mask": mask.fill_(IGNORED), "name": ""}
+        return {"image": image, "mask": mask, "name": pair.name}
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Images alone: `image` (3, H, W) uint8 RGB and `name`; `PADDING_INDEX` gives the first one without a name.
+
+    Args:
+        files: Name and path of each image.
+    """
+
+    def __init__(self, files: list[tuple[str, Path]]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, str | Tensor]:
+        name, path = self.files[max(index, 0)]
+        return {"image": F.pil_to_tensor(read_image(path)), "name": "" if index == PADDING_INDEX else name}
+
+
+def check_same_size(pair: Pair, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
+    """Raise a UserError unless an image and its mask have the same (height, width)."""
+    if image_size != mask_size:
+        raise UserError(
+            f"{pair.mask}: mask of {mask_size[0]} x {mask_size[1]} (height x width) for an image of "
+            f"{image_size[0]} x {image_size[1]}, {pair.image}: make them the same size"
+        )

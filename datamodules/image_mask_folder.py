@@ -1,0 +1,303 @@
+"""Folders of images and masks."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from datamodules.image_mask_dataset import ImageDataset, ImageMaskDataset
+from datamodules.labels import LabelTable, declared_num_classes, infer_num_classes, one_class_problem
+from datamodules.reading import IMAGE_EXTENSIONS
+from datamodules.sampling import EvaluationSampler, collate_samples
+from datamodules.scanning import scan_pairs
+from datamodules.splits import SPLITS, Pair, find_files, find_pairs, read_split_record, seeded_split
+from datamodules.transforms import TrainTransform
+from eomt.errors import UserError
+
+SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
+
+
+class ImageMaskFolder(LightningDataModule):
+    """Images and their segmentation masks in folders.
+
+    `path` holds `train`, `val` and optionally `test`, each with `images` and `masks`; or it holds `images` and `masks`
+    itself, and is split by a seed. Subclasses for other layouts override `find_splits`.
+
+    Batches are dicts: `image` (B, 3, H, W) uint8 RGB, `mask` (B, H, W) int64 with 255 = ignored, `name` list of B
+    file names relative to the images folder. In evaluation a sample with an empty name is padding of a rank.
+
+    Args:
+        path: Folder of the data set.
+        batch_size: Training samples per step and process.
+        crop_size: Height and width of training samples; the command line fills in the network's.
+        eval_batch_size: Samples per step in evaluation; 1 where images differ in size.
+        num_workers: Processes that read files.
+        image_suffix: How the images' names end, e.g. "_leftImg8bit.png"; null for any common extension.
+        mask_suffix: What stands in a mask's name instead, e.g. "_gtFine_labelIds.png"; null for ".png".
+        class_names: Names of the classes, by class id.
+        class_map: Class id of each raw label in the masks (255 = ignored); null where they are class ids already.
+        ignore_labels: Raw labels that do not count.
+        class_colors: For colour masks, RGB of the raw labels 0, 1, 2, ...
+        val_fraction: Share of validation where the split is seeded.
+        test_fraction: Share of test where the split is seeded.
+        split_seed: Seed of that split.
+        splits: JSON file of an earlier split to be used again.
+        scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
+        flip: Whether training images are mirrored at random.
+        color_jitter: Whether training images vary in brightness, contrast and saturation.
+        predict_path: Folder of images, or one image, to predict; null for the images of test, or else val.
+
+    Attributes:
+        counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
+
+    Raises:
+        UserError: Fields contradict each other or have impossible values.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 4,
+        crop_size: tuple[int, int] | None = None,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        image_suffix: str | None = None,
+        mask_suffix: str | None = None,
+        class_names: list[str] | None = None,
+        class_map: dict[int, int] | None = None,
+        ignore_labels: list[int] = [255],  # noqa: B006 (the command line shows the default; it is copied below)
+        class_colors: list[tuple[int, int, int]] | None = None,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+        splits: str | None = None,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+        color_jitter: bool = True,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        for field, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value < 1:
+                raise UserError(f"{field}: {value}: must be at least 1")
+        if not (0 < val_fraction < 1 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+            raise UserError(
+                f"val_fraction, test_fraction: {val_fraction}, {test_fraction}: "
+                "val must be above 0, test at least 0, their sum below 1"
+            )
+        if not 0 < scale_range[0] <= scale_range[1]:
+            raise UserError(f"scale_range: {scale_range}: give the smaller scale first, above 0")
+        self.path = Path(path)
+        self.batch_size = batch_size
+        self.crop_size = crop_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.image_suffix = image_suffix
+        self.mask_suffix = mask_suffix
+        self.class_map = class_map
+        self.ignore_labels = list(ignore_labels)
+        self.class_colors = [(red, green, blue) for red, green, blue in class_colors] if class_colors else None
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        self.splits = Path(splits) if splits is not None else None
+        self.scale_range = scale_range
+        self.flip = flip
+        self.color_jitter = color_jitter
+        self.predict_path = Path(predict_path) if predict_path is not None else None
+        self.counts: dict[str, dict[str, int]] = {}
+        self._class_names = class_names
+        self._num_classes = declared_num_classes(class_names, class_map, self.ignore_labels, self.class_colors)
+        self._pairs: dict[str, list[Pair]] | None = None
+        self._histograms: dict[str, list[dict[int, int]]] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; where no field states it, the training masks are read once to find it.
+
+        Raises:
+            UserError: The training masks' labels are not 0, 1, 2, ... without a gap.
+        """
+        if self._num_classes is None:
+            labels = {label for histogram in self._scan("train") for label in histogram}
+            self._num_classes = infer_num_classes(labels, self.ignore_labels)
+        return self._num_classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by class id."""
+        return self._class_names or [f"class {class_id}" for class_id in range(self.num_classes)]
+
+    @property
+    def split_record(self) -> dict[str, list[str]]:
+        """Names of the images in each split, as `splits` takes them from a JSON file."""
+        return {split: [pair.name for pair in pairs] for split, pairs in self._found().items()}
+
+    def find_splits(self) -> dict[str, list[Pair]]:
+        """Return the pairs of "train", "val" and "test" (empty where there is none).
+
+        Raises:
+            UserError: Folders or partners of files are missing, or the recorded split does not fit the files.
+        """
+        if not self.path.is_dir():
+            raise UserError(f"path: {self.path} is not a folder: give the data set's folder")
+        if (self.path / "train").is_dir():
+            return self._given_splits()
+        if not (self.path / "images").is_dir():
+            raise UserError(f"path: {self.path} holds neither 'train' nor 'images': see ImageMaskFolder for the layout")
+        pairs = find_pairs(self.path, self.image_suffix, self.mask_suffix)
+        names = [pair.name for pair in pairs]
+        if self.splits is None:
+            record = seeded_split(names, self.val_fraction, self.test_fraction, self.split_seed)
+        else:
+            record = read_split_record(self.splits, names)
+        pair_of_name = {pair.name: pair for pair in pairs}
+        return {split: [pair_of_name[name] for name in record[split]] for split in SPLITS}
+
+    def _given_splits(self) -> dict[str, list[Pair]]:
+        if self.splits is not None:
+            raise UserError(f"splits: {self.path} is split by its folders: leave splits out")
+        if not (self.path / "val").is_dir():
+            raise UserError(f"{self.path / 'val'}: no such folder: add one beside 'train', or let images be split")
+        return {
+            split: find_pairs(self.path / split, self.image_suffix, self.mask_suffix)
+            if (self.path / split).is_dir()
+            else []
+            for split in SPLITS
+        }
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at every file of the splits that the stage needs, and fill `counts`.
+
+        Raises:
+            UserError: A file cannot be used, a label is unknown, or there are too few samples or classes to train.
+        """
+        for split in SPLITS_OF_STAGE[stage]:
+            if self._found()[split]:
+                self.counts[split] = self._count(split)
+            elif split != "test":
+                raise UserError(f"{self.path}: the {split} split is empty: more images are needed")
+        if stage in ("fit", None):
+            self._check_training_split()
+
+    def _check_training_split(self) -> None:
+        labels = {label for histogram in self._scan("train") for label in histogram}
+        if sum(self.counts["train"][name] > 0 for name in self.class_names) < 2:
+            raise UserError(f"{self.path}: the training masks hold only {one_class_problem(labels)}")
+        num_images = self.counts["train"]["images"]
+        if num_images // self._world_size < self.batch_size:
+            raise UserError(
+                f"batch_size: {self.batch_size} on {self._world_size} processes is more than the {num_images} "
+                "training images: set a smaller batch_size"
+            )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return shuffled, augmented batches; what does not fill a batch is left out.
+
+        Raises:
+            UserError: `crop_size` was not given.
+        """
+        if self.crop_size is None:
+            raise UserError("crop_size: null: give the height and width of training samples, e.g. [644, 644]")
+        crop_size = (self.crop_size[0], self.crop_size[1])
+        transform = TrainTransform(crop_size, self.scale_range, self.flip, self.color_jitter)
+        dataset = ImageMaskDataset(self._found()["train"], self._label_table(), self.class_colors, transform)
+        sampler: DistributedSampler[dict[str, Any]] = DistributedSampler(
+            dataset,
+            num_replicas=self._world_size,
+            rank=self._rank,
+            shuffle=True,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+            drop_last=True,
+        )
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            collate_fn=collate_samples,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the validation images at their own size, in order."""
+        return self._evaluation_loader(self._masked_dataset("val"))
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the test images at their own size, in order.
+
+        Raises:
+            UserError: There is no test split.
+        """
+        if not self._found()["test"]:
+            raise UserError(f"{self.path}: no test split: use validate, add a 'test' folder, or set test_fraction")
+        return self._evaluation_loader(self._masked_dataset("test"))
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return images without masks: those of `predict_path`, or else of the test split, or else of val.
+
+        Raises:
+            UserError: `predict_path` does not exist or holds no image.
+        """
+        return self._evaluation_loader(ImageDataset(self._files_to_predict()))
+
+    def _files_to_predict(self) -> list[tuple[str, Path]]:
+        if self.predict_path is None:
+            pairs = self._found()["test"] or self._found()["val"]
+            return [(pair.name, pair.image) for pair in pairs]
+        if self.predict_path.is_file():
+            return [(self.predict_path.name, self.predict_path)]
+        names = find_files(self.predict_path, IMAGE_EXTENSIONS)
+        if not names:
+            raise UserError(f"predict_path: {self.predict_path} is no image and no folder of images")
+        return [(name, self.predict_path / name) for name in names]
+
+    def _evaluation_loader(self, dataset: ImageMaskDataset | ImageDataset) -> DataLoader[dict[str, Any]]:
+        source: Dataset[dict[str, Any]] = dataset
+        return DataLoader(
+            source,
+            self.eval_batch_size,
+            sampler=EvaluationSampler(len(dataset), self._world_size, self._rank),
+            collate_fn=collate_samples,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _masked_dataset(self, split: str) -> ImageMaskDataset:
+        return ImageMaskDataset(self._found()[split], self._label_table(), self.class_colors)
+
+    def _label_table(self) -> LabelTable:
+        return LabelTable(self.num_classes, self.class_map, self.ignore_labels)
+
+    def _found(self) -> dict[str, list[Pair]]:
+        if self._pairs is None:
+            self._pairs = self.find_splits()
+        return self._pairs
+
+    def _scan(self, split: str) -> list[dict[int, int]]:
+        if split not in self._histograms:
+            self._histograms[split] = scan_pairs(self._found()[split], self.class_colors, f"Checking {split} files")
+        return self._histograms[split]
+
+    def _count(self, split: str) -> dict[str, int]:
+        table = self._label_table()
+        names = self.class_names
+        count = {"images": len(self._found()[split])} | dict.fromkeys(names, 0)
+        for pair, histogram in zip(self._found()[split], self._scan(split), strict=True):
+            for class_id in table.classes_present(histogram, pair.mask):
+                count[names[class_id]] += 1
+        return count
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0

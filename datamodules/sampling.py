@@ -1,0 +1,53 @@
+"""Who gets which sample: samplers that know the ranks, and the batch they fill."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+from eomt.errors import UserError
+
+PADDING_INDEX = -1
+
+
+class EvaluationSampler(Sampler[int]):
+    """Every `world_size`-th index, in order, from `rank` on.
+
+    All ranks take the same number of steps, for collective operations inside a step would wait for ever otherwise;
+    those with fewer samples are filled up with `PADDING_INDEX`, which data sets answer with an empty sample.
+
+    Args:
+        num_samples: Size of the data set.
+        world_size: Number of processes.
+        rank: Number of this process.
+    """
+
+    def __init__(self, num_samples: int, world_size: int, rank: int) -> None:
+        self.num_samples = num_samples
+        self.world_size = world_size
+        self.rank = rank
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        own = list(range(self.rank, self.num_samples, self.world_size))
+        return iter(own + [PADDING_INDEX] * (len(self) - len(own)))
+
+
+def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack the tensors of samples, list their names.
+
+    Raises:
+        UserError: Images of different sizes cannot be stacked.
+    """
+    sizes = {tuple(sample["image"].shape[-2:]): sample["name"] for sample in samples}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{name} is {height} x {width}" for (height, width), name in sizes.items())
+        raise UserError(f"images of one batch differ in height x width ({listed}): set eval_batch_size: 1")
+    batch: dict[str, Any] = {}
+    for key in samples[0]:
+        values = [sample[key] for sample in samples]
+        batch[key] = torch.stack(values) if isinstance(values[0], torch.Tensor) else values
+    return batch

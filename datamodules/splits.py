@@ -1,0 +1,134 @@
+"""Pairs of image and mask files, and their split into train, val and test."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.reading import IMAGE_EXTENSIONS
+from eomt.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, its mask, and the image's name relative to the images folder."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the sorted names, relative to `folder`, of all files below it that end with one of `suffixes`.
+
+    Upper and lower case count as equal; hidden files are left out; linked folders are followed.
+    """
+    names = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(parent).relative_to(folder)
+        names += [
+            (relative / name).as_posix()
+            for name in files
+            if name.lower().endswith(tuple(suffix.lower() for suffix in suffixes)) and not name.startswith(".")
+        ]
+    return sorted(names)
+
+
+def find_pairs(folder: Path, image_suffix: str | None, mask_suffix: str | None) -> list[Pair]:
+    """Pair the files of `folder/images` with those of `folder/masks`.
+
+    Args:
+        folder: Holds `images` and `masks`.
+        image_suffix: How image names end; None for any common extension.
+        mask_suffix: What stands in a mask's name where the image's has its suffix; None for ".png".
+
+    Raises:
+        UserError: A folder is missing or empty, or files are left without a partner.
+    """
+    for name in ("images", "masks"):
+        if not (folder / name).is_dir():
+            raise UserError(f"{folder / name}: no such folder: put the {name} of the data set there")
+    mask_ending = mask_suffix or ".png"
+    images = find_files(folder / "images", (image_suffix,) if image_suffix else IMAGE_EXTENSIONS)
+    masks = find_files(folder / "masks", (mask_ending,))
+    if not images:
+        wanted = image_suffix or ", ".join(IMAGE_EXTENSIONS)
+        raise UserError(f"{folder / 'images'}: no file ends with {wanted}: put images there, or check image_suffix")
+
+    image_of_mask: dict[str, str] = {}
+    for image in images:
+        mask = (image[: -len(image_suffix)] if image_suffix else os.path.splitext(image)[0]) + mask_ending
+        if mask in image_of_mask:
+            raise UserError(
+                f"{folder / 'images' / image}: shares its mask {mask} with {image_of_mask[mask]}: keep one of the two"
+            )
+        image_of_mask[mask] = image
+    on_disk = set(masks)
+    lonely = [image for mask, image in image_of_mask.items() if mask not in on_disk]
+    if lonely:
+        mask = next(mask for mask, image in image_of_mask.items() if image == lonely[0])
+        raise UserError(
+            f"{folder / 'images' / lonely[0]}: no mask {folder / 'masks' / mask} ({len(lonely)} of {len(images)} "
+            "images have none): add the masks, or set mask_suffix"
+        )
+    orphans = [mask for mask in masks if mask not in image_of_mask]
+    if orphans:
+        raise UserError(
+            f"{folder / 'masks' / orphans[0]}: no image belongs to it ({len(orphans)} of {len(masks)} masks have "
+            "none): remove the masks, or set image_suffix and mask_suffix"
+        )
+    return [Pair(image, folder / "images" / image, folder / "masks" / mask) for mask, image in image_of_mask.items()]
+
+
+def seeded_split(names: list[str], val_fraction: float, test_fraction: float, split_seed: int) -> dict[str, list[str]]:
+    """Split names at random but repeatably: the order is that of a hash of seed and name, whatever the input order.
+
+    A fraction above 0 gives at least one name. Every name lands in exactly one split.
+    """
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{split_seed}/{name}".encode()).hexdigest())
+    num_val = max(1, round(len(names) * val_fraction)) if val_fraction > 0 else 0
+    num_test = max(1, round(len(names) * test_fraction)) if test_fraction > 0 else 0
+    return {
+        "train": sorted(order[num_val + num_test :]),
+        "val": sorted(order[:num_val]),
+        "test": sorted(order[num_val : num_val + num_test]),
+    }
+
+
+def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
+    """Read a split written earlier as JSON, `{"train": [...], "val": [...], "test": [...]}`.
+
+    Raises:
+        UserError: The file is no such record, or does not name each of `names` exactly once and nothing else.
+    """
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}): give the splits.json of an earlier run") from error
+    valid = isinstance(record, dict) and set(record) <= set(SPLITS)
+    if not valid or not all(
+        isinstance(part, list) and all(isinstance(n, str) for n in part) for part in record.values()
+    ):
+        raise UserError(f"{file}: not a record of splits: it must hold lists of names under train, val and test")
+    recorded = [name for part in record.values() for name in part]
+    on_disk = set(names)
+    missing = [name for name in recorded if name not in on_disk]
+    if missing:
+        raise UserError(
+            f"{file}: {missing[0]} is not on disk ({len(missing)} of {len(recorded)} names are not): "
+            "restore the images, or make a new split without it (splits: null)"
+        )
+    if len(set(recorded)) < len(recorded):
+        doubled = next(name for name in recorded if recorded.count(name) > 1)
+        raise UserError(f"{file}: {doubled} stands there twice: each image belongs to one split")
+    unknown = sorted(on_disk - set(recorded))
+    if unknown:
+        raise UserError(
+            f"{file}: {unknown[0]} is on disk but in no split ({len(unknown)} images are not): "
+            "add it to one, remove the image, or make a new split (splits: null)"
+        )
+    return {split: record.get(split, []) for split in SPLITS}

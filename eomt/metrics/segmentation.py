@@ -1,0 +1,73 @@
+"""Metrics of index maps, all from one confusion matrix."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+IGNORE_INDEX = 255
+"""The label of pixels that are neither supervised nor evaluated."""
+
+
+class SegmentationMetric(Metric):
+    """Confusion-matrix metrics of index maps.
+
+    Pixels are pooled over everything that was evaluated; per class c, with TP, FP and FN counted in pixels,
+    IoU = TP / (TP + FP + FN) and Dice = 2 TP / (2 TP + FP + FN).
+
+    Means run over the classes that occur in the truth. A predicted class that occurs nowhere in the truth has no score
+    of its own, but every such pixel is a false negative of the class it replaced.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    confusion: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        # rows are the truth, columns the prediction
+        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def update_called(self) -> bool:
+        """Always true: an empty confusion matrix is a valid state (all metrics are nan), nothing to warn about."""
+        return True
+
+    def update(self, prediction: Tensor, mask: Tensor) -> None:
+        """Count the pixels of a batch.
+
+        Args:
+            prediction: Predicted classes, int64 `(B, H, W)`, 0 to C - 1; at ignored pixels it may be anything.
+            mask: True classes, int64 `(B, H, W)`, 0 to C - 1, or 255 where ignored.
+        """
+        num_cells = self.num_classes**2
+        # ignored pixels are counted in one cell behind the matrix; selecting the others would wait for the device
+        cell = torch.where(mask == IGNORE_INDEX, num_cells, mask * self.num_classes + prediction).flatten()
+        # torch.bincount reads its maximum back to the host, even with minlength
+        counts = torch.zeros(num_cells + 1, dtype=torch.int64, device=cell.device)
+        counts.scatter_add_(0, cell, torch.ones_like(cell))
+        self.confusion += counts[:-1].view(self.num_classes, self.num_classes)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the metrics of everything counted so far.
+
+        Returns:
+            `iou`, `dice`: scalars, means over the classes that occur in the truth. `accuracy`: scalar, the share of
+            pixels predicted right. `class_iou`, `class_dice`: `(C,)`, nan for classes that do not occur in the truth.
+            All in [0, 1], and all nan where nothing was evaluated.
+        """
+        true_positive = self.confusion.diagonal()
+        truth, predicted = self.confusion.sum(dim=1), self.confusion.sum(dim=0)
+        # 0 / 0 would do for classes that are neither true nor predicted, but not for those that are only predicted
+        occurs = truth > 0
+        class_iou = torch.where(occurs, true_positive / (truth + predicted - true_positive), torch.nan)
+        class_dice = torch.where(occurs, 2 * true_positive / (truth + predicted), torch.nan)
+        return {
+            "iou": class_iou.nanmean(),
+            "dice": class_dice.nanmean(),
+            "accuracy": true_positive.sum() / truth.sum(),
+            "class_iou": class_iou,
+            "class_dice": class_dice,
+        }

@@ -1,0 +1,414 @@
+"""LoRA layers: a frozen layer W plus a trained low-rank update, W + (alpha / r) B A (Hu et al., arXiv:2106.09685).
+
+Each class subclasses the layer that it replaces and keeps its parameter names (`weight`, `bias`), so a state dict of
+the plain network loads into the adapted one with nothing but `lora_*` missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from eomt.errors import UserError
+
+SLICES = ("query", "key", "value")
+
+# While `record_calls` is active: the layers whose adapter ran. Kept inside `forward` because a hook would switch off
+# the very fast paths (nn.TransformerEncoderLayer) that bypass an adapter.
+_called: set[LoRALayer] | None = None
+
+
+class DroppedProjection(torch.autograd.Function):
+    """F.linear(dropout(x), a) that keeps `x` and one bit per element instead of a masked copy of `x`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, dropout: float) -> Tensor:
+        """x: (..., in), a: (r, in) -> (..., r)."""
+        keep = torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout)
+        ctx.save_for_backward(x, a, pack_bits(keep))
+        ctx.dropout = dropout
+        return F.linear(x * keep, a) / (1 - dropout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """grad: (..., r) -> gradients of x (..., in) and a (r, in)."""
+        x, a, bits = ctx.saved_tensors
+        keep = unpack_bits(bits, x.shape)
+        grad = grad / (1 - ctx.dropout)
+        grad_x = grad.matmul(a) * keep if ctx.needs_input_grad[0] else None
+        grad_a = grad.flatten(0, -2).t().matmul((x * keep).flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_a, None
+
+
+def pack_bits(keep: Tensor) -> Tensor:
+    """A bool tensor of n elements as ceil(n / 8) bytes."""
+    flat = keep.flatten().view(torch.uint8)
+    flat = F.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
+    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=keep.device)
+    return (flat * weights).sum(1, dtype=torch.uint8)
+
+
+def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `pack_bits`."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return ((bits[:, None] >> shifts) & 1).bool().flatten()[: shape.numel()].view(shape)
+
+
+def dropped_projection(x: Tensor, a: Tensor, dropout: float, training: bool) -> Tensor:
+    """F.linear(dropout(x), a) in the dtype that autocast, or else `x`, asks for. x: (..., in), a: (r, in)."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    x, a = x.to(dtype), a.to(dtype)
+    if not training or dropout == 0:
+        return F.linear(x, a)
+    with torch.autocast(device, enabled=False):
+        return DroppedProjection.apply(x, a, dropout)
+
+
+class LoRALayer(nn.Module):
+    """What the three adapted layers share: `lora_a`, `lora_b`, `scaling`, switching off, merging."""
+
+    weight: Tensor
+    lora_a: nn.Parameter
+    lora_b: nn.Parameter
+    # of each subclass: the update (alpha / r) B A in the shape of `weight` and in the adapters' dtype;
+    # the plain layer of the same shape, without values
+    delta_weight: Callable[[], Tensor]
+    _empty_plain_layer: Callable[[], nn.Module]
+
+    def _add_adapter(
+        self, a_shape: tuple[int, ...], b_shape: tuple[int, ...], rank: int, alpha: float, dropout: float, rslora: bool
+    ) -> None:
+        if not isinstance(rank, int) or rank < 1:
+            raise UserError(f"rank: {rank!r}, must be an integer of at least 1")
+        if not 0 <= dropout < 1:
+            raise UserError(f"lora_dropout: {dropout!r}, must be at least 0 and below 1")
+        self.rank, self.lora_alpha, self.lora_dropout, self.use_rslora = rank, alpha, dropout, rslora
+        self.adapter_enabled = True
+        # fp32 whatever the base: B starts at zero and its first steps are below the resolution of bf16
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        self.lora_a = nn.Parameter(torch.empty(a_shape, dtype=dtype, device=self.weight.device))
+        self.lora_b = nn.Parameter(torch.empty(b_shape, dtype=dtype, device=self.weight.device))
+        self.weight.requires_grad_(False)
+        self.reset_adapter()
+
+    @property
+    def scaling(self) -> float:
+        """alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv:2312.03732)."""
+        return self.lora_alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+    def reset_adapter(self) -> None:
+        """A as nn.Linear initialises its weight, B zero: the adapted layer starts equal to the plain one."""
+        for a in self.lora_a.data if self.lora_a.dim() == 3 else [self.lora_a.data]:
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_b)
+
+    def _adapter_runs(self) -> bool:
+        if self.adapter_enabled and _called is not None:
+            _called.add(self)
+        return self.adapter_enabled
+
+    def plain_layer(self, merge: bool) -> nn.Module:
+        """A plain layer of the base class: with the update added in fp32 if `merge`, else with the base weight."""
+        plain = self._empty_plain_layer()
+        plain.weight, plain.bias = self.weight, self.bias
+        if merge:
+            with torch.no_grad(), torch.autocast(self.weight.device.type, enabled=False):
+                merged = (self.weight.to(self.lora_a.dtype) + self.delta_weight()).to(self.weight.dtype)
+            plain.weight = nn.Parameter(merged, requires_grad=False)
+        return plain.train(self.training)
+
+    def adapter_repr(self) -> str:
+        return f"rank={self.rank}, lora_alpha={self.lora_alpha}, lora_dropout={self.lora_dropout}"
+
+
+class LoRALinear(LoRALayer, nn.Linear):
+    """A linear layer with LoRA: y = W x + b + (alpha / r) B A dropout(x).
+
+    Attributes:
+        weight, bias: of the plain layer; `weight` is frozen.
+        lora_a: (r, in_features); lora_b: (out_features, r), zero at the start.
+
+    Raises:
+        UserError: for a rank below 1 or a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.1,
+        bias: bool = True,
+        use_rslora: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self._add_adapter((rank, in_features), (out_features, rank), rank, lora_alpha, lora_dropout, use_rslora)
+
+    @classmethod
+    def from_layer(cls, layer: nn.Linear, **adapter: Any) -> LoRALinear:
+        """The adapted form of `layer`, whose parameters it shares."""
+        adapted = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta", **adapter)
+        return _share_parameters(adapted, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features) -> (..., out_features)."""
+        y = F.linear(x, self.weight, self.bias)
+        if not self._adapter_runs():
+            return y
+        h = dropped_projection(x, self.lora_a, self.lora_dropout, self.training) * self.scaling  # (..., r)
+        # one pass over y instead of a product and a sum
+        y2, h2 = y.reshape(-1, self.out_features), h.reshape(-1, self.rank)
+        return torch.addmm(y2, h2, self.lora_b.t().to(h2.dtype)).view(y.shape)
+
+    def delta_weight(self) -> Tensor:
+        return self.lora_b @ self.lora_a * self.scaling
+
+    def _empty_plain_layer(self) -> nn.Linear:
+        return nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+
+    def extra_repr(self) -> str:
+        return f"{nn.Linear.extra_repr(self)}, {self.adapter_repr()}"
+
+
+class LoRAAttention(LoRALayer, nn.Linear):
+    """A fused qkv projection with one update per chosen slice.
+
+    The output holds query, key and value one after the other, each `out_features // 3` wide, as in timm and SAM2.
+
+    Attributes:
+        slices: which of query, key, value are adapted, k of them.
+        lora_a: (k, r, in_features); lora_b: (k, out_features // 3, r), zero at the start.
+
+    Raises:
+        UserError: for a width that is not a multiple of 3, unknown slices, a bad rank or dropout.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.1,
+        slices: tuple[str, ...] = SLICES,
+        bias: bool = True,
+        use_rslora: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if out_features % 3:
+            raise UserError(f"out_features: {out_features} is no multiple of 3, so this is no fused query-key-value")
+        if not slices or set(slices) - set(SLICES):
+            raise UserError(f"slices: {slices!r}, must be some of {', '.join(SLICES)}")
+        nn.Linear.__init__(self, in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self.slices = tuple(name for name in SLICES if name in slices)
+        k = len(self.slices)
+        self._add_adapter(
+            (k, rank, in_features), (k, out_features // 3, rank), rank, lora_alpha, lora_dropout, use_rslora
+        )
+
+    @classmethod
+    def from_layer(cls, layer: nn.Linear, **adapter: Any) -> LoRAAttention:
+        """The adapted form of `layer`, whose parameters it shares."""
+        adapted = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta", **adapter)
+        return _share_parameters(adapted, layer)
+
+    @property
+    def slice_indices(self) -> list[int]:
+        return [SLICES.index(name) for name in self.slices]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features) -> (..., out_features)."""
+        y = F.linear(x, self.weight, self.bias)
+        if not self._adapter_runs():
+            return y
+        k = len(self.slices)
+        h = dropped_projection(x, self.lora_a.flatten(0, 1), self.lora_dropout, self.training) * self.scaling
+        h = h.reshape(-1, k, self.rank).transpose(0, 1)  # (k, n, r)
+        update = torch.bmm(h, self.lora_b.transpose(1, 2).to(h.dtype)).transpose(0, 1)  # (n, k, out / 3)
+        if k == 3:
+            return y + update.reshape(y.shape)
+        indices = torch.tensor(self.slice_indices, device=y.device)
+        return y.reshape(-1, 3, self.out_features // 3).index_add(1, indices, update.to(y.dtype)).view(y.shape)
+
+    def delta_weight(self) -> Tensor:
+        delta = self.lora_a.new_zeros(3, self.out_features // 3, self.in_features)
+        delta[self.slice_indices] = torch.bmm(self.lora_b, self.lora_a) * self.scaling
+        return delta.flatten(0, 1)
+
+    def _empty_plain_layer(self) -> nn.Linear:
+        return nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+
+    def extra_repr(self) -> str:
+        return f"{nn.Linear.extra_repr(self)}, slices={self.slices}, {self.adapter_repr()}"
+
+
+class LoRAConv2d(LoRALayer, nn.Conv2d):
+    """A 2-D convolution with LoRA: A is a convolution like the base (same stride, padding, dilation), B is 1 x 1.
+
+    Attributes:
+        lora_a: (r, in_channels, kh, kw); lora_b: (out_channels, r, 1, 1), zero at the start.
+
+    Raises:
+        UserError: for groups other than 1 (an update of a grouped convolution has no such form), a bad rank or dropout.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        rank: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.1,
+        use_rslora: bool = False,
+        **convolution: Any,
+    ) -> None:
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **convolution)
+        if self.groups != 1:
+            raise UserError(f"groups: {self.groups}, LoRA adapts convolutions with groups=1 only")
+        self._add_adapter(
+            (rank, in_channels, *self.kernel_size),
+            (out_channels, rank, 1, 1),
+            rank,
+            lora_alpha,
+            lora_dropout,
+            use_rslora,
+        )
+
+    @classmethod
+    def from_layer(cls, layer: nn.Conv2d, **adapter: Any) -> LoRAConv2d:
+        """The adapted form of `layer`, whose parameters it shares."""
+        return _share_parameters(cls(**_convolution_arguments(layer), device="meta", **adapter), layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        y = self._conv_forward(x, self.weight, self.bias)
+        if not self._adapter_runs():
+            return y
+        x = F.dropout(x, self.lora_dropout, self.training)
+        h = self._conv_forward(x, self.lora_a.to(x.dtype), None) * self.scaling
+        return y + F.conv2d(h, self.lora_b.to(h.dtype))
+
+    def delta_weight(self) -> Tensor:
+        return (self.lora_b.flatten(1) @ self.lora_a.flatten(1)).view(self.weight.shape) * self.scaling
+
+    def _empty_plain_layer(self) -> nn.Conv2d:
+        return nn.Conv2d(**_convolution_arguments(self), device="meta")
+
+    def extra_repr(self) -> str:
+        return f"{nn.Conv2d.extra_repr(self)}, {self.adapter_repr()}"
+
+
+def _convolution_arguments(layer: nn.Conv2d) -> dict[str, Any]:
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {**{name: getattr(layer, name) for name in names}, "bias": layer.bias is not None}
+
+
+def _share_parameters(adapted: Any, layer: nn.Module) -> Any:
+    """Gives `adapted`, built on the meta device, the parameters of `layer` and adapters on its device."""
+    adapted.weight, adapted.bias = layer.weight, layer.bias
+    adapted.weight.requires_grad_(False)
+    dtype = torch.promote_types(adapted.weight.dtype, torch.float32)
+    for name in ("lora_a", "lora_b"):
+        shape = getattr(adapted, name).shape
+        setattr(adapted, name, nn.Parameter(torch.empty(shape, dtype=dtype, device=adapted.weight.device)))
+    adapted.reset_adapter()
+    return adapted.train(layer.training)
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
+    """The adapted layers of `model` by module path."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALayer)}
+
+
+def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Puts `module` at the dotted `path` below `model`."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def replace_linear_with_lora(
+    module: nn.Module, rank: int = 8, lora_alpha: float = 16, lora_dropout: float = 0.1
+) -> nn.Module:
+    """Adapts every linear layer in `module`, in place, and returns it (the adapted layer if it is one itself)."""
+    adapter = {"rank": rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
+    if isinstance(module, nn.Linear) and not isinstance(module, LoRALayer):
+        return LoRALinear.from_layer(module, **adapter)
+    for path, layer in list(module.named_modules()):
+        if isinstance(layer, nn.Linear) and not isinstance(layer, LoRALayer):
+            set_module(module, path, LoRALinear.from_layer(layer, **adapter))
+    return module
+
+
+def freeze_lora_params(model: nn.Module) -> None:
+    """Freezes everything that is not LoRA, so that the adapters alone are trained (the name is the guide's)."""
+    adapters = {id(p) for layer in lora_layers(model).values() for p in (layer.lora_a, layer.lora_b)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in adapters)
+
+
+def count_lora_parameters(model: nn.Module) -> int:
+    """The number of values in all adapters of `model`."""
+    return sum(layer.lora_a.numel() + layer.lora_b.numel() for layer in lora_layers(model).values())
+
+
+def merge_lora_weights(model: nn.Module) -> nn.Module:
+    """Adds every update to its base weight in fp32, in place, and returns the model with plain layers.
+
+    Raises:
+        UserError: if the model holds no adapter, which is so of a model merged already.
+    """
+    return _to_plain(model, merge=True)
+
+
+def remove_adapters(model: nn.Module) -> nn.Module:
+    """Takes the adapters away, in place: the model is the base again, bit for bit."""
+    return _to_plain(model, merge=False)
+
+
+def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
+    layers = lora_layers(model)
+    if not layers:
+        raise UserError("the model holds no LoRA adapters: nothing to merge or remove (was it merged already?)")
+    if isinstance(model, LoRALayer):
+        return model.plain_layer(merge)
+    for path, layer in layers.items():
+        set_module(model, path, layer.plain_layer(merge))
+    return model
+
+
+@contextlib.contextmanager
+def disable_adapters(model: nn.Module) -> Iterator[None]:
+    """Within it the adapted model answers as its base does."""
+    layers = [layer for layer in lora_layers(model).values() if layer.adapter_enabled]
+    for layer in layers:
+        layer.adapter_enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.adapter_enabled = True
+
+
+@contextlib.contextmanager
+def record_calls() -> Iterator[set[LoRALayer]]:
+    """Collects the layers whose adapter takes part in a forward pass."""
+    global _called
+    _called = set()
+    try:
+        yield _called
+    finally:
+        _called = None

@@ -1,0 +1,335 @@
+"""LoRAConfig and what it does to a network: adapt, freeze, count, report."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from eomt.errors import UserError
+from eomt.models.lora import (
+    LoRAAttention,
+    LoRAConv2d,
+    LoRALayer,
+    LoRALinear,
+    count_lora_parameters,
+    lora_layers,
+    set_module,
+)
+from eomt.models.lora_targets import is_inside, resolve_modules, resolve_targets
+
+FINGERPRINT_ENTRIES = 64
+
+
+@dataclass
+class LoRAConfig:
+    """How a network is adapted. Every name must match something, or it is an error.
+
+    Attributes:
+        enabled: false adds no adapter; with `freeze_base_model` what is left is a linear probe of `trainable_modules`.
+        rank: r, the inner size of the update; parameters grow with it in proportion.
+        lora_alpha: the update is scaled by alpha / r.
+        lora_dropout: on the input of the adapters, while training.
+        target_modules: module names (a whole dotted part of a path), the words query, key, value, attention, mlp,
+            all-linear, or `re:` and a regular expression on the full path.
+        freeze_base_model: train nothing but adapters and `trainable_modules`. Adapted weights are frozen in any case.
+        backend: native is this package's own layers.
+        exclude_modules: names as in `target_modules`, taken out again.
+        layers: block indices, or "last:4", for targets inside numbered blocks.
+        rank_pattern: name -> rank, where it differs.
+        alpha_pattern: name -> alpha, where it differs.
+        use_rslora: scale by alpha / sqrt(r) (arXiv:2312.03732).
+        use_dora: not with the native backend.
+        trainable_modules: module names, trained in full and saved with the adapter.
+
+    Raises:
+        UserError: for a value that is not allowed, naming the field, the value and what is allowed.
+    """
+
+    enabled: bool = True
+    rank: int = 8
+    lora_alpha: int | float = 16
+    lora_dropout: float = 0.1
+    target_modules: list[str] = field(default_factory=lambda: ["class_head", "mask_head"])
+    freeze_base_model: bool = False
+    backend: Literal["native", "peft"] = "native"
+    exclude_modules: list[str] = field(default_factory=list)
+    layers: list[int] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, int | float] = field(default_factory=dict)
+    use_rslora: bool = False
+    use_dora: bool = False
+    trainable_modules: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, ranks in (("rank", [self.rank]), ("rank_pattern", list(self.rank_pattern.values()))):
+            for rank in ranks:
+                _check(
+                    isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1, name, rank, "an integer >= 1"
+                )
+        for name, alphas in (("lora_alpha", [self.lora_alpha]), ("alpha_pattern", list(self.alpha_pattern.values()))):
+            for alpha in alphas:
+                _check(_is_number(alpha) and alpha > 0, name, alpha, "a number above 0")
+        dropout = self.lora_dropout
+        _check(_is_number(dropout) and 0 <= dropout < 1, "lora_dropout", dropout, "at least 0 and below 1")
+        for name in ("target_modules", "exclude_modules", "trainable_modules"):
+            names = getattr(self, name)
+            is_list = isinstance(names, list | tuple) and all(isinstance(entry, str) and entry for entry in names)
+            _check(is_list, name, names, "a list of module names")
+        _check(not self.enabled or bool(self.target_modules), "target_modules", [], "at least one name (see `inspect`)")
+        if isinstance(self.layers, str):
+            good = re.fullmatch(r"last:[1-9]\d*", self.layers) is not None
+        else:
+            good = self.layers is None or (bool(self.layers) and all(i >= 0 for i in self.layers))
+        _check(good, "layers", self.layers, 'a list of block indices, or "last:N" with N >= 1')
+        _check(self.backend in ("native", "peft"), "backend", self.backend, "native or peft")
+        if self.backend == "peft":
+            raise UserError("backend: 'peft' is not available in this version; use backend: native")
+        if self.use_dora:
+            raise UserError("use_dora: true needs PEFT, which this version does not use; leave it false")
+
+
+# `save_hyperparameters()` and Python users may put the config into a checkpoint, which is read with weights_only=True
+torch.serialization.add_safe_globals([LoRAConfig])
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """One adapter: its rank, its alpha, and which slices of a fused qkv it adapts (none: the whole layer)."""
+
+    rank: int
+    alpha: float
+    slices: tuple[str, ...] = ()
+
+
+@dataclass
+class Adaptation:
+    """What was done to a network, kept on it as `adaptation`."""
+
+    config: LoRAConfig
+    adapters: dict[str, AdapterSpec]
+    trained_in_full: list[str]
+    skipped: dict[str, str]
+    fingerprint: dict[str, dict[str, Any]]
+
+
+def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
+    """Adapts `model` in place as `config` says, sets what is trainable, and returns it.
+
+    None leaves the model as it is, trainable in full.
+
+    Raises:
+        UserError: if the model is adapted already, or for a name or value that cannot work.
+    """
+    if config is None:
+        return model
+    if adaptation(model) is not None or lora_layers(model):
+        raise UserError("lora_config: this network is adapted already; give lora_config once, to the task or to it")
+    trained_in_full = resolve_modules(model, config.trainable_modules)
+    adapters: dict[str, AdapterSpec] = {}
+    skipped: dict[str, str] = {}
+    if config.enabled:
+        slices, skipped = resolve_targets(
+            model, config.target_modules, config.exclude_modules, config.layers, trained_in_full
+        )
+        ranks = _by_pattern(slices, config.rank_pattern, "rank_pattern")
+        alphas = _by_pattern(slices, config.alpha_pattern, "alpha_pattern")
+        adapters = {
+            path: AdapterSpec(ranks.get(path, config.rank), alphas.get(path, config.lora_alpha), chosen)
+            for path, chosen in slices.items()
+        }
+    return inject(model, Adaptation(config, adapters, trained_in_full, skipped, {}))
+
+
+def apply_lora_to_vit(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
+    """The guide's name for `apply_lora` on a ViT or an EoMT."""
+    return apply_lora(model, config)
+
+
+def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
+    """Carries out an adaptation whose paths are resolved: layers, fingerprint, what is trainable.
+
+    Raises:
+        UserError: for a rank above what the layer can hold.
+    """
+    config = plan.config
+    plan.fingerprint = fingerprint(model, list(plan.adapters))
+    for path, spec in plan.adapters.items():
+        layer = model.get_submodule(path)
+        limit = _largest_rank(layer, spec)
+        if spec.rank > limit:
+            raise UserError(
+                f"rank: {spec.rank} is above what {path!r} can hold ({limit}); lower it, "
+                f"or give this layer its own with rank_pattern: {{{path}: {limit}}}"
+            )
+    for path, spec in plan.adapters.items():
+        arguments: dict[str, Any] = {
+            "rank": spec.rank,
+            "lora_alpha": spec.alpha,
+            "lora_dropout": config.lora_dropout,
+            "use_rslora": config.use_rslora,
+        }
+        layer = model.get_submodule(path)
+        if spec.slices:
+            adapted: LoRALayer = LoRAAttention.from_layer(layer, slices=spec.slices, **arguments)  # type: ignore[arg-type]
+        elif isinstance(layer, nn.Conv2d):
+            adapted = LoRAConv2d.from_layer(layer, **arguments)
+        else:
+            adapted = LoRALinear.from_layer(layer, **arguments)  # type: ignore[arg-type]
+        set_module(model, path, adapted)
+    model.adaptation = plan  # type: ignore[assignment]
+    expected = expected_trainable(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in expected)
+    return model
+
+
+def adaptation(model: nn.Module) -> Adaptation | None:
+    """What was done to `model` by `apply_lora` or `load_adapter`, None if nothing."""
+    return getattr(model, "adaptation", None)
+
+
+def expected_trainable(model: nn.Module) -> set[str]:
+    """Names of the parameters that the config of an adapted model says are trained; all of a plain model."""
+    done = adaptation(model)
+    names = {name for name, _ in model.named_parameters()}
+    if done is None:
+        return names
+    adapters = {f"{path}.{part}" for path in done.adapters for part in ("lora_a", "lora_b")}
+    adapted_weights = {f"{path}.weight" for path in done.adapters}
+    if done.config.freeze_base_model:
+        return adapters | {name for name in names if is_inside(name, done.trained_in_full)}
+    return names - adapted_weights
+
+
+def fingerprint(model: nn.Module, paths: list[str]) -> dict[str, dict[str, Any]]:
+    """Per adapted weight its shape and some entries at fixed, evenly spread places: enough to tell bases apart."""
+    found = {}
+    for path in paths:
+        weight = _weight(model.get_submodule(path)).detach()
+        entries: list[float] = []
+        if not weight.is_meta:
+            flat = weight.flatten()
+            places = torch.linspace(0, flat.numel() - 1, min(FINGERPRINT_ENTRIES, flat.numel())).long()
+            entries = flat[places.to(flat.device)].float().cpu().tolist()
+        found[path] = {"shape": list(weight.shape), "entries": entries}
+    return found
+
+
+def same_base(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> str | None:
+    """None if two fingerprints are of one base, up to rounding to 16 bits; else what differs."""
+    for path in theirs:
+        if path not in ours:
+            return f"{path!r} is not adapted here"
+        if ours[path]["shape"] != theirs[path]["shape"]:
+            return f"{path!r} has shape {ours[path]['shape']}, not {theirs[path]['shape']}"
+        a, b = torch.tensor(ours[path]["entries"]), torch.tensor(theirs[path]["entries"])
+        # bf16 keeps 8 bits: a relative error of 2^-9 an entry; fp16 loses what is below 6e-8
+        if a.shape != b.shape or not torch.allclose(a, b, rtol=2**-8, atol=1e-6):
+            return f"the weights of {path!r} are others"
+    return None
+
+
+def get_lora_stats(model: nn.Module) -> dict[str, Any]:
+    """Counts of a model, adapted or not.
+
+    Returns:
+        total_parameters (adapters included), trainable_parameters, lora_parameters, trainable_percent (0 to 100),
+        adapted_modules (paths).
+    """
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {
+        "total_parameters": total,
+        "trainable_parameters": trainable,
+        "lora_parameters": count_lora_parameters(model),
+        "trainable_percent": 100 * trainable / total if total else 0.0,
+        "adapted_modules": list(lora_layers(model)),
+    }
+
+
+def print_lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> None:
+    """Prints what is adapted and trained, in a few lines."""
+    print("\n".join(lora_summary(model, config)))
+
+
+def lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> list[str]:
+    """The lines of `print_lora_summary`."""
+    done = adaptation(model)
+    config = config or (done.config if done else None)
+    stats = get_lora_stats(model)
+    lines = []
+    if config is None:
+        lines.append("[LoRA] None: every parameter is trained (full fine-tuning)")
+    elif not config.enabled:
+        lines.append("[LoRA] Disabled: no adapters")
+    else:
+        lines.append(
+            f"[LoRA] Native backend: {stats['lora_parameters']:,} parameters in {len(stats['adapted_modules'])} "
+            f"layers, rank {config.rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
+        )
+    if done:
+        lines += [f"[LoRA] Left as it is: {path} ({reason})" for path, reason in done.skipped.items()]
+        if done.trained_in_full:
+            lines.append(f"[LoRA] Trained in full: {', '.join(done.trained_in_full)}")
+    lines.append(
+        f"[LoRA] Trainable: {stats['trainable_parameters']:,} ({stats['trainable_percent']:.2f}%) | "
+        f"Total: {stats['total_parameters']:,}"
+    )
+    return lines
+
+
+def config_to_dict(config: LoRAConfig) -> dict[str, Any]:
+    """Plain values only, for checkpoints and JSON."""
+    return asdict(config)
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode within, each module's own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _by_pattern(slices: dict[str, tuple[str, ...]], pattern: dict[str, Any], field_name: str) -> dict[str, Any]:
+    """The value of each path that a pattern names; a later name wins."""
+    values: dict[str, Any] = {}
+    for name, value in pattern.items():
+        if name.startswith("re:"):
+            matches = [path for path in slices if re.fullmatch(name.removeprefix("re:"), path)]
+        else:
+            matches = [path for path in slices if f".{name}." in f".{path}."]
+        if not matches:
+            raise UserError(f"{field_name}: {name!r} matches none of the {len(slices)} adapted modules")
+        values |= dict.fromkeys(matches, value)
+    return values
+
+
+def _largest_rank(layer: nn.Module, spec: AdapterSpec) -> int:
+    """min(in, out) of the matrix that is updated: a higher rank only adds parameters."""
+    shape = _weight(layer).flatten(1).shape
+    out_features = shape[0] // 3 if spec.slices else shape[0]
+    return min(out_features, shape[1])
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return layer.get_parameter("weight")
+
+
+def _check(good: bool, name: str, value: Any, allowed: str) -> None:
+    if not good:
+        raise UserError(f"{name}: {value!r}, must be {allowed}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
