@@ -70,7 +70,7 @@ def _palette(num_classes: int) -> tuple[Color, ...]:
         if index == len(chosen):
             chosen.append(int(nearest.argmax()))  # farthest from every colour taken so far
         distance = np.linalg.norm(seen - seen[:, chosen[index], None], axis=-1)
-        nearest = np.minimum(nearest, distance.mean(0))
+        nearest = np.minimum(nearest, distance.min(0))
     return tuple((int(red), int(green), int(blue)) for red, green, blue in colors[chosen])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from datamodules.image_mask_dataset import ImageDataset, ImageMaskDataset
 from datamodules.labels import LabelTable, declared_num_classes, infer_num_classes, one_class_problem
@@ -213,16 +213,7 @@ class ImageMaskFolder(LightningDataModule):
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
             drop_last=True,
         )
-        return DataLoader(
-            dataset,
-            self.batch_size,
-            sampler=sampler,
-            drop_last=True,
-            collate_fn=collate_samples,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images at their own size, in order."""
@@ -258,11 +249,18 @@ class ImageMaskFolder(LightningDataModule):
         return [(name, self.predict_path / name) for name in names]
 
     def _evaluation_loader(self, dataset: ImageMaskDataset | ImageDataset) -> DataLoader[dict[str, Any]]:
-        source: Dataset[dict[str, Any]] = dataset
+        sampler = EvaluationSampler(len(dataset), self._world_size, self._rank)
+        return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False)
+
+    def _loader(
+        self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any], batch_size: int, drop_last: bool
+    ) -> DataLoader[dict[str, Any]]:
         return DataLoader(
-            source,
-            self.eval_batch_size,
-            sampler=EvaluationSampler(len(dataset), self._world_size, self._rank),
+            dataset,
+            # by name, or Lightning cannot build the loader anew for prediction
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
             collate_fn=collate_samples,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

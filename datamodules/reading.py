@@ -58,13 +58,14 @@ def check_image(path: Path) -> tuple[int, int]:
     with _opened(path) as image:
         _refuse_deep_image(path, image)
         width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
-        if image.format == "JPEG":
-            # JPEG has no checksums; decoding at an eighth of the size finds a truncated file
-            image.draft("RGB", (width // 8, height // 8))
-            image.load()
-        else:
+        # the class's own method, for PNG's would decode the whole image first
+        turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
+        if image.format == "PNG":
             image.verify()
+        else:
+            # only PNG has checksums; an eighth of the size, which JPEG offers, is enough to find a truncated file
+            image.draft(None, (1, 1))
+            image.load()
     return (width, height) if turned else (height, width)
 
 

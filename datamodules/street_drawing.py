@@ -1,27 +1,16 @@
-"""Random streets seen from a car, as a map of materials.
-
-World coordinates are metres: X to the right of the road's middle, Y up from the ground, Z away from the camera.
-"""
+"""Random streets seen from a car, as a map of materials."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageDraw
 
-HEIGHT, WIDTH = 96, 160
-# drawn larger and averaged, for smooth edges
-OVERSAMPLING = 2
+from datamodules.street_canvas import HEIGHT, OVERSAMPLING, WIDTH, Rgb, Scene, StreetCanvas
+
 CLASS_NAMES = ["road", "sidewalk", "building", "vegetation", "sky", "car", "person"]
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, CAR, PERSON = range(7)
 NO_CLASS = 255
-FAR = 90.0
-FOCAL_LENGTH = 105.0
-NEAR_DEPTHS = np.geomspace(2.5, FAR, 14)
 
-Rgb = tuple[float, float, float]
-Point = tuple[float, float]
 Paint = Callable[[], None]
 # metres to it, and how to paint it
 Thing = tuple[float, Paint]
@@ -29,51 +18,6 @@ Thing = tuple[float, Paint]
 FACADES: list[Rgb] = [(0.72, 0.6, 0.45), (0.62, 0.36, 0.28), (0.7, 0.68, 0.64), (0.5, 0.46, 0.44), (0.78, 0.7, 0.52)]
 CAR_COLORS: list[Rgb] = [(0.7, 0.1, 0.1), (0.12, 0.2, 0.5), (0.85, 0.85, 0.86), (0.15, 0.15, 0.16), (0.75, 0.6, 0.12)]
 COATS: list[Rgb] = [(0.65, 0.12, 0.15), (0.15, 0.3, 0.6), (0.85, 0.75, 0.2), (0.2, 0.2, 0.22), (0.8, 0.8, 0.78)]
-
-
-@dataclass
-class Material:
-    """What a surface is and how it looks.
-
-    Args:
-        class_id: Its class, 255 for none.
-        color: Share of light it reflects, RGB from 0 to 1.
-        depth: Distance in metres.
-        roughness: Strength of its texture.
-        glow: Light it sends out at night, RGB.
-        wet: How much it mirrors at night.
-    """
-
-    class_id: int
-    color: Rgb
-    depth: float = FAR
-    roughness: float = 0.04
-    glow: Rgb = (0.0, 0.0, 0.0)
-    wet: float = 0.0
-
-
-@dataclass
-class Scene:
-    """A street.
-
-    Args:
-        horizon: Row of the horizon, in pixels of the final image.
-        vanishing: Column at which a straight road would end.
-        materials: Surfaces by number.
-        surface: (H * 2, W * 2) uint8 numbers of materials.
-        lamps: Column and row of lamp heads, and metres to them.
-    """
-
-    horizon: float
-    vanishing: float
-    materials: list[Material] = field(default_factory=list)
-    surface: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.uint8))
-    lamps: list[tuple[float, float, float]] = field(default_factory=list)
-
-    def class_ids(self) -> np.ndarray:
-        """Return the classes, (H, W) uint8."""
-        table = np.array([material.class_id for material in self.materials], dtype=np.uint8)
-        return table[self.surface[::OVERSAMPLING, ::OVERSAMPLING]]
 
 
 def _shaded(color: Rgb, factor: float) -> Rgb:
@@ -85,59 +29,8 @@ def draw_street(random: Generator) -> Scene:
     return _StreetPainter(random).paint()
 
 
-class _StreetPainter:
-    """Paints from far to near into an image of material numbers."""
-
-    def __init__(self, random: Generator) -> None:
-        self.random = random
-        self.scene = Scene(horizon=random.uniform(34, 46), vanishing=random.uniform(56, 104))
-        self.camera_height = random.uniform(1.5, 2.2)
-        self.curvature = random.uniform(-0.006, 0.006)
-        self.half_road = random.uniform(3.0, 5.5)
-        self.sidewalk = random.uniform(1.8, 3.5)
-        self.image = Image.new("L", (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING))
-        self.draw = ImageDraw.Draw(self.image)
-
-    # ---- tools
-
-    def material(self, class_id: int, color: Rgb, **looks: float | Rgb) -> int:
-        """Register a surface and return its number."""
-        self.scene.materials.append(Material(class_id, color, **looks))  # type: ignore[arg-type]
-        return len(self.scene.materials) - 1
-
-    def project(self, x: float, y: float, z: float) -> Point:
-        """Return the place of a point of the world in the oversampled image."""
-        column = self.scene.vanishing + FOCAL_LENGTH * (x / z + self.curvature * z / 2)
-        row = self.scene.horizon + FOCAL_LENGTH * (self.camera_height - y) / z
-        return column * OVERSAMPLING, row * OVERSAMPLING
-
-    def polygon(self, points: list[tuple[float, float, float]], material: int) -> None:
-        self.draw.polygon([self.project(*point) for point in points], fill=material)
-
-    def upright(self, left: float, right: float, bottom: float, top: float, z: float, material: int) -> None:
-        """Fill a rectangle that faces the camera; left and right may be swapped."""
-        x0, y0 = self.project(left, top, z)
-        x1, y1 = self.project(right, bottom, z)
-        self.draw.rectangle((min(x0, x1), y0, max(x0, x1), y1), fill=material)
-
-    def ellipse(self, x: float, y: float, z: float, radius_x: float, radius_y: float, material: int) -> None:
-        x0, y0 = self.project(x - radius_x, y + radius_y, z)
-        x1, y1 = self.project(x + radius_x, y - radius_y, z)
-        self.draw.ellipse((x0, y0, max(x0, x1), max(y0, y1)), fill=material)
-
-    def strip(self, left: float, right: float, material: int, near: float = 2.5, far: float = FAR) -> None:
-        """Fill a band of ground along the road."""
-        depths = [near, *NEAR_DEPTHS[(near < NEAR_DEPTHS) & (far > NEAR_DEPTHS)].tolist(), far]
-        self.polygon([(left, 0.0, z) for z in depths] + [(right, 0.0, z) for z in reversed(depths)], material)
-
-    def vary(self, color: Rgb, amount: float = 0.05) -> Rgb:
-        red, green, blue = np.clip(np.array(color) + self.random.normal(0, amount, 3), 0.02, 0.98)
-        return float(red), float(green), float(blue)
-
-    def choose(self, colors: list[Rgb], amount: float = 0.05) -> Rgb:
-        return self.vary(colors[self.random.integers(len(colors))], amount)
-
-    # ---- the street
+class _StreetPainter(StreetCanvas):
+    """Paints from far to near."""
 
     def paint(self) -> Scene:
         self.material(SKY, (0.5, 0.7, 0.95), depth=1e6, roughness=0.0)

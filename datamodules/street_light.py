@@ -4,7 +4,8 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageFilter
 
-from datamodules.street_drawing import HEIGHT, OVERSAMPLING, SKY, WIDTH, Scene
+from datamodules.street_canvas import HEIGHT, OVERSAMPLING, WIDTH, Scene
+from datamodules.street_drawing import SKY
 
 ROWS = np.arange(HEIGHT, dtype=np.float32)[:, None]
 COLUMNS = np.arange(WIDTH, dtype=np.float32)[None, :]
@@ -21,7 +22,7 @@ def light_by_day(scene: Scene, random: Generator) -> np.ndarray:
 
     height = np.clip(ROWS / scene.horizon, 0, 1)[..., None]
     sky = _rgb(0.3, 0.54, 0.9) * random.uniform(0.85, 1.1) * (1 - height) + haze * height
-    clouds = np.clip((_smooth_noise(random, 8) - 0.5) * random.uniform(0.0, 1.6), 0, 1)
+    clouds = np.clip((_smooth_noise(random, 6, 16) - 0.5) * random.uniform(0.0, 1.6), 0, 1)
     sky = sky + (1 - sky) * clouds
     share = _sky_share(scene)
     return _photograph(colors * (1 - share) + sky * share, random, noise=0.012)
@@ -29,7 +30,7 @@ def light_by_day(scene: Scene, random: Generator) -> np.ndarray:
 
 def light_by_night(scene: Scene, random: Generator) -> np.ndarray:
     """Return the street in the light of windows, lamps and headlights, (H, W, 3) uint8."""
-    light = _rgb(0.05, 0.09, 0.23) * random.uniform(0.8, 1.2)
+    light = _rgb(0.045, 0.1, 0.27) * random.uniform(0.8, 1.2)
     light = light + _headlights(scene) * _rgb(1.0, 0.92, 0.72) * random.uniform(0.7, 1.0)
     light += _lamp_light(scene) * _rgb(1.0, 0.68, 0.34) * random.uniform(0.3, 0.55)
     colors = _averaged(scene, _colors(scene)) * light * _texture(scene, random)
@@ -74,12 +75,12 @@ def _texture(scene: Scene, random: Generator) -> np.ndarray:
     """Return a factor around 1 for every pixel, coarse and fine noise as strong as the material is rough."""
     roughness = _averaged(scene, np.array([[material.roughness] for material in scene.materials], dtype=np.float32))
     fine = random.standard_normal((HEIGHT, WIDTH, 1), dtype=np.float32)
-    return 1 + roughness * (2.5 * (_smooth_noise(random, 2) - 0.5) + 0.5 * fine)
+    return 1 + roughness * (2.5 * (_smooth_noise(random, 2, 2) - 0.5) + 0.5 * fine)
 
 
-def _smooth_noise(random: Generator, cell: int) -> np.ndarray:
+def _smooth_noise(random: Generator, cell_height: int, cell_width: int) -> np.ndarray:
     """Return noise from 0 to 1 in interpolated cells of so many pixels, (H, W, 1)."""
-    grid = random.integers(0, 256, (HEIGHT // cell, WIDTH // cell), dtype=np.uint8)
+    grid = random.integers(0, 256, (HEIGHT // cell_height, WIDTH // cell_width), dtype=np.uint8)
     smooth = Image.fromarray(grid).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
     return np.asarray(smooth, dtype=np.float32)[..., None] / 255
 

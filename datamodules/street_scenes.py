@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -110,7 +111,7 @@ class StreetScenes(ImageMaskFolder):
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _check_record(self, record: dict[str, int | str]) -> None:
+    def _check_record(self, record: Mapping[str, int | str]) -> None:
         file = self.path / RECORD_FILE
         try:
             found = json.loads(file.read_text())
@@ -139,7 +140,8 @@ class StreetScenes(ImageMaskFolder):
             scene = draw_street(np.random.default_rng([*key, 0]))
             image = light(scene, np.random.default_rng([*key, 1]))
             mask = Image.fromarray(scene.class_ids())
-            mask.putpalette([channel for color in PALETTE for channel in color])
+            # with fewer than 256 colours Pillow stores fewer bits, and 255 would not survive
+            mask.putpalette([channel for color in PALETTE for channel in color] + [0, 0, 0] * (256 - len(PALETTE)))
             name = f"street_{number:05d}.png"
             Image.fromarray(image).save(folder / "images" / name, compress_level=1)
             mask.save(folder / "masks" / name)

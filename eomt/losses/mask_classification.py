@@ -271,8 +271,11 @@ def labels_around(mask: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def known_share(labels: Tensor, weight: Tensor) -> Tensor:
-    """Return the share `(B, P)` of each point that is not ignored; outside the image is known to be no class."""
-    return 1 - ((labels == IGNORE_INDEX) * weight).sum(dim=-1)
+    """Return the share `(B, P)` of each point that is not ignored, from labels and weights `(B, P, 4)`.
+
+    At the edge, what lies outside the image is ignored as far as what lies inside; elsewhere the weights add up to 1.
+    """
+    return 1 - ((labels == IGNORE_INDEX) * weight).sum(dim=-1) / weight.sum(dim=-1)
 
 
 def pairwise_losses(logits: Tensor, targets: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

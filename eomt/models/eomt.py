@@ -65,7 +65,7 @@ class EoMT(nn.Module):
         masked_attn_enabled: let each query attend only to where the mask of the block before says it is. The
             probability of doing so is `attn_mask_probs`, which the task anneals to 0 during training.
         lora_config: for use from Python; a task applies its own.
-        pretrained: a folder or file with weights of a whole EoMT as this package writes them; None starts from the
+        pretrained: a folder or file with weights of a whole EoMT as this package writes them; false starts from the
             encoder's weights and new heads.
 
     Raises:
@@ -82,7 +82,7 @@ class EoMT(nn.Module):
         num_blocks: int = 4,
         masked_attn_enabled: bool = True,
         lora_config: LoRAConfig | None = None,
-        pretrained: str | None = None,
+        pretrained: bool | str = False,
     ) -> None:
         super().__init__()
         if num_classes is None or num_classes < 1:
@@ -104,7 +104,9 @@ class EoMT(nn.Module):
         doublings = max(1, round(math.log2(encoder.patch_size)) - 2)
         self.upscale = nn.Sequential(*(ScaleBlock(dim) for _ in range(doublings)))
         self.register_buffer("attn_mask_probs", torch.full((num_blocks,), float(masked_attn_enabled)))
-        if pretrained is not None:
+        if pretrained is True:
+            raise UserError("pretrained: true, EoMT takes false or the path of its weights")
+        if pretrained:
             self._load(pretrained)
         apply_lora(self, lora_config)
 
@@ -116,7 +118,7 @@ class EoMT(nn.Module):
     @property
     def base(self) -> str:
         """Where the weights come from, for people."""
-        return self.pretrained or self.encoder.base
+        return self.pretrained if isinstance(self.pretrained, str) else self.encoder.base
 
     def depth_of(self, parameter: str) -> int | None:
         """Layer of a parameter for layer-wise learning-rate decay: 0 embeddings, i + 1 block i; None for heads."""

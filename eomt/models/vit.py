@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import PretrainedCfg
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -63,7 +64,7 @@ class ViT(nn.Module):
             mark_loaded(self.backbone, self.backbone.state_dict())
         elif pretrained:
             load_backbone(self.backbone, pretrained)
-        config = timm.get_pretrained_cfg(backbone_name)
+        config = _pretrained_config(backbone_name)
         self.register_buffer("pixel_mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -87,7 +88,7 @@ class ViT(nn.Module):
             return self.pretrained
         if not self.pretrained:
             return f"{self.backbone_name} (random)"
-        return timm.get_pretrained_cfg(self.backbone_name).hf_hub_id or self.backbone_name
+        return _pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens before the first block.
@@ -149,6 +150,11 @@ class ViT(nn.Module):
         if not isinstance(backbone, VisionTransformer):
             raise UserError(f"backbone_name: {self.backbone_name!r} is no plain ViT ({type(backbone).__name__})")
         return backbone
+
+
+def _pretrained_config(backbone_name: str) -> PretrainedCfg:
+    """timm's record of a model: normalisation and where its weights are; a neutral one where timm has none."""
+    return timm.get_pretrained_cfg(backbone_name) or PretrainedCfg()
 
 
 def load_backbone(backbone: VisionTransformer, path: str | Path) -> None:

@@ -68,10 +68,16 @@ def terminal() -> Iterator[dict[str, Any]]:
 
 
 def test_without_a_terminal_there_is_one_line_per_validation(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    console = io.StringIO()
     with caplog.at_level(logging.INFO, "eomt"):
-        fit(tmp_path, ProgressBar(console_kwargs={"file": io.StringIO()}))
+        fit(tmp_path, ProgressBar(console_kwargs={"file": console}))
+    assert console.getvalue() == ""
     lines = [record.getMessage() for record in caplog.records if record.name == "eomt"]
     assert len(lines) == 3
     assert lines[0] == "Baseline (step 0): val_loss 0.25, val_iou 0.75"
@@ -122,3 +128,11 @@ def test_speed_is_images_of_all_processes_per_second_of_training(monkeypatch: py
         clock += 0.25
         bar.on_train_batch_end(trainer, task, {}, batch, batch_idx)
     assert bar.images_per_second == pytest.approx(60, rel=0.01)
+
+
+def test_only_step_0_is_called_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar, trainer = ProgressBar(), lightning.Trainer(accelerator="cpu", logger=False)
+    bar.setup(trainer, Task(), "fit")
+    assert bar.sanity_check_description == "Baseline (step 0)"
+    monkeypatch.setattr(lightning.Trainer, "global_step", 7)
+    assert bar.sanity_check_description == "Resumed (step 7)"

@@ -1,0 +1,204 @@
+"""Proof, before the first step, that every adapter acts and learns."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from eomt.errors import UserError
+from eomt.models.adapter_io import loaded_names
+from eomt.models.lora import disable_adapters, lora_layers, record_calls
+from eomt.models.lora_integration import adaptation, evaluation_mode, expected_trainable
+from eomt.models.lora_targets import is_inside
+from eomt.tasks.base import AdaptationTask
+
+log = logging.getLogger("eomt")
+
+
+class AdapterAudit(Callback):
+    """Runs before the first step of every fit, on one training batch, and stops the run on a dead adapter.
+
+    It checks that what is trainable is what the config says and is in the optimiser; that each adapter is called in
+    training and in evaluation; that together they change the output; that each adapter's B and each module trained in
+    full gets a finite gradient that is not zero; and that nothing is frozen that no file ever filled.
+
+    Random states, buffers, gradients and weights are afterwards what they were.
+
+    Args:
+        allow_random_base: let frozen weights be random, as in a smoke test without pre-trained weights.
+    """
+
+    def __init__(self, allow_random_base: bool = False) -> None:
+        self.allow_random_base = allow_random_base
+        self.verdict = "not run"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AdaptationTask)
+        if trainer.datamodule is None:  # type: ignore[attr-defined]
+            raise UserError("data: AdapterAudit needs a datamodule to take a batch from")
+        check_trainable(pl_module)
+        check_optimiser(pl_module, trainer.optimizers)
+        if not self.allow_random_base:
+            check_base_is_loaded(pl_module.network)
+        with isolate_rng():
+            batch = next(iter(trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
+        batch = trainer.strategy.batch_to_device(batch)
+        with trainer.precision_plugin.forward_context():
+            faults = audit_batch(pl_module, batch)
+        # a fault on one rank stops all of them
+        faults = next((found for found in _gather(faults) if found), [])
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            raise UserError(f"AdapterAudit: {faults[0]}{more}")
+        self.verdict = summarise(pl_module)
+        log.info("Audit: %s", self.verdict)
+
+
+def check_trainable(task: AdaptationTask) -> None:
+    """That exactly what the config implies is trainable.
+
+    Raises:
+        UserError: naming a tensor that is not.
+    """
+    expected = expected_trainable(task.network)
+    for name, parameter in task.network.named_parameters():
+        if parameter.requires_grad != (name in expected):
+            state = "is frozen, though lora_config trains it" if name in expected else "is trained, not by lora_config"
+            raise UserError(f"AdapterAudit: {name!r} {state}; was requires_grad changed after the network was adapted?")
+
+
+def check_optimiser(task: AdaptationTask, optimizers: list[Any]) -> None:
+    """That every trainable tensor is in an optimiser.
+
+    Raises:
+        UserError: naming one that is not.
+    """
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in task.network.named_parameters():
+        if parameter.requires_grad and id(parameter) not in held:
+            raise UserError(f"AdapterAudit: {name!r} is trainable but in no optimiser; see configure_optimizers")
+
+
+def check_base_is_loaded(network: nn.Module) -> None:
+    """That no frozen tensor is random: a low-rank change of a random matrix is no adaptation.
+
+    Raises:
+        UserError: naming one that no loader filled.
+    """
+    loaded = loaded_names(network)
+    random = [name for name, p in network.named_parameters() if not p.requires_grad and name not in loaded]
+    if random:
+        raise UserError(
+            f"AdapterAudit: {random[0]!r} is frozen but was never loaded ({len(random)} such tensors); load it "
+            "(`pretrained`), train it (trainable_modules), or, for a smoke test, give --audit.allow_random_base true"
+        )
+
+
+def audit_batch(task: AdaptationTask, batch: dict[str, Any]) -> list[str]:
+    """Faults found in one training pass and two evaluation passes; none if all is well."""
+    network = task.network
+    layers = lora_layers(network)
+    paths = {layer: path for path, layer in layers.items()}
+    faults: list[str] = []
+    with isolate_rng(), _untouched(network):
+        with evaluation_or_training(task, training=True), torch.enable_grad(), record_calls() as called:
+            loss = task.losses(batch)[0]["loss"]
+            if loss.requires_grad:
+                loss.backward()
+            else:
+                faults.append("the loss does not depend on anything trainable (is the network run under no_grad?)")
+        faults += [f"{path!r} is never called in training" for path in layers if layers[path] not in called]
+        for path, layer in layers.items():
+            if fault := _gradient_fault([layer.lora_b]):
+                faults.append(f"the adapter of {path!r} {fault}")
+        done = adaptation(network)
+        for path in done.trained_in_full if done else []:
+            if fault := _gradient_fault(list(network.get_submodule(path).parameters())):
+                faults.append(f"{path!r}, trained in full, {fault}")
+        if layers:
+            faults += _evaluation_faults(task, batch, paths)
+    return faults
+
+
+def _evaluation_faults(task: AdaptationTask, batch: dict[str, Any], paths: dict[Any, str]) -> list[str]:
+    """In evaluation: which adapters are not called, and whether they change the output at all."""
+    with torch.no_grad(), evaluation_mode(task.network):
+        for layer in paths:
+            # B is zero at the start: any value shows whether the adapter reaches the output
+            layer.lora_b.normal_(std=0.02)
+        with record_calls() as called:
+            adapted = task.outputs(task.network, batch)
+        with disable_adapters(task.network):
+            plain = task.outputs(task.network, batch)
+    faults = [f"{path!r} is never called in evaluation" for layer, path in paths.items() if layer not in called]
+    if torch.equal(adapted, plain):
+        faults.append("switching the adapters off does not change the output in evaluation")
+    return faults
+
+
+def _gradient_fault(parameters: list[nn.Parameter]) -> str | None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return "gets no gradient"
+    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        return "gets a gradient that is not finite"
+    if not any(bool(gradient.any()) for gradient in gradients):
+        return "gets a gradient of zero: it cannot learn from this batch"
+    return None
+
+
+@contextlib.contextmanager
+def evaluation_or_training(task: AdaptationTask, training: bool) -> Iterator[None]:
+    """A mode within, each module's own afterwards."""
+    with evaluation_mode(task):
+        task.train(training)
+        yield
+
+
+@contextlib.contextmanager
+def _untouched(network: nn.Module) -> Iterator[None]:
+    """Puts back adapters, buffers and gradients."""
+    kept: dict[Tensor, Tensor] = {}
+    for layer in lora_layers(network).values():
+        kept[layer.lora_b] = layer.lora_b.detach().clone()
+    kept |= {buffer: buffer.clone() for buffer in network.buffers()}
+    gradients = {parameter: parameter.grad for parameter in network.parameters()}
+    for parameter in gradients:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in kept.items():
+                tensor.copy_(value)
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+
+def _gather(faults: list[str]) -> list[list[str]]:
+    if not torch.distributed.is_initialized():
+        return [faults]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, faults)
+    return found
+
+
+def summarise(task: AdaptationTask) -> str:
+    """What the audit found in order, in a line."""
+    done = adaptation(task.network)
+    parts = []
+    if done and done.adapters:
+        parts.append(f"all {len(done.adapters)} adapters act and learn")
+    heads = [
+        path for path in (done.trained_in_full if done else []) if not is_inside(path, done.adapters if done else ())
+    ]
+    if heads:
+        parts.append(f"{len(heads)} modules trained in full learn ({', '.join(heads)})")
+    return "; ".join(parts) or "every parameter is trained"

@@ -1,0 +1,181 @@
+"""Best, latest and final checkpoints that hold only what was trained, each best also as an adapter folder."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from callbacks.run_folder import metric_value, run_folder
+from eomt.errors import UserError
+from eomt.models.adapter_io import save_adapter
+from eomt.models.lora_integration import adaptation
+from eomt.tasks.base import AdaptationTask
+
+log = logging.getLogger("eomt")
+
+LATEST = re.compile(r"latest_lora_step(\d+)\.ckpt")
+BEST = re.compile(r"best_lora_step(\d+)_.*\.ckpt")
+
+
+class LoRACheckpoint(Checkpoint):
+    """Saves the best, the latest and the final state of a run into its folder.
+
+    A `.ckpt` holds adapters, modules trained in full, optimiser, loops and random states, and no frozen weight. The
+    best is saved a second time as an adapter folder in PEFT's format. Step 0, the base as it came, competes for best.
+
+    Args:
+        monitor: the metric that decides; None takes the task's.
+        mode: max or min; None takes the task's.
+        every_n_steps: save the latest also every so many steps; None does so after each validation only.
+    """
+
+    def __init__(
+        self, monitor: str | None = None, mode: Literal["min", "max"] | None = None, every_n_steps: int | None = None
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(f"every_n_steps: {every_n_steps}, must be at least 1, or null")
+        self.monitor, self.mode, self.every_n_steps = monitor, mode, every_n_steps
+        self.best_score: float | None = None
+        self.best_step: int | None = None
+        self.best_path = ""
+        self.latest_path = ""
+        self.baseline: float | None = None
+        # called with (trainer, task, path) after a best was saved; MergeOnSave adds itself
+        self.on_best: list[Callable[[Trainer, LightningModule, Path], None]] = []
+        self._folder = Path()
+        self._mode = "max"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, AdaptationTask)
+        self._folder = run_folder(trainer)
+        self.monitor = self.monitor or pl_module.monitor
+        self._mode = self.mode or pl_module.mode
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert self.monitor is not None
+        score = metric_value(trainer, self.monitor, "LoRACheckpoint")
+        if trainer.global_step == 0:
+            self.baseline = score
+        if self._is_best(score):
+            self.best_score, self.best_step = score, trainer.global_step
+            self._save_best(trainer, pl_module)
+        if not trainer.sanity_checking:
+            self._save_latest(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_latest(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self._folder / f"final_lora_step{trainer.global_step}.ckpt")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """What was trained so far is not lost: Ctrl-C or a failure leaves a latest checkpoint to resume from."""
+        if trainer.global_step and not isinstance(exception, UserError) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_latest(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "best_path": self.best_path,
+            "baseline": self.baseline,
+            "random": _gather_random_states(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+        self.best_path, self.baseline = state_dict["best_path"], state_dict["baseline"]
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        states = state_dict["random"]
+        if rank < len(states):
+            _set_random_state(states[rank])
+
+    def _is_best(self, score: float) -> bool:
+        if score != score:
+            return False
+        if self.best_score is None:
+            return True
+        return score > self.best_score if self._mode == "max" else score < self.best_score
+
+    def _save_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AdaptationTask)
+        name = f"best_lora_step{trainer.global_step}"
+        for figure in pl_module.file_metrics:
+            name += f"_{figure}{metric_value(trainer, f'val_{figure}', 'LoRACheckpoint'):.4f}"
+        previous, path = self.best_path, self._folder / f"{name}.ckpt"
+        self.best_path = str(path)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            done = adaptation(pl_module.network)
+            if done and done.adapters:
+                try:
+                    save_adapter(pl_module.network, path.with_suffix(""), getattr(pl_module.network, "base", None))
+                except UserError as error:
+                    log.info("%s", error)
+            if previous and previous != str(path):
+                _remove(Path(previous), self._folder)
+        for call in self.on_best:
+            call(trainer, pl_module, path)
+
+    def _save_latest(self, trainer: Trainer) -> None:
+        path = self._folder / f"latest_lora_step{trainer.global_step}.ckpt"
+        if str(path) == self.latest_path:
+            return
+        trainer.save_checkpoint(path)
+        self.latest_path = str(path)
+        if trainer.is_global_zero:
+            for other in self._folder.glob("latest_lora_step*.ckpt"):
+                if other != path:
+                    other.unlink()
+
+
+def _remove(checkpoint: Path, folder: Path) -> None:
+    """Removes a best that was beaten, with its adapter folder, if it lies in this run's folder."""
+    if checkpoint.parent == folder:
+        checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(checkpoint.with_suffix(""), ignore_errors=True)
+
+
+def _random_state() -> dict[str, Any]:
+    """Of torch, CUDA, numpy and Python, as tensors, numbers and lists: what weights_only=True reads back."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _gather_random_states() -> list[dict[str, Any]]:
+    """Of every rank: each draws its own augmentations."""
+    if not torch.distributed.is_initialized():
+        return [_random_state()]
+    states: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(states, _random_state())
+    return states

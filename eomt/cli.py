@@ -1,0 +1,349 @@
+"""LightningCLI for all tasks: what is filled in, where a run is kept, how mistakes are told."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# The rules of the guides: no busy waiting of OpenMP threads (steps stall on shared machines). Must precede torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from callbacks import (
+    AdapterAudit,
+    LoRACheckpoint,
+    MergeOnSave,
+    PredictionPictures,
+    ProgressBar,
+    RunSummary,
+)
+from callbacks.run_folder import write_file
+from eomt.checkpoints import config_beside, find_checkpoint, make_run_name
+from eomt.errors import UserError
+from eomt.models.adapter_io import load_adapter
+from eomt.models.vit import read_weights
+from eomt.tasks.base import AdaptationTask
+
+log = logging.getLogger("eomt")
+
+# set by the first process for those that it starts, so that all ranks name one folder
+FOLDER_VARIABLE = "EOMT_RUN_FOLDER"
+
+
+class Parser(LightningArgumentParser):
+    """Tells a user's mistake in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        raise UserError(one_line(ex if ex is not None else ValueError(message)))
+
+
+class SaveConfig(Callback):
+    """Writes the resolved configuration beside the checkpoints, and hands MergeOnSave the one that opens its file."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, MergeOnSave):
+                callback.config = yaml.safe_dump(stand_alone(self.config), sort_keys=False)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        text = yaml.safe_dump(self.config, sort_keys=False)
+        if path.is_file() and path.read_text() != text:
+            # a resume with other settings: what the steps before were made with is kept
+            path.rename(path.with_name(f"config_before_step{trainer.global_step}.yaml"))
+        write_file(path, lambda beside: beside.write_text(text))
+
+
+class CLI(LightningCLI):
+    """fit, validate, test and predict for every task.
+
+    Beyond LightningCLI: `num_classes` and the crop size are filled in (and a different `num_classes` refused), every
+    fit is audited, a run has a folder of its own, `--ckpt_path` takes checkpoints, adapter and merged folders, latest
+    and best, and the command line beats whatever a checkpoint holds.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
+        super().__init__(
+            model_class=AdaptationTask,
+            subclass_mode_model=True,
+            datamodule_class=LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=42,
+            trainer_defaults={
+                "default_root_dir": "runs",
+                "logger": False,
+                "num_sanity_val_steps": -1,
+                "use_distributed_sampler": False,
+                "enable_model_summary": False,
+            },
+            parser_class=Parser,
+            args=list(args) if args is not None else None,
+            run=run,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(AdapterAudit, "audit")
+        parser.add_argument(
+            "--run_name",
+            type=str | None,
+            default=None,
+            help="Name of the run's folder; made up from the config if null.",
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Checkpoints are always read with weights_only=True, predictions are written by a callback."""
+        hidden = {"weights_only", "return_predictions"}
+        return {name: skipped | hidden for name, skipped in LightningCLI.subcommands().items()}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Lightning's own warns whenever it is given arguments by a program that has some itself
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let hyper-parameters in a checkpoint beat the command line; here they do not."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self._settings
+        root = Path(config.trainer.default_root_dir)
+        stem = _config_stem(config)
+        self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, stem)
+        if self.checkpoint and self.subcommand == "fit" and self.checkpoint.kind != "ckpt":
+            raise UserError(
+                f"ckpt_path: {self.checkpoint.path} holds weights but no optimiser to resume; "
+                "give the .ckpt beside it, or start from merged weights with --model.network.pretrained"
+            )
+        fill_from_data(config)
+        self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
+        self.resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
+        # what one call was about is no part of how the run was made
+        self.resolved |= {"ckpt_path": None, "run_name": None}
+        if self.checkpoint and self.checkpoint.kind == "merged":
+            # the file holds every weight: nothing to adapt, nothing to fetch
+            config.model.init_args.lora_config = None
+            _load_nothing(config.model)
+        if config.trainer.precision is None and torch.cuda.is_available():
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            config.trainer.precision = "bf16-mixed" if bf16 else "16-mixed"
+        if config.trainer.callbacks is None:
+            self.default_callbacks: list[Callback] = [LoRACheckpoint(), MergeOnSave(), PredictionPictures()]
+        else:
+            self.default_callbacks = []
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        configured = self._get(self.config_init, "trainer")["callbacks"] or []
+        configured = configured if isinstance(configured, list) else [configured]
+        callbacks = [
+            self._get(self.config_init, "audit"),
+            SaveConfig(self.resolved),
+            RunSummary(),
+            ProgressBar(),
+            *configured,
+            *self.default_callbacks,
+        ]
+        if not any(isinstance(callback, LoRACheckpoint) for callback in callbacks):
+            callbacks.append(LoRACheckpoint())
+        settings = dict(self._get(self.config_init, "trainer"))
+        settings |= {"callbacks": callbacks, "default_root_dir": str(self.folder), **kwargs}
+        if self.subcommand == "fit" and self.checkpoint:
+            # step 0 was validated when the run began
+            settings["num_sanity_val_steps"] = 0
+        return Trainer(**settings)
+
+    def after_instantiate_classes(self) -> None:
+        if self.checkpoint is None:
+            return
+        self.model.weights = str(self.checkpoint.path)
+        if self.checkpoint.kind == "adapter":
+            load_adapter(self.model.network, self.checkpoint.path)
+        elif self.checkpoint.kind == "merged":
+            self.model.load_state_dict(read_weights(self.checkpoint.path))
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        arguments["ckpt_path"] = (
+            str(self.checkpoint.path) if self.checkpoint and self.checkpoint.kind == "ckpt" else None
+        )
+        if arguments["ckpt_path"]:
+            arguments["weights_only"] = True
+        if subcommand == "predict":
+            # keeping them all would fill the memory
+            arguments["return_predictions"] = False
+        return arguments
+
+    @property
+    def _settings(self) -> Namespace:
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    def _run_folder(self, root: Path, run_name: str | None, made_up: str) -> Path:
+        """Made up once, by the first process. A run that exists is only ever resumed."""
+        run = self.checkpoint.run if self.checkpoint else None
+        folder = root / (run_name or made_up)
+        if run is not None and (run_name is None or folder.resolve() == run):
+            return run
+        if shared := os.environ.get(FOLDER_VARIABLE):
+            return Path(shared)
+        if self.subcommand == "fit" and folder.exists():
+            raise UserError(
+                f"run_name: {folder} exists; choose another name, "
+                f"or resume it: --ckpt_path latest --run_name {run_name}"
+            )
+        return folder
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        new = not self.folder.exists()
+        os.environ[FOLDER_VARIABLE] = str(self.folder)
+        try:
+            super()._run_subcommand(subcommand)
+        except UserError:
+            if new and _rank() == 0 and not any(self.folder.glob("*.ckpt")):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        finally:
+            del os.environ[FOLDER_VARIABLE]
+
+
+def fill_from_data(config: Namespace) -> None:
+    """Fills in what belongs to the data, and the crop size from the network's image size.
+
+    Raises:
+        UserError: for a `num_classes` in the config that is not the data's.
+    """
+    if config.get("data") is None or config.data.get("class_path") is None:
+        return
+    network = _init_args(config.model.init_args.get("network"))
+    data = _init_args(config.data)
+    if network is None or data is None:
+        return
+    if "crop_size" in data and data.crop_size is None:
+        encoder = _init_args(network.get("encoder"))
+        if encoder is not None and encoder.get("img_size") is not None:
+            data.crop_size = encoder.img_size
+    if "num_classes" not in network:
+        return
+    module, _, name = config.data.class_path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)(**data.as_dict()).num_classes
+    given = network.num_classes
+    if given is not None and given != found:
+        raise UserError(
+            f"model.network.num_classes: {given}, but the data has {found} classes; leave it out, it is filled in"
+        )
+    network.num_classes = found
+
+
+def stand_alone(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that opens a merged model: no adapters, nothing to fetch."""
+    plain = yaml.safe_load(yaml.safe_dump(config))
+    plain["model"]["init_args"]["lora_config"] = None
+    _load_nothing(plain["model"])
+    return plain
+
+
+def one_line(error: BaseException) -> str:
+    """The user's mistake in an exception, without what libraries wrapped around it."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        if isinstance(current, UserError):
+            # a data loader's worker sends a whole traceback; its last line is ours
+            return str(current).strip().splitlines()[-1].removeprefix("eomt.errors.UserError: ")
+        current = current.__cause__ or current.__context__
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    return " ".join(lines)
+
+
+def with_saved_config(args: list[str]) -> list[str]:
+    """Adds the configuration beside `--ckpt_path` to a command that gives none."""
+    ckpt_path = _option(args, "--ckpt_path")
+    if not args or args[0].startswith("-") or not ckpt_path or _option(args, "--config") or _option(args, "-c"):
+        return args
+    root = Path(_option(args, "--trainer.default_root_dir") or "runs")
+    return [args[0], "--config", str(config_beside(ckpt_path, root, _option(args, "--run_name"))), *args[1:]]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs a command; a user's mistake is one line on stderr and exit status 2."""
+    _set_up_output()
+    try:
+        CLI(with_saved_config(list(sys.argv[1:] if args is None else args)))
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+class _PrintHandler(logging.Handler):
+    """Prints, so that a line finds its place above a live progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _rank() == 0:
+            print(self.format(record), flush=True)
+
+
+def _set_up_output() -> None:
+    if not log.handlers:
+        log.addHandler(_PrintHandler())
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*TensorBoard support.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _rank() -> int:
+    return getattr(rank_zero_only, "rank", 0)
+
+
+def _option(args: list[str], name: str) -> str | None:
+    for position, arg in enumerate(args):
+        if arg == name and position + 1 < len(args):
+            return args[position + 1]
+        if arg.startswith(name + "="):
+            return arg.removeprefix(name + "=")
+    return None
+
+
+def _config_stem(config: Namespace) -> str:
+    files = config.get("config") or []
+    return Path(str(files[0])).stem if files else "run"
+
+
+def _init_args(config: Any) -> Namespace | None:
+    return config.get("init_args") if isinstance(config, Namespace) else None
+
+
+def _load_nothing(config: Any) -> None:
+    """Sets every `pretrained` below `config` to false."""
+    items = vars(config).items() if isinstance(config, Namespace) else config.items()
+    for name, value in list(items):
+        if name == "pretrained":
+            config[name] = False
+        elif isinstance(value, Namespace | dict):
+            _load_nothing(value)

@@ -1,0 +1,104 @@
+"""The closing table of a run, from its files. `python -m eomt.report [RUN]` prints it again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from eomt.errors import UserError
+
+SUMMARY = "training_summary.json"
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """The last line: whether training beat the base."""
+    metric, baseline, best = summary["metric"], summary["baseline"], summary["best"]
+    if best is None:
+        return "Nothing was validated, so nothing can be said of the result."
+    if baseline is None:
+        return f"Best {metric}: {best:.4f} at step {summary['best_step']}; step 0 was not measured."
+    if summary["best_step"] == 0:
+        return f"Training never beat step 0: the base as it came is still the best ({metric} {baseline:.4f})."
+    return f"{metric}: {baseline:.4f} at step 0, {best:.4f} at step {summary['best_step']} ({best - baseline:+.4f})."
+
+
+def report(folder: Path) -> Table:
+    """The table of the run in `folder`.
+
+    Raises:
+        UserError: if it holds no summary.
+    """
+    path = folder / SUMMARY
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no {SUMMARY}; give the folder of a run that has ended")
+    summary = json.loads(path.read_text())
+    table = Table(title=f"{folder.name}", show_header=False, title_justify="left")
+    metric = summary["metric"]
+    table.add_row(f"{metric}, base (step 0)", _figure(summary["baseline"]))
+    table.add_row(f"{metric}, best (step {summary['best_step']})", _figure(summary["best"]))
+    if results := sorted((folder / "results").glob("*_eval.json")):
+        measured = json.loads(results[-1].read_text())["metrics"]
+        name = metric.replace("val_", "test_")
+        if name in measured:
+            table.add_row(f"{name}, as measured by test", _figure(measured[name]))
+    trained, total = summary["trainable_parameters"], summary["total_parameters"]
+    table.add_row("parameters trained", f"{trained:,} of {total:,} ({100 * trained / total:.2f} %)")
+    table.add_row("adapter file", _bytes(summary["adapter_bytes"]))
+    table.add_row("merged file", _bytes(summary["merged_bytes"]))
+    difference = summary["merge_relative_diff"]
+    table.add_row("merged against adapted", "-" if difference is None else f"{difference:.1e} relative")
+    table.add_row("audit", summary["audit"])
+    table.add_row("seconds", f"{summary['seconds']:.0f}")
+    pictures = sorted((folder / "pictures").glob("*.png")) + sorted((folder / "predictions").glob("*_overlay.png"))[:1]
+    if pictures:
+        table.add_row("pictures", "\n".join(str(picture) for picture in _first_and_last(pictures)))
+    return table
+
+
+def print_report(folder: Path) -> None:
+    """Prints the table of the run in `folder`."""
+    # paths are to be copied: never cut them to the width of a log file
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(report(folder))
+
+
+def newest_run(root: Path) -> Path:
+    """`root` itself if it is a run, else the run below it that ended last.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if (root / SUMMARY).is_file():
+        return root
+    runs = sorted(root.glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise UserError(f"{root}: holds no run that has ended")
+    return runs[-1].parent
+
+
+def _first_and_last(pictures: list[Path]) -> list[Path]:
+    """Of the pictures of every validation only the last: it shows step 0 too."""
+    validations = [picture for picture in pictures if picture.name.startswith("val_")]
+    return [picture for picture in pictures if picture not in validations[:-1]]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "-"
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+if __name__ == "__main__":
+    try:
+        print_report(newest_run(Path(sys.argv[1] if len(sys.argv) > 1 else "runs")))
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,174 @@
+"""What every task shares: adaptation, optimiser, schedule, checkpoints that hold only what was trained."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from eomt.errors import UserError
+from eomt.models.adapter_io import fill, trained_state
+from eomt.models.lora_integration import LoRAConfig, adaptation, apply_lora, same_base
+
+NETWORK = "network."
+
+
+class AdaptationTask(LightningModule, ABC):
+    """A network, a LoRAConfig, and how what is trainable is trained.
+
+    Args:
+        network: the network of the task, adapted here as `lora_config` says.
+        lora_config: None trains every parameter (full fine-tuning).
+        lr: learning rate of the adapters; of everything, in full fine-tuning.
+        head_lr: of the modules trained in full and of new parameters outside the backbone; None takes `lr`.
+        weight_decay: on matrices; vectors and biases are not decayed.
+        layer_decay: the learning rate of an unfrozen backbone falls by this factor per block, from the last backwards.
+        schedule: after the warm-up the rate falls to 0, by half a cosine or a polynomial of power 0.9.
+        warmup: part of the run in which the rate rises from 0.
+        compile: compile the network (torch.compile); the first steps are slow then.
+    """
+
+    # What selects the best checkpoint, and which figures stand in its file name (without the "val_").
+    monitor: str
+    mode: Literal["min", "max"] = "max"
+    file_metrics: tuple[str, ...]
+
+    def __init__(
+        self,
+        network: nn.Module,
+        lora_config: LoRAConfig | None = None,
+        lr: float = 1e-3,
+        head_lr: float | None = None,
+        weight_decay: float = 0.05,
+        layer_decay: float = 0.8,
+        schedule: Literal["cosine", "poly"] = "cosine",
+        warmup: float = 0.1,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, good, allowed in (
+            ("lr", lr, lr >= 0, "at least 0"),
+            ("head_lr", head_lr, head_lr is None or head_lr >= 0, "at least 0"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
+            ("layer_decay", layer_decay, 0 < layer_decay <= 1, "above 0 and at most 1"),
+            ("warmup", warmup, 0 <= warmup < 1, "at least 0 and below 1"),
+        ):
+            if not good:
+                raise UserError(f"{name}: {value!r}, must be {allowed}")
+        if lora_config is not None and adaptation(network) is not None:
+            raise UserError("lora_config: this network is adapted already; give lora_config to the task or to it, once")
+        self.network = apply_lora(network, lora_config)
+        self.lr, self.head_lr, self.weight_decay, self.layer_decay = lr, head_lr, weight_decay, layer_decay
+        self.schedule, self.warmup = schedule, warmup
+        if compile:
+            # in place, so that no "_orig_mod." enters the names
+            self.network.compile()
+
+    @abstractmethod
+    def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
+        """The loss of a training batch under "loss", its parts under their names, and the network's output.
+
+        Logs nothing: the audit calls it outside of training.
+        """
+
+    @abstractmethod
+    def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """What `network` (this one or a copy) answers, without thresholds: for comparing a merged copy."""
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW over what is trainable, with warm-up and decay per step.
+
+        Raises:
+            UserError: if nothing is trainable.
+        """
+        groups = self.parameter_groups()
+        if not groups:
+            raise UserError(
+                "lora_config: there is nothing to train: freeze_base_model is true, and there are neither adapters "
+                "(enabled: false) nor trainable_modules; `validate` measures the base as it is"
+            )
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = round(self.warmup * total)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            done = min(1.0, (step - warmup) / max(1, total - warmup))
+            return 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else (1 - done) ** 0.9
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups named adapters, heads and backbone_<layer>, each split by whether it is decayed.
+
+        Adapters are a group of their own at any depth: in a layer-decayed one those of the first blocks would hardly
+        learn (0.086 of the rate in block 0 of a ViT-B).
+        """
+        done = adaptation(self.network)
+        depth_of = getattr(self.network, "depth_of", lambda name: None)
+        depths = [depth for name, _ in self.network.named_parameters() if (depth := depth_of(name)) is not None]
+        groups: dict[tuple[str, bool], dict[str, Any]] = {}
+        for name, parameter in self.network.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            depth = depth_of(name)
+            if done and name.rpartition(".")[0] in done.adapters and ".lora_" in name:
+                kind, lr = "adapters", self.lr
+            elif depth is not None:
+                kind, lr = f"backbone_{depth}", self.lr * self.layer_decay ** (max(depths) - depth)
+            else:
+                kind, lr = "heads", self.lr if self.head_lr is None else self.head_lr
+            decayed = parameter.dim() > 1
+            group = groups.setdefault(
+                (kind, decayed),
+                {"name": kind, "params": [], "lr": lr, "weight_decay": self.weight_decay if decayed else 0.0},
+            )
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        losses, output = self.losses(batch)
+        size = len(batch["image"])
+        self.log("train_loss", losses["loss"], prog_bar=True, batch_size=size)
+        self.log_dict({f"train_{name}": value for name, value in losses.items() if name != "loss"}, batch_size=size)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=size)
+        self.training_metrics(batch, output)
+        return losses["loss"]
+
+    def training_metrics(self, batch: dict[str, Any], output: Any) -> None:
+        """Figures of the training batches, whose distance to those of validation is what LoRA is for."""
+
+    # -- checkpoints: what was trained, and nothing frozen -------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {NETWORK + name: value for name, value in trained_state(self.network).items()}
+        done = adaptation(self.network)
+        if done:
+            checkpoint["base_fingerprint"] = done.fingerprint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint whose adapters were trained on another base.
+
+        Raises:
+            UserError: if so.
+        """
+        done = adaptation(self.network)
+        if done and (difference := same_base(done.fingerprint, checkpoint.get("base_fingerprint", {}))):
+            raise UserError(f"ckpt_path: was trained on another base: {difference}; load that base")
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Fills what was trained; only frozen tensors may be missing, whatever `strict` says.
+
+        Raises:
+            UserError: for tensors missing or too many, or another shape.
+        """
+        state = {name.removeprefix(NETWORK): value for name, value in state_dict.items()}
+        fill(self.network, state, "ckpt_path")
+        return nn.modules.module._IncompatibleKeys([], [])

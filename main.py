@@ -1,0 +1,6 @@
+"""The command line: `python main.py {fit,validate,test,predict} --config FILE`."""
+
+from eomt.cli import main
+
+if __name__ == "__main__":
+    main()
