@@ -104,7 +104,9 @@ class MaskClassificationLoss(nn.Module):
 
             assignments = self.match(self.matching_costs(mask_logits, class_logits, mask), present)
             mask_loss, dice_loss = self.mask_losses(mask_logits, mask, assignments)
-            normaliser = mean_over_ranks(present.sum().float()).clamp(min=1)
+            count = present.sum().float()
+            # in evaluation ranks may have different numbers of windows and must not wait for one another
+            normaliser = (mean_over_ranks(count) if self.training else count).clamp(min=1)
             mask_loss, dice_loss = mask_loss / normaliser, dice_loss / normaliser
             class_loss = self.class_loss(class_logits, assignments, present.any(dim=1))
             loss = self.mask_weight * mask_loss + self.dice_weight * dice_loss + self.class_weight * class_loss

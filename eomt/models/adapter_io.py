@@ -209,6 +209,9 @@ def write_folder(folder: Path, write: Any, is_ours: Any) -> Path:
     try:
         beside.chmod(0o755)
         write(beside)
+        for file in beside.iterdir():
+            # safetensors makes files that only their owner can read
+            file.chmod(0o644)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(beside, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
@@ -130,6 +131,8 @@ class ViT(nn.Module):
             nearest = difflib.get_close_matches(self.backbone_name.split(".")[0], timm.list_models(), n=3)
             hint = f"nearest: {', '.join(nearest)}" if nearest else "see timm.list_models('vit_*')"
             raise UserError(f"backbone_name: {self.backbone_name!r} is no timm model; {hint}")
+        if not timm.is_model_in_modules(self.backbone_name.split(".")[0], ["vision_transformer"]):
+            raise UserError(f"backbone_name: {self.backbone_name!r} is no plain ViT; see timm.list_models('vit_*')")
         try:
             backbone = timm.create_model(
                 self.backbone_name,
@@ -206,6 +209,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # nobody's code is run: the file is damaged, or holds objects instead of tensors
+        raise UserError(f"{file}: cannot be read as plain tensors (weights_only); give safetensors") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); copy it again") from error
     for key in ("state_dict", "model"):

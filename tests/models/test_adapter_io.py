@@ -1,0 +1,230 @@
+"""Adapters on disk: PEFT's format out, strictness in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from eomt.errors import UserError
+from eomt.models import EoMT
+from eomt.models.adapter_io import load_adapter, save_adapter, write_folder
+from eomt.models.lora import lora_layers
+from eomt.models.lora_integration import LoRAConfig, apply_lora
+from tests.tiny import make_eomt, make_image
+
+CONFIGS = {
+    "heads": {"rank": 4},
+    "encoder": {"target_modules": ["attention", "mlp"], "trainable_modules": ["q", "class_head", "mask_head"]},
+    "slices": {"target_modules": ["query", "value"], "rank": 4},
+    "rslora and patterns": {
+        "target_modules": ["qkv", "mlp"],
+        "use_rslora": True,
+        "rank_pattern": {"fc1": 2},
+        "alpha_pattern": {"fc2": 5},
+    },
+    "rslora slices": {"target_modules": ["key"], "use_rslora": True},
+    "convolution": {"target_modules": ["upscale"]},
+}
+
+
+def base() -> EoMT:
+    torch.manual_seed(0)
+    return make_eomt().eval()
+
+
+def adapted(**arguments: Any) -> EoMT:
+    model = base()
+    apply_lora(model, LoRAConfig(freeze_base_model=True, **arguments))
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.3 if "lora_" in name else 0.1)
+    return model.eval()
+
+
+def answer(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        final = model(make_image())[-1]
+    return torch.cat([final.mask_logits.flatten(), final.class_logits.flatten()])
+
+
+@pytest.mark.parametrize("arguments", CONFIGS.values(), ids=CONFIGS.keys())
+def test_round_trip_onto_the_plain_network(tmp_path: Path, arguments: dict) -> None:
+    model = adapted(**arguments)
+    assert not torch.allclose(answer(model), answer(base()))
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load_adapter(base(), tmp_path / "adapter").eval()
+    assert torch.equal(answer(loaded), answer(model))
+
+
+@pytest.mark.parametrize("arguments", CONFIGS.values(), ids=CONFIGS.keys())
+def test_round_trip_into_an_adapted_network(tmp_path: Path, arguments: dict) -> None:
+    model = adapted(**arguments)
+    save_adapter(model, tmp_path / "adapter")
+    other = apply_lora(base(), LoRAConfig(freeze_base_model=True, **arguments)).eval()
+    load_adapter(other, tmp_path / "adapter")
+    assert torch.equal(answer(other), answer(model))
+
+
+@pytest.mark.parametrize("arguments", CONFIGS.values(), ids=CONFIGS.keys())
+def test_peft_opens_it_with_the_same_answers(tmp_path: Path, arguments: dict) -> None:
+    peft = pytest.importorskip("peft")
+    model = adapted(**arguments)
+    save_adapter(model, tmp_path / "adapter")
+    opened = peft.PeftModel.from_pretrained(base(), tmp_path / "adapter").eval()
+    torch.testing.assert_close(answer(opened), answer(model), rtol=1e-5, atol=1e-4)
+
+
+def test_an_adapter_made_by_peft_loads(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["qkv", "fc1"], use_rslora=True, rank_pattern={"fc1": 2})
+    model = peft.get_peft_model(base(), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    model.eval().save_pretrained(tmp_path / "adapter")
+    loaded = load_adapter(base(), tmp_path / "adapter").eval()
+    torch.testing.assert_close(answer(loaded), answer(model), rtol=1e-5, atol=1e-4)
+
+
+def test_files_and_keys_are_peft_s(tmp_path: Path) -> None:
+    folder = save_adapter(adapted(rank=4, trainable_modules=["q"]), tmp_path / "adapter", base="some/base")
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert tensors["base_model.model.mask_head.0.lora_A.weight"].shape == (4, 64)
+    assert "base_model.model.q.weight" in tensors
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"], config["task_type"]) == ("LORA", 4, 16, None)
+    assert config["modules_to_save"] == ["q"]
+    assert config["base_model_name_or_path"] == "some/base"
+
+
+def test_another_base_is_refused_unless_told(tmp_path: Path) -> None:
+    folder = save_adapter(adapted(rank=4), tmp_path / "adapter")
+    torch.manual_seed(5)
+    with pytest.raises(UserError, match="another base"):
+        load_adapter(make_eomt(), folder)
+    load_adapter(make_eomt(), folder, check_base=False)
+
+
+def test_a_bf16_copy_of_the_base_is_accepted(tmp_path: Path) -> None:
+    folder = save_adapter(adapted(rank=4), tmp_path / "adapter")
+    load_adapter(base().bfloat16(), folder)
+
+
+def test_nothing_is_changed_when_the_base_is_refused(tmp_path: Path) -> None:
+    folder = save_adapter(adapted(rank=4), tmp_path / "adapter")
+    torch.manual_seed(5)
+    other = make_eomt()
+    with pytest.raises(UserError):
+        load_adapter(other, folder)
+    assert not lora_layers(other)
+
+
+def damage(folder: Path, **changes: Any) -> None:
+    """Rewrites the tensors: a name with None takes one out."""
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    for name, value in changes.items():
+        if value is None:
+            del tensors[name]
+        else:
+            tensors[name] = value
+    save_file(tensors, path)
+
+
+FIRST = "base_model.model.mask_head.0.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({FIRST: None}, r"mask_head.0.* only in the network"),
+        ({FIRST.replace("_A", "_B"): None}, r"lora_B.weight is missing"),
+        ({"base_model.model.q.weight": None}, r"tensors are missing \(q.weight"),
+        ({"base_model.model.other.weight": torch.ones(1)}, r"not in this network \(other.weight"),
+        ({"mask_head.0.lora_A.weight": torch.ones(1)}, "does not start with"),
+        ({"base_model.model._orig_mod.q.weight": torch.ones(1)}, "compiled wrapper"),
+        ({FIRST: torch.ones(3, 64)}, r"has rank 3, adapter_config.json says 4"),
+        ({FIRST: torch.ones(4, 65)}, r"has shape \[4, 65\]"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    arguments = {"rank": 4, "trainable_modules": ["q"]}
+    folder = save_adapter(adapted(**arguments), tmp_path / "adapter")
+    damage(folder, **changes)
+    with pytest.raises(UserError, match=message):
+        load_adapter(adapted(**arguments), folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type"),
+        ({"use_dora": True}, "use_dora"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa'"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+    ],
+)
+def test_features_that_are_not_implemented_are_refused_by_name(tmp_path: Path, changes: dict, message: str) -> None:
+    folder = save_adapter(adapted(rank=4), tmp_path / "adapter")
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=message):
+        load_adapter(base(), folder)
+
+
+def test_another_rank_is_refused(tmp_path: Path) -> None:
+    folder = save_adapter(adapted(rank=4), tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"rank=4.*rank=2"):
+        load_adapter(adapted(rank=2), folder)
+
+
+@pytest.mark.parametrize("content", ["empty folder", "no json", "no safetensors"])
+def test_what_is_no_adapter_is_refused(tmp_path: Path, content: str) -> None:
+    if content != "empty folder":
+        (tmp_path / "adapter_config.json").write_text("{" if content == "no json" else "{}")
+        (tmp_path / "adapter_model.safetensors").write_bytes(b"xx")
+    with pytest.raises(UserError, match=r"adapter_config|adapter_model"):
+        load_adapter(base(), tmp_path)
+
+
+def test_more_than_adapters_and_named_modules_is_no_adapter(tmp_path: Path) -> None:
+    model = apply_lora(base(), LoRAConfig(rank=4, freeze_base_model=False))
+    with pytest.raises(UserError, match="freeze_base_model"):
+        save_adapter(model, tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())
+
+
+def test_buffers_travel_with_the_adapter(tmp_path: Path) -> None:
+    model = adapted(rank=4)
+    model.attn_mask_probs.fill_(0.25)
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load_adapter(base(), tmp_path / "adapter")
+    assert loaded.attn_mask_probs.tolist() == [0.25, 0.25]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = save_adapter(adapted(rank=4), tmp_path / "adapter")
+    before = (folder / "adapter_model.safetensors").read_bytes()
+
+    def fail(beside: Path) -> None:
+        (beside / "half").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_folder(folder, fail, lambda path: True)
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(UserError, match="exists"):
+        save_adapter(adapted(rank=4), tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"

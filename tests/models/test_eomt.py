@@ -1,0 +1,131 @@
+"""EoMT: queries, masks, annealing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from eomt.errors import UserError
+from eomt.models import EoMT
+from eomt.models.eomt import Prediction, ScaleBlock, anneal, class_scores
+from tests.tiny import make_eomt, make_image
+
+
+def test_training_supervises_every_layer_and_evaluation_the_last() -> None:
+    network, image = make_eomt(), make_image()
+    predictions = network.train()(image)
+    assert len(predictions) == network.num_blocks + 1
+    # 4 x 6 patches, doubled once
+    assert predictions[0].mask_logits.shape == (2, 6, 8, 12)
+    assert predictions[0].class_logits.shape == (2, 6, 6)
+    network.attn_mask_probs.zero_()
+    assert len(network.eval()(image)) == 1
+
+
+def test_scale_block_is_a_transposed_convolution() -> None:
+    block, x = ScaleBlock(8).double(), torch.randn(2, 8, 3, 4, dtype=torch.double)
+    nn.init.normal_(block.bias)
+    transposed = block.conv1.weight.view(8, 2, 2, 8).permute(3, 0, 1, 2)
+    up = F.conv_transpose2d(x, transposed, block.bias, stride=2)
+    expected = block.norm(block.conv2(F.gelu(up)))
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_masked_queries_see_their_own_mask_only() -> None:
+    network = make_eomt()
+    logits = torch.full((1, 6, 8, 12), -1.0)
+    logits[0, 0, :, :6] = 1  # query 0 sees the left half
+    allowed = network._attention_mask(logits, (4, 6), probability=1.0)
+    skip = 6 + 1
+    assert allowed.shape == (1, 1, skip + 24, skip + 24)
+    left = torch.zeros(4, 6, dtype=torch.bool)
+    left[:, :3] = True
+    assert torch.equal(allowed[0, 0, 0, skip:], left.flatten())
+    assert not allowed[0, 0, 1:6, skip:].any()
+    assert allowed[0, 0, :, :skip].all(), "queries and prefix tokens are always seen"
+    assert allowed[0, 0, 6:].all(), "patches see everything"
+
+
+def test_each_query_is_masked_with_the_probability_in_training_only() -> None:
+    network = make_eomt()
+    logits = torch.full((200, 6, 8, 12), -1.0)
+    blocked = ~network.train()._attention_mask(logits, (4, 6), 0.25)[:, 0, :6, -1]
+    assert blocked.float().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert not network.eval()._attention_mask(logits, (4, 6), 0.25)[:, 0, :6, 7:].any()
+
+
+def test_masking_changes_the_answer_and_evaluation_does_not_depend_on_chance() -> None:
+    network, image = make_eomt().eval(), make_image()
+    answers = []
+    for probability in (1.0, 0.5, 0.49, 0.0):
+        network.attn_mask_probs.fill_(probability)
+        answers.append(network(image)[-1].mask_logits)
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[2], answers[3])
+    assert not torch.equal(answers[0], answers[3])
+
+
+def test_masking_can_be_switched_off() -> None:
+    network = make_eomt(masked_attn_enabled=False).eval()
+    network.attn_mask_probs.fill_(1)
+    assert len(network(make_image())) == 1
+
+
+def test_anneal_goes_from_one_to_zero_between_its_fractions() -> None:
+    fractions = [(0.1, 0.3), (0.5, 1.0)]
+    assert anneal(fractions, 0.0) == [1.0, 1.0]
+    assert anneal(fractions, 0.2)[0] == pytest.approx(0.5**0.9)
+    assert anneal(fractions, 0.3) == [0.0, 1.0]
+    assert anneal(fractions, 1.0) == [0.0, 0.0]
+
+
+def test_class_scores_sum_the_queries_without_no_object() -> None:
+    torch.manual_seed(0)
+    prediction = Prediction(torch.randn(1, 3, 2, 2), torch.randn(1, 3, 5))
+    expected = torch.zeros(1, 4, 2, 2)
+    for query in range(3):
+        for name in range(4):
+            share = prediction.class_logits[0, query].softmax(0)[name]
+            expected[0, name] += share * prediction.mask_logits[0, query].sigmoid()
+    torch.testing.assert_close(class_scores(prediction), expected)
+
+
+def test_depth_of_orders_the_backbone_and_leaves_the_heads() -> None:
+    network = make_eomt()
+    depths = {name: network.depth_of(name) for name, _ in network.named_parameters()}
+    assert depths["encoder.backbone.patch_embed.proj.weight"] == 0
+    assert depths["encoder.backbone.pos_embed"] == 0
+    assert depths["encoder.backbone.blocks.5.mlp.fc1.weight"] == 6
+    assert depths["encoder.backbone.norm.weight"] == 6
+    assert depths["q.weight"] is None
+    assert depths["mask_head.0.weight"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": None}, "num_classes: None"),
+        ({"num_q": 0}, "num_q: 0"),
+        ({"num_blocks": 7}, "num_blocks: 7, must be 1 to 6"),
+        ({"pretrained": True}, "pretrained: true"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(arguments: dict, message: str) -> None:
+    encoder = make_eomt().encoder
+    with pytest.raises(UserError, match=message):
+        EoMT(encoder, **{"num_classes": 5} | arguments)
+
+
+def test_weights_of_a_whole_network_load_or_are_refused(tmp_path: Path) -> None:
+    source = make_eomt().eval()
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    loaded = make_eomt(pretrained=str(tmp_path)).eval()
+    assert torch.equal(loaded(make_image())[-1].mask_logits, source(make_image())[-1].mask_logits)
+    with pytest.raises(UserError, match=r"'class_head.bias' has shape \[6\], this network's has \[10\]"):
+        make_eomt(num_classes=9, pretrained=str(tmp_path))
+    save_file({"q.weight": torch.zeros(6, 64)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="lacks"):
+        make_eomt(pretrained=str(tmp_path))

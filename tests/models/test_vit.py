@@ -1,0 +1,126 @@
+"""The encoder: layouts it reads, sizes it takes, what it refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from eomt.errors import UserError
+from eomt.models import ViT
+from tests.tiny import make_image
+
+SHARED = Path(__file__).parents[3] / "shared" / "weights" / "dinov2-small"
+
+
+def tiny(**arguments: object) -> ViT:
+    return ViT("test_vit", (32, 48), **{"pretrained": False, "patch_size": 8} | arguments)  # type: ignore[arg-type]
+
+
+def test_forward_gives_a_grid_of_features() -> None:
+    assert tiny()(make_image()).shape == (2, 64, 4, 6)
+
+
+def test_uint8_and_unit_interval_are_the_same_image() -> None:
+    encoder, image = tiny().eval(), make_image()
+    torch.testing.assert_close(encoder(image), encoder(image / 255))
+
+
+def test_a_batch_of_another_size_is_taken() -> None:
+    assert tiny()(torch.zeros(1, 3, 40, 64, dtype=torch.uint8)).shape == (1, 64, 5, 8)
+
+
+def test_sizes_that_are_no_multiple_of_the_patch_are_refused() -> None:
+    with pytest.raises(UserError, match=r"img_size: \[32, 50\] .*8; \[32, 48\] would do"):
+        ViT("test_vit", (32, 50), pretrained=False, patch_size=8)
+    with pytest.raises(UserError, match="image: 33 x 48"):
+        tiny()(torch.zeros(1, 3, 33, 48, dtype=torch.uint8))
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="nearest: vit_base_patch14_dinov2"):
+        ViT("vit_base_patch14_dinov", pretrained=False)
+    with pytest.raises(UserError, match="no plain ViT"):
+        ViT("resnet18", pretrained=False)
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_timm_layout_with_position_grid_and_patch_resized(tmp_path: Path, as_file: bool) -> None:
+    source = ViT("test_vit", (48, 48), pretrained=False, patch_size=8)
+    save_file(source.backbone.state_dict(), tmp_path / "model.safetensors")
+    path = str(tmp_path / "model.safetensors" if as_file else tmp_path)
+    loaded = ViT("test_vit", (48, 48), pretrained=path, patch_size=8)
+    assert torch.equal(loaded(make_image()), source(make_image()))
+    resized = ViT("test_vit", (64, 64), pretrained=path, patch_size=16)
+    assert resized.backbone.pos_embed.shape[1] == 16 + 1
+    assert torch.equal(resized.backbone.blocks[3].attn.qkv.weight, source.backbone.blocks[3].attn.qkv.weight)
+
+
+def test_torch_files_are_read_without_running_code(tmp_path: Path) -> None:
+    source = tiny()
+    torch.save({"state_dict": source.backbone.state_dict()}, tmp_path / "pytorch_model.bin")
+    assert torch.equal(tiny(pretrained=str(tmp_path))(make_image()), source(make_image()))
+    torch.save(nn.Linear(2, 2), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be read"):
+        tiny(pretrained=str(tmp_path))
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_hugging_face_layout_gives_hugging_face_s_answers(tmp_path: Path, registers: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    arguments = {
+        "hidden_size": 384,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 12,
+        "image_size": 126,
+        "patch_size": 14,
+    }
+    if registers:
+        config = transformers.Dinov2WithRegistersConfig(**arguments, num_register_tokens=registers)
+        model = transformers.Dinov2WithRegistersModel(config)
+    else:
+        model = transformers.Dinov2Model(transformers.Dinov2Config(**arguments))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    model.eval().save_pretrained(tmp_path)
+    name = "vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2"
+    encoder = ViT(name, (126, 126), pretrained=str(tmp_path)).eval()
+    image = torch.randint(0, 256, (1, 3, 126, 126), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = model((image / 255 - encoder.pixel_mean) / encoder.pixel_std).last_hidden_state[:, 1 + registers :]
+        found = encoder(image).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert encoder.backbone.loaded == set(encoder.backbone.state_dict())
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared DINOv2-small weights are not here")
+def test_real_dinov2_small_loads() -> None:
+    encoder = ViT("vit_small_patch14_dinov2", (126, 126), pretrained=str(SHARED))
+    assert encoder(torch.zeros(1, 3, 126, 126, dtype=torch.uint8)).shape == (1, 384, 9, 9)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    save_file(ViT("test_vit2", (32, 48), pretrained=False).backbone.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="choose the backbone_name"):
+        tiny(pretrained=str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "content"), [("model.safetensors", b"xx"), ("pytorch_model.bin", b"xx"), (None, b"")])
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str | None, content: bytes) -> None:
+    if name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read" if name else "holds neither"):
+        tiny(pretrained=str(tmp_path))
+    with pytest.raises(UserError, match="no such file or folder"):
+        tiny(pretrained=str(tmp_path / "nowhere"))
+
+
+def test_checkpointing_has_the_same_gradients() -> None:
+    encoder = tiny()
+    twin = tiny(checkpointing=True)
+    twin.load_state_dict(encoder.state_dict())
+    for network in (encoder, twin):
+        network(make_image()).square().sum().backward()
+    for one, other in zip(encoder.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
