@@ -34,7 +34,7 @@ from callbacks.run_folder import write_file
 from eomt.checkpoints import config_beside, find_checkpoint, make_run_name
 from eomt.errors import UserError
 from eomt.models.adapter_io import load_adapter
-from eomt.models.vit import read_weights
+from eomt.models.pretrained import read_weights
 from eomt.tasks.base import AdaptationTask
 
 log = logging.getLogger("eomt")

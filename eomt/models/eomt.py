@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
 from eomt.models.lora_integration import LoRAConfig, apply_lora
-from eomt.models.vit import ViT, read_weights
+from eomt.models.pretrained import read_weights
+from eomt.models.vit import ViT
 
 
 class Prediction(NamedTuple):

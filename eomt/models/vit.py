@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import re
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.models import PretrainedCfg
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import PretrainedCfg, is_model_in_modules
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+from eomt.models.pretrained import load_backbone
 
 
 class ViT(nn.Module):
@@ -131,7 +125,7 @@ class ViT(nn.Module):
             nearest = difflib.get_close_matches(self.backbone_name.split(".")[0], timm.list_models(), n=3)
             hint = f"nearest: {', '.join(nearest)}" if nearest else "see timm.list_models('vit_*')"
             raise UserError(f"backbone_name: {self.backbone_name!r} is no timm model; {hint}")
-        if not timm.is_model_in_modules(self.backbone_name.split(".")[0], ["vision_transformer"]):
+        if not is_model_in_modules(self.backbone_name.split(".")[0], ["vision_transformer"]):
             raise UserError(f"backbone_name: {self.backbone_name!r} is no plain ViT; see timm.list_models('vit_*')")
         try:
             backbone = timm.create_model(
@@ -150,112 +144,10 @@ class ViT(nn.Module):
                 f"pretrained: the weights of {self.backbone_name!r} cannot be had from the hub "
                 f"({str(error).splitlines()[0]}); give a local folder: --model.network.encoder.pretrained FOLDER"
             ) from error
-        if not isinstance(backbone, VisionTransformer):
-            raise UserError(f"backbone_name: {self.backbone_name!r} is no plain ViT ({type(backbone).__name__})")
+        assert isinstance(backbone, VisionTransformer)
         return backbone
 
 
 def _pretrained_config(backbone_name: str) -> PretrainedCfg:
     """timm's record of a model: normalisation and where its weights are; a neutral one where timm has none."""
     return timm.get_pretrained_cfg(backbone_name) or PretrainedCfg()
-
-
-def load_backbone(backbone: VisionTransformer, path: str | Path) -> None:
-    """Fills a timm ViT from a folder or file in timm or Hugging Face layout; position grid and patches are resampled.
-
-    Raises:
-        UserError: for a missing or damaged file, or weights of another architecture.
-    """
-    state = read_weights(path)
-    if any(name.endswith("embeddings.cls_token") for name in state):
-        state = from_hugging_face(state, folds_class_position=bool(backbone.no_embed_class))
-    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm.", "mask_token"))}
-    own = backbone.state_dict()
-    try:
-        state = dict(checkpoint_filter_fn(state, backbone))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"{path}: does not fit {type(backbone).__name__} ({str(error).splitlines()[0]})") from error
-    for name, value in state.items():
-        if name in own and own[name].shape != value.shape:
-            raise UserError(
-                f"{path}: {name!r} has shape {list(value.shape)}, the backbone's has {list(own[name].shape)}; "
-                "choose the backbone_name that these weights are of"
-            )
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or unexpected:
-        found = f"lacks {missing[0]!r}" if missing else f"holds {unexpected[0]!r}, which the backbone has not"
-        raise UserError(f"{path}: {found}; choose the backbone_name that these weights are of")
-    backbone.load_state_dict(state)
-    mark_loaded(backbone, state)
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a folder or file: safetensors, or a PyTorch file read with `weights_only=True`.
-
-    Raises:
-        UserError: if there is none, or it cannot be read.
-    """
-    path = Path(path).expanduser()
-    file = path
-    if path.is_dir():
-        found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
-        if not found:
-            raise UserError(f"{path}: holds neither {' nor '.join(WEIGHT_FILES)}")
-        file = found[0]
-    if not file.is_file():
-        raise UserError(f"{path}: there is no such file or folder; give weights in timm or Hugging Face layout")
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        # nobody's code is run: the file is damaged, or holds objects instead of tensors
-        raise UserError(f"{file}: cannot be read as plain tensors (weights_only); give safetensors") from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); copy it again") from error
-    for key in ("state_dict", "model"):
-        state = state.get(key, state)
-    return state
-
-
-# Hugging Face's names below a layer -> timm's below a block. transformers 5 moved the attention.
-LAYER_NAMES = (
-    (re.compile(r"^attention\.(attention\.)?(query|q_proj)\."), "attn.q."),
-    (re.compile(r"^attention\.(attention\.)?(key|k_proj)\."), "attn.k."),
-    (re.compile(r"^attention\.(attention\.)?(value|v_proj)\."), "attn.v."),
-    (re.compile(r"^attention\.(output\.dense|o_proj)\."), "attn.proj."),
-    (re.compile(r"^layer_scale(\d)\.lambda1"), r"ls\1.gamma"),
-    (re.compile(r"^mlp\.weights_in\."), "mlp.fc1."),
-    (re.compile(r"^mlp\.weights_out\."), "mlp.fc2."),
-)
-
-
-def from_hugging_face(state: dict[str, Tensor], folds_class_position: bool) -> dict[str, Tensor]:
-    """A DINOv2 state dict in Hugging Face's names, in timm's: q, k and v fused.
-
-    Args:
-        folds_class_position: timm's register models hold no position for the class token; it is added to the token.
-    """
-    renamed: dict[str, Tensor] = {}
-    for full_name, value in state.items():
-        name = re.sub(r"^(dinov2(_with_registers)?|model|backbone)\.", "", full_name)
-        if name.startswith("embeddings."):
-            name = name.removeprefix("embeddings.")
-            name = name.replace("patch_embeddings.projection", "patch_embed.proj")
-            name = name.replace("position_embeddings", "pos_embed").replace("register_tokens", "reg_token")
-        elif match := re.match(r"^(?:encoder\.)?layers?\.(\d+)\.(.*)", name):
-            index, inner = match.groups()
-            for pattern, replacement in LAYER_NAMES:
-                inner = pattern.sub(replacement, inner)
-            name = f"blocks.{index}.{inner}"
-        else:
-            name = re.sub(r"^layernorm\.", "norm.", name)
-        renamed[name] = value
-    for name in [name for name in renamed if ".attn.q." in name]:
-        parts = [renamed.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
-        renamed[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
-    if folds_class_position:
-        renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
-        renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
-    return {name: value for name, value in renamed.items() if name != "mask_token"}
