@@ -19,7 +19,8 @@ class EarlyStoppingOnIoU(EarlyStopping):
     """
 
     def __init__(self, monitor: str = "val_iou", patience: int = 7, min_delta: float = 1e-4, mode: str = "max") -> None:
-        super().__init__(monitor=monitor, patience=patience, min_delta=min_delta, mode=mode, verbose=False)
+        # patience counts validations, wherever in an epoch they fall
+        super().__init__(monitor, min_delta, patience, mode=mode, verbose=False, check_on_train_epoch_end=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metric_value(trainer, self.monitor, type(self).__name__)

@@ -216,8 +216,8 @@ class CLI(LightningCLI):
         os.environ[FOLDER_VARIABLE] = str(self.folder)
         try:
             super()._run_subcommand(subcommand)
-        except UserError:
-            if new and _rank() == 0 and not any(self.folder.glob("*.ckpt")):
+        except Exception as error:
+            if user_error(error) and new and _rank() == 0 and not any(self.folder.glob("*.ckpt")):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
         finally:
@@ -260,18 +260,22 @@ def stand_alone(config: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def one_line(error: BaseException) -> str:
-    """The user's mistake in an exception, without what libraries wrapped around it."""
+def user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake that libraries wrapped into other exceptions, if there is one."""
     seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
-        if isinstance(current, UserError):
-            # a data loader's worker sends a whole traceback; its last line is ours
-            return str(current).strip().splitlines()[-1].removeprefix("eomt.errors.UserError: ")
-        current = current.__cause__ or current.__context__
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    return " ".join(lines)
+    while error is not None and error not in seen:
+        if isinstance(error, UserError):
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """A message without line breaks; of a data loader's worker, which sends a traceback, the last line."""
+    if found := user_error(error):
+        return str(found).strip().splitlines()[-1].removeprefix("eomt.errors.UserError: ")
+    return " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip(" -"))
 
 
 def with_saved_config(args: list[str]) -> list[str]:
@@ -288,7 +292,9 @@ def main(args: Sequence[str] | None = None) -> None:
     _set_up_output()
     try:
         CLI(with_saved_config(list(sys.argv[1:] if args is None else args)))
-    except UserError as error:
+    except Exception as error:
+        if user_error(error) is None:
+            raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
 

@@ -90,6 +90,12 @@ def test_numbers_of_an_index_mask_survive(tmp_path: Path, labels: np.ndarray, en
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), labels)
 
 
+def test_labels_beyond_16_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 6), 70000, dtype=np.int32)).save(tmp_path / "mask.tif")
+    with pytest.raises(UserError, match=r"mask\.tif: label 70000: labels from 0 to 65535"):
+        read_mask(tmp_path / "mask.tif")
+
+
 COLORS = [(200, 0, 0), (0, 0, 0), (0, 200, 7)]
 
 

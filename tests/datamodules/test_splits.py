@@ -30,7 +30,9 @@ def test_small_fractions_give_one_image_and_zero_gives_none() -> None:
 def test_pairs_are_found_in_folders_by_stem(tmp_path: Path) -> None:
     for name in ("a/1.png", "b/1.PNG", "2.bmp"):
         write_pair(tmp_path, name, np.zeros((4, 4), np.uint8))
-    (tmp_path / "images" / ".DS_Store").write_text("")
+    for hidden in (tmp_path / "images" / "._2.png", tmp_path / "images" / ".trash" / "3.png"):
+        hidden.parent.mkdir(exist_ok=True)
+        hidden.write_text("")
     (tmp_path / "images" / "notes.txt").write_text("")
     pairs = find_pairs(tmp_path, None, None)
     assert sorted(pair.name for pair in pairs) == ["2.bmp", "a/1.png", "b/1.PNG"]

@@ -1,0 +1,36 @@
+# make quickstart    install, then adapt a tiny EoMT to night scenes, test it, predict with it
+# make test          install, then run the whole test suite
+# make lint          style, format and types
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python main.py
+QUICKSTART := configs/quickstart/eomt.yaml
+
+.PHONY: install quickstart test lint
+
+install: .venv/installed
+
+# pip comes with python3-venv on Debian and Ubuntu; where only python3-pip is there, it makes the environment too
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv 2>/dev/null \
+		|| { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install pip; } \
+		|| { echo "error: $(PYTHON) cannot make an environment; install it: apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,peft,tensorboard,wandb]"
+	@touch $@
+
+quickstart: install
+	$(RUN) fit --config $(QUICKSTART)
+	$(RUN) test --config $(QUICKSTART) --ckpt_path best
+	$(RUN) predict --config $(QUICKSTART) --ckpt_path best
+	@$(BIN)/python -m eomt.report runs
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,220 @@
+"""The command line from end to end, on tiny data."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.cli_runs import Workspace, make_workspace, refusal
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make_workspace(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="module")
+def run(workspace: Workspace) -> Path:
+    return workspace.fit("first")
+
+
+def summary(run: Path) -> dict:
+    return json.loads((run / "training_summary.json").read_text())
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def best(run: Path) -> Path:
+    return next(run.glob("best_lora_*.ckpt"))
+
+
+def test_a_run_s_folder_holds_what_the_design_names(run: Path) -> None:
+    step, score = summary(run)["best_step"], summary(run)["best"]
+    names = {path.name for path in run.iterdir()}
+    assert best(run).name.startswith(f"best_lora_step{step}_iou{score:.4f}_dice")
+    stem = best(run).stem
+    assert names == {
+        "config.yaml",
+        f"{stem}.ckpt",
+        stem,
+        stem.replace("lora", "merged"),
+        "latest_lora_step8.ckpt",
+        "final_lora_step8.ckpt",
+        "metrics.csv",
+        "timing.csv",
+        "training.log",
+        "splits.json",
+        "training_summary.json",
+        "pictures",
+    }
+    assert {path.name for path in (run / stem).iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_the_summary_has_its_fields(run: Path) -> None:
+    found = summary(run)
+    assert found["task"] == "SemanticSegmentation"
+    assert (found["metric"], found["mode"]) == ("val_iou", "max")
+    assert found["best"] > found["baseline"]
+    assert found["best_step"] in (4, 8)
+    assert found["merge_relative_diff"] <= 1e-4
+    assert found["adapter_bytes"] == (run / best(run).stem / "adapter_model.safetensors").stat().st_size
+    assert "24 adapters act and learn" in found["audit"]
+    assert found["base"]["id"].endswith("base")
+    assert found["seed"] == 42
+
+
+def test_step_0_is_a_row_like_any_other(run: Path) -> None:
+    steps = [int(row["step"]) for row in rows(run)]
+    assert steps == [0, 2, 4, 6, 8]
+    assert float(rows(run)[0]["val_iou"]) == pytest.approx(summary(run)["baseline"])
+    assert rows(run)[1]["train_loss"]
+    assert rows(run)[1]["lr"]
+
+
+def test_checkpoints_hold_no_frozen_weight_and_load_safely(run: Path) -> None:
+    state = torch.load(best(run), weights_only=True)["state_dict"]
+    kinds = {name.rpartition(".")[2] if "lora" in name else name for name in state}
+    assert kinds == {
+        "lora_a",
+        "lora_b",
+        "network.class_head.weight",
+        "network.class_head.bias",
+        "network.attn_mask_probs",
+    }
+
+
+def measured(capsys: pytest.CaptureFixture[str], command: str) -> dict[str, float]:
+    """Figures in Lightning's table."""
+    table = {}
+    for line in capsys.readouterr().out.splitlines():
+        cells = [cell.strip() for cell in line.strip("│ ").split("│")]
+        if len(cells) == 2 and cells[0].startswith(("val_", "test_")):
+            table[cells[0]] = float(cells[1])
+    assert table, command
+    return table
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_checkpoint_adapter_and_merged_folder_alone_give_one_metric(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    figures = []
+    for path in (best(run), best(run).with_suffix(""), run / best(run).stem.replace("lora", "merged")):
+        capsys.readouterr()
+        workspace.run(command, "--ckpt_path", str(path), config=False)
+        figures.append(measured(capsys, command))
+    if command == "validate":
+        assert figures[0]["val_iou"] == pytest.approx(summary(run)["best"])
+    else:
+        results = sorted((run / "results").glob("*_eval.json"))
+        assert json.loads(results[0].read_text())["metrics"]["test_iou"] == pytest.approx(figures[0]["test_iou"])
+    for other in figures[1:]:
+        assert other == pytest.approx(figures[0], rel=1e-4)
+
+
+def test_predict_writes_masks(workspace: Workspace, run: Path) -> None:
+    workspace.run("predict", "--ckpt_path", "best", "--run_name", "first")
+    assert len(list((run / "predictions").glob("0?.png"))) == 2
+
+
+def test_base_alone_is_measured_at_step_0_s_figure(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    workspace.run("validate", "--model.lora_config", "null")
+    assert measured(capsys, "validate")["val_iou"] == pytest.approx(summary(run)["baseline"])
+
+
+def test_resume_at_an_epoch_boundary_is_bit_exact_and_keeps_the_rows(workspace: Workspace, run: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        workspace.fit("cut", "--trainer.callbacks+", "tests.cli_runs.PowerCut")
+    cut = workspace.runs / "cut"
+    assert (cut / "latest_lora_step4.ckpt").is_file()
+    assert summary(cut)["steps"] == 4
+    workspace.run("fit", "--run_name", "cut", "--ckpt_path", "latest")
+    assert not (cut / "latest_lora_step4.ckpt").exists()
+    whole = torch.load(run / "final_lora_step8.ckpt", weights_only=True)["state_dict"]
+    resumed = torch.load(cut / "final_lora_step8.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert rows(cut) == rows(run)
+    assert summary(cut)["baseline"] == summary(run)["baseline"]
+
+
+def test_a_run_is_never_written_over(workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert "exists" in refusal(capsys, workspace, "fit", "--run_name", "first")
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_nothing_to_train_is_said_and_leaves_nothing(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("--model.lora_config.enabled", "false", "--model.lora_config.trainable_modules", "[]")
+    assert "nothing to train" in refusal(capsys, workspace, "fit", "--run_name", "nothing", *args)
+    assert not (workspace.runs / "nothing").exists()
+
+
+def test_a_learning_rate_of_0_stays_at_the_baseline(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    run = workspace.fit("zero", "--model.lr", "0")
+    assert summary(run)["best"] == summary(run)["baseline"]
+    assert summary(run)["best_step"] == 0
+    assert "never beat step 0" in capsys.readouterr().out
+
+
+def test_command_line_beats_the_checkpoint(workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refusal(
+        capsys,
+        workspace,
+        *("validate", "--ckpt_path", str(best(run)), "--model.lora_config.rank", "2"),
+        config=False,
+    )
+    assert "shape" in error
+
+
+def test_config_is_saved_resolved_and_runs_again(workspace: Workspace, run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["network"]["init_args"]["num_classes"] == 3
+    assert config["data"]["init_args"]["crop_size"] == [32, 48]
+    assert config["trainer"]["default_root_dir"] == str(workspace.runs)
+
+
+def test_full_fine_tuning_has_no_adapter_folder_and_a_merged_one(workspace: Workspace) -> None:
+    run = workspace.fit("full", "--model.lora_config", "null")
+    assert summary(run)["trainable_parameters"] == summary(run)["total_parameters"]
+    assert not [path for path in run.glob("best_lora_*") if path.is_dir()]
+    assert list(run.glob("best_merged_*/model.safetensors"))
+
+
+def test_unfrozen_base_says_why_there_is_no_adapter_folder(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = workspace.fit("unfrozen", "--model.lora_config.freeze_base_model", "false")
+    assert not [path for path in run.glob("best_lora_*") if path.is_dir()]
+    assert "no adapter folder" in (run / "training.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--ckpt_path", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
+        (("--ckpt_path", "latest", "--run_name", "other"), "no latest_lora_step"),
+        (("--model.network.num_classes", "7"), "num_classes: 7, but the data has 3"),
+        (("--model.lora_config.rank", "0"), "rank: 0, must be"),
+        (("--model.lora_config.rnak", "4"), "rnak"),
+        (("--model.lora_config.target_modules", "[attention, mpl]"), "'mpl' matches no module; nearest: mlp"),
+        (("--model.lora_config.rank", "4000"), "rank: 4000 is above"),
+        (("--data.path", "nowhere"), "nowhere"),
+        (("--model.lr", "-1"), "lr: -1"),
+        (("--model.network.encoder.backbone_name", "vit_tiny"), "no timm model"),
+    ],
+)
+def test_mistakes_are_one_line(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
+) -> None:
+    before = sorted(workspace.runs.glob("*"))
+    assert message in refusal(capsys, workspace, "fit", *args)
+    assert sorted(workspace.runs.glob("*")) == before
