@@ -26,35 +26,54 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         pairs: The files.
         table: Class ids of the masks' raw labels.
         class_colors: Colours of the raw labels, where masks are coloured.
-        transform: Random changes; None leaves images at their own size.
     """
 
-    def __init__(
-        self,
-        pairs: list[Pair],
-        table: LabelTable,
-        class_colors: list[Color] | None,
-        transform: TrainTransform | None = None,
-    ) -> None:
+    def __init__(self, pairs: list[Pair], table: LabelTable, class_colors: list[Color] | None) -> None:
         self.pairs = pairs
         self.table = table
         self.class_colors = class_colors
-        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        pair = self.pairs[max(index, 0)]
+    def read(self, position: int) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) uint8 and class ids (H, W) uint8."""
+        pair = self.pairs[position]
         image = F.pil_to_tensor(read_image(pair.image))
         ids = torch.from_numpy(self.table.class_ids(read_mask(pair.mask, self.class_colors), pair.mask))
         check_same_size(pair, tuple(image.shape[-2:]), tuple(ids.shape))
-        if self.transform is not None:
-            image, ids = self.transform(image, ids)
-        mask = ids.long()
+        return image, ids
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, ids = self.read(max(index, 0))
         if index == PADDING_INDEX:
-            return {"image": image, "mask": mask.fill_(IGNORED), "name": ""}
-        return {"image": image, "mask": mask, "name": pair.name}
+            return {"image": image, "mask": ids.long().fill_(IGNORED), "name": ""}
+        return {"image": image, "mask": ids.long(), "name": self.pairs[index].name}
+
+
+class AugmentedDataset(Dataset[dict[str, Any]]):
+    """Randomly changed samples, for training; an index comes with the seed of the changes.
+
+    Args:
+        samples: Images with their masks.
+        transform: The random changes.
+    """
+
+    def __init__(self, samples: ImageMaskDataset, transform: TrainTransform) -> None:
+        self.samples = samples
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
+        position, seed = index
+        image, ids = self.samples.read(position)
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the GPU's generator too, which belongs to the network
+            torch.default_generator.manual_seed(seed)
+            image, ids = self.transform(image, ids)
+        return {"image": image, "mask": ids.long(), "name": self.samples.pairs[position].name}
 
 
 class ImageDataset(Dataset[dict[str, Any]]):

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.image_mask_dataset import ImageDataset, ImageMaskDataset
+from datamodules.image_mask_dataset import AugmentedDataset, ImageDataset, ImageMaskDataset
 from datamodules.labels import LabelTable, declared_num_classes, infer_num_classes, one_class_problem
 from datamodules.reading import IMAGE_EXTENSIONS
-from datamodules.sampling import EvaluationSampler, collate_samples
+from datamodules.sampling import EvaluationSampler, TrainingSampler, collate_samples
 from datamodules.scanning import scan_pairs
 from datamodules.splits import SPLITS, Pair, find_files, find_pairs, read_split_record, seeded_split
 from datamodules.transforms import TrainTransform
@@ -204,15 +204,9 @@ class ImageMaskFolder(LightningDataModule):
             raise UserError("crop_size: null: give the height and width of training samples, e.g. [644, 644]")
         crop_size = (self.crop_size[0], self.crop_size[1])
         transform = TrainTransform(crop_size, self.scale_range, self.flip, self.color_jitter)
-        dataset = ImageMaskDataset(self._found()["train"], self._label_table(), self.class_colors, transform)
-        sampler: DistributedSampler[dict[str, Any]] = DistributedSampler(
-            dataset,
-            num_replicas=self._world_size,
-            rank=self._rank,
-            shuffle=True,
-            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
-            drop_last=True,
-        )
+        dataset = AugmentedDataset(self._masked_dataset("train"), transform)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        sampler = TrainingSampler(len(dataset), self._world_size, self._rank, seed)
         return self._loader(dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -265,6 +259,8 @@ class ImageMaskFolder(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            # its own, or each new iterator would draw from the generator of dropout and point sampling
+            generator=torch.Generator(),
         )
 
     def _masked_dataset(self, split: str) -> ImageMaskDataset:

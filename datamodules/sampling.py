@@ -3,12 +3,47 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
 from eomt.errors import UserError
 
 PADDING_INDEX = -1
+
+
+class TrainingSampler(Sampler[tuple[int, int]]):
+    """Shuffled indices, each with the seed of its random changes; what does not fill all ranks alike is left out.
+
+    Both depend on `seed` and the epoch alone: the same with any number of worker processes, and after a resume.
+
+    Args:
+        num_samples: Size of the data set.
+        world_size: Number of processes.
+        rank: Number of this process.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, num_samples: int, world_size: int, rank: int, seed: int) -> None:
+        self.num_samples = num_samples
+        self.world_size = world_size
+        self.rank = rank
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning does so."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples // self.world_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(self.num_samples).tolist()
+        seeds = random.integers(2**62, size=self.num_samples).tolist()
+        own = range(self.rank, len(self) * self.world_size, self.world_size)
+        return iter([(order[position], seeds[position]) for position in own])
 
 
 class EvaluationSampler(Sampler[int]):

@@ -256,3 +256,14 @@ def test_missing_data_missing_splits_and_missing_crop_size_are_explained(tmp_pat
     write_pair(tmp_path / "one", "0.png", make_mask())
     with pytest.raises(UserError, match="train split is empty"):
         folder(tmp_path / "one", class_names=["a", "b", "c"]).setup("fit")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_augmentation_follows_from_the_seed_and_leaves_the_random_state_alone(tmp_path: Path, num_workers: int) -> None:
+    write_given_splits(tmp_path)
+    state = torch.get_rng_state()
+    batches = list(folder(tmp_path, num_workers=num_workers).train_dataloader())
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    again = list(folder(tmp_path, num_workers=0).train_dataloader())
+    assert all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, again, strict=True))
