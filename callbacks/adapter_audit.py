@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eomt.errors import UserError
 from eomt.models.adapter_io import loaded_names
 from eomt.models.lora import disable_adapters, lora_layers, record_calls
-from eomt.models.lora_integration import adaptation, evaluation_mode, expected_trainable
+from eomt.models.lora_integration import adaptation, check_trainable, evaluation_mode
 from eomt.models.lora_targets import is_inside
 from eomt.tasks.base import AdaptationTask
 
@@ -43,7 +43,7 @@ class AdapterAudit(Callback):
         assert isinstance(pl_module, AdaptationTask)
         if trainer.datamodule is None:  # type: ignore[attr-defined]
             raise UserError("data: AdapterAudit needs a datamodule to take a batch from")
-        check_trainable(pl_module)
+        check_trainable(pl_module.network)
         check_optimiser(pl_module, trainer.optimizers)
         if not self.allow_random_base:
             check_base_is_loaded(pl_module.network)
@@ -59,19 +59,6 @@ class AdapterAudit(Callback):
             raise UserError(f"AdapterAudit: {faults[0]}{more}")
         self.verdict = summarise(pl_module)
         log.info("Audit: %s", self.verdict)
-
-
-def check_trainable(task: AdaptationTask) -> None:
-    """That exactly what the config implies is trainable.
-
-    Raises:
-        UserError: naming a tensor that is not.
-    """
-    expected = expected_trainable(task.network)
-    for name, parameter in task.network.named_parameters():
-        if parameter.requires_grad != (name in expected):
-            state = "is frozen, though lora_config trains it" if name in expected else "is trained, not by lora_config"
-            raise UserError(f"AdapterAudit: {name!r} {state}; was requires_grad changed after the network was adapted?")
 
 
 def check_optimiser(task: AdaptationTask, optimizers: list[Any]) -> None:
@@ -113,7 +100,10 @@ def audit_batch(task: AdaptationTask, batch: dict[str, Any]) -> list[str]:
             if loss.requires_grad:
                 loss.backward()
             else:
-                faults.append("the loss does not depend on anything trainable (is the network run under no_grad?)")
+                faults.append(
+                    "the loss does not depend on anything trainable "
+                    "(is the network run under no_grad, or checkpointed with use_reentrant=True?)"
+                )
         faults += [f"{path!r} is never called in training" for path in layers if layers[path] not in called]
         for path, layer in layers.items():
             if fault := _gradient_fault([layer.lora_b]):

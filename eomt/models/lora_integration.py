@@ -207,6 +207,19 @@ def expected_trainable(model: nn.Module) -> set[str]:
     return names - adapted_weights
 
 
+def check_trainable(model: nn.Module) -> None:
+    """That exactly what the config implies is trainable.
+
+    Raises:
+        UserError: naming a tensor that is not.
+    """
+    expected = expected_trainable(model)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad != (name in expected):
+            state = "is frozen, though lora_config trains it" if name in expected else "is trained, not by lora_config"
+            raise UserError(f"lora_config: {name!r} {state}; was requires_grad changed after the network was adapted?")
+
+
 def fingerprint(model: nn.Module, paths: list[str]) -> dict[str, dict[str, Any]]:
     """Per adapted weight its shape and some entries at fixed, evenly spread places: enough to tell bases apart."""
     found = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import fill, trained_state
-from eomt.models.lora_integration import LoRAConfig, adaptation, apply_lora, same_base
+from eomt.models.lora_integration import LoRAConfig, adaptation, apply_lora, check_trainable, same_base
 
 NETWORK = "network."
 
@@ -84,8 +84,9 @@ class AdaptationTask(LightningModule, ABC):
         """AdamW over what is trainable, with warm-up and decay per step.
 
         Raises:
-            UserError: if nothing is trainable.
+            UserError: if nothing is trainable, or something other than what the config says.
         """
+        check_trainable(self.network)
         groups = self.parameter_groups()
         if not groups:
             raise UserError(

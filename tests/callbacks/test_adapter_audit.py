@@ -1,0 +1,178 @@
+"""Faults that happened in the wild: each is built, and the run must stop with the right name."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from callbacks import AdapterAudit
+from callbacks.adapter_audit import audit_batch
+from datamodules import ImageMaskFolder
+from eomt.errors import UserError
+from eomt.models import EoMT
+from eomt.models.adapter_io import mark_loaded
+from eomt.models.lora import LoRALinear, lora_layers
+from eomt.models.lora_integration import LoRAConfig
+from eomt.tasks import SemanticSegmentation
+from tests.cli_runs import write_images
+from tests.tiny import make_eomt
+
+BLOCK = "encoder.backbone.blocks.3"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageMaskFolder:
+    folder = tmp_path_factory.mktemp("audit")
+    write_images(folder / "train", 2, 0)
+    write_images(folder / "val", 1, 1)
+    return ImageMaskFolder(str(folder), batch_size=2, crop_size=(32, 48), num_workers=0)
+
+
+def make_task(loaded: bool = True, network: EoMT | None = None, **lora: Any) -> SemanticSegmentation:
+    torch.manual_seed(0)
+    network = network or make_eomt(num_classes=3)
+    if loaded:
+        mark_loaded(network, network.state_dict())
+    config = LoRAConfig(rank=2, **{"target_modules": ["attention", "mlp"], "freeze_base_model": True} | lora)
+    return SemanticSegmentation(network, config, num_points=64)
+
+
+def audit(task: SemanticSegmentation, data: ImageMaskFolder, folder: Path, **arguments: Any) -> AdapterAudit:
+    callback = AdapterAudit(**arguments)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        default_root_dir=folder,
+    )
+    trainer.fit(task, data)
+    return callback
+
+
+def test_a_sound_task_passes(data: ImageMaskFolder, tmp_path: Path) -> None:
+    callback = audit(make_task(trainable_modules=["q", "class_head"]), data, tmp_path)
+    assert callback.verdict == "all 24 adapters act and learn; 2 modules trained in full learn (q, class_head)"
+
+
+def ignore_adapter(task: SemanticSegmentation) -> None:
+    layer = task.network.get_submodule(f"{BLOCK}.attn.qkv")
+    assert isinstance(layer, LoRALinear)
+    layer.forward = lambda x: nn.functional.linear(x, layer.weight, layer.bias)  # type: ignore[method-assign]
+
+
+def no_grad_encoder(task: SemanticSegmentation) -> None:
+    task.network.encoder.run_block = torch.no_grad()(task.network.encoder.run_block)  # type: ignore[method-assign]
+
+
+def freeze_again(task: SemanticSegmentation) -> None:
+    task.network.encoder.requires_grad_(False)
+
+
+def unfreeze_a_base_weight(task: SemanticSegmentation) -> None:
+    task.network.get_parameter("encoder.backbone.norm.weight").requires_grad_(True)
+
+
+class FastPathMLP(nn.Module):
+    """Reads weights instead of calling its layers in evaluation, as torch's fused encoder layer does."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = mlp.fc1, mlp.fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.fc2(nn.functional.gelu(self.fc1(x)))
+        hidden = nn.functional.gelu(nn.functional.linear(x, self.fc1.weight, self.fc1.bias))
+        return nn.functional.linear(hidden, self.fc2.weight, self.fc2.bias)
+
+
+def fast_path(task: SemanticSegmentation) -> None:
+    block = task.network.encoder.backbone.blocks[3]
+    block.mlp = FastPathMLP(block.mlp)
+
+
+def reentrant_checkpointing(task: SemanticSegmentation) -> None:
+    encoder = task.network.encoder
+
+    def run_block(index: int, tokens: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        return checkpoint(encoder.blocks[index], tokens, attn_mask, use_reentrant=True)
+
+    encoder.run_block = run_block  # type: ignore[method-assign]
+
+
+def forget_in_optimiser(task: SemanticSegmentation) -> None:
+    groups = task.parameter_groups()
+    groups[0]["params"] = groups[0]["params"][:-1]
+    task.parameter_groups = lambda: groups  # type: ignore[method-assign]
+
+
+def detached_head(task: SemanticSegmentation) -> None:
+    task.network.mask_head.register_forward_hook(lambda module, inputs, output: output.detach())
+
+
+@pytest.mark.parametrize(
+    ("fault", "lora", "message"),
+    [
+        (ignore_adapter, {}, rf"'{BLOCK}\.attn\.qkv' is never called in training"),
+        (no_grad_encoder, {}, "does not depend on anything trainable"),
+        (no_grad_encoder, {"trainable_modules": ["mask_head"]}, r"blocks\.0\.attn\.qkv' gets no gradient"),
+        (freeze_again, {}, r"blocks\.0\.attn\.qkv\.lora_a' is frozen, though lora_config trains it"),
+        (unfreeze_a_base_weight, {}, r"norm\.weight' is trained, not by lora_config"),
+        (fast_path, {}, rf"'{BLOCK}\.mlp\.fc1' is never called in evaluation"),
+        (reentrant_checkpointing, {}, "use_reentrant=True"),
+        (reentrant_checkpointing, {"trainable_modules": ["mask_head"]}, r"blocks\.0\.attn\.qkv' gets no gradient"),
+        (forget_in_optimiser, {}, r"blocks\.5\.mlp\.fc2\.lora_b' is trainable but in no optimiser"),
+        (detached_head, {"trainable_modules": ["mask_head"]}, "'mask_head', trained in full, gets no gradient"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_fault_stops_the_run_with_its_name(
+    data: ImageMaskFolder, tmp_path: Path, fault: Callable[[SemanticSegmentation], None], lora: dict, message: str
+) -> None:
+    task = make_task(**lora)
+    fault(task)
+    with pytest.raises(UserError, match=message):
+        audit(task, data, tmp_path)
+
+
+def test_heads_frozen_at_random_stop_the_run(data: ImageMaskFolder, tmp_path: Path) -> None:
+    network = make_eomt(num_classes=3)
+    mark_loaded(network.encoder, network.encoder.state_dict())
+    with pytest.raises(UserError, match=r"'q\.weight' is frozen but was never loaded"):
+        audit(make_task(loaded=False, network=network), data, tmp_path)
+
+
+def test_a_random_base_stops_the_run_unless_it_is_wanted(data: ImageMaskFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"never loaded .*allow_random_base"):
+        audit(make_task(loaded=False), data, tmp_path)
+    audit(make_task(loaded=False), data, tmp_path, allow_random_base=True)
+
+
+def test_the_audit_leaves_everything_as_it_was(data: ImageMaskFolder) -> None:
+    task = make_task(trainable_modules=["class_head"])
+    task.network.mask_head.eval()
+    layer = next(iter(lora_layers(task.network).values()))
+    layer.lora_b.grad = torch.ones_like(layer.lora_b)
+    before = copy.deepcopy(task.state_dict() | dict(task.network.named_buffers()))
+    weights = {name: value.clone() for name, value in task.network.state_dict().items()}
+    modes = {name: module.training for name, module in task.named_modules()}
+    random = torch.get_rng_state()
+    batch = next(iter(data.train_dataloader()))
+    assert audit_batch(task, batch) == []
+    assert torch.equal(torch.get_rng_state(), random)
+    assert modes == {name: module.training for name, module in task.named_modules()}
+    assert all(torch.equal(value, task.network.state_dict()[name]) for name, value in weights.items())
+    assert all(torch.equal(value, dict(task.state_dict())[name]) for name, value in before.items() if "network" in name)
+    assert torch.equal(layer.lora_b.grad, torch.ones_like(layer.lora_b))
+    assert all(p.grad is None for p in task.parameters() if p is not layer.lora_b)
