@@ -1,0 +1,58 @@
+"""The quickstart of the README does what it says: adapters alone adapt the base, and nothing else would."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eomt.cli import main
+from eomt.report import newest_run
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "configs/quickstart/eomt.yaml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("quickstart")
+
+
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, *args: str) -> None:
+    monkeypatch.chdir(ROOT)
+    places = ["--data.path", str(folder / "data"), "--trainer.default_root_dir", str(folder / "runs")]
+    main([command, "--config", CONFIG, *places, *args])
+
+
+def summary(run: Path) -> dict:
+    return json.loads((run / "training_summary.json").read_text())
+
+
+def test_adapters_alone_adapt_the_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder, monkeypatch, "fit")
+    run(folder, monkeypatch, "test", "--ckpt_path", "best")
+    run(folder, monkeypatch, "predict", "--ckpt_path", "best")
+    made = newest_run(folder / "runs")
+    found = summary(made)
+    assert found["best"] > found["baseline"] + 0.10
+    assert found["merge_relative_diff"] <= 1e-4
+    assert found["trainable_parameters"] == found["lora_parameters"]
+    (result,) = (made / "results").glob("*_eval.json")
+    assert json.loads(result.read_text())["metrics"]["test_iou"] > found["baseline"] + 0.10
+    assert (made / "pictures" / "val_step000300.png").is_file()
+    assert len(list((made / "predictions").glob("*_overlay.png"))) == 40
+
+
+def test_without_a_learning_rate_it_stays_the_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ("--trainer.max_steps", "4", "--trainer.val_check_interval", "4")
+    run(folder, monkeypatch, "fit", "--model.lr", "0", "--run_name", "zero", *short)
+    found = summary(folder / "runs" / "zero")
+    assert (found["best"], found["best_step"]) == (found["baseline"], 0)
+
+
+def test_without_adapters_there_is_nothing_to_train(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(folder, monkeypatch, "fit", "--model.lora_config.enabled", "false")
+    assert stop.value.code == 2
+    assert "nothing to train" in capsys.readouterr().err
