@@ -11,7 +11,7 @@ from rich.console import Console
 
 log = logging.getLogger("eomt")
 
-SHOWN_METRICS = ("train_loss", "val_loss", "val_iou")
+SHOWN_METRICS = ("train_loss", "train_iou", "val_loss", "val_iou")
 
 
 def _without_forks(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +55,12 @@ class ProgressBar(RichProgressBar):
         """The sanity check validates step 0, which training has to beat; after a resume it may run at a later step."""
         step = self.trainer.global_step
         return "Baseline (step 0)" if step == 0 else f"Resumed (step {step})"
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Where the run's length is given in steps, Lightning would call it "Epoch 3/-2"."""
+        if self.trainer.max_epochs == -1:
+            return f"Epoch {current_epoch}, to step {self.trainer.max_steps}"
+        return super()._get_train_description(current_epoch)
 
     @property
     def images_per_second(self) -> float:

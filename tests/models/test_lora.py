@@ -23,7 +23,7 @@ from eomt.models.lora import (
     remove_adapters,
     replace_linear_with_lora,
 )
-from eomt.models.lora_dropout import DroppedProjection, pack_bits, unpack_bits
+from eomt.models.lora_dropout import DroppedProjection, keep_mask, keep_share
 
 
 def filled(layer: LoRALayer) -> LoRALayer:
@@ -144,32 +144,52 @@ def test_bad_values_are_refused_by_name(arguments: dict) -> None:
         LoRALinear(4, 4, **arguments)
 
 
-@pytest.mark.parametrize("shape", [(5,), (3, 7), (2, 8)])
-def test_bits_are_packed_without_loss(shape: tuple[int, ...]) -> None:
-    keep = torch.rand(shape) < 0.5
-    bits = pack_bits(keep)
-    assert bits.numel() == -(-keep.numel() // 8)
-    assert torch.equal(unpack_bits(bits, keep.shape), keep)
-
-
-def test_dropout_has_the_gradients_of_a_masked_copy() -> None:
-    x = torch.randn(4, 9, dtype=torch.double, requires_grad=True)
+@pytest.mark.parametrize("shape", [(5, 9), (2, 3, 9), (9,), (0, 9)])
+def test_dropout_has_the_gradients_of_a_masked_copy(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
     a = torch.randn(3, 9, dtype=torch.double, requires_grad=True)
-    h = DroppedProjection.apply(x, a, 0.3)
-    bits = h.grad_fn.saved_tensors[2]  # type: ignore[union-attr]
-    mask = unpack_bits(bits, x.shape) / 0.7
-    expected = F.linear(x * mask, a)
+    h = DroppedProjection.apply(x, a, 0.3, 7)
+    expected = F.linear(x * keep_mask(x, 0.3, 7) / keep_share(0.3), a)
     torch.testing.assert_close(h, expected)
     grad = torch.randn_like(h)
     found = torch.autograd.grad(h, (x, a), grad)
     torch.testing.assert_close(found, torch.autograd.grad(expected, (x, a), grad))
 
 
-def test_dropout_drops_the_share_it_was_told() -> None:
-    x, a = torch.ones(200, 100, requires_grad=True), torch.eye(100)
-    h = DroppedProjection.apply(x, a, 0.1)
-    assert (h == 0).float().mean().item() == pytest.approx(0.1, abs=0.01)
-    assert h.mean().item() == pytest.approx(1, abs=0.02)
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_anew_each_time(dropout: float) -> None:
+    x = torch.ones(300, 100)
+    masks = [keep_mask(x, dropout, seed) for seed in (1, 2)]
+    assert masks[0].float().mean().item() == pytest.approx(1 - dropout, abs=0.01)
+    assert torch.equal(masks[0], keep_mask(x, dropout, 1))
+    # independent of one another, and between neighbours
+    assert (masks[0] & masks[1]).float().mean().item() == pytest.approx((1 - dropout) ** 2, abs=0.01)
+    assert (masks[0][:, 1:] & masks[0][:, :-1]).float().mean().item() == pytest.approx((1 - dropout) ** 2, abs=0.01)
+
+
+def test_dropout_keeps_the_mean_and_draws_a_new_mask_each_call() -> None:
+    layer = filled(LoRALinear(100, 4, rank=1, lora_dropout=0.5)).train()
+    nn.init.ones_(layer.lora_a)
+    x = torch.ones(2000, 100, dtype=torch.double)
+    update = layer(x) - F.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(update.mean(0), 100 * layer.scaling * layer.lora_b[:, 0], rtol=0.02, atol=0)
+    assert not torch.equal(layer(x), layer(x))
+
+
+def test_dropout_keeps_no_copy_of_its_input() -> None:
+    layer = LoRALinear(256, 256, rank=4, lora_dropout=0.1)
+    x = torch.randn(64, 256, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def remember(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        layer(x)
+    parameters = sum(p.numel() * 4 for p in layer.parameters())
+    # beside x and the parameters only what has rank columns
+    assert sum(kept.values()) <= x.numel() * 4 + parameters + 4 * 64 * 4 * 4
 
 
 def test_dropout_is_off_in_evaluation() -> None:
