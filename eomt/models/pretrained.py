@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import ssl
+import urllib.error
+import urllib.request
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -46,6 +51,29 @@ def load_backbone(backbone: VisionTransformer, path: str | Path) -> None:
         raise UserError(f"{path}: {found}; choose the backbone_name that these weights are of")
     backbone.load_state_dict(state)
     mark_loaded(backbone, state)
+
+
+def require_hub(repository: str) -> None:
+    """Says within seconds that the hub cannot be reached: its own client tries again for three quarters of a minute.
+
+    Raises:
+        UserError: if the weights of `repository` are not in the cache and the hub does not answer.
+    """
+    cached = any(isinstance(try_to_load_from_cache(repository, name), str) for name in WEIGHT_FILES)
+    if cached or is_offline_mode():
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return  # it answers
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return  # the hub's client has certificates of its own
+        raise UserError(
+            f"pretrained: {repository} is not in the cache and {ENDPOINT} cannot be reached ({reason}); "
+            "give a local folder instead: --model.network.encoder.pretrained FOLDER"
+        ) from error
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

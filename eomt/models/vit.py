@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
-from eomt.models.pretrained import load_backbone
+from eomt.models.pretrained import load_backbone, require_hub
 
 
 class ViT(nn.Module):
@@ -127,6 +127,9 @@ class ViT(nn.Module):
             raise UserError(f"backbone_name: {self.backbone_name!r} is no timm model; {hint}")
         if not is_model_in_modules(self.backbone_name.split(".")[0], ["vision_transformer"]):
             raise UserError(f"backbone_name: {self.backbone_name!r} is no plain ViT; see timm.list_models('vit_*')")
+        repository = _pretrained_config(self.backbone_name).hf_hub_id
+        if from_hub and repository:
+            require_hub(repository)
         try:
             backbone = timm.create_model(
                 self.backbone_name,
