@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks import (
@@ -33,6 +35,7 @@ from callbacks import (
 from callbacks.run_folder import write_file
 from eomt.checkpoints import config_beside, find_checkpoint, make_run_name
 from eomt.errors import UserError
+from eomt.mistakes import mistake, one_line
 from eomt.models.adapter_io import load_adapter
 from eomt.models.pretrained import read_weights
 from eomt.tasks.base import AdaptationTask
@@ -204,6 +207,9 @@ class CLI(LightningCLI):
             return run
         if shared := os.environ.get(FOLDER_VARIABLE):
             return Path(shared)
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise UserError(f"trainer.default_root_dir: {existing} is no folder that can be written to; choose another")
         if self.subcommand == "fit" and folder.exists():
             raise UserError(
                 f"run_name: {folder} exists; choose another name, "
@@ -217,7 +223,7 @@ class CLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except Exception as error:
-            if user_error(error) and new and _rank() == 0 and not any(self.folder.glob("*.ckpt")):
+            if mistake(error) and new and _rank() == 0 and not any(self.folder.glob("*.ckpt")):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
         finally:
@@ -260,24 +266,6 @@ def stand_alone(config: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake that libraries wrapped into other exceptions, if there is one."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        if isinstance(error, UserError):
-            return error
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def one_line(error: BaseException) -> str:
-    """A message without line breaks; of a data loader's worker, which sends a traceback, the last line."""
-    if found := user_error(error):
-        return str(found).strip().splitlines()[-1].removeprefix("eomt.errors.UserError: ")
-    return " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip(" -"))
-
-
 def with_saved_config(args: list[str]) -> list[str]:
     """Adds the configuration beside `--ckpt_path` to a command that gives none."""
     ckpt_path = _option(args, "--ckpt_path")
@@ -292,10 +280,14 @@ def main(args: Sequence[str] | None = None) -> None:
     _set_up_output()
     try:
         CLI(with_saved_config(list(sys.argv[1:] if args is None else args)))
+    except SIGTERMException:
+        # Lightning saves and then exits with 0, as if the run had ended
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
-        if user_error(error) is None:
+        found = mistake(error)
+        if found is None:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(found)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,0 +1,50 @@
+"""From the exceptions of libraries and the machine to the one line that a user can act on."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+from safetensors import SafetensorError
+
+from eomt.errors import UserError
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def mistake(error: BaseException) -> UserError | None:
+    """What the user can mend, or None for an error of the program."""
+    return user_error(error) or lack_of_resources(error)
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake that libraries wrapped into other exceptions, if there is one."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, UserError):
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """A message without line breaks; of a data loader's worker, which sends a traceback, the last line."""
+    if found := user_error(error):
+        return str(found).strip().splitlines()[-1].removeprefix("eomt.errors.UserError: ")
+    return " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip(" -"))
+
+
+def lack_of_resources(error: BaseException) -> UserError | None:
+    """What the machine lacks, told with what would do."""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return UserError(
+            f"out of memory ({str(error).splitlines()[0]}); what helps: a smaller --data.batch_size with "
+            "--trainer.accumulate_grad_batches, --model.network.encoder.checkpointing true, a smaller img_size, "
+            "--model.lora_config.layers last:4"
+        )
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return UserError(f"{error.filename or 'the run folder'}: cannot be written ({error.strerror}); make room there")
+    if isinstance(error, SafetensorError) and "os error" in str(error):
+        return UserError(f"the run folder cannot be written ({error}); make room there")
+    return None
