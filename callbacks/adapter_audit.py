@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class AdapterAudit(Callback):
         if not self.allow_random_base:
             check_base_is_loaded(pl_module.network)
         with isolate_rng():
-            batch = next(iter(trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
+            batch = first_supervised(pl_module, trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
         batch = trainer.strategy.batch_to_device(batch)
         with trainer.precision_plugin.forward_context():
             faults = audit_batch(pl_module, batch)
@@ -59,6 +59,18 @@ class AdapterAudit(Callback):
             raise UserError(f"AdapterAudit: {faults[0]}{more}")
         self.verdict = summarise(pl_module)
         log.info("Audit: %s", self.verdict)
+
+
+def first_supervised(task: AdaptationTask, batches: Iterable[Any]) -> Any:
+    """The first batch that has anything to learn from: random crops of sparse labels may have nothing.
+
+    Raises:
+        UserError: if none has.
+    """
+    for batch in batches:
+        if task.is_supervised(batch):
+            return batch
+    raise UserError("data: no batch of the first epoch holds a label to learn from; see ignore_labels and crop_size")
 
 
 def check_optimiser(task: AdaptationTask, optimizers: list[Any]) -> None:

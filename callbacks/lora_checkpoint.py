@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,6 @@ from eomt.models.lora_integration import adaptation
 from eomt.tasks.base import AdaptationTask
 
 log = logging.getLogger("eomt")
-
-LATEST = re.compile(r"latest_lora_step(\d+)\.ckpt")
-BEST = re.compile(r"best_lora_step(\d+)_.*\.ckpt")
 
 
 class LoRACheckpoint(Checkpoint):
@@ -47,8 +43,9 @@ class LoRACheckpoint(Checkpoint):
         self.monitor, self.mode, self.every_n_steps = monitor, mode, every_n_steps
         self.best_score: float | None = None
         self.best_step: int | None = None
-        self.best_path = ""
-        self.latest_path = ""
+        # names in the run's folder, which may have been moved or copied since
+        self.best_name = ""
+        self.latest_name = ""
         self.baseline: float | None = None
         # called with (trainer, task, path) after a best was saved; MergeOnSave adds itself
         self.on_best: list[Callable[[Trainer, LightningModule, Path], None]] = []
@@ -60,6 +57,21 @@ class LoRACheckpoint(Checkpoint):
         self._folder = run_folder(trainer)
         self.monitor = self.monitor or pl_module.monitor
         self._mode = self.mode or pl_module.mode
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops a run that diverged: NaN scores have an arg-max too, and would be praised.
+
+        Raises:
+            UserError: naming a tensor with NaN or infinity.
+        """
+        if trainer.state.fn != "fit":
+            return
+        for name, parameter in pl_module.named_parameters():
+            if parameter.requires_grad and not bool(parameter.isfinite().all()):
+                raise UserError(
+                    f"{name!r} is not finite at step {trainer.global_step}: the training diverged; "
+                    "lower --model.lr, or set --trainer.gradient_clip_val 1.0"
+                )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -80,7 +92,7 @@ class LoRACheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self._folder / f"final_lora_step{trainer.global_step}.ckpt")
+            self._replace(trainer, f"final_lora_step{trainer.global_step}.ckpt", "final_lora_step*.ckpt")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """What was trained so far is not lost: Ctrl-C or a failure leaves a latest checkpoint to resume from."""
@@ -91,14 +103,17 @@ class LoRACheckpoint(Checkpoint):
         return {
             "best_score": self.best_score,
             "best_step": self.best_step,
-            "best_path": self.best_path,
+            "best_name": self.best_name,
             "baseline": self.baseline,
             "random": _gather_random_states(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
-        self.best_path, self.baseline = state_dict["best_path"], state_dict["baseline"]
+        self.best_name, self.baseline = state_dict["best_name"], state_dict["baseline"]
+        if self.best_name and not (self._folder / self.best_name).is_file():
+            # the checkpoint was taken out of its run: what comes next is the best here
+            self.best_name, self.best_score, self.best_step = "", None, None
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         states = state_dict["random"]
         if rank < len(states):
@@ -116,9 +131,8 @@ class LoRACheckpoint(Checkpoint):
         name = f"best_lora_step{trainer.global_step}"
         for figure in pl_module.file_metrics:
             name += f"_{figure}{metric_value(trainer, f'val_{figure}', 'LoRACheckpoint'):.4f}"
-        previous, path = self.best_path, self._folder / f"{name}.ckpt"
-        self.best_path = str(path)
-        trainer.save_checkpoint(path)
+        previous, self.best_name = self.best_name, f"{name}.ckpt"
+        path = self._folder / self.best_name
         if trainer.is_global_zero:
             done = adaptation(pl_module.network)
             if done and done.adapters:
@@ -126,28 +140,27 @@ class LoRACheckpoint(Checkpoint):
                     save_adapter(pl_module.network, path.with_suffix(""), getattr(pl_module.network, "base", None))
                 except UserError as error:
                     log.info("%s", error)
-            if previous and previous != str(path):
-                _remove(Path(previous), self._folder)
+        # before the checkpoint, which keeps what these callbacks know
         for call in self.on_best:
             call(trainer, pl_module, path)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero and previous and previous != self.best_name:
+            (self._folder / previous).unlink(missing_ok=True)
+            shutil.rmtree((self._folder / previous).with_suffix(""), ignore_errors=True)
 
     def _save_latest(self, trainer: Trainer) -> None:
-        path = self._folder / f"latest_lora_step{trainer.global_step}.ckpt"
-        if str(path) == self.latest_path:
-            return
-        trainer.save_checkpoint(path)
-        self.latest_path = str(path)
+        name = f"latest_lora_step{trainer.global_step}.ckpt"
+        if name != self.latest_name:
+            self._replace(trainer, name, "latest_lora_step*.ckpt")
+            self.latest_name = name
+
+    def _replace(self, trainer: Trainer, name: str, pattern: str) -> None:
+        """Saves a checkpoint and removes the earlier ones of its kind."""
+        trainer.save_checkpoint(self._folder / name)
         if trainer.is_global_zero:
-            for other in self._folder.glob("latest_lora_step*.ckpt"):
-                if other != path:
+            for other in self._folder.glob(pattern):
+                if other.name != name:
                     other.unlink()
-
-
-def _remove(checkpoint: Path, folder: Path) -> None:
-    """Removes a best that was beaten, with its adapter folder, if it lies in this run's folder."""
-    if checkpoint.parent == folder:
-        checkpoint.unlink(missing_ok=True)
-        shutil.rmtree(checkpoint.with_suffix(""), ignore_errors=True)
 
 
 def _random_state() -> dict[str, Any]:

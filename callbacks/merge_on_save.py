@@ -38,7 +38,8 @@ class MergeOnSave(Callback):
     def __init__(self) -> None:
         self.max_abs_diff: float | None = None
         self.relative_diff: float | None = None
-        self.path = ""
+        # name in the run's folder, which may have been moved or copied since
+        self.name = ""
         self._batch: Any = None
         # what stands beside the weights so that they open without the run: set by the command line
         self.config: str | None = None
@@ -58,11 +59,11 @@ class MergeOnSave(Callback):
             self._batch = batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"max_abs_diff": self.max_abs_diff, "relative_diff": self.relative_diff, "path": self.path}
+        return {"max_abs_diff": self.max_abs_diff, "relative_diff": self.relative_diff, "name": self.name}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.max_abs_diff, self.relative_diff = state_dict["max_abs_diff"], state_dict["relative_diff"]
-        self.path = state_dict["path"]
+        self.name = state_dict["name"]
 
     def merge(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path) -> None:
         """Merges a copy, compares, writes `best_merged_...` beside `checkpoint` and removes the one before."""
@@ -71,18 +72,19 @@ class MergeOnSave(Callback):
             return
         folder = checkpoint.with_name(checkpoint.stem.replace("best_lora_", "best_merged_", 1))
         merged, self.max_abs_diff, self.relative_diff = merged_copy(pl_module, self._batch)
-        if self.path and self.path != str(folder):
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.path = ""
-        if self.relative_diff > TOLERANCE:
+        previous, self.name = self.name, ""
+        # written so that NaN is refused too
+        if not self.relative_diff <= TOLERANCE:
             log.error(
                 "Merged and adapted model differ by %.1e (relative; at most %.0e is allowed): no merged file written",
                 self.relative_diff,
                 TOLERANCE,
             )
-            return
-        write_merged(merged, folder, self.config)
-        self.path = str(folder)
+        else:
+            write_merged(merged, folder, self.config)
+            self.name = folder.name
+        if previous and previous != self.name:
+            shutil.rmtree(folder.with_name(previous), ignore_errors=True)
 
 
 def merged_copy(task: AdaptationTask, batch: Any) -> tuple[nn.Module, float, float]:
@@ -104,13 +106,13 @@ def merged_copy(task: AdaptationTask, batch: Any) -> tuple[nn.Module, float, flo
 @contextlib.contextmanager
 def full_precision(device: str) -> Iterator[None]:
     """fp32 without autocast or TF32."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+        torch.set_float32_matmul_precision(precision)
 
 
 def write_merged(network: nn.Module, folder: Path, config: str | None) -> None:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale, to_pil_image
 
 from callbacks.logging_images import log_image
 from callbacks.painting import IGNORED, Color, grid, index_image, overlay, palette, save_picture
+from eomt.errors import UserError
 
 log = logging.getLogger("eomt")
 
@@ -58,8 +59,8 @@ class PredictionPictures(Callback):
 
     `pictures/train_batch.png`: the first training batch, as augmented. `pictures/val_step000500.png`: image, truth,
     what step 0 predicted, what this step predicts, and where it is wrong; also sent to wandb and TensorBoard.
-    `pictures/validate.png` and `pictures/test.png`: the same for the commands of these names. `predictions/`: for each
-    image of `predict` its mask as class ids and as an overlay.
+    `pictures/validate.png` and `pictures/test.png`: the same for the commands of these names. `predictions/masks`
+    and `predictions/overlays`: for each image of `predict` its class ids and a picture.
 
     The task's steps return `prediction`, int64 (B, H, W), at the image's size; a batch holds `image`, `mask` (not in
     predict) and `name`, "" for padding. With other tasks nothing is written.
@@ -71,13 +72,14 @@ class PredictionPictures(Callback):
 
     def __init__(self, num_samples: int = 4) -> None:
         super().__init__()
-        assert num_samples > 0
+        if num_samples < 1:
+            raise UserError(f"num_samples: {num_samples}, must be at least 1")
         self.num_samples = num_samples
         self._folder = Path()
         self._samples: list[Sample] = []
         # name -> mask as PNG, uint8 (bytes,): a hundredth of the raw mask in every checkpoint
         self._step_0: dict[str, Tensor] = {}
-        self._written: set[Path] = set()
+        self._written = 0
 
     def state_dict(self) -> dict[str, Any]:
         """The predictions of step 0, which a resumed run cannot make again."""
@@ -217,7 +219,7 @@ class PredictionPictures(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts from nothing."""
-        self._written = set()
+        self._written = 0
 
     def on_predict_batch_end(
         self,
@@ -236,25 +238,27 @@ class PredictionPictures(Callback):
         for name, image, mask in zip(batch["name"], images, masks, strict=True):
             if not name:
                 continue
-            stem = self._unused_stem(name)
-            folder = self._folder / "predictions" / stem.parent
-            save_picture(index_image(mask, colors), folder / f"{stem.name}.png")
-            save_picture(to_pil_image(overlay(image, mask, colors)), folder / f"{stem.name}_overlay.png")
+            path = picture_path(name)
+            save_picture(index_image(mask, colors), self._folder / "predictions" / "masks" / path)
+            save_picture(to_pil_image(overlay(image, mask, colors)), self._folder / "predictions" / "overlays" / path)
+            self._written += 1
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says how many images were written and where."""
-        count = torch.tensor(len(self._written), device=trainer.strategy.root_device)
+        count = torch.tensor(self._written, device=trainer.strategy.root_device)
         total = int(trainer.strategy.reduce(count, reduce_op="sum"))
         if total and trainer.is_global_zero:
             log.info("%d predictions (masks and overlays) are in %s", total, self._folder / "predictions")
 
-    def _unused_stem(self, name: str) -> Path:
-        """A sample's name without its suffix, or with it where `a.jpg` follows `a.png`; never outside the folder."""
-        path = Path(name)
-        path = Path(*(part for part in path.parts if part not in (path.anchor, "..")))
-        stem = path if path.with_suffix("") in self._written else path.with_suffix("")
-        self._written.add(stem)
-        return stem
+
+def picture_path(name: str) -> Path:
+    """Where a sample's picture goes, below a folder, never outside it: `a.png` as `a.png`, `a.jpg` as `a.jpg.png`.
+
+    The name alone decides, so that no process and no order of files can make two samples share a picture.
+    """
+    path = Path(name)
+    path = Path(*(part for part in path.parts if part not in (path.anchor, "..")))
+    return path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
 
 
 def _has_prediction(outputs: Any) -> bool:

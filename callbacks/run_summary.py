@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -22,7 +23,7 @@ from callbacks.metrics_file import MetricsFile
 from callbacks.run_folder import run_folder, validation_metrics, write_file
 from eomt.models.adapter_io import WEIGHTS_FILE as ADAPTER_FILE
 from eomt.models.lora_integration import adaptation, get_lora_stats, lora_summary
-from eomt.report import print_report, verdict
+from eomt.report import SUMMARY, print_report, verdict
 from eomt.tasks.base import AdaptationTask
 
 log = logging.getLogger("eomt")
@@ -63,18 +64,20 @@ class RunSummary(Callback):
             log.info("Data: %s: %s", split, ", ".join(f"{name} {count}" for name, count in counts.items()))
         for line in lora_summary(pl_module.network):
             log.info("%s", line)
-        record = getattr(trainer.datamodule, "split_record", None)  # type: ignore[attr-defined]
-        if record:
-            write_file(self._folder / "splits.json", lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(datamodule, "is_split_by_seed", False) and not (self._folder / "splits.json").exists():
+            text = json.dumps(datamodule.split_record, indent=1) + "\n"
+            write_file(self._folder / "splits.json", lambda path: path.write_text(text))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._interval = (time.monotonic(), trainer.global_step)
-        if trainer.is_global_zero and trainer.global_step:
+        if trainer.is_global_zero and trainer.ckpt_path:
             self._metrics.resume(trainer.global_step)
             self._timing.resume(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.is_global_zero and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        step = trainer.global_step
+        if trainer.is_global_zero and step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             wanted = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("val_")}
             self._metrics.add(trainer.global_step, {name: float(value) for name, value in wanted.items()})
 
@@ -98,6 +101,11 @@ class RunSummary(Callback):
         if self._timing.rows:
             self._timing.save()
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Rows that a checkpoint has behind it are on disk with it."""
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            self._metrics.save()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, pl_module)
 
@@ -110,9 +118,10 @@ class RunSummary(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        # the final checkpoint is written after this callback's on_train_end
+        if not (self._folder / SUMMARY).is_file():
+            return
         print_report(self._folder)
-        summary = json.loads((self._folder / "training_summary.json").read_text())
+        summary = json.loads((self._folder / SUMMARY).read_text())
         log.info("%s", verdict(summary))
         log.info("Run folder: %s", self._folder)
 
@@ -136,15 +145,15 @@ class RunSummary(Callback):
             return
         assert isinstance(pl_module, AdaptationTask)
         self._metrics.save()
-        text = json.dumps(self._summary(trainer, pl_module), indent=2) + "\n"
-        write_file(self._folder / "training_summary.json", lambda path: path.write_text(text))
+        text = json.dumps(self._summary(trainer, pl_module), indent=2, allow_nan=False) + "\n"
+        write_file(self._folder / SUMMARY, lambda path: path.write_text(text))
 
     def _summary(self, trainer: Trainer, task: AdaptationTask) -> dict[str, Any]:
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         checkpoint = next((c for c in callbacks if isinstance(c, LoRACheckpoint)), None)
         merge = next((c for c in callbacks if isinstance(c, MergeOnSave)), None)
         audit = next((c for c in callbacks if isinstance(c, AdapterAudit)), None)
-        best_path = Path(checkpoint.best_path) if checkpoint and checkpoint.best_path else None
+        best_path = self._folder / checkpoint.best_name if checkpoint and checkpoint.best_name else None
         stats = get_lora_stats(task.network)
         done = adaptation(task.network)
         seed = os.environ.get("PL_GLOBAL_SEED")
@@ -152,8 +161,8 @@ class RunSummary(Callback):
             "task": type(task).__name__,
             "metric": checkpoint.monitor if checkpoint else task.monitor,
             "mode": checkpoint.mode or task.mode if checkpoint else task.mode,
-            "baseline": checkpoint.baseline if checkpoint else None,
-            "best": checkpoint.best_score if checkpoint else None,
+            "baseline": _number(checkpoint.baseline) if checkpoint else None,
+            "best": _number(checkpoint.best_score) if checkpoint else None,
             "best_step": checkpoint.best_step if checkpoint else None,
             "steps": trainer.global_step,
             "trainable_parameters": stats["trainable_parameters"],
@@ -161,9 +170,9 @@ class RunSummary(Callback):
             "lora_parameters": stats["lora_parameters"],
             "adapted_modules": len(stats["adapted_modules"]),
             "adapter_bytes": _size(best_path.with_suffix("") / ADAPTER_FILE) if best_path else None,
-            "merged_bytes": _size(Path(merge.path) / WEIGHTS_FILE) if merge and merge.path else None,
-            "merge_max_abs_diff": merge.max_abs_diff if merge else None,
-            "merge_relative_diff": merge.relative_diff if merge else None,
+            "merged_bytes": _size(self._folder / merge.name / WEIGHTS_FILE) if merge and merge.name else None,
+            "merge_max_abs_diff": _number(merge.max_abs_diff) if merge else None,
+            "merge_relative_diff": _number(merge.relative_diff) if merge else None,
             "audit": audit.verdict if audit else "not run",
             "base": {
                 "id": getattr(task.network, "base", type(task.network).__name__),
@@ -182,6 +191,8 @@ class RunSummary(Callback):
             return
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = self._folder / "results" / f"{now}_eval.json"
+        while path.exists():
+            path = path.with_name(f"{path.name.removesuffix('_eval.json')}_again_eval.json")
         result = {
             "task": type(pl_module).__name__,
             "weights": getattr(pl_module, "weights", None),
@@ -212,6 +223,5 @@ def _digest(fingerprint: dict[str, Any]) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """JSON knows no NaN: the IoU of a class that does not occur is null."""
-    number = float(value)
-    return number if number == number else None
+    """JSON knows no NaN and no infinity: the IoU of a class that does not occur is null."""
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -66,8 +66,9 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
-        position, seed = index
+    def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
+        # Lightning's overfit_batches takes the sampler away, and with it the seeds
+        position, seed = index if isinstance(index, tuple) else (index, index)
         image, ids = self.samples.read(position)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the GPU's generator too, which belongs to the network

@@ -83,6 +83,10 @@ class ImageMaskFolder(LightningDataModule):
         for field, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value < 1:
                 raise UserError(f"{field}: {value}: must be at least 1")
+        if num_workers < 0:
+            raise UserError(f"num_workers: {num_workers}: must be at least 0")
+        if crop_size is not None and min(crop_size) < 1:
+            raise UserError(f"crop_size: {list(crop_size)}: must be at least 1 pixel each way")
         if not (0 < val_fraction < 1 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             raise UserError(
                 f"val_fraction, test_fraction: {val_fraction}, {test_fraction}: "
@@ -132,6 +136,11 @@ class ImageMaskFolder(LightningDataModule):
         return self._class_names or [f"class {class_id}" for class_id in range(self.num_classes)]
 
     @property
+    def is_split_by_seed(self) -> bool:
+        """Whether the split is made here, and not by folders."""
+        return not (self.path / "train").is_dir()
+
+    @property
     def split_record(self) -> dict[str, list[str]]:
         """Names of the images in each split, as `splits` takes them from a JSON file."""
         return {split: [pair.name for pair in pairs] for split, pairs in self._found().items()}
@@ -144,7 +153,7 @@ class ImageMaskFolder(LightningDataModule):
         """
         if not self.path.is_dir():
             raise UserError(f"path: {self.path} is not a folder: give the data set's folder")
-        if (self.path / "train").is_dir():
+        if not self.is_split_by_seed:
             return self._given_splits()
         if not (self.path / "images").is_dir():
             raise UserError(f"path: {self.path} holds neither 'train' nor 'images': see ImageMaskFolder for the layout")
@@ -178,6 +187,8 @@ class ImageMaskFolder(LightningDataModule):
         for split in SPLITS_OF_STAGE[stage]:
             if self._found()[split]:
                 self.counts[split] = self._count(split)
+                if not any(self.counts[split][name] for name in self.class_names):
+                    raise UserError(f"{self.path}: every pixel of the {split} masks is ignored: see ignore_labels")
             elif split != "test":
                 raise UserError(f"{self.path}: the {split} split is empty: more images are needed")
         if stage in ("fit", None):
@@ -207,6 +218,9 @@ class ImageMaskFolder(LightningDataModule):
         dataset = AugmentedDataset(self._masked_dataset("train"), transform)
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         sampler = TrainingSampler(len(dataset), self._world_size, self._rank, seed)
+        if self.trainer is not None and self.trainer.fit_loop.restarting:
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            sampler.skip(self.trainer.current_epoch, done * self.batch_size)
         return self._loader(dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:

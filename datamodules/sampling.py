@@ -30,6 +30,11 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         self.rank = rank
         self.seed = seed
         self.epoch = 0
+        self._skipped: tuple[int, int] = (-1, 0)
+
+    def skip(self, epoch: int, num_samples: int) -> None:
+        """Leave out the first samples of this rank in one epoch: a run resumed inside it has seen them."""
+        self._skipped = (epoch, num_samples)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning does so."""
@@ -43,7 +48,9 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         order = random.permutation(self.num_samples).tolist()
         seeds = random.integers(2**62, size=self.num_samples).tolist()
         own = range(self.rank, len(self) * self.world_size, self.world_size)
-        return iter([(order[position], seeds[position]) for position in own])
+        epoch, skipped = self._skipped
+        first = skipped if self.epoch == epoch else 0
+        return iter([(order[position], seeds[position]) for position in own[first:]])
 
 
 class EvaluationSampler(Sampler[int]):

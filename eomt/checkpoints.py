@@ -6,14 +6,18 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
+
+import torch
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import is_adapter_folder
 
 CONFIG = "config.yaml"
 WORDS = ("latest", "best")
-SETTINGS = r"(r\d+_a[^_]+|full|probe)_lr[^_]+_\d{8}-\d{6}"
+SETTINGS = r"(r\d+_a[^_]+|full|probe)_lr[^_]+_\d{8}-\d{6}(_\d+)?"
+FORMS = "give a .ckpt file, an adapter or merged folder, latest or best"
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,9 @@ def find_checkpoint(given: str | None, root: Path, run_name: str | None, stem: s
     """
     if given is None:
         return None
-    path = _find_word(given, root, run_name, stem) if given in WORDS else Path(given)
+    path = find_word(given, root, run_name, stem) if given in WORDS else Path(given)
     if not path.exists():
-        raise UserError(
-            f"ckpt_path: {path} does not exist; give a .ckpt file, an adapter or merged folder, latest or best"
-        )
+        raise UserError(f"ckpt_path: {path} does not exist; {FORMS}")
     kind: Literal["ckpt", "adapter", "merged"]
     if path.is_file():
         if path.suffix != ".ckpt":
@@ -55,24 +57,36 @@ def find_checkpoint(given: str | None, root: Path, run_name: str | None, stem: s
         kind = "merged"
     else:
         raise UserError(f"ckpt_path: {path} holds neither adapter_config.json nor model.safetensors")
-    parent = path.resolve().parent
+    # absolute() rather than resolve(): a linked run keeps the name it was given by
+    parent = path.parent if path.name else path.absolute().parent
     return Checkpoint(path, kind, parent if (parent / CONFIG).is_file() else None)
 
 
-def config_beside(given: str, root: Path, run_name: str | None) -> Path:
+def step_of(path: Path) -> int:
+    """The step at which a .ckpt was saved.
+
+    Raises:
+        UserError: if the file cannot be read, or is no checkpoint of a task.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(checkpoint["global_step"])
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); give another") from error
+
+
+def config_beside(path: Path) -> Path:
     """The configuration that was saved with a checkpoint: in its own folder (merged models) or beside it.
 
     Raises:
         UserError: if there is none.
     """
-    path = _find_word(given, root, run_name, None) if given in WORDS else Path(given)
-    for folder in (path, path.resolve().parent):
+    for folder in (path, path.absolute().parent):
         if (folder / CONFIG).is_file():
             return folder / CONFIG
     if not path.exists():
-        raise UserError(
-            f"ckpt_path: {path} does not exist; give a .ckpt file, an adapter or merged folder, latest or best"
-        )
+        raise UserError(f"ckpt_path: {path} does not exist; {FORMS}")
     raise UserError(f"ckpt_path: there is no {CONFIG} in or beside {path}; give the run's configuration with --config")
 
 
@@ -89,6 +103,31 @@ def make_run_name(stem: str, model: Any) -> str:
     return f"{stem}_{adapters}_lr{short_number(arguments.get('lr') or 0.0)}_{now}"
 
 
+def claim(folder: Path, is_made_up: bool) -> Path:
+    """Makes the folder of a new run; two runs that start in one second get two folders.
+
+    Raises:
+        UserError: if a folder of a given name exists, or none can be made.
+    """
+    number = 1
+    while True:
+        claimed = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            claimed.mkdir(parents=True)
+            return claimed
+        except FileExistsError as error:
+            if not is_made_up or not claimed.is_dir():
+                raise UserError(
+                    f"run_name: {claimed} exists; choose another name, "
+                    f"or resume it: --ckpt_path latest --run_name {claimed.name}"
+                ) from error
+            number += 1
+        except OSError as error:
+            raise UserError(
+                f"trainer.default_root_dir: {claimed} cannot be made ({error.strerror}); choose another folder"
+            ) from error
+
+
 def short_number(value: float) -> str:
     """1e-3, 2.5e-4, 0: without the padding of Python's notation."""
     mantissa, _, exponent = f"{value:.3e}".partition("e")
@@ -96,16 +135,32 @@ def short_number(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if value else "0"
 
 
-def _find_word(word: str, root: Path, run_name: str | None, stem: str | None) -> Path:
-    """The newest checkpoint of that kind in the named run, or else in the newest run of the config that has one."""
+def find_word(word: str, root: Path, run_name: str | None, stem: str | None) -> Path:
+    """The newest checkpoint of that kind in the named run, or else in the newest run of the config (any, if None).
+
+    Raises:
+        UserError: if that run has none, even if an older one does: nobody resumes another run than they think.
+    """
     if run_name is not None:
         runs = [root / run_name]
     else:
         name = re.compile(f"{re.escape(stem) if stem else '.+'}_{SETTINGS}")
         candidates = root.iterdir() if root.is_dir() else []
-        runs = sorted((run for run in candidates if name.fullmatch(run.name)), key=lambda run: run.name[-15:])
-    for run in reversed(runs):
-        if found := sorted(run.glob(f"{word}_lora_step*.ckpt"), key=lambda path: path.stat().st_mtime):
-            return found[-1]
-    where = runs[0] if run_name is not None else f"{root}/{stem or '*'}_*"
-    raise UserError(f"ckpt_path: there is no {word}_lora_step*.ckpt in {where}; was the run started elsewhere?")
+        runs = sorted((run for run in candidates if name.fullmatch(run.name)), key=lambda run: _time(run.name))
+    if not runs:
+        raise UserError(f"ckpt_path: there is no run {stem or '*'}_... in {root}; was it started elsewhere?")
+    found = sorted(runs[-1].glob(f"{word}_lora_step*.ckpt"), key=_step)
+    if found:
+        return found[-1]
+    older = [run.name for run in runs[:-1] if any(run.glob(f"{word}_lora_step*.ckpt"))]
+    hint = f"; an older run has: --run_name {older[-1]}" if older else "; was the run started elsewhere?"
+    raise UserError(f"ckpt_path: there is no {word}_lora_step*.ckpt in {runs[-1]}{hint}")
+
+
+def _step(path: Path) -> int:
+    return int(re.findall(r"_step(\d+)", path.name)[0])
+
+
+def _time(name: str) -> str:
+    """The timestamp at the end of a made-up name, with the number that tells two of one second apart."""
+    return name[name.rindex("_lr") :].partition("_")[2].partition("_")[2]

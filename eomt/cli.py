@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import shutil
@@ -33,8 +32,9 @@ from callbacks import (
     RunSummary,
 )
 from callbacks.run_folder import write_file
-from eomt.checkpoints import config_beside, find_checkpoint, make_run_name
+from eomt.checkpoints import WORDS, claim, config_beside, find_checkpoint, find_word, make_run_name, step_of
 from eomt.errors import UserError
+from eomt.filling import fill_from_data, load_nothing, stand_alone, use_recorded_split, with_absolute_paths
 from eomt.mistakes import mistake, one_line
 from eomt.models.adapter_io import load_adapter
 from eomt.models.pretrained import read_weights
@@ -71,7 +71,8 @@ class SaveConfig(Callback):
         text = yaml.safe_dump(self.config, sort_keys=False)
         if path.is_file() and path.read_text() != text:
             # a resume with other settings: what the steps before were made with is kept
-            path.rename(path.with_name(f"config_before_step{trainer.global_step}.yaml"))
+            step = step_of(Path(str(trainer.ckpt_path)))
+            path.rename(path.with_name(f"config_before_step{step}.yaml"))
         write_file(path, lambda beside: beside.write_text(text))
 
 
@@ -84,6 +85,16 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
+        self.claimed: Path | None = None
+        try:
+            self._start(args, run)
+        except Exception:
+            self._remove_claimed()
+            raise
+        finally:
+            os.environ.pop(FOLDER_VARIABLE, None)
+
+    def _start(self, args: Sequence[str] | None, run: bool) -> None:
         super().__init__(
             model_class=AdaptationTask,
             subclass_mode_model=True,
@@ -132,47 +143,62 @@ class CLI(LightningCLI):
         root = Path(config.trainer.default_root_dir)
         stem = _config_stem(config)
         self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, stem)
-        if self.checkpoint and self.subcommand == "fit" and self.checkpoint.kind != "ckpt":
+        self._check_settings(config)
+        if self.checkpoint and self.checkpoint.run:
+            use_recorded_split(config, self.checkpoint.run)
+        fill_from_data(config)
+        self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
+        os.environ[FOLDER_VARIABLE] = str(self.folder)
+        resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
+        # what one call was about is no part of how the run was made
+        self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
+        if self.checkpoint and self.checkpoint.kind == "merged":
+            # the file holds every weight: nothing to adapt, nothing to fetch
+            config.model.init_args.lora_config = None
+            load_nothing(config.model)
+        if config.trainer.precision is None and torch.cuda.is_available():
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            config.trainer.precision = "bf16-mixed" if bf16 else "16-mixed"
+
+    def _check_settings(self, config: Namespace) -> None:
+        if self.checkpoint and self.checkpoint.kind == "ckpt":
+            step_of(self.checkpoint.path)
+        elif self.checkpoint and self.subcommand == "fit":
             raise UserError(
                 f"ckpt_path: {self.checkpoint.path} holds weights but no optimiser to resume; "
                 "give the .ckpt beside it, or start from merged weights with --model.network.pretrained"
             )
-        fill_from_data(config)
-        self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
-        self.resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
-        # what one call was about is no part of how the run was made
-        self.resolved |= {"ckpt_path": None, "run_name": None}
-        if self.checkpoint and self.checkpoint.kind == "merged":
-            # the file holds every weight: nothing to adapt, nothing to fetch
-            config.model.init_args.lora_config = None
-            _load_nothing(config.model)
-        if config.trainer.precision is None and torch.cuda.is_available():
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-            config.trainer.precision = "bf16-mixed" if bf16 else "16-mixed"
-        if config.trainer.callbacks is None:
-            self.default_callbacks: list[Callback] = [LoRACheckpoint(), MergeOnSave(), PredictionPictures()]
-        else:
-            self.default_callbacks = []
+        if config.trainer.num_sanity_val_steps not in (0, -1):
+            raise UserError(
+                f"trainer.num_sanity_val_steps: {config.trainer.num_sanity_val_steps}; "
+                "step 0 is validated in full (-1) or, with 0, not at all"
+            )
+        if config.run_name is not None and Path(config.run_name).name != config.run_name:
+            raise UserError(
+                f"run_name: {config.run_name!r} is no plain name; set trainer.default_root_dir for the rest"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        configured = self._get(self.config_init, "trainer")["callbacks"] or []
-        configured = configured if isinstance(configured, list) else [configured]
-        callbacks = [
-            self._get(self.config_init, "audit"),
-            SaveConfig(self.resolved),
-            RunSummary(),
-            ProgressBar(),
-            *configured,
-            *self.default_callbacks,
-        ]
-        if not any(isinstance(callback, LoRACheckpoint) for callback in callbacks):
-            callbacks.append(LoRACheckpoint())
+        configured = self._get(self.config_init, "trainer")["callbacks"]
+        if configured is None:
+            configured = [LoRACheckpoint(), MergeOnSave(), PredictionPictures()]
+        callbacks = configured if isinstance(configured, list) else [configured]
+        # these are always there; what the config lists itself is not added again
+        always: list[Callback] = [LoRACheckpoint()]
+        if self.subcommand == "predict":
+            always.append(PredictionPictures())
+        callbacks = [*callbacks, *_without(always, callbacks)]
+        first = [SaveConfig(self.resolved), RunSummary(), self._get(self.config_init, "audit"), ProgressBar()]
+        callbacks = [*_without(first, callbacks), *callbacks]
         settings = dict(self._get(self.config_init, "trainer"))
         settings |= {"callbacks": callbacks, "default_root_dir": str(self.folder), **kwargs}
         if self.subcommand == "fit" and self.checkpoint:
             # step 0 was validated when the run began
             settings["num_sanity_val_steps"] = 0
-        return Trainer(**settings)
+        try:
+            return Trainer(**settings)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
 
     def after_instantiate_classes(self) -> None:
         if self.checkpoint is None:
@@ -200,79 +226,50 @@ class CLI(LightningCLI):
         return self.config[self.subcommand] if self.subcommand else self.config
 
     def _run_folder(self, root: Path, run_name: str | None, made_up: str) -> Path:
-        """Made up once, by the first process. A run that exists is only ever resumed."""
-        run = self.checkpoint.run if self.checkpoint else None
+        """Made once, by the first process. A run that exists is only ever resumed, and in its own folder."""
         folder = root / (run_name or made_up)
-        if run is not None and (run_name is None or folder.resolve() == run):
+        run = self.checkpoint.run if self.checkpoint else None
+        if run is not None:
+            if run_name is not None and folder.resolve() != run.resolve():
+                raise UserError(
+                    f"run_name: {run_name!r}, but the checkpoint belongs to {run}; "
+                    "leave run_name out, or copy that folder to branch off"
+                )
             return run
         if shared := os.environ.get(FOLDER_VARIABLE):
             return Path(shared)
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise UserError(f"trainer.default_root_dir: {existing} is no folder that can be written to; choose another")
-        if self.subcommand == "fit" and folder.exists():
+        if self.subcommand != "fit" and folder.exists():
             raise UserError(
-                f"run_name: {folder} exists; choose another name, "
-                f"or resume it: --ckpt_path latest --run_name {run_name}"
+                f"run_name: {folder} exists; to measure that run add --ckpt_path best, or choose another name"
             )
+        if _rank() == 0:
+            folder = self.claimed = claim(folder, is_made_up=run_name is None)
         return folder
 
+    def _remove_claimed(self) -> None:
+        """Leaves nothing half-written: without a checkpoint a new run's folder only blocks its name."""
+        if self.claimed and self.subcommand == "fit" and not any(self.claimed.glob("*.ckpt")):
+            shutil.rmtree(self.claimed, ignore_errors=True)
+        elif self.claimed and not any(self.claimed.iterdir()):
+            self.claimed.rmdir()
+
     def _run_subcommand(self, subcommand: str) -> None:
-        new = not self.folder.exists()
-        os.environ[FOLDER_VARIABLE] = str(self.folder)
-        try:
-            super()._run_subcommand(subcommand)
-        except Exception as error:
-            if mistake(error) and new and _rank() == 0 and not any(self.folder.glob("*.ckpt")):
-                shutil.rmtree(self.folder, ignore_errors=True)
-            raise
-        finally:
-            del os.environ[FOLDER_VARIABLE]
-
-
-def fill_from_data(config: Namespace) -> None:
-    """Fills in what belongs to the data, and the crop size from the network's image size.
-
-    Raises:
-        UserError: for a `num_classes` in the config that is not the data's.
-    """
-    if config.get("data") is None or config.data.get("class_path") is None:
-        return
-    network = _init_args(config.model.init_args.get("network"))
-    data = _init_args(config.data)
-    if network is None or data is None:
-        return
-    if "crop_size" in data and data.crop_size is None:
-        encoder = _init_args(network.get("encoder"))
-        if encoder is not None and encoder.get("img_size") is not None:
-            data.crop_size = encoder.img_size
-    if "num_classes" not in network:
-        return
-    module, _, name = config.data.class_path.rpartition(".")
-    found = getattr(importlib.import_module(module), name)(**data.as_dict()).num_classes
-    given = network.num_classes
-    if given is not None and given != found:
-        raise UserError(
-            f"model.network.num_classes: {given}, but the data has {found} classes; leave it out, it is filled in"
-        )
-    network.num_classes = found
-
-
-def stand_alone(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that opens a merged model: no adapters, nothing to fetch."""
-    plain = yaml.safe_load(yaml.safe_dump(config))
-    plain["model"]["init_args"]["lora_config"] = None
-    _load_nothing(plain["model"])
-    return plain
+        super()._run_subcommand(subcommand)
+        if self._settings.trainer.fast_dev_run or self._settings.trainer.max_steps == 0:
+            self._remove_claimed()
 
 
 def with_saved_config(args: list[str]) -> list[str]:
     """Adds the configuration beside `--ckpt_path` to a command that gives none."""
-    ckpt_path = _option(args, "--ckpt_path")
-    if not args or args[0].startswith("-") or not ckpt_path or _option(args, "--config") or _option(args, "-c"):
+    given = _option(args, "--ckpt_path")
+    if not args or args[0].startswith("-") or not given or _option(args, "--config") or _option(args, "-c"):
         return args
-    root = Path(_option(args, "--trainer.default_root_dir") or "runs")
-    return [args[0], "--config", str(config_beside(ckpt_path, root, _option(args, "--run_name"))), *args[1:]]
+    path = Path(given)
+    if given in WORDS:
+        root = Path(_option(args, "--trainer.default_root_dir") or "runs")
+        path = find_word(given, root, _option(args, "--run_name"), None)
+    # given twice, the later one counts: the word is replaced by what it stands for
+    return [args[0], "--config", str(config_beside(path)), *args[1:], "--ckpt_path", str(path)]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -287,7 +284,8 @@ def main(args: Sequence[str] | None = None) -> None:
         found = mistake(error)
         if found is None:
             raise
-        print(f"error: {one_line(found)}", file=sys.stderr)
+        if _rank() == 0:
+            print(f"error: {one_line(found)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -315,6 +313,11 @@ def _set_up_output() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def _without(callbacks: list[Callback], given: list[Callback]) -> list[Callback]:
+    """Those of `callbacks` of whose kind none is given."""
+    return [callback for callback in callbacks if not any(isinstance(other, type(callback)) for other in given)]
+
+
 def _rank() -> int:
     return getattr(rank_zero_only, "rank", 0)
 
@@ -331,17 +334,3 @@ def _option(args: list[str], name: str) -> str | None:
 def _config_stem(config: Namespace) -> str:
     files = config.get("config") or []
     return Path(str(files[0])).stem if files else "run"
-
-
-def _init_args(config: Any) -> Namespace | None:
-    return config.get("init_args") if isinstance(config, Namespace) else None
-
-
-def _load_nothing(config: Any) -> None:
-    """Sets every `pretrained` below `config` to false."""
-    items = vars(config).items() if isinstance(config, Namespace) else config.items()
-    for name, value in list(items):
-        if name == "pretrained":
-            config[name] = False
-        elif isinstance(value, Namespace | dict):
-            _load_nothing(value)

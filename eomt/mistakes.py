@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
 from eomt.errors import UserError
@@ -14,7 +15,19 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 def mistake(error: BaseException) -> UserError | None:
     """What the user can mend, or None for an error of the program."""
-    return user_error(error) or lack_of_resources(error)
+    return user_error(error) or lack_of_resources(error) or wrong_setting(error)
+
+
+def wrong_setting(error: BaseException) -> UserError | None:
+    """What Lightning says of a Trainer that cannot run so."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    of_lightning = isinstance(error, ValueError) and raised_in.startswith("lightning.pytorch.")
+    if isinstance(error, MisconfigurationException) or of_lightning:
+        return UserError(f"trainer: {one_line(error)}")
+    return None
 
 
 def user_error(error: BaseException | None) -> UserError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -36,13 +37,15 @@ def report(folder: Path) -> Table:
     path = folder / SUMMARY
     if not path.is_file():
         raise UserError(f"{folder}: holds no {SUMMARY}; give the folder of a run that has ended")
-    summary = json.loads(path.read_text())
+    summary = _read(path)
     table = Table(title=f"{folder.name}", show_header=False, title_justify="left")
     metric = summary["metric"]
     table.add_row(f"{metric}, base (step 0)", _figure(summary["baseline"]))
     table.add_row(f"{metric}, best (step {summary['best_step']})", _figure(summary["best"]))
-    if results := sorted((folder / "results").glob("*_eval.json")):
-        measured = json.loads(results[-1].read_text())["metrics"]
+    results = [_read(result) for result in sorted((folder / "results").glob("*_eval.json"))]
+    # without weights it was the base that was measured
+    if results := [result for result in results if result["weights"]]:
+        measured = results[-1]["metrics"]
         name = metric.replace("val_", "test_")
         if name in measured:
             table.add_row(f"{name}, as measured by test", _figure(measured[name]))
@@ -54,7 +57,8 @@ def report(folder: Path) -> Table:
     table.add_row("merged against adapted", "-" if difference is None else f"{difference:.1e} relative")
     table.add_row("audit", summary["audit"])
     table.add_row("seconds", f"{summary['seconds']:.0f}")
-    pictures = sorted((folder / "pictures").glob("*.png")) + sorted((folder / "predictions").glob("*_overlay.png"))[:1]
+    pictures = sorted((folder / "pictures").glob("*.png"))
+    pictures += sorted((folder / "predictions" / "overlays").rglob("*.png"))[:1]
     if pictures:
         table.add_row("pictures", "\n".join(str(picture) for picture in _first_and_last(pictures)))
     return table
@@ -97,8 +101,20 @@ def _bytes(count: int | None) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
-if __name__ == "__main__":
+def _read(path: Path) -> dict[str, Any]:
     try:
-        print_report(newest_run(Path(sys.argv[1] if len(sys.argv) > 1 else "runs")))
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error}); restore it, or run again") from error
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m eomt.report", description="Prints the table of a run.")
+    parser.add_argument(
+        "run", nargs="?", type=Path, default=Path("runs"), help="a run, or a folder of runs"
+    )
+    try:
+        print_report(newest_run(parser.parse_args().run))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

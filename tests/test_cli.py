@@ -49,7 +49,6 @@ def test_a_run_s_folder_holds_what_the_design_names(run: Path) -> None:
         "metrics.csv",
         "timing.csv",
         "training.log",
-        "splits.json",
         "training_summary.json",
         "pictures",
     }
@@ -120,7 +119,7 @@ def test_checkpoint_adapter_and_merged_folder_alone_give_one_metric(
 
 def test_predict_writes_masks(workspace: Workspace, run: Path) -> None:
     workspace.run("predict", "--ckpt_path", "best", "--run_name", "first")
-    assert len(list((run / "predictions").glob("0?.png"))) == 2
+    assert len(list((run / "predictions" / "masks").glob("0?.png"))) == 2
 
 
 def test_base_alone_is_measured_at_step_0_s_figure(

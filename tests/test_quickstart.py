@@ -39,7 +39,7 @@ def test_adapters_alone_adapt_the_base(folder: Path, monkeypatch: pytest.MonkeyP
     (result,) = (made / "results").glob("*_eval.json")
     assert json.loads(result.read_text())["metrics"]["test_iou"] > found["baseline"] + 0.10
     assert (made / "pictures" / "val_step000300.png").is_file()
-    assert len(list((made / "predictions").glob("*_overlay.png"))) == 40
+    assert len(list((made / "predictions" / "overlays").glob("*.png"))) == 40
 
 
 def test_without_a_learning_rate_it_stays_the_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ class MaskClassificationLoss(nn.Module):
 
     def sample_points(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Draw random points, (x, y) uniform in [0, 1] x [0, 1], `(*shape, 2)`."""
-        return torch.rand(*shape, 2, device=device)
+        return torch.rand(*shape, 2, device=device, dtype=torch.float32)
 
     @torch.no_grad()
     def matching_costs(self, mask_logits: list[Tensor], class_logits: Tensor, mask: Tensor) -> Tensor:

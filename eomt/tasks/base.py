@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import fill, trained_state
-from eomt.models.lora_integration import LoRAConfig, adaptation, apply_lora, check_trainable, same_base
+from eomt.models.lora_integration import Adaptation, LoRAConfig, adaptation, apply_lora, check_trainable, same_base
 
 NETWORK = "network."
 
@@ -76,6 +76,10 @@ class AdaptationTask(LightningModule, ABC):
         Logs nothing: the audit calls it outside of training.
         """
 
+    def is_supervised(self, batch: dict[str, Any]) -> bool:
+        """Whether a training batch has anything to learn from; the audit waits for one that has."""
+        return True
+
     @abstractmethod
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """What `network` (this one or a copy) answers, without thresholds: for comparing a merged copy."""
@@ -134,6 +138,18 @@ class AdaptationTask(LightningModule, ABC):
             group["params"].append(parameter)
         return list(groups.values())
 
+    def on_train_start(self) -> None:
+        """Gives a resumed run the learning rates and decays of its config: those in the checkpoint would win."""
+        if not self.trainer.ckpt_path:
+            return
+        (optimizer,), (config,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        scheduler = config.scheduler
+        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        scheduler.base_lrs = [group["lr"] for group in self.parameter_groups()]
+        for group, wanted in zip(optimizer.param_groups, self.parameter_groups(), strict=True):
+            factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
+            group |= {"initial_lr": wanted["lr"], "lr": wanted["lr"] * factor, "weight_decay": wanted["weight_decay"]}
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         losses, output = self.losses(batch)
         size = len(batch["image"])
@@ -152,16 +168,23 @@ class AdaptationTask(LightningModule, ABC):
         checkpoint["state_dict"] = {NETWORK + name: value for name, value in trained_state(self.network).items()}
         done = adaptation(self.network)
         if done:
-            checkpoint["base_fingerprint"] = done.fingerprint
+            checkpoint["adaptation"] = adaptation_record(done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose adapters were trained on another base.
+        """Refuses a checkpoint whose adapters are others than the config's, or were trained on another base.
 
         Raises:
             UserError: if so.
         """
-        done = adaptation(self.network)
-        if done and (difference := same_base(done.fingerprint, checkpoint.get("base_fingerprint", {}))):
+        done, record = adaptation(self.network), checkpoint.get("adaptation")
+        if done is None or record is None:
+            if (done is None) != (record is None):
+                state = "with" if record else "without"
+                raise UserError(f"ckpt_path: was trained {state} a lora_config; use the config.yaml beside it")
+            return
+        if difference := record_difference(adaptation_record(done), record):
+            raise UserError(f"ckpt_path: {difference}; use the config.yaml beside it")
+        if difference := same_base(done.fingerprint, record["fingerprint"]):
             raise UserError(f"ckpt_path: was trained on another base: {difference}; load that base")
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
@@ -173,3 +196,26 @@ class AdaptationTask(LightningModule, ABC):
         state = {name.removeprefix(NETWORK): value for name, value in state_dict.items()}
         fill(self.network, state, "ckpt_path")
         return nn.modules.module._IncompatibleKeys([], [])
+
+
+def adaptation_record(done: Adaptation) -> dict[str, Any]:
+    """What a checkpoint must know of its adapters, as plain values: shapes alone do not tell a slice or a scale."""
+    return {
+        "adapters": {path: [spec.rank, float(spec.alpha), list(spec.slices)] for path, spec in done.adapters.items()},
+        "use_rslora": done.config.use_rslora,
+        "freeze_base_model": done.config.freeze_base_model,
+        "trained_in_full": list(done.trained_in_full),
+        "fingerprint": done.fingerprint,
+    }
+
+
+def record_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """None if two records are of one adaptation; else what differs."""
+    for path in sorted(set(ours["adapters"]) | set(theirs["adapters"])):
+        here, there = ours["adapters"].get(path), theirs["adapters"].get(path)
+        if here != there:
+            return f"{path!r} has [rank, alpha, slices] {there} in the checkpoint, {here} in lora_config"
+    for name in ("use_rslora", "freeze_base_model", "trained_in_full"):
+        if ours[name] != theirs[name]:
+            return f"{name} is {theirs[name]} in the checkpoint, {ours[name]} in lora_config"
+    return None

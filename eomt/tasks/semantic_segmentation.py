@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from eomt.errors import UserError
 from eomt.losses import MaskClassificationLoss
-from eomt.metrics import SegmentationMetric
+from eomt.metrics import IGNORE_INDEX, SegmentationMetric
 from eomt.models.eomt import EoMT, Prediction, anneal, class_scores
 from eomt.models.lora_integration import LoRAConfig
 from eomt.tasks.base import AdaptationTask
@@ -64,6 +65,8 @@ class SemanticSegmentation(AdaptationTask):
         self.mask_annealing = mask_annealing or [
             (0.125 + 0.75 * i / blocks, 0.25 + 0.75 * i / blocks) for i in range(blocks)
         ]
+        if num_points < 1 or window_batch_size < 1:
+            raise UserError(f"num_points, window_batch_size: {num_points}, {window_batch_size}, must be at least 1")
         if len(self.mask_annealing) != blocks or not all(0 <= a < b <= 1 for a, b in self.mask_annealing):
             raise UserError(f"mask_annealing: {mask_annealing!r}, must be {blocks} pairs of 0 <= start < end <= 1")
         self.window_batch_size = window_batch_size
@@ -73,10 +76,14 @@ class SemanticSegmentation(AdaptationTask):
         self.train_metric = SegmentationMetric(network.num_classes)
         self.val_metric = SegmentationMetric(network.num_classes)
         self.test_metric = SegmentationMetric(network.num_classes)
+        self.evaluation_loss = MeanMetric()
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], list[Prediction]]:
         predictions = self.network(batch["image"])
         return self.criterion([tuple(prediction) for prediction in predictions], batch["mask"]), predictions
+
+    def is_supervised(self, batch: dict[str, Any]) -> bool:
+        return bool((batch["mask"] != IGNORE_INDEX).any())
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Class scores of the first window of each image, (B, C, h, w).
@@ -125,7 +132,7 @@ class SemanticSegmentation(AdaptationTask):
         return {"prediction": self.segment(batch["image"])[0]}
 
     def segment(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Class ids of images of any size by averaged windows, and the mean loss of the windows if `mask` is given.
+        """Class ids of images of any size by averaged windows, and each image's mean loss if `mask` is given.
 
         Memory is one map of class scores and `window_batch_size` windows, however many windows or queries there are.
 
@@ -133,7 +140,7 @@ class SemanticSegmentation(AdaptationTask):
             image: uint8 (B, 3, H, W). mask: int64 (B, H, W).
 
         Returns:
-            int64 (B, H, W); a scalar or None.
+            int64 (B, H, W); (B,), the mean over an image's windows, or None.
         """
         size = (image.shape[-2], image.shape[-1])
         window = self.network.img_size
@@ -155,11 +162,14 @@ class SemanticSegmentation(AdaptationTask):
                     count[rows, columns] += 1
             if mask is not None:
                 target = torch.stack([mask[b, rows, columns] for b, rows, columns in areas])
-                losses.append(self._repeatable_loss(predictions[-1], target) * len(chunk))
+                losses += [
+                    self._repeatable_loss(Prediction(*(part[k : k + 1] for part in predictions[-1])), target[k : k + 1])
+                    for k in range(len(chunk))
+                ]
         scores /= count
         if covered != size:
             scores = F.interpolate(scores, size, mode="bilinear")
-        return scores.argmax(1), torch.stack(losses).sum() / len(crops) if losses else None
+        return scores.argmax(1), torch.stack(losses).view(len(image), -1).mean(1) if losses else None
 
     def _repeatable_loss(self, prediction: Prediction, mask: Tensor) -> Tensor:
         """The loss of the final layer, at the same points in every evaluation and without touching the global RNG."""
@@ -171,18 +181,19 @@ class SemanticSegmentation(AdaptationTask):
     def _evaluate(self, batch: dict[str, Any], metric: SegmentationMetric, stage: str) -> dict[str, Tensor]:
         prediction, loss = self.segment(batch["image"], batch["mask"])
         metric.update(prediction, batch["mask"])
-        # a sample without a name fills up the last step of a rank; its mask is ignored and its loss 0
-        count = sum(bool(name) for name in batch["name"])
-        if count and loss is not None:
-            loss = loss * len(batch["name"]) / count
-            self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+        assert loss is not None
+        # a sample without a name fills up the last step of a rank: it does not count
+        weight = torch.tensor([float(bool(name)) for name in batch["name"]], device=loss.device)
+        self.evaluation_loss.update(loss, weight)
         return {"prediction": prediction}
 
     def _log_metric(self, metric: SegmentationMetric, stage: str) -> None:
-        figures = metric.compute()
+        figures = metric.compute() | {"loss": self.evaluation_loss.compute()}
         metric.reset()
-        self.log_dict({f"{stage}_{name}": figures[name] for name in ("iou", "dice", "accuracy")}, prog_bar=True)
+        self.evaluation_loss.reset()
+        # the metrics have summed over the ranks already; sync_dist only tells Lightning so
+        for name in ("loss", "iou", "dice", "accuracy"):
+            self.log(f"{stage}_{name}", figures[name], prog_bar=name != "loss", sync_dist=True)
         names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         for index, iou in enumerate(figures["class_iou"]):
-            label = names[index] if names else f"class {index}"
-            self.log(f"{stage}_iou/{label}", iou)
+            self.log(f"{stage}_iou/{names[index] if names else f'class {index}'}", iou, sync_dist=True)

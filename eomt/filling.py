@@ -1,0 +1,89 @@
+"""What the command line fills into a configuration, and the forms in which it is saved."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from eomt.errors import UserError
+
+# fields that hold paths: saved absolute, so that a run opens from another working directory
+PATH_FIELDS = ("path", "pretrained", "predict_path", "splits")
+
+
+def fill_from_data(config: Namespace) -> None:
+    """Fills in what belongs to the data, and the crop size from the network's image size.
+
+    Raises:
+        UserError: for a `num_classes` in the config that is not the data's.
+    """
+    if config.get("data") is None or config.data.get("class_path") is None:
+        return
+    network = _init_args(config.model.init_args.get("network"))
+    data = _init_args(config.data)
+    if network is None or data is None:
+        return
+    if "crop_size" in data and data.crop_size is None:
+        encoder = _init_args(network.get("encoder"))
+        if encoder is not None and encoder.get("img_size") is not None:
+            data.crop_size = encoder.img_size
+    if "num_classes" not in network:
+        return
+    module, _, name = config.data.class_path.rpartition(".")
+    datamodule = getattr(importlib.import_module(module), name)(**data.as_dict())
+    found, given = datamodule.num_classes, network.num_classes
+    if given is not None and given != found:
+        raise UserError(
+            f"model.network.num_classes: {given}, but the data has {found} classes; leave it out, it is filled in"
+        )
+    network.num_classes = found
+    if "class_names" in data and data.class_names is None and data.get("class_map") is None:
+        # known from now on, so that a saved run needs no training data to predict
+        data.class_names = datamodule.class_names
+
+
+def use_recorded_split(config: Namespace, run: Path) -> None:
+    """Lets a command on a run's checkpoint see the split that the run was made with, whatever was added since."""
+    record = run / "splits.json"
+    data = _init_args(config.get("data"))
+    if data is not None and "splits" in data and data.splits is None and record.is_file():
+        data.splits = str(record)
+
+
+def load_nothing(config: Any) -> None:
+    """Sets every `pretrained` below `config` to false."""
+    for name, value in _items(config):
+        if name == "pretrained":
+            config[name] = False
+        elif isinstance(value, Namespace | dict):
+            load_nothing(value)
+
+
+def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with the paths that exist made absolute, in place."""
+    for name, value in _items(config):
+        if isinstance(value, dict):
+            with_absolute_paths(value)
+        elif name in PATH_FIELDS and isinstance(value, str) and Path(value).exists():
+            config[name] = str(Path(value).absolute())
+    return config
+
+
+def stand_alone(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that opens a merged model: no adapters, nothing to fetch."""
+    plain = yaml.safe_load(yaml.safe_dump(config))
+    plain["model"]["init_args"]["lora_config"] = None
+    load_nothing(plain["model"])
+    return plain
+
+
+def _items(config: Any) -> list[tuple[str, Any]]:
+    return list((vars(config) if isinstance(config, Namespace) else config).items())
+
+
+def _init_args(config: Any) -> Namespace | None:
+    return config.get("init_args") if isinstance(config, Namespace) else None
