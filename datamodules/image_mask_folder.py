@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datamodules.image_mask_dataset import AugmentedDataset, ImageDataset, ImageMaskDataset
 from datamodules.labels import LabelTable, declared_num_classes, infer_num_classes, one_class_problem
 from datamodules.reading import IMAGE_EXTENSIONS
-from datamodules.sampling import EvaluationSampler, TrainingSampler, collate_samples
+from datamodules.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
 from datamodules.scanning import scan_pairs
 from datamodules.splits import SPLITS, Pair, find_files, find_pairs, read_split_record, seeded_split
 from datamodules.transforms import TrainTransform
@@ -218,9 +218,9 @@ class ImageMaskFolder(LightningDataModule):
         dataset = AugmentedDataset(self._masked_dataset("train"), transform)
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         sampler = TrainingSampler(len(dataset), self._world_size, self._rank, seed)
-        if self.trainer is not None and self.trainer.fit_loop.restarting:
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-            sampler.skip(self.trainer.current_epoch, done * self.batch_size)
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            sampler.samples_seen = lambda: progress.completed * self.batch_size
         return self._loader(dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -263,7 +263,7 @@ class ImageMaskFolder(LightningDataModule):
     def _loader(
         self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any], batch_size: int, drop_last: bool
     ) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
+        return LazyLoader(
             dataset,
             # by name, or Lightning cannot build the loader anew for prediction
             batch_size=batch_size,

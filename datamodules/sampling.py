@@ -1,11 +1,11 @@
 """Who gets which sample: samplers that know the ranks, and the batch they fill."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from eomt.errors import UserError
 
@@ -22,6 +22,9 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         world_size: Number of processes.
         rank: Number of this process.
         seed: Seed of the run.
+
+    Attributes:
+        samples_seen: Tells, when an epoch is begun, how many of this rank's samples a resumed run has seen of it.
     """
 
     def __init__(self, num_samples: int, world_size: int, rank: int, seed: int) -> None:
@@ -30,11 +33,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         self.rank = rank
         self.seed = seed
         self.epoch = 0
-        self._skipped: tuple[int, int] = (-1, 0)
-
-    def skip(self, epoch: int, num_samples: int) -> None:
-        """Leave out the first samples of this rank in one epoch: a run resumed inside it has seen them."""
-        self._skipped = (epoch, num_samples)
+        self.samples_seen: Callable[[], int] = int
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning does so."""
@@ -48,9 +47,18 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         order = random.permutation(self.num_samples).tolist()
         seeds = random.integers(2**62, size=self.num_samples).tolist()
         own = range(self.rank, len(self) * self.world_size, self.world_size)
-        epoch, skipped = self._skipped
-        first = skipped if self.epoch == epoch else 0
-        return iter([(order[position], seeds[position]) for position in own[first:]])
+        return iter([(order[position], seeds[position]) for position in own[self.samples_seen() :]])
+
+
+class LazyLoader(DataLoader[dict[str, Any]]):
+    """A loader that begins an epoch with the first batch that is asked of it.
+
+    Lightning makes the iterator before it restores the epoch and the progress of a resumed run; worker processes
+    would fetch the first epoch's samples then.
+    """
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
 
 
 class EvaluationSampler(Sampler[int]):

@@ -19,10 +19,13 @@ from tests.tiny import make_eomt
 
 
 class PowerCut(Callback):
-    """Ends a run after its first epoch, as a failure would."""
+    """Ends a run after a step, as a failure would."""
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch == 1:
+    def __init__(self, step: int = 4) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
             raise RuntimeError("power cut")
 
 

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from tests.cli_runs import Workspace, make_workspace, refusal
+from eomt.checkpoints import claim
+from eomt.cli import main
+from eomt.errors import UserError
+from tests.cli_runs import Workspace, make_workspace, refusal, write_images
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,110 @@ def test_resume_at_an_epoch_boundary_is_bit_exact_and_keeps_the_rows(workspace: 
     assert summary(cut)["baseline"] == summary(run)["baseline"]
 
 
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_resume_inside_an_epoch_is_bit_exact(workspace: Workspace, num_workers: str) -> None:
+    inside = ("--data.num_workers", num_workers)
+    inside += ("--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null")
+    whole = workspace.fit(f"whole{num_workers}", *inside)
+    cut = ("--trainer.callbacks+", '{"class_path": "tests.cli_runs.PowerCut", "init_args": {"step": 6}}')
+    with pytest.raises(RuntimeError, match="power cut"):
+        workspace.fit(f"inside{num_workers}", *inside, *cut)
+    resumed = workspace.fit(f"inside{num_workers}", *inside, "--ckpt_path", "latest")
+    states = [torch.load(run / "final_lora_step8.ckpt", weights_only=True)["state_dict"] for run in (whole, resumed)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert rows(whole) == rows(resumed)
+
+
+def test_settings_of_the_command_line_count_on_resume(workspace: Workspace) -> None:
+    workspace.fit("rates", "--model.lr", "0", "--trainer.max_epochs", "1")
+    run = workspace.fit("rates", "--ckpt_path", "latest", "--model.lr", "1e-2", "--model.head_lr", "1e-3")
+    rates = [float(row["lr"]) for row in rows(run) if row["lr"]]
+    assert rates[:2] == [0, 0]
+    assert all(rate > 1e-4 for rate in rates[2:])
+    assert (run / "config_before_step4.yaml").is_file()
+
+
+def test_a_copied_run_goes_on_by_itself(workspace: Workspace) -> None:
+    original = workspace.fit("original", "--trainer.max_epochs", "1")
+    before = sorted(path.name for path in original.rglob("*"))
+    shutil.copytree(original, workspace.runs / "copy")
+    copy = workspace.fit("copy", "--ckpt_path", "latest")
+    assert sorted(path.name for path in original.rglob("*")) == before
+    assert len(list(copy.glob("best_lora_*.ckpt"))) == 1
+    assert len(list(copy.glob("best_merged_*"))) == 1
+
+
+def test_one_best_stays_where_the_folder_of_runs_is_relative(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.folder)
+    for args in (("--trainer.max_epochs", "1"), ("--ckpt_path", "latest")):
+        main(["fit", "--config", "tiny.yaml", "--run_name", "relative", *args])
+    run = workspace.folder / "runs" / "relative"
+    assert len(list(run.glob("best_lora_*.ckpt"))) == 1
+    assert len(list(run.glob("best_merged_*"))) == 1
+    assert len(list(run.glob("final_lora_*.ckpt"))) == 1
+
+
+def test_a_diverged_network_is_neither_best_nor_merged(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("--run_name", "diverged", "--model.lr", "1e12", "--trainer.max_epochs", "3")
+    assert "not finite at step 4: the training diverged" in refusal(capsys, workspace, "fit", *args)
+    run = workspace.runs / "diverged"
+    assert [path.name[:15] for path in run.glob("best_lora_*.ckpt")] == ["best_lora_step0"]
+    assert [path.name[:17] for path in run.glob("best_merged_*")] == ["best_merged_step0"]
+
+
+def test_the_newest_run_is_found_without_a_config(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.run("fit", "--trainer.max_epochs", "1")
+    made_up = max(workspace.runs.glob("tiny_r4_a8_lr3e-3_*"))
+    workspace.run("test", "--ckpt_path", "best", config=False)
+    assert len(list((made_up / "results").glob("*_eval.json"))) == 1
+    (made_up / best(made_up).name).unlink()
+    assert "there is no best_lora_step*.ckpt" in refusal(capsys, workspace, "test", "--ckpt_path", "best")
+
+
+def test_the_base_is_not_measured_into_a_run(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "add --ckpt_path best" in refusal(capsys, workspace, "test", "--run_name", "first")
+
+
+def test_a_seeded_split_stays_what_it_was(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    flat = workspace.folder / "flat"
+    write_images(flat, 20, 5)
+    run = workspace.fit("split", "--data.path", str(flat), "--trainer.max_epochs", "1")
+    record = json.loads((run / "splits.json").read_text())
+    for index in (3, 4, 5):
+        for kind in ("images", "masks"):
+            shutil.copy(flat / kind / "00.png", flat / kind / f"x{index}.png")
+    error = refusal(capsys, workspace, "validate", "--ckpt_path", str(best(run)), config=False)
+    assert "is on disk but in no split" in error
+    for path in flat.rglob("x?.png"):
+        path.unlink()
+    workspace.run("test", "--ckpt_path", str(best(run)), config=False)
+    assert json.loads((run / "splits.json").read_text()) == record
+
+
+def test_a_merged_folder_predicts_without_the_data(workspace: Workspace, run: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "model"
+    shutil.copytree(next(run.glob("best_merged_*")), merged)
+    gone = ("--data.path", str(tmp_path / "gone"), "--trainer.default_root_dir", str(tmp_path / "runs"))
+    images = ("--data.predict_path", str(workspace.folder / "data" / "val" / "images"))
+    main(["predict", "--ckpt_path", str(merged), *gone, *images])
+    assert len(list(tmp_path.glob("runs/*/predictions/masks/*.png"))) == 3
+
+
+def test_two_runs_of_one_second_get_two_folders(tmp_path: Path) -> None:
+    assert claim(tmp_path / "run", is_made_up=True) == tmp_path / "run"
+    assert claim(tmp_path / "run", is_made_up=True) == tmp_path / "run_2"
+    with pytest.raises(UserError, match="exists"):
+        claim(tmp_path / "run", is_made_up=False)
+
+
 def test_a_run_is_never_written_over(workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert "exists" in refusal(capsys, workspace, "fit", "--run_name", "first")
@@ -171,7 +279,7 @@ def test_command_line_beats_the_checkpoint(workspace: Workspace, run: Path, caps
         *("validate", "--ckpt_path", str(best(run)), "--model.lora_config.rank", "2"),
         config=False,
     )
-    assert "shape" in error
+    assert "has [rank, alpha, slices] [4, 8.0, []] in the checkpoint, [2, 8.0, []] in lora_config" in error
 
 
 def test_config_is_saved_resolved_and_runs_again(workspace: Workspace, run: Path) -> None:
@@ -196,6 +304,15 @@ def test_unfrozen_base_says_why_there_is_no_adapter_folder(
     assert "no adapter folder" in (run / "training.log").read_text()
 
 
+@pytest.mark.parametrize("content", [b"", b"text", None], ids=["empty", "text", "truncated"])
+def test_a_damaged_checkpoint_is_refused(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "damaged.ckpt"
+    path.write_bytes(best(run).read_bytes()[:1000] if content is None else content)
+    assert "no checkpoint that can be read" in refusal(capsys, workspace, "fit", "--ckpt_path", str(path))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -209,6 +326,19 @@ def test_unfrozen_base_says_why_there_is_no_adapter_folder(
         (("--data.path", "nowhere"), "nowhere"),
         (("--model.lr", "-1"), "lr: -1"),
         (("--model.network.encoder.backbone_name", "vit_tiny"), "no timm model"),
+        (("--trainer.accelerator", "gpu"), "trainer: "),
+        (("--trainer.devices", "0"), "trainer: "),
+        (("--trainer.strategy", "foo"), "trainer: "),
+        (("--trainer.val_check_interval", "200"), "trainer: `val_check_interval`"),
+        (("--trainer.num_sanity_val_steps", "1"), "num_sanity_val_steps: 1"),
+        (("--data.num_workers", "-1"), "num_workers: -1"),
+        (("--data.batch_size", "9"), "batch_size: 9"),
+        (("--model.num_points", "0"), "num_points"),
+        (("--run_name", "../../escape"), "is no plain name"),
+        (("--ckpt_path", __file__), "is no .ckpt file"),
+        (("--model.network", "torch.nn.Identity"), "network: Identity, SemanticSegmentation takes eomt.models.EoMT"),
+        (("--data", "datamodules.ImageMaskFoldre"), "ImageMaskFoldre"),
+        (("--trainer.default_root_dir", __file__), "default_root_dir"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.models.lora_dropout import dropped_projection
+from eomt.models.lora_dropout import dropped_projection, keep_share
+from eomt.models.lora_limits import all_modules, refusal, shared_weights, unsuitable_reason
 
 SLICES = ("query", "key", "value")
 
@@ -41,8 +42,8 @@ class LoRALayer(nn.Module):
     ) -> None:
         if not isinstance(rank, int) or rank < 1:
             raise UserError(f"rank: {rank!r}, must be an integer of at least 1")
-        if not 0 <= dropout < 1:
-            raise UserError(f"lora_dropout: {dropout!r}, must be at least 0 and below 1")
+        if not (0 <= dropout < 1 and keep_share(dropout) > 0):
+            raise UserError(f"lora_dropout: {dropout!r}, must be at least 0 and at most 0.99999")
         self.rank, self.lora_alpha, self.lora_dropout, self.use_rslora = rank, alpha, dropout, rslora
         self.adapter_enabled = True
         # fp32 whatever the base: B starts at zero and its first steps are below the resolution of bf16
@@ -295,13 +296,26 @@ def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
 def replace_linear_with_lora(
     module: nn.Module, rank: int = 8, lora_alpha: float = 16, lora_dropout: float = 0.1
 ) -> nn.Module:
-    """Adapts every linear layer in `module`, in place, and returns it (the adapted layer if it is one itself)."""
-    adapter = {"rank": rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
-    if isinstance(module, nn.Linear) and not isinstance(module, LoRALayer):
-        return LoRALinear.from_layer(module, **adapter)
-    for path, layer in list(module.named_modules()):
-        if isinstance(layer, nn.Linear) and not isinstance(layer, LoRALayer):
-            set_module(module, path, LoRALinear.from_layer(layer, **adapter))
+    """Adapts every linear layer in `module`, in place, and returns it (the adapted layer if it is one itself).
+
+    Raises:
+        UserError: for a layer that LoRA cannot adapt, or where an adapter would be bypassed; nothing is changed then.
+    """
+    modules, shared = all_modules(module), shared_weights(module)
+    linear = {
+        path: layer
+        for path, layer in modules.items()
+        if isinstance(layer, nn.Linear) and not isinstance(layer, LoRALayer)
+    }
+    for path, layer in linear.items():
+        if reason := unsuitable_reason(layer) or refusal(modules, path, shared):
+            name = repr(path) if path else "the layer"
+            raise UserError(f"replace_linear_with_lora: {name} cannot be adapted: {reason}; apply_lora chooses by name")
+    for path, layer in linear.items():
+        adapted = LoRALinear.from_layer(layer, rank=rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
+        if not path:
+            return adapted
+        set_module(module, path, adapted)
     return module
 
 
@@ -335,6 +349,10 @@ def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
     layers = lora_layers(model)
     if not layers:
         raise UserError("the model holds no LoRA adapters: nothing to merge or remove (was it merged already?)")
+    for module in model.modules():
+        # what apply_lora noted is true no longer, and would stand in the way of adapting again
+        if hasattr(module, "adaptation"):
+            del module.adaptation
     if isinstance(model, LoRALayer):
         return model.plain_layer(merge)
     for path, layer in layers.items():

@@ -21,6 +21,8 @@ from eomt.models.lora import (
     lora_layers,
     set_module,
 )
+from eomt.models.lora_dropout import keep_share
+from eomt.models.lora_limits import all_modules, refusal, shared_weights, unsuitable_reason
 from eomt.models.lora_targets import is_inside, resolve_modules, resolve_targets
 
 FINGERPRINT_ENTRIES = 64
@@ -76,7 +78,8 @@ class LoRAConfig:
             for alpha in alphas:
                 _check(_is_number(alpha) and alpha > 0, name, alpha, "a number above 0")
         dropout = self.lora_dropout
-        _check(_is_number(dropout) and 0 <= dropout < 1, "lora_dropout", dropout, "at least 0 and below 1")
+        good = _is_number(dropout) and 0 <= dropout < 1 and keep_share(dropout) > 0
+        _check(good, "lora_dropout", dropout, "at least 0 and at most 0.99999")
         for name in ("target_modules", "exclude_modules", "trainable_modules"):
             names = getattr(self, name)
             is_list = isinstance(names, list | tuple) and all(isinstance(entry, str) and entry for entry in names)
@@ -84,8 +87,10 @@ class LoRAConfig:
         _check(not self.enabled or bool(self.target_modules), "target_modules", [], "at least one name (see `inspect`)")
         if isinstance(self.layers, str):
             good = re.fullmatch(r"last:[1-9]\d*", self.layers) is not None
+        elif isinstance(self.layers, list | tuple):
+            good = bool(self.layers) and all(type(index) is int and index >= 0 for index in self.layers)
         else:
-            good = self.layers is None or (bool(self.layers) and all(i >= 0 for i in self.layers))
+            good = self.layers is None
         _check(good, "layers", self.layers, 'a list of block indices, or "last:N" with N >= 1')
         _check(self.backend in ("native", "peft"), "backend", self.backend, "native or peft")
         if self.backend == "peft":
@@ -124,7 +129,8 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
     None leaves the model as it is, trainable in full.
 
     Raises:
-        UserError: if the model is adapted already, or for a name or value that cannot work.
+        UserError: if the model is adapted already, for a name or value that cannot work, or a rank above what a layer
+            can hold.
     """
     if config is None:
         return model
@@ -143,6 +149,14 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
             path: AdapterSpec(ranks.get(path, config.rank), alphas.get(path, config.lora_alpha), chosen)
             for path, chosen in slices.items()
         }
+    for path, spec in adapters.items():
+        layer = model.get_submodule(path)
+        limit = _largest_rank(layer, spec)
+        if spec.rank > limit:
+            raise UserError(
+                f"rank: {spec.rank} is above what {path!r} can hold ({limit}); lower it, "
+                f"or give this layer its own with rank_pattern: {{{path}: {limit}}}"
+            )
     return inject(model, Adaptation(config, adapters, trained_in_full, skipped, {}))
 
 
@@ -155,18 +169,14 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
     """Carries out an adaptation whose paths are resolved: layers, fingerprint, what is trainable.
 
     Raises:
-        UserError: for a rank above what the layer can hold.
+        UserError: for a layer that cannot be adapted.
     """
     config = plan.config
+    modules, shared = all_modules(model), shared_weights(model)
+    for path in plan.adapters:
+        if reason := unsuitable_reason(modules[path]) or refusal(modules, path, shared):
+            raise UserError(f"{path!r} cannot be adapted: {reason}")
     plan.fingerprint = fingerprint(model, list(plan.adapters))
-    for path, spec in plan.adapters.items():
-        layer = model.get_submodule(path)
-        limit = _largest_rank(layer, spec)
-        if spec.rank > limit:
-            raise UserError(
-                f"rank: {spec.rank} is above what {path!r} can hold ({limit}); lower it, "
-                f"or give this layer its own with rank_pattern: {{{path}: {limit}}}"
-            )
     for path, spec in plan.adapters.items():
         arguments: dict[str, Any] = {
             "rank": spec.rank,

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
 from eomt.errors import UserError
 from eomt.models.lora import SLICES, LoRALayer
+from eomt.models.lora_limits import all_modules, refusal, shared_weights, slices_refusal, unsuitable_reason
 
 # What the libraries call the same thing. A name always also stands for itself.
 ALIASES: dict[str, frozenset[str]] = {
     "query": frozenset({"query", "q_proj", "to_q", "q_lin"}),
     "key": frozenset({"key", "k_proj", "to_k", "k_lin"}),
     "value": frozenset({"value", "v_proj", "to_v", "v_lin"}),
-    "attention": frozenset({"attention", "attn", "self_attn", "self_attention", "cross_attn", "cross_attention"}),
-    "mlp": frozenset({"mlp", "ffn", "feed_forward", "feedforward"}),
+    "attention": frozenset(
+        {
+            *("attention", "attn", "self_attn", "self_attention", "cross_attn", "cross_attention"),
+            *("encoder_attn", "crossattention", "SelfAttention", "EncDecAttention"),  # BART, BERT, T5
+            *("cross_attn_token_to_image", "cross_attn_image_to_token", "final_attn_token_to_image"),  # SAM2
+        }
+    ),
+    "mlp": frozenset({"mlp", "ffn", "feed_forward", "feedforward", "DenseReluDense"}),
+}
+# The same for layers that only their place tells apart: regular expressions on the end of a path.
+PLACES: dict[str, str] = {
+    "query": r"(SelfAttention|EncDecAttention)\.q",  # T5
+    "key": r"(SelfAttention|EncDecAttention)\.k",
+    "value": r"(SelfAttention|EncDecAttention)\.v",
+    "mlp": r"\d+\.(fc[12]|(intermediate|output)\.dense)",  # BART's and BERT's lie in the block itself
 }
 ALL_LINEAR = "all-linear"
 FUSED = frozenset({"qkv", "qkv_proj"})
-
-# Attention classes that may read `self.qkv.weight` without calling `qkv` (facts measured on timm 1.0.31).
-READS_QKV_WEIGHT = frozenset(
-    {
-        "timm.models.beit.Attention",
-        "timm.models.eva.EvaAttention",
-        "timm.models.swin_transformer_v2.WindowAttention",
-    }
-)
 
 
 def resolve_targets(
@@ -50,7 +55,8 @@ def resolve_targets(
 
     Returns:
         Path -> slices of a fused qkv (empty: the whole layer), in the model's order; and path -> reason for layers
-        inside a matching container that have no low-rank form and are left as they are.
+        inside a matching container that have no low-rank form, or compute more than a plain layer, and are left as
+        they are.
 
     Raises:
         UserError: for a name that matches nothing or nothing that LoRA can adapt, or a layer where an adapter
@@ -60,7 +66,7 @@ def resolve_targets(
     chosen: dict[str, set[str]] = {}
     skipped: dict[str, str] = {}
     for target in targets:
-        found, grouped = _match_target(model, target, "target_modules")
+        found, unsuitable = _match_target(model, target, "target_modules")
         inside = {path: slices for path, slices in found.items() if not is_inside(path, full)}
         if not inside:
             raise UserError(
@@ -71,16 +77,21 @@ def resolve_targets(
             # the whole layer (no slices) includes any slice of it
             whole = not slices or (path in chosen and not chosen[path])
             chosen[path] = set() if whole else chosen.get(path, set()) | set(slices)
-        skipped |= grouped
+        skipped |= unsuitable
     for name in exclude:
-        for path in _match_target(model, name, "exclude_modules")[0]:
-            chosen.pop(path, None)
+        for path, slices in _match_target(model, name, "exclude_modules")[0].items():
+            # without slices the whole layer goes; the whole without a slice is the others
+            rest = (chosen.get(path) or set(SLICES)) - set(slices) if slices else set()
+            if path in chosen and rest:
+                chosen[path] = rest
+            else:
+                chosen.pop(path, None)
     kept = _in_layers(model, chosen, layers)
     if not kept:
         raise UserError("target_modules: exclude_modules and layers leave nothing to adapt")
-    modules = dict(model.named_modules())
+    modules, shared = all_modules(model), shared_weights(model)
     for path in kept:
-        if reason := bypass_reason(modules, path):
+        if reason := refusal(modules, path, shared):
             raise UserError(f"target_modules: {path!r} cannot be adapted: {reason}; put it into exclude_modules")
     order = {path: tuple(name for name in SLICES if name in kept[path]) for path in modules if path in kept}
     return order, {path: reason for path, reason in skipped.items() if path not in order}
@@ -109,25 +120,14 @@ def is_inside(path: str, containers: Iterable[str]) -> bool:
     return any(path == container or path.startswith(container + ".") for container in containers)
 
 
-def bypass_reason(modules: dict[str, nn.Module], path: str) -> str | None:
-    """Why an adapter at `path` would have no effect, or None if it acts."""
-    parts = path.split(".")
-    for depth in range(len(parts)):
-        parent = modules[".".join(parts[:depth])]
-        name = f"{type(parent).__module__}.{type(parent).__qualname__}"
-        if isinstance(parent, nn.MultiheadAttention):
-            return "torch.nn.MultiheadAttention reads the weights of its projections without calling them"
-        if isinstance(parent, nn.TransformerEncoderLayer):
-            return "the fast path of torch.nn.TransformerEncoderLayer reads its weights without calling it in eval mode"
-        if name in READS_QKV_WEIGHT and parts[depth:] == ["qkv"] and getattr(parent, "q_bias", None) is not None:
-            return f"{name} reads qkv.weight without calling qkv"
-    return None
-
-
 def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Adaptable layers that one name matches, with their slices, and grouped convolutions met on the way."""
-    modules = {path: module for path, module in model.named_modules() if path}
-    leaves = {path: module for path, module in modules.items() if _is_layer(module)}
+    """Adaptable layers that one name matches, with their slices, and unsuitable ones met on the way, with the reason.
+
+    Raises:
+        UserError: if there is no adaptable one, or for slices of a projection that has none.
+    """
+    modules = all_modules(model)
+    leaves = {path: module for path, module in modules.items() if path and _is_layer(module)}
     found: dict[str, tuple[str, ...]] = {}
     if target == ALL_LINEAR:
         found = {path: () for path, module in leaves.items() if isinstance(module, nn.Linear)}
@@ -138,24 +138,20 @@ def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, 
             raise UserError(f"{field}: {target!r} is no regular expression ({error})") from error
         found = {path: () for path in leaves if pattern.fullmatch(path)}
     else:
-        names = ALIASES.get(target, frozenset()) | {target}
-        found = {path: () for path in leaves if any(_contains(path, name) for name in names)}
+        found = {path: () for path in leaves if _stands_for(target, path)}
         if target in SLICES:
-            for path, module in leaves.items():
-                if path.rpartition(".")[2] in FUSED and isinstance(module, nn.Linear) and module.out_features % 3 == 0:
-                    found.setdefault(path, (target,))
-    grouped = {
-        path: f"a convolution with groups={module.groups} has no low-rank form"
-        for path in found
-        if isinstance(module := leaves[path], nn.Conv2d) and module.groups != 1
-    }
-    found = {path: slices for path, slices in found.items() if path not in grouped}
+            found |= {path: (target,) for path in leaves if path.rpartition(".")[2] in FUSED and path not in found}
+    unsuitable = {path: reason for path in found if (reason := unsuitable_reason(leaves[path]))}
+    found = {path: slices for path, slices in found.items() if path not in unsuitable}
+    for path, slices in found.items():
+        if slices and (reason := slices_refusal(modules, path)):
+            raise UserError(f"{field}: {target!r} is no slice of {path!r}: {reason}; name the whole layer, 'qkv'")
     if found:
-        return found, grouped
-    if grouped:
-        path, reason = next(iter(grouped.items()))
+        return found, unsuitable
+    if unsuitable:
+        path, reason = next(iter(unsuitable.items()))
         raise UserError(f"{field}: {target!r} matches only {path!r}: {reason}")
-    other = [path for path in modules if _contains(path, target)]
+    other = [path for path in modules if path and _contains(path, target)]
     if other and not target.startswith("re:"):
         kinds = sorted({type(modules[path]).__name__ for path in other})
         raise UserError(
@@ -166,6 +162,13 @@ def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, 
 
 def _is_layer(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, LoRALayer)
+
+
+def _stands_for(word: str, path: str) -> bool:
+    """Whether the name or family's word reaches the layer at `path`."""
+    if any(_contains(path, name) for name in ALIASES.get(word, frozenset()) | {word}):
+        return True
+    return word in PLACES and re.search(rf"(^|\.){PLACES[word]}$", path) is not None
 
 
 def _contains(path: str, name: str) -> bool:
@@ -180,10 +183,9 @@ def _vocabulary(paths: Iterable[str]) -> set[str]:
     return {part for path in paths for part in path.split(".") if not part.isdigit()}
 
 
-def _usable_words(leaves: Iterable[str]) -> set[str]:
-    parts = _vocabulary(leaves)
-    words = {word for word, names in ALIASES.items() if names & parts}
-    return words | {ALL_LINEAR} | (set(SLICES) if FUSED & parts else set())
+def _usable_words(leaves: Collection[str]) -> set[str]:
+    words = {word for word in ALIASES if any(_stands_for(word, path) for path in leaves)}
+    return words | {ALL_LINEAR} | (set(SLICES) if FUSED & _vocabulary(leaves) else set())
 
 
 def _no_match(field: str, name: str, vocabulary: set[str]) -> str:
@@ -203,6 +205,8 @@ def _in_layers(
     longest = max(blocks.values(), default=0)
     if not blocks:
         raise UserError("layers: the model has no numbered blocks to choose from")
+    if isinstance(layers, str) and (number := int(layers.removeprefix("last:"))) > longest:
+        raise UserError(f"layers: {layers!r}, but there are {longest} blocks; at most last:{longest}, not {number}")
     if not isinstance(layers, str) and (beyond := [i for i in layers if i >= longest]):
         raise UserError(f"layers: {beyond[0]} is not there, the model's blocks are 0 to {longest - 1}")
     kept = {}

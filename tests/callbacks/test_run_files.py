@@ -49,10 +49,19 @@ def test_a_merge_that_changes_an_answer_is_not_written(tmp_path: Path, monkeypat
     layer = next(iter(lora_layers(task.network).values()))
     monkeypatch.setattr(type(layer), "delta_weight", lambda self: torch.zeros_like(self.weight))
     callback.merge(trainer, task, tmp_path / "best_lora_step2_iou0.6.ckpt")
-    assert not list(tmp_path.glob("best_merged_step2*"))
+    assert not list(tmp_path.glob("best_merged_*"))
     assert callback.relative_diff is not None
     assert callback.relative_diff > 1e-4
-    assert callback.path == ""
+    assert callback.name == ""
+
+
+def test_a_merge_that_is_not_a_number_is_not_written(tmp_path: Path) -> None:
+    task, callback = make_task(), MergeOnSave()
+    nn.init.constant_(next(iter(lora_layers(task.network).values())).lora_b, float("nan"))
+    callback._batch = {"image": make_image()}
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    callback.merge(trainer, task, tmp_path / "best_lora_step1_iou0.5.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_merged_file_is_plain_pytorch(tmp_path: Path) -> None:

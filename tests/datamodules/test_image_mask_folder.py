@@ -18,7 +18,9 @@ def folder(path: Path, **arguments: Any) -> ImageMaskFolder:
 
 
 def on_rank(data: ImageMaskFolder, rank: int, world_size: int) -> ImageMaskFolder:
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)  # type: ignore[assignment]
+    progress = SimpleNamespace(current=SimpleNamespace(completed=0))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=loop)  # type: ignore[assignment]
     return data
 
 
