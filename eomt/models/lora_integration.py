@@ -238,10 +238,18 @@ def fingerprint(model: nn.Module, paths: list[str]) -> dict[str, dict[str, Any]]
         entries: list[float] = []
         if not weight.is_meta:
             flat = weight.flatten()
-            places = torch.linspace(0, flat.numel() - 1, min(FINGERPRINT_ENTRIES, flat.numel())).long()
+            places = _spread(flat.numel(), min(FINGERPRINT_ENTRIES, flat.numel()))
             entries = flat[places.to(flat.device)].float().cpu().tolist()
         found[path] = {"shape": list(weight.shape), "entries": entries}
     return found
+
+
+def _spread(size: int, count: int) -> Tensor:
+    """`count` places from the first to the last of `size`."""
+    if size <= 2**24:
+        return torch.linspace(0, size - 1, count).long()
+    # beyond what fp32 counts exactly, it would point past the end; adapters are around with its places below
+    return torch.tensor([index * (size - 1) // (count - 1) for index in range(count)])
 
 
 def same_base(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> str | None:
