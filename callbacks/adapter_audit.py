@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import loaded_names
-from eomt.models.lora import disable_adapters, lora_layers, record_calls
+from eomt.models.lora import LoRALayer, lora_layers, record_calls
 from eomt.models.lora_integration import adaptation, check_trainable, evaluation_mode
 from eomt.models.lora_targets import is_inside
 from eomt.tasks.base import AdaptationTask
@@ -26,8 +26,9 @@ class AdapterAudit(Callback):
     """Runs before the first step of every fit, on one training batch, and stops the run on a dead adapter.
 
     It checks that what is trainable is what the config says and is in the optimiser; that each adapter is called in
-    training and in evaluation; that together they change the output; that each adapter's B and each module trained in
-    full gets a finite gradient that is not zero; and that nothing is frozen that no file ever filled.
+    training and in evaluation; that each adapter's A and B get a finite gradient that is not zero, from the loss in
+    training and from the output in evaluation; that the output does not depend on whether gradients are computed; that
+    everything else that is trained gets a gradient; and that nothing is frozen that no file ever filled.
 
     Random states, buffers, gradients and weights are afterwards what they were.
 
@@ -101,51 +102,80 @@ def check_base_is_loaded(network: nn.Module) -> None:
 
 
 def audit_batch(task: AdaptationTask, batch: dict[str, Any]) -> list[str]:
-    """Faults found in one training pass and two evaluation passes; none if all is well."""
-    network = task.network
-    layers = lora_layers(network)
-    paths = {layer: path for path, layer in layers.items()}
-    faults: list[str] = []
-    with isolate_rng(), _untouched(network):
-        with evaluation_or_training(task, training=True), torch.enable_grad(), record_calls() as called:
-            loss = task.losses(batch)[0]["loss"]
-            if loss.requires_grad:
-                loss.backward()
-            else:
-                faults.append(
-                    "the loss does not depend on anything trainable "
-                    "(is the network run under no_grad, or checkpointed with use_reentrant=True?)"
-                )
-        faults += [f"{path!r} is never called in training" for path in layers if layers[path] not in called]
-        for path, layer in layers.items():
-            if fault := _gradient_fault([layer.lora_b]):
-                faults.append(f"the adapter of {path!r} {fault}")
-        done = adaptation(network)
-        for path in done.trained_in_full if done else []:
-            if fault := _gradient_fault(list(network.get_submodule(path).parameters())):
-                faults.append(f"{path!r}, trained in full, {fault}")
+    """Faults found in a training pass and, where there are adapters, two evaluation passes; none if all is well."""
+    layers = lora_layers(task.network)
+    with isolate_rng(), _untouched(task.network):
+        for layer in layers.values():
+            # B is zero at the start, and then neither reaches the output nor lets A learn; any other value shows both
+            nn.init.normal_(layer.lora_b, std=0.02)
+        faults = _training_faults(task, batch, layers)
         if layers:
-            faults += _evaluation_faults(task, batch, paths)
+            task.network.zero_grad()
+            faults += _evaluation_faults(task, batch, layers)
     return faults
 
 
-def _evaluation_faults(task: AdaptationTask, batch: dict[str, Any], paths: dict[Any, str]) -> list[str]:
-    """In evaluation: which adapters are not called, and whether they change the output at all."""
-    with torch.no_grad(), evaluation_mode(task.network):
-        for layer in paths:
-            # B is zero at the start: any value shows whether the adapter reaches the output
-            layer.lora_b.normal_(std=0.02)
-        with record_calls() as called:
-            adapted = task.outputs(task.network, batch)
-        with disable_adapters(task.network):
-            plain = task.outputs(task.network, batch)
-    faults = [f"{path!r} is never called in evaluation" for layer, path in paths.items() if layer not in called]
-    if torch.equal(adapted, plain):
-        faults.append("switching the adapters off does not change the output in evaluation")
+def _training_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, LoRALayer]) -> list[str]:
+    """Which adapters are not called, and what gets no gradient from the loss."""
+    network = task.network
+    with evaluation_or_training(task, training=True), torch.enable_grad(), record_calls() as called:
+        loss = task.losses(batch)[0]["loss"]
+        if not loss.requires_grad:
+            return [
+                "the loss does not depend on anything trainable "
+                "(is the network run under no_grad, or checkpointed with use_reentrant=True?)"
+            ]
+        loss.backward()
+    faults = [f"{path!r} is never called in training" for path, layer in layers.items() if layer not in called]
+    faults += _adapter_faults(layers, "in training")
+    done = adaptation(network)
+    heads = done.trained_in_full if done else []
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    for path in heads:
+        if fault := _gradient_fault([p for name, p in trained.items() if is_inside(name, [path])]):
+            faults.append(f"{path!r}, trained in full, {fault}")
+    for name, parameter in trained.items():
+        if parameter.grad is None and not is_inside(name, layers):
+            faults.append(f"{name!r} is trained but gets no gradient: its output is not used, or is detached")
+    return faults
+
+
+def _evaluation_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, LoRALayer]) -> list[str]:
+    """Which adapters are not called, or do not change the output.
+
+    Two passes: with gradients, which tell of each adapter whether it acts, and without, as the fast paths that bypass
+    adapters run only there. Both must give the same answers.
+    """
+    with evaluation_mode(task):
+        with torch.no_grad(), isolate_rng(), record_calls() as called:
+            without = task.outputs(task.network, batch)
+        with torch.enable_grad(), isolate_rng():
+            outputs = task.outputs(task.network, batch)
+            if outputs.requires_grad:
+                (outputs * torch.randn_like(outputs)).sum().backward()
+    faults = [f"{path!r} is never called in evaluation" for path, layer in layers.items() if layer not in called]
+    faults += _adapter_faults(layers, "in evaluation: it does not change the output")
+    difference = float((outputs.detach() - without).abs().max())
+    # written so that NaN is a fault too; 16 bits keep two to three figures through a network
+    if not difference <= 0.02 * float(without.abs().max()):
+        faults.append(
+            f"answers in evaluation differ by {difference:.1e} between no_grad and grad mode (is an adapter bypassed?)"
+        )
+    return faults
+
+
+def _adapter_faults(layers: dict[str, LoRALayer], where: str) -> list[str]:
+    faults = []
+    for path, layer in layers.items():
+        for part in ("lora_b", "lora_a"):
+            if fault := _gradient_fault([layer.get_parameter(part)]):
+                faults.append(f"{part} of {path!r} {fault} {where}")
+                break
     return faults
 
 
 def _gradient_fault(parameters: list[nn.Parameter]) -> str | None:
+    """Of tensors that belong together: one of them may be zero for a batch, but not all."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return "gets no gradient"

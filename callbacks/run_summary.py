@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import platform
+import re
 import time
 from datetime import datetime
 from importlib import metadata
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
 
 from callbacks.adapter_audit import AdapterAudit
 from callbacks.lora_checkpoint import LoRACheckpoint
@@ -22,6 +24,7 @@ from callbacks.merge_on_save import WEIGHTS_FILE, MergeOnSave
 from callbacks.metrics_file import MetricsFile
 from callbacks.run_folder import run_folder, validation_metrics, write_file
 from eomt.models.adapter_io import WEIGHTS_FILE as ADAPTER_FILE
+from eomt.models.lora import lora_layers
 from eomt.models.lora_integration import adaptation, get_lora_stats, lora_summary
 from eomt.report import SUMMARY, print_report, verdict
 from eomt.tasks.base import AdaptationTask
@@ -62,7 +65,7 @@ class RunSummary(Callback):
         log.info("Run folder: %s", self._folder)
         for split, counts in getattr(trainer.datamodule, "counts", {}).items():  # type: ignore[attr-defined]
             log.info("Data: %s: %s", split, ", ".join(f"{name} {count}" for name, count in counts.items()))
-        for line in lora_summary(pl_module.network):
+        for line in [*lora_summary(pl_module.network), *adapted_modules(pl_module.network)]:
             log.info("%s", line)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if getattr(datamodule, "is_split_by_seed", False) and not (self._folder / "splits.json").exists():
@@ -201,6 +204,21 @@ class RunSummary(Callback):
         }
         write_file(path, lambda beside: beside.write_text(json.dumps(result, indent=2) + "\n"))
         log.info("Results: %s", path)
+
+
+def adapted_modules(network: nn.Module) -> list[str]:
+    """A short table of the adapted layers: those that differ only in their numbers are one row."""
+    rows: dict[tuple[str, str, int], list[int]] = {}
+    for path, layer in lora_layers(network).items():
+        shape = " x ".join(str(size) for size in layer.weight.shape)
+        rows.setdefault((re.sub(r"\.\d+(?=\.|$)", ".*", path), shape, layer.rank), []).append(
+            layer.lora_a.numel() + layer.lora_b.numel()
+        )
+    width = max((len(path) for path, _, _ in rows), default=0)
+    return [
+        f"  {path:{width}}  {len(counts):3} of {shape:12}  rank {rank:3}  {sum(counts):10,} parameters"
+        for (path, shape, rank), counts in rows.items()
+    ]
 
 
 def versions() -> dict[str, str]:

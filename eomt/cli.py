@@ -34,7 +34,14 @@ from callbacks import (
 from callbacks.run_folder import write_file
 from eomt.checkpoints import WORDS, claim, config_beside, find_checkpoint, find_word, make_run_name, step_of
 from eomt.errors import UserError
-from eomt.filling import fill_from_data, load_nothing, stand_alone, use_recorded_split, with_absolute_paths
+from eomt.filling import (
+    fill_from_data,
+    load_nothing,
+    read_config,
+    stand_alone,
+    use_recorded_split,
+    with_absolute_paths,
+)
 from eomt.mistakes import mistake, one_line
 from eomt.models.adapter_io import load_adapter
 from eomt.models.pretrained import read_weights
@@ -134,6 +141,13 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Lightning's own warns whenever it is given arguments by a program that has some itself
         self.config = parser.parse_args(args)
+        settings = self.config.get(self.config.get("subcommand", ""), self.config)
+        for file in settings.get("config") or []:
+            # jsonargparse passes over what stands at the top of a file and means nothing
+            for key in read_config(Path(str(file))):
+                if key.rstrip("+").partition(".")[0] not in settings:
+                    known = ", ".join(name for name in vars(settings) if name != "config")
+                    raise UserError(f"{file}: unknown field {key!r}; there are: {known}")
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let hyper-parameters in a checkpoint beat the command line; here they do not."""
@@ -276,7 +290,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a command; a user's mistake is one line on stderr and exit status 2."""
     _set_up_output()
     try:
-        CLI(with_saved_config(list(sys.argv[1:] if args is None else args)))
+        arguments = with_saved_config(list(sys.argv[1:] if args is None else args))
+        if given := _option(arguments, "--config") or _option(arguments, "-c"):
+            read_config(Path(given))
+        CLI(arguments)
     except SIGTERMException:
         # Lightning saves and then exits with 0, as if the run had ended
         sys.exit(128 + signal.SIGTERM)

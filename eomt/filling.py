@@ -15,6 +15,23 @@ from eomt.errors import UserError
 PATH_FIELDS = ("path", "pretrained", "predict_path", "splits")
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """What stands in a YAML file.
+
+    Raises:
+        UserError: if it cannot be read, or holds something else than fields.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: holds no fields; see configs/ for examples")
+    return config
+
+
 def fill_from_data(config: Namespace) -> None:
     """Fills in what belongs to the data, and the crop size from the network's image size.
 

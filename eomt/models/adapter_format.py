@@ -75,11 +75,8 @@ def from_pair(folder: Path, path: str, layer: LoRALayer, a: Tensor, b: Tensor) -
     return a.view(k, rank, -1), kept
 
 
-def peft_config(model: nn.Module, done: Adaptation, tensors: Collection[str], base: str | None) -> dict[str, Any]:
+def peft_config(model: nn.Module, done: Adaptation, base: str | None) -> dict[str, Any]:
     """The content of adapter_config.json, whose names PEFT applies to exactly the paths that are meant.
-
-    Args:
-        tensors: names of all tensors of the file.
 
     Raises:
         UserError: for a module trained in full that PEFT has no unambiguous name for.
@@ -100,7 +97,7 @@ def peft_config(model: nn.Module, done: Adaptation, tensors: Collection[str], ba
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         "target_modules": _target_modules(model, done.adapters),
-        "modules_to_save": _modules_to_save(model, done, tensors) or None,
+        "modules_to_save": _modules_to_save(model, done) or None,
         "rank_pattern": {_exactly(path): rank for path, rank in ranks.items() if rank != config.rank},
         "alpha_pattern": {_exactly(path): alpha for path, alpha in alphas.items() if alpha != config.lora_alpha},
         "use_rslora": config.use_rslora,
@@ -124,18 +121,16 @@ def _target_modules(model: nn.Module, adapted: Collection[str]) -> list[str] | s
     return list(adapted)
 
 
-def _modules_to_save(model: nn.Module, done: Adaptation, tensors: Collection[str]) -> list[str]:
+def _modules_to_save(model: nn.Module, done: Adaptation) -> list[str]:
     modules = dict(model.named_modules())
-    named: list[str] = []
-    for path in done.trained_in_full:
-        named += _savable(path, modules[path])
+    named = [inner for path in done.trained_in_full for inner in _savable(path, modules[path])]
     for path in named:
         clash = next((target for target in done.adapters if re.match(rf"(.*\.)?{path}($|\.)", target)), None)
         for other, module in modules.items():
-            if other == path or not other.endswith(path):
+            if other in named or not other.endswith(path):
                 continue
-            # PEFT puts a copy of `other` in its place: harmless only where nothing of the file belongs to it
-            if isinstance(module, LISTS) or any(is_inside(name, [other]) for name in tensors):
+            # PEFT copies `other` too, and then misses its tensors in the file
+            if isinstance(module, LISTS) or module.state_dict():
                 clash = clash or other
         if clash:
             raise UserError(

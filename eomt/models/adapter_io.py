@@ -40,7 +40,6 @@ from eomt.models.lora_integration import (
     adaptation,
     check_trainable,
     expected_trainable,
-    fingerprint,
     inject,
     same_base,
 )
@@ -98,7 +97,7 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) 
         "fingerprint": json.dumps(done.fingerprint),
     }
 
-    content = json.dumps(peft_config(model, done, [name.removeprefix(PREFIX) for name in tensors], base), indent=2)
+    content = json.dumps(peft_config(model, done, base), indent=2)
 
     def write(beside: Path) -> None:
         save_file(

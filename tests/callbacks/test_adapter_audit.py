@@ -97,6 +97,47 @@ class FastPathMLP(nn.Module):
         return nn.functional.linear(hidden, self.fc2.weight, self.fc2.bias)
 
 
+class IdleCallMLP(FastPathMLP):
+    """Calls its layers, whose answer it throws away, `when` it likes to."""
+
+    def __init__(self, mlp: nn.Module, when: Callable[[nn.Module], bool]) -> None:
+        super().__init__(mlp)
+        self.when = when
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.when(self):
+            return self.fc2(nn.functional.gelu(self.fc1(x)))
+        self.fc2(self.fc1(x))
+        hidden = nn.functional.gelu(nn.functional.linear(x, self.fc1.weight, self.fc1.bias))
+        return nn.functional.linear(hidden, self.fc2.weight, self.fc2.bias)
+
+
+def idle_calls_in_evaluation(task: SemanticSegmentation) -> None:
+    block = task.network.encoder.backbone.blocks[3]
+    block.mlp = IdleCallMLP(block.mlp, lambda module: not module.training)
+
+
+def idle_calls_without_gradients(task: SemanticSegmentation) -> None:
+    for block in task.network.encoder.backbone.blocks:
+        block.mlp = IdleCallMLP(block.mlp, lambda module: not torch.is_grad_enabled())
+
+
+def detached_a(task: SemanticSegmentation) -> None:
+    layer = task.network.get_submodule(f"{BLOCK}.attn.qkv")
+    assert isinstance(layer, LoRALinear)
+
+    def forward(x: Tensor) -> Tensor:
+        layer._adapter_runs()
+        h = nn.functional.linear(x, layer.lora_a.detach()) * layer.scaling
+        return nn.functional.linear(x, layer.weight, layer.bias) + nn.functional.linear(h, layer.lora_b)
+
+    layer.forward = forward  # type: ignore[method-assign]
+
+
+def half_detached_head(task: SemanticSegmentation) -> None:
+    task.network.mask_head[2].register_forward_hook(lambda module, inputs, output: output.detach())
+
+
 def fast_path(task: SemanticSegmentation) -> None:
     block = task.network.encoder.backbone.blocks[3]
     block.mlp = FastPathMLP(block.mlp)
@@ -126,12 +167,24 @@ def detached_head(task: SemanticSegmentation) -> None:
     [
         (ignore_adapter, {}, rf"'{BLOCK}\.attn\.qkv' is never called in training"),
         (no_grad_encoder, {}, "does not depend on anything trainable"),
-        (no_grad_encoder, {"trainable_modules": ["mask_head"]}, r"blocks\.0\.attn\.qkv' gets no gradient"),
+        (
+            no_grad_encoder,
+            {"trainable_modules": ["mask_head"]},
+            r"lora_b of '.*blocks\.0\.attn\.qkv' gets no gradient in training",
+        ),
         (freeze_again, {}, r"blocks\.0\.attn\.qkv\.lora_a' is frozen, though lora_config trains it"),
         (unfreeze_a_base_weight, {}, r"norm\.weight' is trained, not by lora_config"),
         (fast_path, {}, rf"'{BLOCK}\.mlp\.fc1' is never called in evaluation"),
+        (idle_calls_in_evaluation, {}, rf"lora_b of '{BLOCK}\.mlp\.fc1' gets no gradient in evaluation"),
+        (idle_calls_without_gradients, {}, "answers in evaluation differ"),
+        (detached_a, {}, rf"lora_a of '{BLOCK}\.attn\.qkv' gets no gradient in training"),
+        (half_detached_head, {"trainable_modules": ["mask_head"]}, r"'mask_head\.0\.weight' is trained but gets no"),
         (reentrant_checkpointing, {}, "use_reentrant=True"),
-        (reentrant_checkpointing, {"trainable_modules": ["mask_head"]}, r"blocks\.0\.attn\.qkv' gets no gradient"),
+        (
+            reentrant_checkpointing,
+            {"trainable_modules": ["mask_head"]},
+            r"lora_b of '.*blocks\.0\.attn\.qkv' gets no gradient in training",
+        ),
         (forget_in_optimiser, {}, r"blocks\.5\.mlp\.fc2\.lora_b' is trainable but in no optimiser"),
         (detached_head, {"trainable_modules": ["mask_head"]}, "'mask_head', trained in full, gets no gradient"),
     ],
@@ -144,6 +197,36 @@ def test_a_fault_stops_the_run_with_its_name(
     fault(task)
     with pytest.raises(UserError, match=message):
         audit(task, data, tmp_path)
+
+
+def test_full_fine_tuning_with_an_encoder_that_gets_no_gradient_stops_the_run(
+    data: ImageMaskFolder, tmp_path: Path
+) -> None:
+    task = SemanticSegmentation(make_eomt(num_classes=3), None, num_points=64)
+    assert audit(task, data, tmp_path).verdict == "every parameter is trained"
+    no_grad_encoder(task)
+    with pytest.raises(UserError, match=r"'encoder\.backbone\.cls_token' is trained but gets no gradient"):
+        audit(task, data, tmp_path / "again")
+
+
+@pytest.mark.parametrize("masked_attention", [True, False])
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize("targets", [["all-linear"], ["query", "value", "upscale"]])
+def test_sound_networks_pass(data: ImageMaskFolder, masked_attention: bool, freeze: bool, targets: list[str]) -> None:
+    network = make_eomt(num_classes=3, masked_attn_enabled=masked_attention)
+    task = make_task(network=network, target_modules=targets, freeze_base_model=freeze, use_rslora=True)
+    assert audit_batch(task, next(iter(data.train_dataloader()))) == []
+
+
+def test_the_audit_runs_the_network_three_times(data: ImageMaskFolder) -> None:
+    task = make_task()
+    passes: list[bool] = []
+    task.network.class_head.register_forward_pre_hook(lambda module, inputs: passes.append(torch.is_grad_enabled()))
+    embeddings: list[int] = []
+    task.network.encoder.backbone.patch_embed.register_forward_hook(lambda *_: embeddings.append(1))
+    assert audit_batch(task, next(iter(data.train_dataloader()))) == []
+    assert len(embeddings) == 3
+    assert False in passes
 
 
 def test_heads_frozen_at_random_stop_the_run(data: ImageMaskFolder, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models import EoMT
-from eomt.models.adapter_io import load_adapter, save_adapter, write_folder
-from eomt.models.lora import lora_layers
+from eomt.models.adapter_io import fill, load_adapter, save_adapter, trained_state, write_folder
+from eomt.models.lora import lora_layers, merge_lora_weights, remove_adapters
 from eomt.models.lora_integration import LoRAConfig, apply_lora
 from tests.tiny import make_eomt, make_image
 
@@ -125,27 +126,31 @@ def test_nothing_is_changed_when_the_base_is_refused(tmp_path: Path) -> None:
     assert not lora_layers(other)
 
 
-def damage(folder: Path, **changes: Any) -> None:
+def damage(folder: Path, metadata: bool = False, **changes: Any) -> None:
     """Rewrites the tensors: a name with None takes one out."""
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        kept = file.metadata() if metadata else None
     for name, value in changes.items():
         if value is None:
             del tensors[name]
         else:
             tensors[name] = value
-    save_file(tensors, path)
+    save_file(tensors, path, kept)
 
 
 FIRST = "base_model.model.mask_head.0.lora_A.weight"
+QUERY = "base_model.model.encoder.backbone.blocks.0.attn.qkv.lora_A.weight"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({FIRST: None}, r"mask_head.0.* only in the network"),
+        ({FIRST: None}, r"mask_head.0.lora_A.weight is missing"),
+        ({FIRST: None, FIRST.replace("_A", "_B"): None}, r"mask_head.0.lora_A.weight is missing, though"),
         ({FIRST.replace("_A", "_B"): None}, r"lora_B.weight is missing"),
-        ({"base_model.model.q.weight": None}, r"tensors are missing \(q.weight"),
+        ({"base_model.model.q.weight": None}, r"'q' in modules_to_save, but none of its tensors"),
         ({"base_model.model.other.weight": torch.ones(1)}, r"not in this network \(other.weight"),
         ({"mask_head.0.lora_A.weight": torch.ones(1)}, "does not start with"),
         ({"base_model.model._orig_mod.q.weight": torch.ones(1)}, "compiled wrapper"),
@@ -228,3 +233,105 @@ def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists"):
         save_adapter(adapted(rank=4), tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("alpha", [12, 24, 48])
+def test_rslora_slices_load_into_the_same_config_whatever_alpha_rounds_to(tmp_path: Path, alpha: int) -> None:
+    arguments = {"target_modules": ["query", "key", "value"], "use_rslora": True, "lora_alpha": alpha, "rank": 4}
+    model = adapted(**arguments)
+    other = apply_lora(base(), LoRAConfig(freeze_base_model=True, **arguments)).eval()
+    load_adapter(other, save_adapter(model, tmp_path / "adapter"))
+    assert torch.equal(answer(other), answer(model))
+
+
+def test_a_rank_above_the_layer_is_read_from_a_file(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(base(), peft.LoraConfig(r=9, target_modules=["class_head"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    model.eval().save_pretrained(tmp_path / "adapter")
+    loaded = load_adapter(base(), tmp_path / "adapter").eval()
+    assert lora_layers(loaded)["class_head"].rank == 9
+    torch.testing.assert_close(answer(loaded), answer(model), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        ({}, {"base_model.model.other.weight": torch.ones(1)}),
+        ({}, {FIRST: torch.ones(4, 65)}),
+        ({"target_modules": ["query"]}, {QUERY: torch.ones(4, 65)}),
+        ({"target_modules": ["query"]}, {QUERY.replace("_A", "_B"): torch.ones(64, 4)}),
+        ({"trainable_modules": ["q"]}, {"base_model.model.q.weight": torch.ones(3)}),
+    ],
+)
+def test_a_refused_file_leaves_the_plain_network_plain(tmp_path: Path, arguments: dict, changes: dict) -> None:
+    folder = save_adapter(adapted(rank=4, **arguments), tmp_path / "adapter")
+    damage(folder, metadata=True, **changes)
+    model = base()
+    modules = dict(model.named_modules())
+    with pytest.raises(UserError):
+        load_adapter(model, folder)
+    assert dict(model.named_modules()) == modules
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(answer(model), answer(base()))
+    apply_lora(model, LoRAConfig(rank=2))
+
+
+def test_what_was_trained_there_and_is_frozen_here_is_refused(tmp_path: Path) -> None:
+    folder = save_adapter(adapted(rank=4, trainable_modules=["q"]), tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"trained there .*q\.weight.* trainable_modules"):
+        load_adapter(adapted(rank=4), folder)
+    with pytest.raises(UserError, match="trained there"):
+        fill(adapted(rank=4), trained_state(adapted(rank=4, trainable_modules=["q"])), "file")
+    plain = base()
+    fill(plain, adapted_as_plain := base().state_dict(), "file")
+    assert all(torch.equal(value, adapted_as_plain[name]) for name, value in plain.state_dict().items())
+
+
+def test_nothing_is_saved_when_other_tensors_are_trained_than_the_config_says(tmp_path: Path) -> None:
+    model = adapted(rank=4)
+    model.q.requires_grad_(True)
+    with pytest.raises(UserError, match=r"'q\.weight' is trained, not by lora_config"):
+        save_adapter(model, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("make_plain", [merge_lora_weights, remove_adapters])
+def test_a_network_made_plain_again_can_be_adapted_and_loaded(tmp_path: Path, make_plain: Any) -> None:
+    model = adapted(rank=4)
+    folder = save_adapter(model, tmp_path / "adapter")
+    plain = make_plain(model)
+    with pytest.raises(UserError, match="holds no adapters"):
+        save_adapter(plain, tmp_path / "other")
+    assert len(lora_layers(load_adapter(plain, folder, check_base=False))) == 4
+    assert len(lora_layers(apply_lora(make_plain(plain), LoRAConfig(rank=2)))) == 4
+
+
+class Tied(nn.Module):
+    """A frozen table under two names, as in language models, and a layer to adapt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Embedding(5, 4)
+        self.table = nn.Linear(4, 5, bias=False)
+        self.table.weight = self.shared.weight
+        self.layer = nn.Linear(4, 4)
+
+
+def test_frozen_shared_tensors_are_not_saved_under_their_second_name(tmp_path: Path) -> None:
+    model = apply_lora(Tied(), LoRAConfig(rank=2, target_modules=["layer"], freeze_base_model=True))
+    assert set(trained_state(model)) == {"layer.lora_a", "layer.lora_b"}
+    torch.manual_seed(0)
+    folder = save_adapter(model, tmp_path / "adapter")
+    assert len(load_file(folder / "adapter_model.safetensors")) == 2
+
+
+def test_trained_shared_tensors_are_saved_once_and_filled(tmp_path: Path) -> None:
+    config = LoRAConfig(rank=2, target_modules=["layer"], trainable_modules=["shared"], freeze_base_model=True)
+    model = apply_lora(Tied(), config)
+    state = trained_state(model)
+    assert set(state) == {"layer.lora_a", "layer.lora_b", "shared.weight"}
+    other = apply_lora(Tied(), config)
+    fill(other, state, "file")
+    assert torch.equal(other.table.weight, model.table.weight)

@@ -1,0 +1,207 @@
+"""A user's mistakes: one line that names the file or field, exit status 2, nothing left behind."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from eomt.models.eomt import EoMT
+from eomt.tasks import SemanticSegmentation
+from tests.cli_runs import Workspace, make_workspace, refusal
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make_workspace(tmp_path_factory.mktemp("mistakes"))
+
+
+@pytest.fixture(scope="module")
+def run(workspace: Workspace) -> Path:
+    return workspace.fit("good", "--trainer.max_epochs", "1")
+
+
+def image_without_mask(data: Path) -> None:
+    (data / "train" / "masks" / "03.png").unlink()
+
+
+def mask_without_image(data: Path) -> None:
+    (data / "val" / "images" / "01.png").unlink()
+
+
+def unknown_label(data: Path) -> None:
+    mask = np.array(Image.open(data / "val" / "masks" / "01.png"))
+    mask[:2, :5] = 9
+    Image.fromarray(mask).save(data / "val" / "masks" / "01.png")
+
+
+def size_mismatch(data: Path) -> None:
+    Image.new("L", (48, 30)).save(data / "train" / "masks" / "02.png")
+
+
+def truncated_png(data: Path) -> None:
+    path = data / "train" / "images" / "02.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def truncated_jpeg(data: Path) -> None:
+    path = data / "train" / "images" / "02.png"
+    Image.open(path).save(path.with_suffix(".jpg"))
+    path.unlink()
+    path = path.with_suffix(".jpg")
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def text_as_image(data: Path) -> None:
+    (data / "train" / "images" / "02.png").write_text("no picture")
+
+
+def sixteen_bits(data: Path) -> None:
+    Image.fromarray(np.full((32, 48), 3000, np.uint16)).save(data / "train" / "images" / "02.png")
+
+
+def empty_val(data: Path) -> None:
+    for kind in ("images", "masks"):
+        for path in (data / "val" / kind).iterdir():
+            path.unlink()
+
+
+def one_class(data: Path) -> None:
+    for path in (data / "train" / "masks").iterdir():
+        Image.new("L", (48, 32)).save(path)
+
+
+def binary_as_255(data: Path) -> None:
+    for path in data.rglob("masks/*.png"):
+        mask = np.array(Image.open(path))
+        Image.fromarray(((mask > 0) * 255).astype(np.uint8)).save(path)
+
+
+def all_ignored(data: Path) -> None:
+    for path in (data / "val" / "masks").iterdir():
+        Image.new("L", (48, 32), 255).save(path)
+
+
+DATA = [
+    (image_without_mask, ["03.png", "no mask"]),
+    (mask_without_image, ["01.png", "no image belongs to it"]),
+    (unknown_label, ["val/masks/01.png", "9", "10 pixels"]),
+    (size_mismatch, ["train/masks/02.png", "30 x 48", "32 x 48"]),
+    (truncated_png, ["train/images/02.png"]),
+    (truncated_jpeg, ["train/images/02.jpg"]),
+    (text_as_image, ["train/images/02.png"]),
+    (sixteen_bits, ["train/images/02.png", "16"]),
+    (empty_val, ["val"]),
+    (one_class, ["only"]),
+    (binary_as_255, ["class_map"]),
+    (all_ignored, ["val", "ignored"]),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), DATA, ids=[spoil.__name__ for spoil, _ in DATA])
+def test_data(
+    workspace: Workspace,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    words: list[str],
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(workspace.folder / "data", data)
+    spoil(data)
+    error = refusal(capsys, workspace, "fit", "--data.path", str(data), "--run_name", "spoilt")
+    for word in words:
+        assert word in error
+    assert not (workspace.runs / "spoilt").exists()
+
+
+def test_a_network_of_another_shape(workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = str(next(run.glob("best_lora_*.ckpt")))
+    other = ("--model.network.pretrained", "false", "--model.network.encoder.backbone_name", "test_vit2")
+    error = refusal(capsys, workspace, "validate", "--ckpt_path", best, *other, config=False)
+    assert "ckpt_path" in error
+
+
+def test_another_base(workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    state = load_file(workspace.folder / "base" / "model.safetensors")
+    torch.manual_seed(3)
+    save_file({name: torch.randn_like(value) for name, value in state.items()}, tmp_path / "model.safetensors")
+    best = next(run.glob("best_lora_*.ckpt"))
+    for path in (best, best.with_suffix("")):
+        args = ("validate", "--ckpt_path", str(path), "--model.network.pretrained", str(tmp_path))
+        assert "another base" in refusal(capsys, workspace, *args, config=False)
+
+
+@pytest.mark.parametrize("callback", ["LoRACheckpoint", "EarlyStoppingOnIoU"])
+def test_a_metric_that_does_not_exist(workspace: Workspace, capsys: pytest.CaptureFixture[str], callback: str) -> None:
+    callbacks = f'[{{"class_path": "callbacks.{callback}", "init_args": {{"monitor": "val_uoi"}}}}]'
+    error = refusal(capsys, workspace, "fit", "--run_name", "metric", "--trainer.callbacks", callbacks)
+    assert "'val_uoi' is not logged; there are: val_accuracy, val_dice, val_iou, val_loss" in error
+    assert not (workspace.runs / "metric").exists()
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory"]
+)
+def test_out_of_memory_names_the_switches(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError(message) if "CUDA" in message else RuntimeError(message)
+
+    monkeypatch.setattr(EoMT, "forward", fail)
+    error = refusal(capsys, workspace, "fit", "--run_name", "memory")
+    assert message in error
+    for switch in ("--data.batch_size", "checkpointing", "img_size", "layers"):
+        assert switch in error
+
+
+def test_an_error_of_the_program_keeps_its_traceback(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(SemanticSegmentation, "losses", fail)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        workspace.run("fit", "--run_name", "bug")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: [", ["broken.yaml"]),
+        ("modle: {}\n", ["modle"]),
+        (None, ["missing.yaml"]),
+    ],
+)
+def test_a_config_that_cannot_be_read(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, words: list[str]
+) -> None:
+    path = tmp_path / ("missing.yaml" if text is None else "broken.yaml")
+    if text is not None:
+        path.write_text(text + (workspace.config.read_text() if "modle" in text else ""))
+    error = refusal(capsys, workspace, "fit", "--config", str(path), config=False)
+    for word in words:
+        assert word in error
+
+
+def test_no_subcommand(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "subcommand" in refusal(capsys, workspace, "fitt", config=False).lower()
+
+
+@pytest.mark.skipif("HF_HUB_OFFLINE" not in os.environ, reason="would ask the hub")
+def test_a_hub_that_cannot_be_had(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    hub = ("--model.network.pretrained", "false", "--model.network.encoder.pretrained", "true")
+    name = (
+        "--model.network.encoder.backbone_name",
+        "vit_small_patch14_dinov2",
+        "--model.network.encoder.patch_size",
+        "8",
+    )
+    error = refusal(capsys, workspace, "fit", *hub, *name)
+    assert "vit_small_patch14_dinov2" in error
+    assert "--model.network.encoder.pretrained FOLDER" in error
