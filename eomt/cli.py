@@ -269,7 +269,7 @@ class CLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         super()._run_subcommand(subcommand)
-        if self._settings.trainer.fast_dev_run or self._settings.trainer.max_steps == 0:
+        if self._settings.trainer.fast_dev_run:
             self._remove_claimed()
 
 

@@ -347,3 +347,21 @@ def test_mistakes_are_one_line(
     before = sorted(workspace.runs.glob("*"))
     assert message in refusal(capsys, workspace, "fit", *args)
     assert sorted(workspace.runs.glob("*")) == before
+
+
+def test_a_linear_probe_trains_the_named_heads_only(workspace: Workspace) -> None:
+    run = workspace.fit("probe", "--model.lora_config.enabled", "false", "--trainer.max_epochs", "1")
+    assert summary(run)["lora_parameters"] == 0
+    # class_head: 64 -> 3 + 1
+    assert summary(run)["trainable_parameters"] == 64 * 4 + 4
+    assert summary(run)["audit"] == "1 modules trained in full learn (class_head)"
+
+
+def test_a_dry_run_leaves_no_folder(workspace: Workspace) -> None:
+    workspace.run("fit", "--run_name", "dry", "--trainer.fast_dev_run", "true")
+    assert not (workspace.runs / "dry").exists()
+
+
+def test_one_batch_can_be_overfitted(workspace: Workspace) -> None:
+    run = workspace.fit("overfit", "--trainer.overfit_batches", "1", "--trainer.max_epochs", "3")
+    assert summary(run)["steps"] == 3
