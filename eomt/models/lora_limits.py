@@ -99,10 +99,10 @@ def slices_refusal(modules: Mapping[str, nn.Module], path: str) -> str | None:
     """Why the fused projection at `path` has no slices query, key, value: equal thirds, one after the other."""
     layer, parent = modules[path], modules[path.rpartition(".")[0]]
     name = _full_name(parent)
-    if not isinstance(layer, nn.Linear):
-        return f"{type(layer).__name__} is no Linear"
     if getattr(parent, "head_first", False) or name in HEAD_BY_HEAD:
         return f"{name} holds query, key and value head by head"
+    if not isinstance(layer, nn.Linear):
+        return f"{type(layer).__name__} is no Linear"
     if getattr(parent, "num_key_value_groups", 1) != 1:
         return f"{name} has fewer keys and values than queries (grouped-query attention)"
     heads, width = getattr(parent, "num_heads", None), getattr(parent, "head_dim", None)

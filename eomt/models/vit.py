@@ -98,7 +98,8 @@ class ViT(nn.Module):
         if height % self.patch_size or width % self.patch_size:
             raise UserError(f"image: {height} x {width} pixels is no multiple of the patch size {self.patch_size}")
         scale = 255.0 if image.dtype == torch.uint8 else 1.0
-        tokens = self.backbone.patch_embed((image / scale - self.pixel_mean) / self.pixel_std)  # (B, h, w, D)
+        image = ((image / scale - self.pixel_mean) / self.pixel_std).to(self.backbone.patch_embed.proj.weight.dtype)
+        tokens = self.backbone.patch_embed(image)  # (B, h, w, D)
         grid = (tokens.shape[1], tokens.shape[2])
         tokens = self.backbone.norm_pre(self.backbone.patch_drop(self.backbone._pos_embed(tokens)))
         return tokens, grid

@@ -27,10 +27,15 @@ BLOCK = "encoder.backbone.blocks.3"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> ImageMaskFolder:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
     write_images(folder / "train", 2, 0)
     write_images(folder / "val", 1, 1)
+    return folder
+
+
+@pytest.fixture
+def data(folder: Path) -> ImageMaskFolder:
     return ImageMaskFolder(str(folder), batch_size=2, crop_size=(32, 48), num_workers=0)
 
 
@@ -118,8 +123,8 @@ def idle_calls_in_evaluation(task: SemanticSegmentation) -> None:
 
 
 def idle_calls_without_gradients(task: SemanticSegmentation) -> None:
-    for block in task.network.encoder.backbone.blocks:
-        block.mlp = IdleCallMLP(block.mlp, lambda module: not torch.is_grad_enabled())
+    block = task.network.encoder.backbone.blocks[3]
+    block.mlp = IdleCallMLP(block.mlp, lambda module: not torch.is_grad_enabled())
 
 
 def detached_a(task: SemanticSegmentation) -> None:
@@ -216,6 +221,14 @@ def test_sound_networks_pass(data: ImageMaskFolder, masked_attention: bool, free
     network = make_eomt(num_classes=3, masked_attn_enabled=masked_attention)
     task = make_task(network=network, target_modules=targets, freeze_base_model=freeze, use_rslora=True)
     assert audit_batch(task, next(iter(data.train_dataloader()))) == []
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_sound_network_passes_in_bf16(data: ImageMaskFolder, autocast: bool) -> None:
+    task = make_task(trainable_modules=["q", "class_head"])
+    task = task if autocast else task.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert audit_batch(task, next(iter(data.train_dataloader()))) == []
 
 
 def test_the_audit_runs_the_network_three_times(data: ImageMaskFolder) -> None:

@@ -245,19 +245,18 @@ def test_predictions_hold_the_exact_ids_and_keep_sub_folders(tmp_path: Path, cap
     model = Segmenter()
     with caplog.at_level(logging.INFO, "eomt"):
         trainer(tmp_path, PredictionPictures()).predict(model, datamodule=Scenes(names))
-    written = ["same.png", "same.png.png", "outside/c.d.png", *(f"scenes/{index}.png" for index in range(3, 8))]
+    written = ["same.jpg.png", "same.png", "outside/c.d.png", *(f"scenes/{index}.png" for index in range(3, 8))]
     for index, name in enumerate(written):
-        picture = Image.open(tmp_path / "predictions" / name)
+        picture = Image.open(tmp_path / "predictions" / "masks" / name)
         expected = model(scene(index)["image"][None]).argmax(1)[0].numpy()
         assert picture.mode == "P"
         assert np.array_equal(np.asarray(picture), expected)
         colors = np.array(palette(3))[expected]
         assert np.array_equal(np.asarray(picture.convert("RGB")), colors)
 
-        painted = Image.open(tmp_path / "predictions" / name.replace(".png", "_overlay.png", 1)) if index != 1 else None
-        if painted is not None:
-            blended = 0.4 * scene(index)["image"].permute(1, 2, 0).numpy() + 0.6 * colors
-            assert np.abs(np.asarray(painted) - blended).max() <= 1
+        painted = Image.open(tmp_path / "predictions" / "overlays" / name)
+        blended = 0.4 * scene(index)["image"].permute(1, 2, 0).numpy() + 0.6 * colors
+        assert np.abs(np.asarray(painted) - blended).max() <= 1
     assert len(list((tmp_path / "predictions").rglob("*.png"))) == 2 * len(written)
     assert [record.getMessage() for record in caplog.records if "predictions" in record.getMessage()] == [
         f"8 predictions (masks and overlays) are in {tmp_path / 'predictions'}"

@@ -25,6 +25,13 @@ def test_training_supervises_every_layer_and_evaluation_the_last() -> None:
     assert len(network.eval()(image)) == 1
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_bf16_throughout(training: bool) -> None:
+    predictions = make_eomt().bfloat16().train(training)(make_image())
+    assert predictions[-1].mask_logits.dtype == torch.bfloat16
+    assert predictions[-1].mask_logits.isfinite().all()
+
+
 def test_scale_block_is_a_transposed_convolution() -> None:
     block, x = ScaleBlock(8).double(), torch.randn(2, 8, 3, 4, dtype=torch.double)
     nn.init.normal_(block.bias)

@@ -138,7 +138,9 @@ def test_grouped_convolution_is_refused() -> None:
         LoRAConv2d(4, 4, 3, groups=2)
 
 
-@pytest.mark.parametrize("arguments", [{"rank": 0}, {"rank": 1.5}, {"lora_dropout": 1.0}, {"lora_dropout": -0.1}])
+@pytest.mark.parametrize(
+    "arguments", [{"rank": 0}, {"rank": 1.5}, {"lora_dropout": 1.0}, {"lora_dropout": 0.999995}, {"lora_dropout": -0.1}]
+)
 def test_bad_values_are_refused_by_name(arguments: dict) -> None:
     with pytest.raises(UserError, match=next(iter(arguments))):
         LoRALinear(4, 4, **arguments)
@@ -210,6 +212,22 @@ def test_functions_of_the_guide_on_a_module() -> None:
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trainable == {"0.lora_a", "0.lora_b", "2.0.lora_a", "2.0.lora_b"}
     assert isinstance(replace_linear_with_lora(nn.Linear(4, 4)), LoRALinear)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.TransformerEncoderLayer(8, 2, 16), "'self_attn.out_proj' cannot be adapted: the fast path"),
+        (nn.MultiheadAttention(8, 2), "'out_proj' cannot be adapted: torch.nn.MultiheadAttention"),
+        (nn.Sequential(nn.Linear(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))), "'1' .*parametris"),
+        (nn.utils.spectral_norm(nn.Linear(4, 4)), "the layer cannot be adapted.* hooks"),
+        (nn.Sequential(*[nn.Linear(4, 4)] * 2), "'0' .*shares its weight with '1.weight'"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused_and_nothing_changed(module: nn.Module, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace_linear_with_lora(module)
+    assert not lora_layers(module)
 
 
 def test_plain_state_dict_loads_with_only_the_adapters_missing() -> None:

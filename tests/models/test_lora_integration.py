@@ -12,6 +12,7 @@ from eomt.models.eomt import EoMT
 from eomt.models.lora import LoRALinear, lora_layers, merge_lora_weights
 from eomt.models.lora_integration import (
     LoRAConfig,
+    _spread,
     apply_lora,
     apply_lora_to_vit,
     fingerprint,
@@ -40,6 +41,10 @@ from tests.tiny import make_eomt, make_image
         ("layers", "last:0"),
         ("layers", [-1]),
         ("layers", []),
+        ("layers", ["a"]),
+        ("layers", [True]),
+        ("layers", 3),
+        ("lora_dropout", 0.999995),
         ("rank_pattern", {"qkv": 0}),
         ("alpha_pattern", {"qkv": -1}),
         ("backend", "torch"),
@@ -132,6 +137,24 @@ def test_fingerprint_tells_bases_apart_and_accepts_rounding() -> None:
     other = same_base(fingerprint(make_eomt(), list(ours)), ours)
     assert other is not None
     assert "class_head" in other
+
+
+def test_fingerprint_of_a_matrix_beyond_what_fp32_counts() -> None:
+    # 2**24 + 4 entries, whose last place fp32 rounds to one past the end
+    model = nn.ModuleDict({"layer": nn.Linear(4, 2**22 + 1, bias=False)})
+    nn.init.zeros_(model["layer"].weight)
+    with torch.no_grad():
+        model["layer"].weight[0, 0], model["layer"].weight[-1, -1] = 1.0, 2.0
+    entries = fingerprint(model, ["layer"])["layer"]["entries"]
+    assert (len(entries), entries[0], entries[-1], sum(entries)) == (64, 1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 4096, 147456, 2**24 - 1, 2**24, 2**24 + 1, 3 * 2**25 + 7])
+def test_fingerprint_places_are_inside_and_distinct(size: int) -> None:
+    places = _spread(size, min(64, size)).tolist()
+    assert places[0] == 0
+    assert places[-1] == size - 1
+    assert places == sorted(set(places))
 
 
 # -- the snippets of the Italian guide, nested as here --------------------------------------------------------------

@@ -101,10 +101,39 @@ def test_exclusion(model: nn.Module) -> None:
         resolve_targets(model, ["mlp"], exclude=["mlp"])
 
 
+@pytest.mark.parametrize(
+    ("targets", "exclude", "slices"),
+    [
+        (["qkv"], ["key"], ("query", "value")),
+        (["attention"], ["key", "query"], ("value",)),
+        (["query", "value"], ["key"], ("query", "value")),
+        (["query", "value"], ["value"], ("query",)),
+    ],
+)
+def test_exclusion_of_a_slice_leaves_the_others(
+    model: nn.Module, targets: list[str], exclude: list[str], slices: tuple[str, ...]
+) -> None:
+    found, _ = resolve_targets(model, targets, exclude)
+    assert {chosen for path, chosen in found.items() if path.endswith("qkv")} == {slices}
+    assert sum(path.endswith("qkv") for path in found) == 6
+
+
+def test_exclusion_of_every_slice_leaves_nothing(model: nn.Module) -> None:
+    assert not any(path.endswith("qkv") for path in paths(model, "attention", exclude=["query", "key", "value"]))
+    with pytest.raises(UserError, match="nothing to adapt"):
+        resolve_targets(model, ["qkv"], ["qkv"])
+
+
 @pytest.mark.parametrize(("layers", "blocks"), [([0, 3], [0, 3]), ("last:2", [4, 5])])
 def test_layers_choose_blocks_and_leave_the_heads(model: nn.Module, layers: object, blocks: list[int]) -> None:
     found = paths(model, "qkv", "class_head", layers=layers)
     assert found == [f"encoder.backbone.blocks.{i}.attn.qkv" for i in blocks] + ["class_head"]
+
+
+def test_more_last_blocks_than_there_are_is_refused(model: nn.Module) -> None:
+    assert len(paths(model, "qkv", layers="last:6")) == 6
+    with pytest.raises(UserError, match="layers: 'last:7', but there are 6 blocks"):
+        resolve_targets(model, ["qkv"], layers="last:7")
 
 
 def test_layer_beyond_the_last_block_is_refused(model: nn.Module) -> None:

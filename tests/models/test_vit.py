@@ -27,6 +27,14 @@ def test_uint8_and_unit_interval_are_the_same_image() -> None:
     torch.testing.assert_close(encoder(image), encoder(image / 255))
 
 
+def test_a_network_in_bf16_takes_images() -> None:
+    encoder, image = tiny().eval(), make_image()
+    expected = encoder(image)
+    found = encoder.bfloat16()(image)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+
+
 def test_a_batch_of_another_size_is_taken() -> None:
     assert tiny()(torch.zeros(1, 3, 40, 64, dtype=torch.uint8)).shape == (1, 64, 5, 8)
 
