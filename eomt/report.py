@@ -110,9 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m eomt.report", description="Prints the table of a run.")
-    parser.add_argument(
-        "run", nargs="?", type=Path, default=Path("runs"), help="a run, or a folder of runs"
-    )
+    parser.add_argument("run", nargs="?", type=Path, default=Path("runs"), help="a run, or a folder of runs")
     try:
         print_report(newest_run(parser.parse_args().run))
     except UserError as error:

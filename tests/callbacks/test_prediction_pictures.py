@@ -245,7 +245,7 @@ def test_predictions_hold_the_exact_ids_and_keep_sub_folders(tmp_path: Path, cap
     model = Segmenter()
     with caplog.at_level(logging.INFO, "eomt"):
         trainer(tmp_path, PredictionPictures()).predict(model, datamodule=Scenes(names))
-    written = ["same.jpg.png", "same.png", "outside/c.d.png", *(f"scenes/{index}.png" for index in range(3, 8))]
+    written = ["same.jpg.png", "same.png", "outside/c.d.png", *(f"scenes/{index}.jpg.png" for index in range(3, 8))]
     for index, name in enumerate(written):
         picture = Image.open(tmp_path / "predictions" / "masks" / name)
         expected = model(scene(index)["image"][None]).argmax(1)[0].numpy()
