@@ -1,7 +1,7 @@
 """Which way of training is best on 35 small microscopy tiles? `python -m benchmarks.nuclei WEIGHTS DATA [OUT]`.
 
 WEIGHTS: DINOv2-small in Hugging Face layout. DATA: a folder of images and masks with train and val.
-Four ways of training configs/eomt_lora.yaml; for each the learning rate is searched with one seed over the same three
+Four ways of training configs/eomt_lora.yaml; for each the learning rate is searched with one seed over the same four
 values, then three other seeds are run at the best. Every run is a process of its own on one thread; runs that are
 there already are not repeated.
 """
@@ -25,7 +25,7 @@ METHODS = {
     "LoRA r=8, attention + MLP": ["--model.lora_config.target_modules", "[attention, mlp]"],
     "full fine-tuning": ["--model.lora_config", "null"],
 }
-RATES = ("1e-4", "3e-4", "1e-3")
+RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
 SEEDS = (1, 2, 3)
 STEPS = 150
 
