@@ -104,7 +104,8 @@ def check_base_is_loaded(network: nn.Module) -> None:
 def audit_batch(task: AdaptationTask, batch: dict[str, Any]) -> list[str]:
     """Faults found in a training pass and, where there are adapters, two evaluation passes; none if all is well."""
     layers = lora_layers(task.network)
-    with isolate_rng(), _untouched(task.network):
+    # eager: a compiled network would be compiled for these passes too, and run into dynamo's limit
+    with isolate_rng(), _untouched(task.network), torch.compiler.set_stance("force_eager"):
         for layer in layers.values():
             # B is zero at the start, and then neither reaches the output nor lets A learn; any other value shows both
             nn.init.normal_(layer.lora_b, std=0.02)

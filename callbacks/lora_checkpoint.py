@@ -87,7 +87,8 @@ class LoRACheckpoint(Checkpoint):
             self._save_latest(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        step = trainer.global_step
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_latest(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.reading import IMAGE_EXTENSIONS
 from eomt.errors import UserError
+
+log = logging.getLogger("eomt")
 
 SPLITS = ("train", "val", "test")
 
@@ -103,7 +106,7 @@ def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
     """Read a split written earlier as JSON, `{"train": [...], "val": [...], "test": [...]}`.
 
     Raises:
-        UserError: The file is no such record, or does not name each of `names` exactly once and nothing else.
+        UserError: The file is no such record, names an image twice, or one that is not in `names`.
     """
     try:
         record = json.loads(file.read_text())
@@ -120,15 +123,12 @@ def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
     if missing:
         raise UserError(
             f"{file}: {missing[0]} is not on disk ({len(missing)} of {len(recorded)} names are not): "
-            "restore the images, or make a new split without it (splits: null)"
+            "restore the images, or take another copy of the data by --data.path"
         )
     if len(set(recorded)) < len(recorded):
         doubled = next(name for name in recorded if recorded.count(name) > 1)
         raise UserError(f"{file}: {doubled} stands there twice: each image belongs to one split")
-    unknown = sorted(on_disk - set(recorded))
-    if unknown:
-        raise UserError(
-            f"{file}: {unknown[0]} is on disk but in no split ({len(unknown)} images are not): "
-            "add it to one, remove the image, or make a new split (splits: null)"
-        )
+    if unknown := sorted(on_disk - set(recorded)):
+        # in no split they can neither be trained on nor measured: the recorded figures stay what they are
+        log.warning("%s: %d images on disk are in no split and left out (%s, ...)", file, len(unknown), unknown[0])
     return {split: record.get(split, []) for split in SPLITS}

@@ -158,12 +158,14 @@ class CLI(LightningCLI):
         stem = _config_stem(config)
         self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, stem)
         self._check_settings(config)
-        if self.checkpoint and self.checkpoint.run:
-            use_recorded_split(config, self.checkpoint.run)
+        recorded = bool(self.checkpoint and self.checkpoint.run and use_recorded_split(config, self.checkpoint.run))
         fill_from_data(config)
         self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
         os.environ[FOLDER_VARIABLE] = str(self.folder)
         resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
+        if recorded:
+            # the record stands beside the configuration and is found again
+            resolved["data"]["init_args"]["splits"] = None
         # what one call was about is no part of how the run was made
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
         if self.checkpoint and self.checkpoint.kind == "merged":
@@ -186,6 +188,12 @@ class CLI(LightningCLI):
             raise UserError(
                 f"trainer.num_sanity_val_steps: {config.trainer.num_sanity_val_steps}; "
                 "step 0 is validated in full (-1) or, with 0, not at all"
+            )
+        every, batches = config.trainer.val_check_interval, config.trainer.accumulate_grad_batches
+        if isinstance(every, int) and config.trainer.check_val_every_n_epoch is None and every % batches:
+            raise UserError(
+                f"trainer.val_check_interval: {every} batches end inside a step of {batches} "
+                f"(accumulate_grad_batches); {every * batches} would do"
             )
         if config.run_name is not None and Path(config.run_name).name != config.run_name:
             raise UserError(
@@ -325,6 +333,8 @@ def _set_up_output() -> None:
         ".*The number of training batches.*",
         ".*Checkpoint directory .* exists.*",
         ".*TensorBoard support.*",
+        # the samplers know where a resumed run goes on
+        ".*dataloader is not resumable.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -63,12 +63,20 @@ def fill_from_data(config: Namespace) -> None:
         data.class_names = datamodule.class_names
 
 
-def use_recorded_split(config: Namespace, run: Path) -> None:
-    """Lets a command on a run's checkpoint see the split that the run was made with, whatever was added since."""
-    record = run / "splits.json"
+def use_recorded_split(config: Namespace, run: Path) -> bool:
+    """Lets a command on a run's checkpoint see the split that the run was made with, whatever was added since.
+
+    Data at another path have a split of their own. Returns whether the record is used.
+    """
+    record, saved = run / "splits.json", run / "config.yaml"
     data = _init_args(config.get("data"))
-    if data is not None and "splits" in data and data.splits is None and record.is_file():
+    if data is None or "splits" not in data or data.splits is not None or not record.is_file():
+        return False
+    path = ((read_config(saved).get("data") or {}).get("init_args") or {}).get("path")
+    same_data = path is not None and Path(path).resolve() == Path(data.path).resolve()
+    if same_data:
         data.splits = str(record)
+    return same_data
 
 
 def load_nothing(config: Any) -> None:

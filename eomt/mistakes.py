@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 
 from eomt.errors import UserError
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def mistake(error: BaseException) -> UserError | None:
@@ -56,8 +57,10 @@ def lack_of_resources(error: BaseException) -> UserError | None:
             "--trainer.accumulate_grad_batches, --model.network.encoder.checkpointing true, a smaller img_size, "
             "--model.lora_config.layers last:4"
         )
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return UserError(f"{error.filename or 'the run folder'}: cannot be written ({error.strerror}); make room there")
+    if isinstance(error, OSError) and error.errno in NO_PERMISSION:
+        return UserError(f"{error.filename or 'the run folder'}: {error.strerror}; change its permissions")
     if isinstance(error, SafetensorError) and "os error" in str(error):
         return UserError(f"the run folder cannot be written ({error}); make room there")
     return None

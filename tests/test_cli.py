@@ -230,12 +230,16 @@ def test_a_seeded_split_stays_what_it_was(workspace: Workspace, capsys: pytest.C
     for index in (3, 4, 5):
         for kind in ("images", "masks"):
             shutil.copy(flat / kind / "00.png", flat / kind / f"x{index}.png")
-    error = refusal(capsys, workspace, "validate", "--ckpt_path", str(best(run)), config=False)
-    assert "is on disk but in no split" in error
-    for path in flat.rglob("x?.png"):
-        path.unlink()
-    workspace.run("test", "--ckpt_path", str(best(run)), config=False)
+    for args in (("test", "--ckpt_path", str(best(run))), ("fit", "--ckpt_path", "latest", "--run_name", "split")):
+        workspace.run(*args, config=False)
+        assert "3 images on disk are in no split and left out (x3.png" in capsys.readouterr().out
     assert json.loads((run / "splits.json").read_text()) == record
+    # other data have a split of their own
+    write_images(workspace.folder / "other", 12, 6)
+    workspace.run("test", "--ckpt_path", str(best(run)), "--data.path", str(workspace.folder / "other"), config=False)
+    (flat / "images" / f"{record['test'][0]}").unlink()
+    (flat / "masks" / f"{record['test'][0]}").unlink()
+    assert "is not on disk" in refusal(capsys, workspace, "test", "--ckpt_path", str(best(run)), config=False)
 
 
 def test_a_merged_folder_predicts_without_the_data(workspace: Workspace, run: Path, tmp_path: Path) -> None:
@@ -333,11 +337,16 @@ def test_a_damaged_checkpoint_is_refused(
         (("--trainer.val_check_interval", "200"), "trainer: `val_check_interval`"),
         (("--trainer.num_sanity_val_steps", "1"), "num_sanity_val_steps: 1"),
         (("--data.num_workers", "-1"), "num_workers: -1"),
+        (
+            ("--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null")
+            + ("--trainer.accumulate_grad_batches", "2"),
+            "val_check_interval: 3 batches end inside a step of 2 (accumulate_grad_batches); 6 would do",
+        ),
         (("--data.batch_size", "9"), "batch_size: 9"),
         (("--model.num_points", "0"), "num_points"),
         (("--run_name", "../../escape"), "is no plain name"),
         (("--ckpt_path", __file__), "is no .ckpt file"),
-        (("--model.network", "torch.nn.Identity"), "network: Identity, SemanticSegmentation takes eomt.models.EoMT"),
+        (("--model.network", "torch.nn.Identity"), "EoMT"),
         (("--data", "datamodules.ImageMaskFoldre"), "ImageMaskFoldre"),
         (("--trainer.default_root_dir", __file__), "default_root_dir"),
     ],

@@ -67,7 +67,7 @@ class AdaptationTask(LightningModule, ABC):
         self.schedule, self.warmup = schedule, warmup
         if compile:
             # in place, so that no "_orig_mod." enters the names
-            self.network.compile()
+            getattr(self.network, "compile_blocks", self.network.compile)()
 
     @abstractmethod
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
@@ -180,10 +180,10 @@ class AdaptationTask(LightningModule, ABC):
         if done is None or record is None:
             if (done is None) != (record is None):
                 state = "with" if record else "without"
-                raise UserError(f"ckpt_path: was trained {state} a lora_config; use the config.yaml beside it")
+                raise UserError(f"ckpt_path: was trained {state} a lora_config; leave --config out")
             return
         if difference := record_difference(adaptation_record(done), record):
-            raise UserError(f"ckpt_path: {difference}; use the config.yaml beside it")
+            raise UserError(f"ckpt_path: {difference}; leave --config out, and the run's own is used")
         if difference := same_base(done.fingerprint, record["fingerprint"]):
             raise UserError(f"ckpt_path: was trained on another base: {difference}; load that base")
 

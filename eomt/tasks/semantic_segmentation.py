@@ -40,7 +40,7 @@ class SemanticSegmentation(AdaptationTask):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: EoMT,
         lora_config: LoRAConfig | None = None,
         lr: float = 1e-3,
         head_lr: float | None = None,
