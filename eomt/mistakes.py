@@ -10,6 +10,18 @@ from safetensors import SafetensorError
 
 from eomt.errors import UserError
 
+# what jsonargparse says around the mistake itself
+NOISE = (
+    "Does not validate against any of the Union subtypes",
+    "Subtypes: ",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Given value",
+    "Subclass types expect one of:",
+    "a class path (str)",
+    "a dict with",
+)
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -46,7 +58,9 @@ def one_line(error: BaseException) -> str:
     """A message without line breaks; of a data loader's worker, which sends a traceback, the last line."""
     if found := user_error(error):
         return str(found).strip().splitlines()[-1].removeprefix("eomt.errors.UserError: ")
-    return " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip(" -"))
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(NOISE)]
+    return " ".join(telling or lines)
 
 
 def lack_of_resources(error: BaseException) -> UserError | None:
