@@ -119,7 +119,7 @@ def audit_batch(task: AdaptationTask, batch: dict[str, Any]) -> list[str]:
 def _training_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, LoRALayer]) -> list[str]:
     """Which adapters are not called, and what gets no gradient from the loss."""
     network = task.network
-    with evaluation_or_training(task, training=True), torch.enable_grad(), record_calls() as called:
+    with training_mode(task), torch.enable_grad(), record_calls() as called:
         loss = task.losses(batch)[0]["loss"]
         if not loss.requires_grad:
             return [
@@ -190,10 +190,10 @@ def _gradient_fault(parameters: list[nn.Parameter]) -> str | None:
 
 
 @contextlib.contextmanager
-def evaluation_or_training(task: AdaptationTask, training: bool) -> Iterator[None]:
-    """A mode within, each module's own afterwards."""
+def training_mode(task: AdaptationTask) -> Iterator[None]:
+    """Training mode within, each module's own mode afterwards."""
     with evaluation_mode(task):
-        task.train(training)
+        task.train()
         yield
 
 
@@ -231,9 +231,7 @@ def summarise(task: AdaptationTask) -> str:
     parts = []
     if done and done.adapters:
         parts.append(f"all {len(done.adapters)} adapters act and learn")
-    heads = [
-        path for path in (done.trained_in_full if done else []) if not is_inside(path, done.adapters if done else ())
-    ]
+    heads = done.trained_in_full if done else []
     if heads:
         parts.append(f"{len(heads)} modules trained in full learn ({', '.join(heads)})")
     return "; ".join(parts) or "every parameter is trained"

@@ -50,13 +50,12 @@ class LoRACheckpoint(Checkpoint):
         # called with (trainer, task, path) after a best was saved; MergeOnSave adds itself
         self.on_best: list[Callable[[Trainer, LightningModule, Path], None]] = []
         self._folder = Path()
-        self._mode = "max"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, AdaptationTask)
         self._folder = run_folder(trainer)
         self.monitor = self.monitor or pl_module.monitor
-        self._mode = self.mode or pl_module.mode
+        self.mode = self.mode or pl_module.mode
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops a run that diverged: NaN scores have an arg-max too, and would be praised.
@@ -125,7 +124,7 @@ class LoRACheckpoint(Checkpoint):
             return False
         if self.best_score is None:
             return True
-        return score > self.best_score if self._mode == "max" else score < self.best_score
+        return score > self.best_score if self.mode == "max" else score < self.best_score
 
     def _save_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, AdaptationTask)

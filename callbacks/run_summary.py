@@ -163,7 +163,7 @@ class RunSummary(Callback):
         return {
             "task": type(task).__name__,
             "metric": checkpoint.monitor if checkpoint else task.monitor,
-            "mode": checkpoint.mode or task.mode if checkpoint else task.mode,
+            "mode": checkpoint.mode if checkpoint else task.mode,
             "baseline": _number(checkpoint.baseline) if checkpoint else None,
             "best": _number(checkpoint.best_score) if checkpoint else None,
             "best_step": checkpoint.best_step if checkpoint else None,

@@ -191,10 +191,10 @@ class LoRAAttention(LoRALayer, nn.Linear):
         h = dropped_projection(x, self.lora_a.flatten(0, 1), self.lora_dropout, self.training) * self.scaling
         h = h.reshape(-1, k, self.rank).transpose(0, 1)  # (k, n, r)
         update = torch.bmm(h, self.lora_b.transpose(1, 2).to(h.dtype)).transpose(0, 1)  # (n, k, out / 3)
-        if k == 3:
-            return y + update.reshape(y.shape)
-        indices = torch.tensor(self.slice_indices, device=y.device)
-        return y.reshape(-1, 3, self.out_features // 3).index_add(1, indices, update.to(y.dtype)).view(y.shape)
+        parts = list(y.reshape(-1, 3, self.out_features // 3).unbind(1))
+        for position, index in enumerate(self.slice_indices):
+            parts[index] = parts[index] + update[:, position]
+        return torch.stack(parts, 1).view(y.shape)
 
     def delta_weight(self) -> Tensor:
         delta = self.lora_a.new_zeros(3, self.out_features // 3, self.in_features)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -313,11 +313,6 @@ def lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> list[str
         f"Total: {stats['total_parameters']:,}"
     )
     return lines
-
-
-def config_to_dict(config: LoRAConfig) -> dict[str, Any]:
-    """Plain values only, for checkpoints and JSON."""
-    return asdict(config)
 
 
 @contextlib.contextmanager

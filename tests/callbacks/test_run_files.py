@@ -81,7 +81,6 @@ def test_a_merged_file_is_plain_pytorch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "scores", "best"), [("max", [0.2, 0.5, 0.4], 0.5), ("min", [0.5, 0.2, 0.4], 0.2)])
 def test_best_follows_the_mode_and_ignores_nan(mode: Any, scores: list[float], best: float) -> None:
     callback = LoRACheckpoint(mode=mode)
-    callback._mode = mode
     for score in [float("nan"), *scores, float("nan")]:
         if callback._is_best(score):
             callback.best_score = score
