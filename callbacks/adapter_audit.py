@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import loaded_names
-from eomt.models.lora import LoRALayer, lora_layers, record_calls
+from eomt.models.adapter_layer import AdapterLayer, lora_layers, record_calls
 from eomt.models.lora_integration import adaptation, check_trainable, evaluation_mode
 from eomt.models.lora_targets import is_inside
 from eomt.tasks.base import AdaptationTask
@@ -116,7 +116,7 @@ def audit_batch(task: AdaptationTask, batch: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _training_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, LoRALayer]) -> list[str]:
+def _training_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, AdapterLayer]) -> list[str]:
     """Which adapters are not called, and what gets no gradient from the loss."""
     network = task.network
     with training_mode(task), torch.enable_grad(), record_calls() as called:
@@ -141,7 +141,7 @@ def _training_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[s
     return faults
 
 
-def _evaluation_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, LoRALayer]) -> list[str]:
+def _evaluation_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, AdapterLayer]) -> list[str]:
     """Which adapters are not called, or do not change the output.
 
     Two passes: with gradients, which tell of each adapter whether it acts, and without, as the fast paths that bypass
@@ -167,12 +167,12 @@ def _evaluation_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict
     return faults
 
 
-def _adapter_faults(layers: dict[str, LoRALayer], where: str) -> list[str]:
+def _adapter_faults(layers: dict[str, AdapterLayer], where: str) -> list[str]:
     faults = []
     for path, layer in layers.items():
-        for part in ("lora_b", "lora_a"):
-            if fault := _gradient_fault([layer.get_parameter(part)]):
-                faults.append(f"{part} of {path!r} {fault} {where}")
+        for name in reversed(layer.adapter_tensors().values()):
+            if fault := _gradient_fault([layer.get_parameter(name)]):
+                faults.append(f"{name.partition('.')[0]} of {path!r} {fault} {where}")
                 break
     return faults
 

@@ -24,7 +24,8 @@ from callbacks.merge_on_save import WEIGHTS_FILE, MergeOnSave
 from callbacks.metrics_file import MetricsFile
 from callbacks.run_folder import run_folder, validation_metrics, write_file
 from eomt.models.adapter_io import WEIGHTS_FILE as ADAPTER_FILE
-from eomt.models.lora import lora_layers
+from eomt.models.adapter_layer import lora_layers
+from eomt.models.lora import count_lora_parameters
 from eomt.models.lora_integration import adaptation, get_lora_stats, lora_summary
 from eomt.report import SUMMARY, print_report, verdict
 from eomt.tasks.base import AdaptationTask
@@ -209,11 +210,12 @@ class RunSummary(Callback):
 def adapted_modules(network: nn.Module) -> list[str]:
     """A short table of the adapted layers: those that differ only in their numbers are one row."""
     rows: dict[tuple[str, str, int], list[int]] = {}
+    done = adaptation(network)
     for path, layer in lora_layers(network).items():
+        assert done is not None
         shape = " x ".join(str(size) for size in layer.weight.shape)
-        rows.setdefault((re.sub(r"\.\d+(?=\.|$)", ".*", path), shape, layer.rank), []).append(
-            layer.lora_a.numel() + layer.lora_b.numel()
-        )
+        key = (re.sub(r"\.\d+(?=\.|$)", ".*", path), shape, done.adapters[path].rank)
+        rows.setdefault(key, []).append(count_lora_parameters(layer))
     width = max((len(path) for path, _, _ in rows), default=0)
     return [
         f"  {path:{width}}  {len(counts):3} of {shape:12}  rank {rank:3}  {sum(counts):10,} parameters"

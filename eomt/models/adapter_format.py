@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.models.lora import LoRAAttention, LoRALayer
+from eomt.models.adapter_layer import AdapterLayer, lora_layers
+from eomt.models.lora import LoRAAttention
 from eomt.models.lora_integration import Adaptation, AdapterSpec, LoRAConfig
 from eomt.models.lora_targets import is_inside
 
@@ -31,7 +32,6 @@ LISTS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 # Fields of PEFT's LoraConfig that change what an adapter computes and that are not implemented here: only these
 # values are read.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "use_dora": (False,),
     "bias": ("none",),
     "lora_bias": (False,),
     "fan_in_fan_out": (False,),
@@ -47,21 +47,33 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def to_pair(layer: LoRALayer) -> tuple[Tensor, Tensor]:
-    """A and B as PEFT holds them; slices as stacked A and block-diagonal B."""
-    if not isinstance(layer, LoRAAttention):
-        return layer.lora_a, layer.lora_b
-    k, width, rank = layer.lora_b.shape
-    b = layer.lora_b.new_zeros(3, width, k, rank)
-    for position, index in enumerate(layer.slice_indices):
-        b[index, :, position] = layer.lora_b[position]
-    return layer.lora_a.flatten(0, 1), b.reshape(3 * width, k * rank)
+# What a pair that is stored under a path is called there, and DoRA's lengths.
+ADAPTER_TENSORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 
 
-def from_pair(folder: Path, path: str, layer: LoRALayer, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of `to_pair`."""
+def to_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
+    """The adapter of a layer as PEFT's files hold it: slices as stacked A and block-diagonal B, PiSSA as plain LoRA."""
+    tensors: dict[str, Tensor] = {kind: layer.get_parameter(name) for kind, name in layer.adapter_tensors().items()}
+    if hasattr(layer, "initial_a"):
+        # W - s B0 A0 + s B A = W + s [B, -B0] [A; A0]
+        initial_a, initial_b = layer.get_buffer("initial_a"), layer.get_buffer("initial_b")
+        a, b = torch.cat([layer.lora_a, initial_a]), torch.cat([layer.lora_b, -initial_b], 1)
+        tensors |= {"lora_A.weight": a, "lora_B.weight": b}
+    if isinstance(layer, LoRAAttention):
+        k, width, rank = layer.lora_b.shape
+        b = layer.lora_b.new_zeros(3, width, k, rank)
+        for position, index in enumerate(layer.slice_indices):
+            b[index, :, position] = layer.lora_b[position]
+        tensors = {"lora_A.weight": layer.lora_a.flatten(0, 1), "lora_B.weight": b.reshape(3 * width, k * rank)}
+    return tensors
+
+
+def from_tensors(folder: Path, path: str, layer: AdapterLayer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `to_tensors`, by the names of the layer's parameters; a plain pair stays one."""
     if not isinstance(layer, LoRAAttention):
-        return a, b
+        names = layer.adapter_tensors()
+        return {names.get(kind, kind): value for kind, value in tensors.items()}
+    a, b = tensors["lora_A.weight"], tensors["lora_B.weight"]
     k, width, rank = layer.lora_b.shape
     if a.shape != (k * rank, layer.in_features) or b.shape != (3 * width, k * rank):
         raise UserError(
@@ -72,39 +84,54 @@ def from_pair(folder: Path, path: str, layer: LoRALayer, a: Tensor, b: Tensor) -
     kept = torch.stack([blocks[index, :, position] for position, index in enumerate(layer.slice_indices)])
     if kept.count_nonzero() != b.count_nonzero():
         raise UserError(f"{folder}: {path!r} was trained beyond its slices; read it as one adapter of the whole qkv")
-    return a.view(k, rank, -1), kept
+    return {"lora_a": a.view(k, rank, -1), "lora_b": kept}
 
 
 def peft_config(model: nn.Module, done: Adaptation, base: str | None) -> dict[str, Any]:
     """The content of adapter_config.json, whose names PEFT applies to exactly the paths that are meant.
 
+    Args:
+        model: the adapted network, or the model inside it that `done` speaks of.
+
     Raises:
         UserError: for a module trained in full that PEFT has no unambiguous name for.
     """
-    config = done.config
-    factor = {path: max(1, len(spec.slices)) for path, spec in done.adapters.items()}
-    ranks = {path: spec.rank * factor[path] for path, spec in done.adapters.items()}
-    alphas: dict[str, float] = {}
-    for path, spec in done.adapters.items():
-        # k stacked slices have k times the rank: alpha follows, so that the scale stays what it was
-        alphas[path] = spec.alpha * (factor[path] ** 0.5 if config.use_rslora else factor[path])
+    layers = lora_layers(model)
+    stored = {path: to_tensors(layers[path])["lora_A.weight"].shape[0] for path in done.adapters}
     return {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": base,
         "inference_mode": True,
-        "r": config.rank,
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
         "target_modules": _target_modules(model, done.adapters),
         "modules_to_save": _modules_to_save(model, done) or None,
-        "rank_pattern": {_exactly(path): rank for path, rank in ranks.items() if rank != config.rank},
-        "alpha_pattern": {_exactly(path): alpha for path, alpha in alphas.items() if alpha != config.lora_alpha},
-        "use_rslora": config.use_rslora,
-        "use_dora": False,
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
+        **peft_settings(done, stored),
+    }
+
+
+def peft_settings(done: Adaptation, stored: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """PEFT's fields for ranks, scales and variants.
+
+    Args:
+        stored: path -> rank in the file, where it is a multiple of the adapter's: k slices, or PiSSA's two pairs.
+    """
+    config, ranks, alphas = done.config, {}, {}
+    for path, spec in done.adapters.items():
+        ranks[path] = stored[path] if stored else spec.rank
+        factor = ranks[path] // spec.rank
+        # alpha follows the rank, so that the scale stays what it was
+        alphas[path] = spec.alpha * (factor**0.5 if config.use_rslora else factor)
+    return {
+        "r": config.rank,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "rank_pattern": {_exactly(path): rank for path, rank in ranks.items() if rank != config.rank},
+        "alpha_pattern": {_exactly(path): alpha for path, alpha in alphas.items() if alpha != config.lora_alpha},
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
     }
 
 
@@ -193,7 +220,8 @@ def read_plan(
         adapters[path] = AdapterSpec(own_rank // k, own_alpha, slices.get(path, ()))
     if not adapters:
         raise UserError(f"{folder / WEIGHTS_FILE}: holds no lora_A tensor; is this an adapter?")
-    pairs = {f"{path}.{part}.weight" for path in adapters for part in ("lora_A", "lora_B")}
+    use_dora = bool(config.get("use_dora", False))
+    pairs = {f"{path}.{kind}" for path in adapters for kind in ADAPTER_TENSORS[: 3 if use_dora else 2]}
     if orphans := [name for name in tensors if name.endswith(".lora_B.weight") and name not in pairs]:
         raise UserError(f"{folder}: {orphans[0].replace('lora_B', 'lora_A')} is missing; copy the adapter again")
     trained_in_full = _saved_modules(folder, config, [name for name in tensors if name not in pairs])
@@ -205,6 +233,8 @@ def read_plan(
         trainable_modules=trained_in_full,
         freeze_base_model=True,
         use_rslora=rslora,
+        use_dora=use_dora,
+        backend="peft" if use_dora else "native",
     )
     return Adaptation(lora_config, adapters, trained_in_full, {}, {})
 
@@ -243,7 +273,7 @@ def _saved_modules(folder: Path, config: dict[str, Any], tensors: list[str]) -> 
 
 
 def check_targets(folder: Path, config: dict[str, Any], model: nn.Module, done: Adaptation) -> None:
-    """That each module which the folder names by its whole path has its pair.
+    """That each module which the folder names by its whole path in `model` has its pair.
 
     Raises:
         UserError: naming one that has none.

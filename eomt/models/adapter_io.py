@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,20 @@ from torch import Tensor, nn
 from eomt import __version__
 from eomt.errors import UserError
 from eomt.models.adapter_format import (
+    ADAPTER_TENSORS,
     CONFIG_FILE,
     PREFIX,
     WEIGHTS_FILE,
     check_targets,
-    from_pair,
+    from_tensors,
     peft_config,
     read_folder,
     read_plan,
-    to_pair,
+    to_tensors,
 )
-from eomt.models.lora import lora_layers, set_module
-from eomt.models.lora_integration import (
-    Adaptation,
-    adaptation,
-    check_trainable,
-    expected_trainable,
-    inject,
-    same_base,
-)
+from eomt.models.adapter_layer import adapter_parameters, lora_layers, set_module
+from eomt.models.fingerprint import same_base
+from eomt.models.lora_integration import Adaptation, adaptation, check_trainable, expected_trainable, inject
 from eomt.models.lora_targets import is_inside
 
 
@@ -75,39 +71,81 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) 
     if done is None or not done.adapters:
         raise UserError("save_adapter: the model holds no adapters")
     check_trainable(model)
-    more = [name for name in sorted(expected_trainable(model)) if not _belongs(name, done)]
+    adapters = adapter_parameters(model)
+    more = [
+        name
+        for name in sorted(expected_trainable(model))
+        if name not in adapters and not is_inside(name, done.trained_in_full)
+    ]
     if more:
         raise UserError(
             f"no adapter folder: {len(more)} tensors beside adapters and trainable_modules are trained "
             f"({more[0]}, ...); set freeze_base_model: true to get one"
         )
-    layers = lora_layers(model)
-    tensors: dict[str, Tensor] = {}
-    for name, value in trained_state(model).items():
-        if not name.endswith((".lora_a", ".lora_b")):
-            tensors[PREFIX + name] = value
-    for path, layer in layers.items():
-        a, b = to_pair(layer)
-        tensors[f"{PREFIX}{path}.lora_A.weight"], tensors[f"{PREFIX}{path}.lora_B.weight"] = a, b
+    root = wrapped_model(model)
+    adapted = [inner for inner in inner_models(model) if any(is_inside(path, [inner]) for path in done.adapters)]
+    others = [] if root else adapted
+
+    def write(beside: Path) -> None:
+        _write_adapter(model, done, root, beside, base)
+        for inner in others:
+            (beside / inner).mkdir()
+            _write_adapter(model, done, inner, beside / inner, base)
+
+    return write_folder(Path(folder), write, is_adapter_folder)
+
+
+def inner_models(model: nn.Module) -> tuple[str, ...]:
+    """Paths of the timm or Hugging Face models that `model` is made of, as its class names them."""
+    return getattr(model, "inner_models", ())
+
+
+def wrapped_model(model: nn.Module) -> str:
+    """The path of the one model that `model` is only a wrapper of; empty if it holds weights of its own."""
+    inner = inner_models(model)
+    alone = len(inner) == 1 and all(name.startswith(inner[0] + ".") for name in model.state_dict())
+    return inner[0] if alone else ""
+
+
+def _write_adapter(model: nn.Module, done: Adaptation, root: str, folder: Path, base: str | None) -> None:
+    """Writes what lies inside the module at `root`, by its names there."""
+    inside = _inside(done, root)
+    module = model.get_submodule(root)
+    adapters = adapter_parameters(model)
+    prefix = f"{root}." if root else ""
+    tensors = {
+        name.removeprefix(prefix): value
+        for name, value in trained_state(model).items()
+        # the initial pair of PiSSA is written as part of the plain one
+        if name.startswith(prefix) and name not in adapters and not name.endswith((".initial_a", ".initial_b"))
+    }
+    for path, layer in lora_layers(module).items():
+        tensors |= {f"{path}.{kind}": value for kind, value in to_tensors(layer).items()}
     metadata = {
         "format": "pt",
         "eomt_version": __version__,
         "base": base or "",
-        "slices": json.dumps({path: spec.slices for path, spec in done.adapters.items() if spec.slices}),
-        "fingerprint": json.dumps(done.fingerprint),
+        "root": root,
+        "slices": json.dumps({path: spec.slices for path, spec in inside.adapters.items() if spec.slices}),
+        "fingerprint": json.dumps(inside.fingerprint),
     }
+    config = peft_config(module, inside, base)
+    file = {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(file, folder / WEIGHTS_FILE, metadata)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
-    content = json.dumps(peft_config(model, done, base), indent=2)
 
-    def write(beside: Path) -> None:
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-            beside / WEIGHTS_FILE,
-            metadata,
-        )
-        (beside / CONFIG_FILE).write_text(content + "\n")
-
-    return write_folder(Path(folder), write, is_adapter_folder)
+def _inside(done: Adaptation, root: str) -> Adaptation:
+    """What was done inside the module at `root`, by its names there."""
+    prefix = f"{root}." if root else ""
+    return replace(
+        done,
+        adapters={path.removeprefix(prefix): spec for path, spec in done.adapters.items() if path.startswith(prefix)},
+        trained_in_full=[path.removeprefix(prefix) for path in done.trained_in_full if path.startswith(prefix)],
+        fingerprint={
+            path.removeprefix(prefix): entry for path, entry in done.fingerprint.items() if path.startswith(prefix)
+        },
+    )
 
 
 def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) -> nn.Module:
@@ -124,36 +162,65 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
     config, tensors, metadata = read_folder(folder)
     slices = {path: tuple(names) for path, names in json.loads(metadata.get("slices", "{}")).items()}
     plan = read_plan(folder, config, tensors, slices)
-    check_targets(folder, config, model, plan)
+    root = _find_root(model, folder, plan, metadata)
+    check_targets(folder, config, model.get_submodule(root), plan)
+    plan, tensors = _below(plan, root), _prefixed(tensors, root)
+    theirs = _prefixed(json.loads(metadata.get("fingerprint", "{}")), root)
     done = adaptation(model)
     if done is not None:
         _check_same(folder, done, plan)
-        _check_base(folder, done.fingerprint, metadata, check_base)
+        _check_base(folder, done.fingerprint, theirs, metadata, check_base)
         _fill_adapted(model, tensors, folder)
         return model
-    for path in [*plan.adapters, *plan.trained_in_full]:
-        try:
-            model.get_submodule(path)
-        except AttributeError as error:
-            raise UserError(f"{folder}: the adapter is for {path!r}, which this network does not have") from error
     with _undone_on_error(model, list(plan.adapters)):
         try:
             inject(model, plan)
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
-        _check_base(folder, plan.fingerprint, metadata, check_base)
+        _check_base(folder, plan.fingerprint, theirs, metadata, check_base)
         _fill_adapted(model, tensors, folder)
     return model
 
 
+def _find_root(model: nn.Module, folder: Path, plan: Adaptation, metadata: dict[str, str]) -> str:
+    """The path in `model` that the folder's names are relative to.
+
+    Raises:
+        UserError: if there is no module under one of its names.
+    """
+    wanted = [*plan.adapters, *plan.trained_in_full]
+    missing = wanted
+    for root in (metadata.get("root", ""), "", *inner_models(model)):
+        paths = {path for path, _ in model.named_modules()}
+        missing = [name for name in wanted if _join(root, name) not in paths] if root in paths else missing
+        if not missing:
+            return root
+    if wrapped := [name for name in wanted if "_orig_mod" in name]:
+        raise UserError(f"{folder}: {wrapped[0]!r} was saved from a compiled wrapper; save the module inside it")
+    raise UserError(f"{folder}: the adapter is for {missing[0]!r}, which this network does not have")
+
+
+def _below(plan: Adaptation, root: str) -> Adaptation:
+    """A plan for the module at `root`, for the network that holds it."""
+    full = [_join(root, path) for path in plan.trained_in_full]
+    adapters = _prefixed(plan.adapters, root)
+    config = replace(plan.config, target_modules=list(adapters), trainable_modules=full)
+    return replace(plan, config=config, adapters=adapters, trained_in_full=full)
+
+
+def _prefixed(values: dict[str, Any], root: str) -> dict[str, Any]:
+    return {_join(root, name): value for name, value in values.items()}
+
+
+def _join(root: str, name: str) -> str:
+    return f"{root}.{name}" if root else name
+
+
 def _fill_adapted(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    state = {}
-    for name, value in tensors.items():
-        if ".lora_A." not in name and ".lora_B." not in name:
-            state[name] = value
+    state = dict(tensors)
     for path, layer in lora_layers(model).items():
-        a, b = tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"]
-        state[f"{path}.lora_a"], state[f"{path}.lora_b"] = from_pair(folder, path, layer, a, b)
+        stored = {kind: state.pop(f"{path}.{kind}") for kind in ADAPTER_TENSORS if f"{path}.{kind}" in state}
+        state |= {f"{path}.{name}": value for name, value in from_tensors(folder, path, layer, stored).items()}
     fill(model, state, str(folder))
 
 
@@ -202,9 +269,14 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
             raise UserError(
                 f"{source}: {name!r} has shape {list(value.shape)}, this network's has {list(own[name].shape)}"
             )
+    # PiSSA: the base is what the pair that was taken out of it leaves, and that pair is in the file
+    changed: list[Any] = [layer for layer in lora_layers(model).values() if hasattr(layer, "initial_a")]
+    originals = [layer.original_weight() for layer in changed]
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)
+    for layer, weight in zip(changed, originals, strict=True):
+        layer.take_out_initial_pair(weight)
     mark_loaded(model, state)
 
 
@@ -219,6 +291,10 @@ def loaded_names(model: nn.Module) -> set[str]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         found |= {prefix + name for name in getattr(module, "loaded", ())}
+    for path, layer in lora_layers(model).items():
+        # PEFT's layers hold the plain one, which was loaded under the name that is now theirs
+        holder = layer.base_weight_name.removesuffix("weight")
+        found |= {f"{path}.{holder}{part}" for part in ("weight", "bias") if f"{path}.{part}" in found}
     return found
 
 
@@ -235,9 +311,9 @@ def write_folder(folder: Path, write: Any, is_ours: Any) -> Path:
     try:
         beside.chmod(0o755)
         write(beside)
-        for file in beside.iterdir():
+        for file in beside.rglob("*"):
             # safetensors makes files that only their owner can read
-            file.chmod(0o644)
+            file.chmod(0o755 if file.is_dir() else 0o644)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(beside, folder)
@@ -247,14 +323,9 @@ def write_folder(folder: Path, write: Any, is_ours: Any) -> Path:
     return folder
 
 
-def _belongs(name: str, done: Adaptation) -> bool:
-    """Whether a trained tensor is part of an adapter or of a module trained in full."""
-    path, _, part = name.rpartition(".")
-    return (path in done.adapters and part in ("lora_a", "lora_b")) or is_inside(name, done.trained_in_full)
-
-
-def _check_base(folder: Path, ours: dict[str, Any], metadata: dict[str, str], check_base: bool) -> None:
-    theirs = json.loads(metadata.get("fingerprint", "{}"))
+def _check_base(
+    folder: Path, ours: dict[str, Any], theirs: dict[str, Any], metadata: dict[str, str], check_base: bool
+) -> None:
     difference = same_base(ours, theirs) if check_base else None
     if difference:
         name = f" ({metadata['base']})" if metadata.get("base") else ""
@@ -263,6 +334,8 @@ def _check_base(folder: Path, ours: dict[str, Any], metadata: dict[str, str], ch
 
 def _check_same(folder: Path, ours: Adaptation, theirs: Adaptation) -> None:
     """That an adapted model and a folder agree in modules, ranks and scales."""
+    if ours.config.init_lora_weights == "pissa":
+        raise UserError(f"{folder}: holds a plain pair, not PiSSA's; load it onto the network without lora_config")
     if difference := sorted(set(ours.adapters) ^ set(theirs.adapters)):
         where = "the network" if difference[0] in ours.adapters else "the folder"
         raise UserError(f"{folder}: adapts other modules than lora_config: {difference[0]!r} is only in {where}")
@@ -272,5 +345,7 @@ def _check_same(folder: Path, ours: Adaptation, theirs: Adaptation) -> None:
         same = spec.rank == other.rank and spec.slices == other.slices and math.isclose(spec.alpha, other.alpha)
         if not same:
             raise UserError(f"{folder}: {path!r} is {other}, lora_config makes it {spec}")
-    if ours.config.use_rslora != theirs.config.use_rslora:
-        raise UserError(f"{folder}: use_rslora is {theirs.config.use_rslora}, in lora_config {ours.config.use_rslora}")
+    for name in ("use_rslora", "use_dora"):
+        here, there = getattr(ours.config, name), getattr(theirs.config, name)
+        if here != there:
+            raise UserError(f"{folder}: {name} is {there}, in lora_config {here}")

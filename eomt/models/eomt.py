@@ -73,6 +73,7 @@ class EoMT(nn.Module):
         UserError: for sizes that do not fit or weights that cannot be read.
     """
 
+    inner_models = ("encoder.backbone",)
     attn_mask_probs: Tensor
 
     def __init__(

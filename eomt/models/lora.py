@@ -16,25 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError
+from eomt.models.adapter_layer import AdapterLayer, adapter_parameters, lora_layers, set_module
 from eomt.models.lora_dropout import dropped_projection, keep_share
 from eomt.models.lora_limits import all_modules, refusal, shared_weights, unsuitable_reason
 
 SLICES = ("query", "key", "value")
 
-# While `record_calls` is active: the layers whose adapter ran. Kept inside `forward` because a hook would switch off
-# the very fast paths (nn.TransformerEncoderLayer) that bypass an adapter.
-_called: set[LoRALayer] | None = None
 
+class LoRALayer(AdapterLayer):
+    """What the three native layers share: `lora_a`, `lora_b`, `scaling`, merging."""
 
-class LoRALayer(nn.Module):
-    """What the three adapted layers share: `lora_a`, `lora_b`, `scaling`, switching off, merging."""
-
-    weight: Tensor
-    lora_a: nn.Parameter
-    lora_b: nn.Parameter
-    # of each subclass: the update (alpha / r) B A in the shape of `weight` and in the adapters' dtype;
-    # the plain layer of the same shape, without values
-    delta_weight: Callable[[], Tensor]
+    base_weight_name = "weight"
+    # of each subclass: the plain layer of the same shape, without values
     _empty_plain_layer: Callable[[], nn.Module]
 
     def _add_adapter(
@@ -63,11 +56,6 @@ class LoRALayer(nn.Module):
         for a in self.lora_a.data if self.lora_a.dim() == 3 else [self.lora_a.data]:
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b)
-
-    def _adapter_runs(self) -> bool:
-        if self.adapter_enabled and _called is not None:
-            _called.add(self)
-        return self.adapter_enabled
 
     def plain_layer(self, merge: bool) -> nn.Module:
         """A plain layer of the base class: with the update added in fp32 if `merge`, else with the base weight."""
@@ -282,17 +270,6 @@ def _share_parameters(adapted: Any, layer: nn.Module) -> Any:
     return adapted.train(layer.training)
 
 
-def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
-    """The adapted layers of `model` by module path."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALayer)}
-
-
-def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Puts `module` at the dotted `path` below `model`."""
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
-
-
 def replace_linear_with_lora(
     module: nn.Module, rank: int = 8, lora_alpha: float = 16, lora_dropout: float = 0.1
 ) -> nn.Module:
@@ -305,7 +282,7 @@ def replace_linear_with_lora(
     linear = {
         path: layer
         for path, layer in modules.items()
-        if isinstance(layer, nn.Linear) and not isinstance(layer, LoRALayer)
+        if isinstance(layer, nn.Linear) and not isinstance(layer, AdapterLayer)
     }
     for path, layer in linear.items():
         if reason := unsuitable_reason(layer) or refusal(modules, path, shared):
@@ -321,14 +298,14 @@ def replace_linear_with_lora(
 
 def freeze_lora_params(model: nn.Module) -> None:
     """Freezes everything that is not LoRA, so that the adapters alone are trained (the name is the guide's)."""
-    adapters = {id(p) for layer in lora_layers(model).values() for p in (layer.lora_a, layer.lora_b)}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in adapters)
+    adapters = adapter_parameters(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in adapters)
 
 
 def count_lora_parameters(model: nn.Module) -> int:
     """The number of values in all adapters of `model`."""
-    return sum(layer.lora_a.numel() + layer.lora_b.numel() for layer in lora_layers(model).values())
+    return sum(model.get_parameter(name).numel() for name in adapter_parameters(model))
 
 
 def merge_lora_weights(model: nn.Module) -> nn.Module:
@@ -353,7 +330,7 @@ def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
         # what apply_lora noted is true no longer, and would stand in the way of adapting again
         if hasattr(module, "adaptation"):
             del module.adaptation
-    if isinstance(model, LoRALayer):
+    if isinstance(model, AdapterLayer):
         return model.plain_layer(merge)
     for path, layer in layers.items():
         set_module(model, path, layer.plain_layer(merge))
@@ -371,14 +348,3 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.adapter_enabled = True
-
-
-@contextlib.contextmanager
-def record_calls() -> Iterator[set[LoRALayer]]:
-    """Collects the layers whose adapter takes part in a forward pass."""
-    global _called
-    _called = set()
-    try:
-        yield _called
-    finally:
-        _called = None

@@ -9,23 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from eomt.errors import UserError
-from eomt.models.lora import (
-    LoRAAttention,
-    LoRAConv2d,
-    LoRALayer,
-    LoRALinear,
-    count_lora_parameters,
-    lora_layers,
-    set_module,
-)
+from eomt.models.adapter_layer import adapter_parameters, lora_layers
+from eomt.models.fingerprint import fingerprint
+from eomt.models.lora import count_lora_parameters
+from eomt.models.lora_backends import NO_PEFT, available_backend, inject_native, inject_peft
 from eomt.models.lora_dropout import keep_share
 from eomt.models.lora_limits import all_modules, refusal, shared_weights, unsuitable_reason
 from eomt.models.lora_targets import is_inside, resolve_modules, resolve_targets
-
-FINGERPRINT_ENTRIES = 64
 
 
 @dataclass
@@ -40,14 +33,17 @@ class LoRAConfig:
         target_modules: module names (a whole dotted part of a path), the words query, key, value, attention, mlp,
             all-linear, or `re:` and a regular expression on the full path.
         freeze_base_model: train nothing but adapters and `trainable_modules`. Adapted weights are frozen in any case.
-        backend: native is this package's own layers.
+        backend: native is this package's own layers, peft those of the PEFT library (native if it is not installed).
         exclude_modules: names as in `target_modules`, taken out again.
         layers: block indices, or "last:4", for targets inside numbered blocks.
         rank_pattern: name -> rank, where it differs.
         alpha_pattern: name -> alpha, where it differs.
         use_rslora: scale by alpha / sqrt(r) (arXiv:2312.03732).
-        use_dora: not with the native backend.
+        use_dora: learn the length of each output's weight apart (arXiv:2402.09353); backend peft only.
         trainable_modules: module names, trained in full and saved with the adapter.
+        init_lora_weights: default starts as the base (A random, B zero); pissa from the principal singular vectors of
+            each weight (arXiv:2404.02948), backend peft only.
+        loraplus_lr_ratio: the learning rate of B is that of A times this (LoRA+, arXiv:2402.12354).
 
     Raises:
         UserError: for a value that is not allowed, naming the field, the value and what is allowed.
@@ -67,6 +63,22 @@ class LoRAConfig:
     use_rslora: bool = False
     use_dora: bool = False
     trainable_modules: list[str] = field(default_factory=list)
+    init_lora_weights: Literal["default", "pissa"] = "default"
+    loraplus_lr_ratio: float = 1.0
+
+    @classmethod
+    def recommended(cls, num_images: int, **fields: Any) -> LoRAConfig:
+        """The guides' rank and alpha for a number of training images, as a place to start; `fields` are set besides.
+
+        Below 1,000 rank 4, up to 5,000 rank 8, above that rank 16, each with alpha 32: alpha / r falls from 8 to 2.
+
+        Raises:
+            UserError: for a number below 1.
+        """
+        good = isinstance(num_images, int) and not isinstance(num_images, bool) and num_images >= 1
+        _check(good, "num_images", num_images, "an integer >= 1")
+        rank = 4 if num_images < 1000 else 8 if num_images <= 5000 else 16
+        return cls(**{"rank": rank, "lora_alpha": 32, **fields})
 
     def __post_init__(self) -> None:
         for name, ranks in (("rank", [self.rank]), ("rank_pattern", list(self.rank_pattern.values()))):
@@ -93,10 +105,13 @@ class LoRAConfig:
             good = self.layers is None
         _check(good, "layers", self.layers, 'a list of block indices, or "last:N" with N >= 1')
         _check(self.backend in ("native", "peft"), "backend", self.backend, "native or peft")
-        if self.backend == "peft":
-            raise UserError("backend: 'peft' is not available in this version; use backend: native")
-        if self.use_dora:
-            raise UserError("use_dora: true needs PEFT, which this version does not use; leave it false")
+        init, ratio = self.init_lora_weights, self.loraplus_lr_ratio
+        _check(init in ("default", "pissa"), "init_lora_weights", init, "default or pissa")
+        _check(_is_number(ratio) and 0 < ratio < float("inf"), "loraplus_lr_ratio", ratio, "a number above 0")
+        if self.backend == "native" and (self.use_dora or init == "pissa"):
+            name = "use_dora: true" if self.use_dora else "init_lora_weights: pissa"
+            raise UserError(f"{name} needs backend: peft")
+        _check(not (self.use_dora and init == "pissa"), "init_lora_weights", init, "default with use_dora")
 
 
 # `save_hyperparameters()` and Python users may put the config into a checkpoint, which is read with weights_only=True
@@ -114,13 +129,14 @@ class AdapterSpec:
 
 @dataclass
 class Adaptation:
-    """What was done to a network, kept on it as `adaptation`."""
+    """What was done to a network, kept on it as `adaptation`. `config` is as it was given; `backend` what was used."""
 
     config: LoRAConfig
     adapters: dict[str, AdapterSpec]
     trained_in_full: list[str]
     skipped: dict[str, str]
     fingerprint: dict[str, dict[str, Any]]
+    backend: str = "native"
 
 
 def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
@@ -137,6 +153,11 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
     if adaptation(model) is not None or lora_layers(model):
         raise UserError("lora_config: this network is adapted already; give lora_config once, to the task or to it")
     trained_in_full = resolve_modules(model, config.trainable_modules)
+    if config.freeze_base_model and (drifting := drifting_statistics(model, trained_in_full)):
+        raise UserError(
+            f"freeze_base_model: {drifting!r} would be frozen, but its running statistics follow the training images "
+            "and change the base; add it to trainable_modules, or set track_running_stats to false"
+        )
     adapters: dict[str, AdapterSpec] = {}
     skipped: dict[str, str] = {}
     if config.enabled:
@@ -177,26 +198,22 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
         if reason := unsuitable_reason(modules[path]) or refusal(modules, path, shared):
             raise UserError(f"{path!r} cannot be adapted: {reason}")
     plan.fingerprint = fingerprint(model, list(plan.adapters))
-    for path, spec in plan.adapters.items():
-        arguments: dict[str, Any] = {
-            "rank": spec.rank,
-            "lora_alpha": spec.alpha,
-            "lora_dropout": config.lora_dropout,
-            "use_rslora": config.use_rslora,
-        }
-        layer = model.get_submodule(path)
-        if spec.slices:
-            adapted: LoRALayer = LoRAAttention.from_layer(layer, slices=spec.slices, **arguments)  # type: ignore[arg-type]
-        elif isinstance(layer, nn.Conv2d):
-            adapted = LoRAConv2d.from_layer(layer, **arguments)
-        else:
-            adapted = LoRALinear.from_layer(layer, **arguments)  # type: ignore[arg-type]
-        set_module(model, path, adapted)
+    plan.backend = available_backend(config) if plan.adapters else "native"
+    (inject_peft if plan.backend == "peft" else inject_native)(model, plan)
     model.adaptation = plan  # type: ignore[assignment]
     expected = expected_trainable(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in expected)
     return model
+
+
+def drifting_statistics(model: nn.Module, trained_in_full: list[str]) -> str | None:
+    """The path of a normalisation layer outside `trained_in_full` that keeps running statistics, if there is one."""
+    for path, module in model.named_modules():
+        tracks = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+        if tracks and not is_inside(path, trained_in_full):
+            return path
+    return None
 
 
 def adaptation(model: nn.Module) -> Adaptation | None:
@@ -210,10 +227,9 @@ def expected_trainable(model: nn.Module) -> set[str]:
     names = {name for name, _ in model.named_parameters()}
     if done is None:
         return names
-    adapters = {f"{path}.{part}" for path in done.adapters for part in ("lora_a", "lora_b")}
-    adapted_weights = {f"{path}.weight" for path in done.adapters}
+    adapted_weights = {f"{path}.{layer.base_weight_name}" for path, layer in lora_layers(model).items()}
     if done.config.freeze_base_model:
-        return adapters | {name for name in names if is_inside(name, done.trained_in_full)}
+        return set(adapter_parameters(model)) | {name for name in names if is_inside(name, done.trained_in_full)}
     return names - adapted_weights
 
 
@@ -228,42 +244,6 @@ def check_trainable(model: nn.Module) -> None:
         if parameter.requires_grad != (name in expected):
             state = "is frozen, though lora_config trains it" if name in expected else "is trained, not by lora_config"
             raise UserError(f"lora_config: {name!r} {state}; was requires_grad changed after the network was adapted?")
-
-
-def fingerprint(model: nn.Module, paths: list[str]) -> dict[str, dict[str, Any]]:
-    """Per adapted weight its shape and some entries at fixed, evenly spread places: enough to tell bases apart."""
-    found = {}
-    for path in paths:
-        weight = _weight(model.get_submodule(path)).detach()
-        entries: list[float] = []
-        if not weight.is_meta:
-            flat = weight.flatten()
-            places = _spread(flat.numel(), min(FINGERPRINT_ENTRIES, flat.numel()))
-            entries = flat[places.to(flat.device)].float().cpu().tolist()
-        found[path] = {"shape": list(weight.shape), "entries": entries}
-    return found
-
-
-def _spread(size: int, count: int) -> Tensor:
-    """`count` places from the first to the last of `size`."""
-    if size <= 2**24:
-        return torch.linspace(0, size - 1, count).long()
-    # beyond what fp32 counts exactly, it would point past the end; adapters are around with its places below
-    return torch.tensor([index * (size - 1) // (count - 1) for index in range(count)])
-
-
-def same_base(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> str | None:
-    """None if two fingerprints are of one base, up to rounding to 16 bits; else what differs."""
-    for path in theirs:
-        if path not in ours:
-            return f"{path!r} is not adapted here"
-        if ours[path]["shape"] != theirs[path]["shape"]:
-            return f"{path!r} has shape {ours[path]['shape']}, not {theirs[path]['shape']}"
-        a, b = torch.tensor(ours[path]["entries"]), torch.tensor(theirs[path]["entries"])
-        # bf16 keeps 8 bits: a relative error of 2^-9 an entry; fp16 loses what is below 6e-8
-        if a.shape != b.shape or not torch.allclose(a, b, rtol=2**-8, atol=1e-6):
-            return f"the weights of {path!r} are others"
-    return None
 
 
 def get_lora_stats(model: nn.Module) -> dict[str, Any]:
@@ -300,9 +280,18 @@ def lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> list[str
     elif not config.enabled:
         lines.append("[LoRA] Disabled: no adapters")
     else:
+        parameters, layers = stats["lora_parameters"], len(stats["adapted_modules"])
+        if done and done.backend == "peft":
+            lines.append("[LoRA] Using PEFT library for proper LoRA injection...")
+            lines.append(f"[LoRA] PEFT: {parameters:,} trainable params across {layers} layers")
+        else:
+            lines += [NO_PEFT] if config.backend == "peft" else []
+            lines.append(f"[LoRA] Manual injection: {parameters:,} trainable params across {layers} layers")
+        extras = [name for name in ("use_rslora", "use_dora") if getattr(config, name)]
+        extras += ["pissa"] if config.init_lora_weights == "pissa" else []
         lines.append(
-            f"[LoRA] Native backend: {stats['lora_parameters']:,} parameters in {len(stats['adapted_modules'])} "
-            f"layers, rank {config.rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
+            f"[LoRA] Rank {config.rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
+            + "".join(f", {name}" for name in extras)
         )
     if done:
         lines += [f"[LoRA] Left as it is: {path} ({reason})" for path, reason in done.skipped.items()]
@@ -343,13 +332,9 @@ def _by_pattern(slices: dict[str, tuple[str, ...]], pattern: dict[str, Any], fie
 
 def _largest_rank(layer: nn.Module, spec: AdapterSpec) -> int:
     """min(in, out) of the matrix that is updated: a higher rank only adds parameters."""
-    shape = _weight(layer).flatten(1).shape
+    shape = layer.get_parameter("weight").flatten(1).shape
     out_features = shape[0] // 3 if spec.slices else shape[0]
     return min(out_features, shape[1])
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    return layer.get_parameter("weight")
 
 
 def _check(good: bool, name: str, value: Any, allowed: str) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from torch import nn
 
 from eomt.errors import UserError
-from eomt.models.lora import SLICES, LoRALayer
+from eomt.models.adapter_layer import AdapterLayer
+from eomt.models.lora import SLICES
 from eomt.models.lora_limits import all_modules, refusal, shared_weights, slices_refusal, unsuitable_reason
 
 # What the libraries call the same thing. A name always also stands for itself.
@@ -161,7 +162,7 @@ def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, 
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, LoRALayer)
+    return isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, AdapterLayer)
 
 
 def _stands_for(word: str, path: str) -> bool:

@@ -33,6 +33,8 @@ class ViT(nn.Module):
             fit.
     """
 
+    # adapters are named as in the timm model, so that PEFT opens them on it
+    inner_models = ("backbone",)
     pixel_mean: Tensor
     pixel_std: Tensor
 

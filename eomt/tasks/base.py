@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import fill, trained_state
-from eomt.models.lora_integration import Adaptation, LoRAConfig, adaptation, apply_lora, check_trainable, same_base
+from eomt.models.adapter_layer import adapter_parameters
+from eomt.models.fingerprint import same_base
+from eomt.models.lora_integration import Adaptation, LoRAConfig, adaptation, apply_lora, check_trainable
 
 NETWORK = "network."
 
@@ -111,12 +113,14 @@ class AdaptationTask(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups named adapters, heads and backbone_<layer>, each split by whether it is decayed.
+        """Groups named adapters, adapters_b (LoRA+), heads and backbone_<layer>, each split by whether it is decayed.
 
         Adapters are a group of their own at any depth: in a layer-decayed one those of the first blocks would hardly
         learn (0.086 of the rate in block 0 of a ViT-B).
         """
         done = adaptation(self.network)
+        adapters = adapter_parameters(self.network)
+        ratio = done.config.loraplus_lr_ratio if done else 1.0
         depth_of = getattr(self.network, "depth_of", lambda name: None)
         depths = [depth for name, _ in self.network.named_parameters() if (depth := depth_of(name)) is not None]
         groups: dict[tuple[str, bool], dict[str, Any]] = {}
@@ -124,7 +128,9 @@ class AdaptationTask(LightningModule, ABC):
             if not parameter.requires_grad:
                 continue
             depth = depth_of(name)
-            if done and name.rpartition(".")[0] in done.adapters and ".lora_" in name:
+            if adapters.get(name) == "lora_B" and ratio != 1:
+                kind, lr = "adapters_b", self.lr * ratio
+            elif name in adapters:
                 kind, lr = "adapters", self.lr
             elif depth is not None:
                 kind, lr = f"backbone_{depth}", self.lr * self.layer_decay ** (max(depths) - depth)
@@ -202,7 +208,10 @@ def adaptation_record(done: Adaptation) -> dict[str, Any]:
     """What a checkpoint must know of its adapters, as plain values: shapes alone do not tell a slice or a scale."""
     return {
         "adapters": {path: [spec.rank, float(spec.alpha), list(spec.slices)] for path, spec in done.adapters.items()},
+        "backend": done.backend,
         "use_rslora": done.config.use_rslora,
+        "use_dora": done.config.use_dora,
+        "init_lora_weights": done.config.init_lora_weights,
         "freeze_base_model": done.config.freeze_base_model,
         "trained_in_full": list(done.trained_in_full),
         "fingerprint": done.fingerprint,
@@ -215,7 +224,7 @@ def record_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | Non
         here, there = ours["adapters"].get(path), theirs["adapters"].get(path)
         if here != there:
             return f"{path!r} has [rank, alpha, slices] {there} in the checkpoint, {here} in lora_config"
-    for name in ("use_rslora", "freeze_base_model", "trained_in_full"):
+    for name in ("backend", "use_rslora", "use_dora", "init_lora_weights", "freeze_base_model", "trained_in_full"):
         if ours[name] != theirs[name]:
             return f"{name} is {theirs[name]} in the checkpoint, {ours[name]} in lora_config"
     return None

@@ -8,14 +8,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from eomt.errors import UserError
 from eomt.models import EoMT
 from eomt.models.adapter_io import fill, load_adapter, save_adapter, trained_state, write_folder
 from eomt.models.lora import lora_layers, merge_lora_weights, remove_adapters
 from eomt.models.lora_integration import LoRAConfig, apply_lora
-from tests.tiny import make_eomt, make_image
+from tests.models.adapters import answer, base
+from tests.tiny import make_eomt
 
 CONFIGS = {
     "heads": {"rank": 4},
@@ -32,11 +33,6 @@ CONFIGS = {
 }
 
 
-def base() -> EoMT:
-    torch.manual_seed(0)
-    return make_eomt().eval()
-
-
 def adapted(**arguments: Any) -> EoMT:
     model = base()
     apply_lora(model, LoRAConfig(freeze_base_model=True, **arguments))
@@ -45,12 +41,6 @@ def adapted(**arguments: Any) -> EoMT:
         if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.3 if "lora_" in name else 0.1)
     return model.eval()
-
-
-def answer(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        final = model(make_image())[-1]
-    return torch.cat([final.mask_logits.flatten(), final.class_logits.flatten()])
 
 
 @pytest.mark.parametrize("arguments", CONFIGS.values(), ids=CONFIGS.keys())
@@ -170,7 +160,7 @@ def test_damaged_files_are_refused(tmp_path: Path, changes: dict, message: str) 
     ("changes", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type"),
-        ({"use_dora": True}, "use_dora"),
+        ({"use_dora": True}, "lora_magnitude_vector"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa'"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
     ],

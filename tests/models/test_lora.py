@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from eomt.errors import UserError
+from eomt.models.adapter_layer import lora_layers, record_calls
 from eomt.models.lora import (
     LoRAAttention,
     LoRAConv2d,
@@ -17,9 +18,7 @@ from eomt.models.lora import (
     count_lora_parameters,
     disable_adapters,
     freeze_lora_params,
-    lora_layers,
     merge_lora_weights,
-    record_calls,
     remove_adapters,
     replace_linear_with_lora,
 )

@@ -1,24 +1,20 @@
 """LoRAConfig refuses what cannot be; apply_lora trains exactly what it says."""
 
-import copy
-
 import pytest
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from eomt.errors import UserError
+from eomt.models.adapter_layer import lora_layers
 from eomt.models.eomt import EoMT
-from eomt.models.lora import LoRALinear, lora_layers, merge_lora_weights
+from eomt.models.lora import LoRALinear, merge_lora_weights
 from eomt.models.lora_integration import (
     LoRAConfig,
-    _spread,
     apply_lora,
     apply_lora_to_vit,
-    fingerprint,
     get_lora_stats,
     print_lora_summary,
-    same_base,
 )
 from tests.tiny import make_eomt, make_image
 
@@ -129,32 +125,18 @@ def test_statistics_count_what_is_there() -> None:
     assert stats["adapted_modules"] == ["class_head", "mask_head.0", "mask_head.2", "mask_head.4"]
 
 
-def test_fingerprint_tells_bases_apart_and_accepts_rounding() -> None:
-    model = make_eomt()
-    ours = fingerprint(model, ["class_head", "mask_head.0"])
-    assert same_base(ours, fingerprint(copy.deepcopy(model).bfloat16(), list(ours))) is None
-    assert same_base(ours, fingerprint(copy.deepcopy(model).half(), list(ours))) is None
-    other = same_base(fingerprint(make_eomt(), list(ours)), ours)
-    assert other is not None
-    assert "class_head" in other
-
-
-def test_fingerprint_of_a_matrix_beyond_what_fp32_counts() -> None:
-    # 2**24 + 4 entries, whose last place fp32 rounds to one past the end
-    model = nn.ModuleDict({"layer": nn.Linear(4, 2**22 + 1, bias=False)})
-    nn.init.zeros_(model["layer"].weight)
-    with torch.no_grad():
-        model["layer"].weight[0, 0], model["layer"].weight[-1, -1] = 1.0, 2.0
-    entries = fingerprint(model, ["layer"])["layer"]["entries"]
-    assert (len(entries), entries[0], entries[-1], sum(entries)) == (64, 1.0, 2.0, 3.0)
-
-
-@pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 4096, 147456, 2**24 - 1, 2**24, 2**24 + 1, 3 * 2**25 + 7])
-def test_fingerprint_places_are_inside_and_distinct(size: int) -> None:
-    places = _spread(size, min(64, size)).tolist()
-    assert places[0] == 0
-    assert places[-1] == size - 1
-    assert places == sorted(set(places))
+def test_the_guides_table_is_a_place_to_start() -> None:
+    settings = [(n, LoRAConfig.recommended(n)) for n in (1, 999, 1000, 5000, 5001)]
+    assert [(n, config.rank, config.lora_alpha) for n, config in settings] == [
+        (1, 4, 32),
+        (999, 4, 32),
+        (1000, 8, 32),
+        (5000, 8, 32),
+        (5001, 16, 32),
+    ]
+    assert LoRAConfig.recommended(300, target_modules=["attention"]).target_modules == ["attention"]
+    with pytest.raises(UserError, match="num_images"):
+        LoRAConfig.recommended(0)
 
 
 # -- the snippets of the Italian guide, nested as here --------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eomt.errors import UserError
+from eomt.models.adapter_layer import lora_layers
 from eomt.models.eomt import class_scores
 from eomt.models.lora_integration import LoRAConfig
 from eomt.tasks import SemanticSegmentation
@@ -119,6 +120,18 @@ def test_adapters_and_heads_have_rates_of_their_own() -> None:
     lora = LoRAConfig(rank=2, target_modules=["attention"], freeze_base_model=True, trainable_modules=["q"])
     assert groups_of(make_task(lora, lr=1e-3, head_lr=1e-4)) == {"adapters": 1e-3, "heads": 1e-4}
     assert groups_of(make_task(lora, lr=1e-3)) == {"adapters": 1e-3, "heads": 1e-3}
+
+
+@pytest.mark.parametrize("backend", ["native", "peft"])
+def test_lora_plus_gives_b_a_rate_of_its_own(backend: str) -> None:
+    lora = LoRAConfig(
+        rank=2, target_modules=["attention"], freeze_base_model=True, loraplus_lr_ratio=16, backend=backend
+    )
+    task = make_task(lora, lr=1e-3)
+    assert groups_of(task) == {"adapters": 1e-3, "adapters_b": 16e-3}
+    b = {id(layer.lora_b) for layer in lora_layers(task.network).values()}
+    (group,) = [group for group in task.parameter_groups() if group["name"] == "adapters_b"]
+    assert {id(parameter) for parameter in group["params"]} == b
 
 
 def test_an_unfrozen_backbone_is_decayed_by_depth_and_adapters_are_not() -> None:
