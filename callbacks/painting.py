@@ -1,6 +1,7 @@
 """The one mask painter: class colours, masks over images, and titled grids of pictures."""
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -90,19 +91,22 @@ def palette(num_classes: int) -> list[Color]:
     return list(_palette(num_classes))
 
 
-def overlay(image: Tensor, mask: Tensor, colors: list[Color], alpha: float = 0.6) -> Tensor:
+def overlay(image: Tensor, mask: Tensor, colors: Sequence[Color | None], alpha: float = 0.6) -> Tensor:
     """Paints the classes of a mask over an image.
 
     Args:
         image: uint8 (3, H, W).
         mask: class ids, int (H, W); 255 and ids without a colour leave the image as it is.
-        colors: the colour of each class.
+        colors: the colour of each class; None leaves the image as it is.
         alpha: 0 shows the image alone, 1 the colours alone.
 
     Returns:
         uint8 (3, H, W), a new tensor.
     """
     painted = (mask >= 0) & (mask < len(colors)) & (mask != IGNORED)
+    for index, color in enumerate(colors):
+        if color is None:
+            painted &= mask != index
     present = mask[painted].unique()
     if len(present) == 0:
         return image.clone()
@@ -112,20 +116,20 @@ def overlay(image: Tensor, mask: Tensor, colors: list[Color], alpha: float = 0.6
     return torch.where(painted, drawn, image)
 
 
-def index_image(mask: Tensor, colors: list[Color]) -> Image.Image:
+def index_image(mask: Tensor, colors: Sequence[Color | None]) -> Image.Image:
     """A mask as a palette image: the pixel values are the class ids, viewers show the colours.
 
     Args:
         mask: class ids in [0, 255], int (H, W).
-        colors: the colour of each class.
+        colors: the colour of each class; None is black.
 
     Returns:
         A picture of mode "P".
     """
     picture = Image.fromarray(mask.to(torch.uint8).cpu().numpy())
     # all 256 entries: with fewer, the PNG writer packs ids into fewer bits and cuts off the larger ones
-    entries = colors + [(0, 0, 0)] * (256 - len(colors))
-    picture.putpalette([channel for color in entries for channel in color])
+    entries = [*colors, *[None] * (256 - len(colors))]
+    picture.putpalette([channel for color in entries for channel in color or (0, 0, 0)])
     return picture
 
 

@@ -11,11 +11,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_png, encode_png
-from torchvision.transforms.v2.functional import rgb_to_grayscale, to_pil_image
+from torchvision.transforms.v2.functional import resize, rgb_to_grayscale, to_pil_image
 
 from callbacks.logging_images import log_image
 from callbacks.painting import IGNORED, Color, grid, index_image, overlay, palette, save_picture
 from eomt.errors import UserError
+from eomt.tasks.index_maps import index_map
 
 log = logging.getLogger("eomt")
 
@@ -55,15 +56,16 @@ def errors(image: Tensor, truth: Tensor, prediction: Tensor) -> Tensor:
 
 
 class PredictionPictures(Callback):
-    """Writes pictures into the run's folder, `trainer.default_root_dir`; only for semantic segmentation.
+    """Writes pictures into the run's folder, `trainer.default_root_dir`; for tasks that predict maps of class ids.
 
     `pictures/train_batch.png`: the first training batch, as augmented. `pictures/val_step000500.png`: image, truth,
     what step 0 predicted, what this step predicts, and where it is wrong; also sent to wandb and TensorBoard.
     `pictures/validate.png` and `pictures/test.png`: the same for the commands of these names. `predictions/masks`
     and `predictions/overlays`: for each image of `predict` its class ids and a picture.
 
-    The task's steps return `prediction`, int64 (B, H, W), at the image's size; a batch holds `image`, `mask` (not in
-    predict) and `name`, "" for padding. With other tasks nothing is written.
+    The task's steps return `prediction`, int64 (B, H, W) or a list of (H, W), at the file's size, and may return a
+    `mask` alike; a batch holds `image`, else `mask` (not in predict) and `name`, "" for padding. Where the task has
+    `has_background`, 0 is no class and class i is i + 1. With other tasks nothing is written.
 
     Args:
         num_samples: how many validation or test images are shown, spread over the loader. In a run on several
@@ -99,12 +101,13 @@ class PredictionPictures(Callback):
         """Draws the first batch of a run, not of a resumed one."""
         if batch_idx > 0 or trainer.global_step > 0 or trainer.current_epoch > 0 or not trainer.is_global_zero:
             return
-        if not isinstance(batch, Mapping) or not {"image", "mask", "name"} <= batch.keys() or batch["mask"].ndim != 3:
+        masks = _truth(batch)
+        if masks is None:
             return
         class_names, colors = _classes(trainer)
-        images, masks = batch["image"][: self.num_samples].cpu(), batch["mask"][: self.num_samples].cpu()
+        images, masks = batch["image"][: self.num_samples].cpu(), [mask.cpu() for mask in masks[: self.num_samples]]
         rows = [[image, overlay(image, mask, colors)] for image, mask in zip(images, masks, strict=True)]
-        legend = _legend(masks, class_names, colors)
+        legend = _legend(torch.cat([mask.flatten() for mask in masks]), class_names, colors)
         picture = grid(rows, ["image, augmented", "truth"], list(batch["name"][: self.num_samples]), legend)
         save_picture(picture, self._folder / "pictures" / "train_batch.png")
 
@@ -173,8 +176,9 @@ class PredictionPictures(Callback):
         dataloader_idx: int,
         num_batches: Sequence[int | float],
     ) -> None:
-        if not trainer.is_global_zero or not _has_prediction(outputs) or "mask" not in batch:
+        if not trainer.is_global_zero or not _has_prediction(outputs) or not ("mask" in outputs or "mask" in batch):
             return
+        truth = outputs.get("mask", batch.get("mask"))
         # several loaders count as one after the other
         position = sum(num_batches[:dataloader_idx]) + batch_idx
         wanted = spread(self.num_samples, sum(num_batches))[int(position)]
@@ -184,8 +188,8 @@ class PredictionPictures(Callback):
                 Sample(
                     name=batch["name"][index],
                     # copies, for a view would keep the whole batch in memory
-                    image=batch["image"][index].cpu().clone(),
-                    truth=batch["mask"][index].to("cpu", torch.uint8),
+                    image=_at_size(batch["image"][index].cpu().clone(), truth[index].shape),
+                    truth=truth[index].to("cpu", torch.uint8),
                     prediction=outputs["prediction"][index].to("cpu", torch.uint8),
                 )
             )
@@ -234,10 +238,10 @@ class PredictionPictures(Callback):
         if not _has_prediction(outputs):
             return
         _, colors = _classes(trainer)
-        images, masks = batch["image"].cpu(), outputs["prediction"].cpu()
-        for name, image, mask in zip(batch["name"], images, masks, strict=True):
+        for name, image, mask in zip(batch["name"], batch["image"].cpu(), outputs["prediction"], strict=True):
             if not name:
                 continue
+            image, mask = _at_size(image, mask.shape), mask.cpu()
             path = picture_path(name)
             save_picture(index_image(mask, colors), self._folder / "predictions" / "masks" / path)
             save_picture(to_pil_image(overlay(image, mask, colors)), self._folder / "predictions" / "overlays" / path)
@@ -265,11 +269,32 @@ def _has_prediction(outputs: Any) -> bool:
     return isinstance(outputs, Mapping) and "prediction" in outputs
 
 
-def _classes(trainer: Trainer) -> tuple[list[str], list[Color]]:
+def _truth(batch: Any) -> Sequence[Tensor] | None:
+    """Maps of class ids of a training batch, None if it has none."""
+    if not isinstance(batch, Mapping) or not {"image", "name"} <= batch.keys():
+        return None
+    if "masks" in batch:
+        return [
+            index_map(masks, class_ids) for masks, class_ids in zip(batch["masks"], batch["class_ids"], strict=True)
+        ]
+    return batch["mask"] if "mask" in batch and batch["mask"].ndim == 3 else None
+
+
+def _at_size(image: Tensor, size: Sequence[int]) -> Tensor:
+    """An image (3, H, W) that the network sees squashed, as its file is."""
+    return image if image.shape[-2:] == tuple(size) else resize(image, list(size))
+
+
+def _classes(trainer: Trainer) -> tuple[list[str], list[Color | None]]:
+    """Names and colours by value of the maps; the background has no colour."""
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-    return datamodule.class_names, palette(datamodule.num_classes)
+    names, colors = datamodule.class_names, palette(datamodule.num_classes)
+    if getattr(trainer.lightning_module, "has_background", False):
+        return ["background", *names], [None, *colors]
+    return names, [*colors]
 
 
-def _legend(masks: Tensor, class_names: list[str], colors: list[Color]) -> list[tuple[str, Color]]:
+def _legend(masks: Tensor, class_names: list[str], colors: Sequence[Color | None]) -> list[tuple[str, Color]]:
     """Name and colour of the classes that occur."""
-    return [(class_names[index], colors[index]) for index in masks.unique().tolist() if index < len(colors)]
+    found = [(class_names[index], colors[index]) for index in masks.unique().tolist() if index < len(colors)]
+    return [(name, color) for name, color in found if color is not None]

@@ -1,5 +1,6 @@
 """Losses: one file per subject."""
 
 from eomt.losses.mask_classification import MaskClassificationLoss
+from eomt.losses.prompted_masks import PromptedMaskLoss
 
-__all__ = ["MaskClassificationLoss"]
+__all__ = ["MaskClassificationLoss", "PromptedMaskLoss"]

@@ -1,5 +1,6 @@
 """Metrics: one file per subject."""
 
+from eomt.metrics.prompted import PromptedSegmentationMetric
 from eomt.metrics.segmentation import IGNORE_INDEX, SegmentationMetric
 
-__all__ = ["IGNORE_INDEX", "SegmentationMetric"]
+__all__ = ["IGNORE_INDEX", "PromptedSegmentationMetric", "SegmentationMetric"]

@@ -222,9 +222,14 @@ def adaptation(model: nn.Module) -> Adaptation | None:
 
 
 def expected_trainable(model: nn.Module) -> set[str]:
-    """Names of the parameters that the config of an adapted model says are trained; all of a plain model."""
+    """Names of the parameters that the config of an adapted model says are trained; all of a plain model.
+
+    What the network's class lists in `frozen_modules` is trained only where `trainable_modules` names it.
+    """
     done = adaptation(model)
-    names = {name for name, _ in model.named_parameters()}
+    frozen = getattr(model, "frozen_modules", ())
+    named = done.trained_in_full if done else []
+    names = {name for name, _ in model.named_parameters() if not is_inside(name, frozen) or is_inside(name, named)}
     if done is None:
         return names
     adapted_weights = {f"{path}.{layer.base_weight_name}" for path, layer in lora_layers(model).items()}

@@ -82,6 +82,14 @@ class AdaptationTask(LightningModule, ABC):
         """Whether a training batch has anything to learn from; the audit waits for one that has."""
         return True
 
+    def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
+        """A training batch of random values that the network takes, for commands that run without data.
+
+        Raises:
+            UserError: if the task makes none up.
+        """
+        raise UserError(f"data: {type(self).__name__} makes up no batch; give a datamodule")
+
     @abstractmethod
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """What `network` (this one or a copy) answers, without thresholds: for comparing a merged copy."""

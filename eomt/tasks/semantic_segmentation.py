@@ -85,6 +85,17 @@ class SemanticSegmentation(AdaptationTask):
     def is_supervised(self, batch: dict[str, Any]) -> bool:
         return bool((batch["mask"] != IGNORE_INDEX).any())
 
+    def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
+        """Noise of the network's image size, and masks of 4 x 4 rectangles: about as many classes as real images."""
+        generator = torch.Generator().manual_seed(0)
+        size = self.network.img_size
+        labels = torch.randint(0, self.network.num_classes, (batch_size, 1, 4, 4), generator=generator)
+        return {
+            "image": torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8, generator=generator),
+            "mask": F.interpolate(labels.float(), size, mode="nearest")[:, 0].long(),
+            "name": [f"synthetic {index}" for index in range(batch_size)],
+        }
+
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Class scores of the first window of each image, (B, C, h, w).
 

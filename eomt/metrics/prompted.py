@@ -1,0 +1,177 @@
+"""Metrics of prompted objects, from pixel counts per object that do not depend on batches or processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+# a row of the state that counts no object: the image was evaluated
+IMAGE = -1
+NUM_RESAMPLES = 1000
+
+
+class PromptedSegmentationMetric(Metric):
+    """IoU and Dice of predicted masks of objects; an object is a class that occurs in an image.
+
+    A pair of an image and a class has I pixels that are both predicted and true, P predicted and T true ones. Then
+    IoU = I / (P + T - I) and Dice = 2 I / (P + T). An empty prediction of an object scores 0. A pair that is not given
+    to `update` has neither predicted nor true pixels.
+
+    What happens in each image weighs the same whatever its size, except where figures are called pooled: there pixels
+    are summed before they are divided. Nothing is skipped: small objects count like others, and so do objects without
+    a prediction. Only a pair without true pixels is no object: a prediction there (P > 0) is no part of the means over
+    objects, but its pixels are part of the pooled figures, and its Kaggle Dice is 0.
+
+    An image and class given twice count once, and an image without a name (one that only fills up the last step of a
+    process) not at all. Figures are sums in float64 in an order of their own: the same for 1 or 2 processes, in any
+    order, to the last digit.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    rows: list[Tensor]
+
+    def __init__(self, class_names: Mapping[int, str], seed: int = 0) -> None:
+        """Set up the metric.
+
+        Args:
+            class_names: Names of the classes that are evaluated, by their ids (0 or more); without a background.
+            seed: Of the bootstrap.
+        """
+        super().__init__()
+        self.class_names = dict(class_names)
+        self.seed = seed
+        # (K, 5) int64 each: hash of the image's name, class id, I, P, T
+        self.add_state("rows", [], dist_reduce_fx="cat")
+        self._start()
+
+    @property
+    def update_called(self) -> bool:
+        """Always true: no rows are a valid state (all figures are nan), nothing to warn about."""
+        return True
+
+    def reset(self) -> None:
+        super().reset()
+        self._start()
+
+    def _start(self) -> None:
+        """Put in no rows: torchmetrics would fill the empty list of a process with floats, which cannot be gathered."""
+        self.rows.append(torch.zeros(0, 5, dtype=torch.int64, device=self.device))
+
+    def update(self, prediction: Tensor, target: Tensor, name: str, class_ids: Sequence[int]) -> None:
+        """Count the pixels of one image, at its original size.
+
+        Args:
+            prediction: Predicted masks, bool `(N, H, W)`.
+            target: True masks, bool `(N, H, W)`. Images without any object belong here too, with N = 0.
+            name: The image's name; without one, nothing is counted.
+            class_ids: N ids of `class_names`, each once.
+        """
+        if not name:
+            return
+        assert prediction.dtype == target.dtype == torch.bool
+        assert prediction.shape == target.shape
+        assert len(set(class_ids)) == len(class_ids) == len(target)
+        assert self.class_names.keys() >= set(class_ids), f"{class_ids} are not all among {list(self.class_names)}"
+        key = name_hash(name)
+        pixels = (-2, -1)
+        counts = torch.stack([mask.sum(dim=pixels) for mask in (prediction & target, prediction, target)], dim=1)
+        keys = torch.tensor([[key, IMAGE]] + [[key, class_id] for class_id in class_ids], device=counts.device)
+        self.rows.append(torch.cat([keys, torch.nn.functional.pad(counts, (0, 0, 1, 0))], dim=1).to(self.device))
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures of everything counted so far, in all processes.
+
+        Returns:
+            `iou`, `dice`: means over the images with objects of the mean over an image's objects. `iou_low`,
+            `iou_high`, `dice_low`, `dice_high`: their 95 % intervals, by the percentiles of means over as many images
+            drawn with replacement. `pooled_iou`, `pooled_dice`: of the sums of pixels. `iou_class_<name>`,
+            `dice_class_<name>`: means over the images with the class; `pooled_iou_class_<name>`,
+            `pooled_dice_class_<name>`: of the class's sums of pixels. `macro_iou`, `macro_dice`, `macro_pooled_iou`,
+            `macro_pooled_dice`: means of these over the classes that occur. `kaggle_dice`: mean Dice over all pairs of
+            an image and a class, 1 where nothing is true and nothing predicted; `kaggle_dice_all_empty`: what it is
+            if nothing is ever predicted. `n_evaluated`: number of objects. `n_images`: number of images, with and
+            without objects. `n_skipped`: objects left out, which is always 0.
+
+            nan where there is nothing to average: classes that do not occur, and all but the numbers if nothing was
+            evaluated.
+        """
+        rows = dim_zero_cat(self.rows).cpu().numpy()
+        # of rows with equal keys the first by its counts is kept, so that which process had it does not matter
+        rows = rows[np.lexsort(rows.T[::-1])]
+        rows = rows[np.unique(rows[:, :2], axis=0, return_index=True)[1]]
+        pairs = rows[rows[:, 1] != IMAGE]
+        objects = pairs[pairs[:, 4] > 0]
+        num_images = len(rows) - len(pairs)
+
+        object_iou, object_dice = scores(objects)
+        image = np.unique(objects[:, 0], return_inverse=True)[1]
+        objects_of = np.bincount(image)
+        image_iou = np.bincount(image, weights=object_iou) / objects_of
+        image_dice = np.bincount(image, weights=object_dice) / objects_of
+        figures = {"iou": mean(image_iou), "dice": mean(image_dice)}
+        figures["iou_low"], figures["iou_high"] = bootstrap_interval(image_iou, self.seed)
+        figures["dice_low"], figures["dice_high"] = bootstrap_interval(image_dice, self.seed)
+        figures["pooled_iou"], figures["pooled_dice"] = pooled_scores(pairs)
+
+        kinds = ("iou", "dice", "pooled_iou", "pooled_dice")
+        for class_id, class_name in self.class_names.items():
+            of_class = objects[:, 1] == class_id
+            pooled = pooled_scores(pairs[pairs[:, 1] == class_id]) if of_class.any() else (np.nan, np.nan)
+            values = (mean(object_iou[of_class]), mean(object_dice[of_class]), *pooled)
+            figures |= {f"{kind}_class_{class_name}": value for kind, value in zip(kinds, values, strict=True)}
+        for kind in kinds:
+            of_classes = np.array([figures[f"{kind}_class_{name}"] for name in self.class_names.values()])
+            figures[f"macro_{kind}"] = mean(of_classes[~np.isnan(of_classes)])
+
+        num_pairs = num_images * len(self.class_names)
+        pair_dice = scores(pairs)[1]
+        figures["kaggle_dice"] = (pair_dice.sum() + num_pairs - len(pairs)) / num_pairs if num_pairs else np.nan
+        figures["kaggle_dice_all_empty"] = (num_pairs - len(objects)) / num_pairs if num_pairs else np.nan
+        figures |= {"n_evaluated": len(objects), "n_images": num_images, "n_skipped": 0}
+        return {name: float(value) for name, value in figures.items()}
+
+
+def name_hash(name: str) -> int:
+    """Return 64 bits of a name as a signed number, which can be gathered from other processes as a tensor."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def scores(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return IoU and Dice, float64 `(K,)`, of rows `(K, 5)`; 1 where nothing is true and nothing predicted."""
+    intersection, predicted, true = rows[:, 2:].T.astype(np.float64)
+    total = predicted + true
+    empty = total == 0
+    return (intersection + empty) / (total - intersection + empty), (2 * intersection + empty) / (total + empty)
+
+
+def pooled_scores(rows: np.ndarray) -> tuple[float, float]:
+    """Return IoU and Dice of the sums of rows `(K, 5)`; nan if nothing is true and nothing predicted."""
+    summed = rows.sum(axis=0, keepdims=True)
+    if not summed[0, 3:].any():
+        return np.nan, np.nan
+    iou, dice = scores(summed)
+    return float(iou[0]), float(dice[0])
+
+
+def mean(values: np.ndarray) -> float:
+    """Return the mean, or nan of nothing, without numpy's warning."""
+    return float(values.mean()) if len(values) else np.nan
+
+
+def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the mean of `(K,)` values, resampled with replacement; nan of nothing."""
+    if not len(values):
+        return np.nan, np.nan
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(NUM_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,323 @@
+"""Segmentation of prompted objects with SAM 2, and of classes without prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from eomt.errors import UserError
+from eomt.losses import PromptedMaskLoss
+from eomt.metrics import PromptedSegmentationMetric
+from eomt.models.lora_integration import LoRAConfig
+from eomt.models.sam2 import SAM2
+from eomt.models.sam2_outputs import SAM2Features, SAM2Prediction
+from eomt.prompts import (
+    MODES,
+    Prompts,
+    PromptSampling,
+    add_correction,
+    evaluation_prompts,
+    sample_objects,
+    sample_prompts,
+    stack_prompts,
+)
+from eomt.tasks.base import AdaptationTask
+from eomt.tasks.index_maps import index_map
+
+Mode = Literal["box", "centre", "points", "none"]
+FIGURES_OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou", "kaggle_dice")
+
+
+class PromptedSegmentation(AdaptationTask):
+    """Trains a SAM2 on prompts drawn as its own trainer draws them, and evaluates it on prompts that never change.
+
+    Batches: `image` uint8 (B, 3, H, W) of the network's size, `masks` list of bool (N_i, h, w), in training of the
+    network's size, in evaluation of the file's; `class_ids` list of int64 (N_i,); `name`.
+
+    Figures of validation and test stand under `val_<mode>_...`, for each mode apart; `val_iou`, `val_dice` and
+    `val_loss` are those of the mode `watch`. Prompts come from the true masks: what is measured is how well an object
+    is outlined that someone has pointed at. Only `none` finds objects; with a network that is not `prompt_free` it
+    shows what the pre-trained one makes of an image without any prompt.
+
+    Args:
+        network: a SAM2.
+        sampling: how objects are prompted in training.
+        modes: prompts of evaluation: box (tight), centre (one click inside), points (three), none.
+        watch: the mode that selects the best checkpoint and stops early; null for the first of `modes`.
+        prompt_seed: another seed draws other points for evaluation.
+        focal_weight, dice_weight, iou_weight, object_weight: of the parts of the loss.
+        lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile: see AdaptationTask.
+    """
+
+    monitor = "val_iou"
+    file_metrics = ("iou", "dice")
+    # class ids of pictures and files start at 1
+    has_background = True
+    network: SAM2
+
+    def __init__(
+        self,
+        network: SAM2,
+        lora_config: LoRAConfig | None = None,
+        lr: float = 1e-3,
+        head_lr: float | None = None,
+        weight_decay: float = 0.01,
+        layer_decay: float = 0.9,
+        schedule: Literal["cosine", "poly"] = "cosine",
+        warmup: float = 0.1,
+        compile: bool = False,
+        sampling: PromptSampling | None = None,
+        modes: Sequence[Mode] = ("box", "centre", "points", "none"),
+        watch: Mode | None = None,
+        prompt_seed: int = 0,
+        focal_weight: float = 20.0,
+        dice_weight: float = 1.0,
+        iou_weight: float = 1.0,
+        object_weight: float = 1.0,
+    ) -> None:
+        if not isinstance(network, SAM2):
+            raise UserError(f"network: {type(network).__name__}, PromptedSegmentation takes eomt.models.SAM2")
+        if not modes or set(modes) - set(MODES) or len(set(modes)) < len(modes):
+            raise UserError(f"modes: {list(modes)}, must be some of {', '.join(MODES)}, each once")
+        if watch is not None and watch not in modes:
+            raise UserError(f"watch: {watch!r}, must be one of modes: {', '.join(modes)}")
+        super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
+        self.sampling = sampling or PromptSampling()
+        self.modes, self.watch, self.prompt_seed = list(modes), watch or modes[0], prompt_seed
+        self.criterion = PromptedMaskLoss(focal_weight, dice_weight, iou_weight, object_weight)
+        self.train_iou = MeanMetric()
+        self.evaluation_loss = MeanMetric()
+        # made anew for the classes of the data
+        self.metrics = nn.ModuleDict()
+
+    def setup(self, stage: str) -> None:
+        names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]
+        self.metrics = nn.ModuleDict({mode: PromptedSegmentationMetric(dict(enumerate(names))) for mode in self.modes})
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
+        features = self.network.encode(batch["image"])
+        targets, valid = sample_objects(batch["masks"], self.sampling.max_objects)
+        prompts = sample_prompts(targets, valid, self.sampling)
+        losses, logits = self._losses_of_clicks(features, prompts, targets, valid)
+        if self.network.prompt_free:
+            losses = self._with_class_losses(losses, features, batch)
+        return losses, (logits, targets, valid)
+
+    def audited_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Both kinds of first prompts, where either may be drawn: a box leaves the three masks of a point unused."""
+        features = self.network.encode(batch["image"])
+        targets, valid = sample_objects(batch["masks"], self.sampling.max_objects)
+        probability = self.sampling.box_probability
+        total: dict[str, Tensor] = {}
+        for kind in {float(probability > 0), float(probability == 1)}:
+            sampling = PromptSampling(kind, correction_clicks=self.sampling.correction_clicks)
+            prompts = sample_prompts(targets, valid, sampling)
+            total = _sum(total, self._losses_of_clicks(features, prompts, targets, valid)[0])
+        return self._with_class_losses(total, features, batch) if self.network.prompt_free else total
+
+    def _losses_of_clicks(
+        self, features: SAM2Features, prompts: Prompts, targets: Tensor, valid: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses summed over the first prompt and its corrections, and the logits (B, N, h, w) after the first."""
+        # one click may mean several things: three masks for it, one for everything else
+        prediction = self.network.decode(features, *prompts, multimask=prompts.boxes is None)
+        losses = self.criterion(*prediction, targets, valid)
+        first = logits = most_likely(prediction)
+        for _ in range(self.sampling.correction_clicks):
+            prompts = add_correction(prompts, logits, targets, valid)
+            prediction = self.network.decode(features, *prompts, masks=logits.detach()[:, :, None], multimask=False)
+            losses = _sum(losses, self.criterion(*prediction, targets, valid))
+            logits = prediction.mask_logits[:, :, 0]
+        return losses, first.detach()
+
+    def _with_class_losses(
+        self, losses: dict[str, Tensor], features: SAM2Features, batch: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        targets = torch.stack([masks for masks, _ in self._truths(batch, "none")])
+        valid = targets.new_ones(targets.shape[:2])
+        of_classes = self.criterion(*self.network.decode_classes(features), targets, valid)
+        named = {f"class_{name}": value for name, value in of_classes.items() if name != "loss"}
+        return losses | named | {"loss": losses["loss"] + of_classes["loss"]}
+
+    def is_supervised(self, batch: dict[str, Any]) -> bool:
+        return self.network.prompt_free or any(len(masks) for masks in batch["masks"])
+
+    def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
+        """Noise with one rectangle in each image."""
+        generator = torch.Generator().manual_seed(0)
+        height, width = self.network.image_size
+        mask = torch.zeros(1, height, width, dtype=torch.bool)
+        mask[:, height // 4 : height // 2, width // 4 : width // 2] = True
+        return {
+            "image": torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8, generator=generator),
+            "masks": [mask.clone() for _ in range(batch_size)],
+            "class_ids": [torch.zeros(1, dtype=torch.int64) for _ in range(batch_size)],
+            "name": [f"synthetic {index}" for index in range(batch_size)],
+        }
+
+    def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Mask logits, predicted IoUs and object scores of a fixed box, a fixed click and the classes, (B, K)."""
+        assert isinstance(network, SAM2)
+        features = network.encode(batch["image"])
+        height, width = network.image_size
+        size = len(batch["image"])
+        box = torch.tensor([width // 4, height // 4, width // 2, height // 2], device=features.embedding.device)
+        click = box[:2].float().expand(size, 1, 1, 2)
+        labels = torch.ones(size, 1, 1, dtype=torch.int32, device=box.device)
+        predictions = [
+            network.decode(features, boxes=box.float().expand(size, 1, 4), multimask=False),
+            network.decode(features, click, labels, multimask=True),
+        ]
+        if network.prompt_free:
+            predictions.append(network.decode_classes(features))
+        return torch.cat([part.flatten(1) for prediction in predictions for part in prediction], 1)
+
+    @torch.no_grad()
+    def training_metrics(self, batch: dict[str, Any], output: Any) -> None:
+        logits, targets, valid = output
+        found = F.interpolate(logits, targets.shape[-2:], mode="bilinear") > 0
+        union = (found | targets).sum((2, 3)).clamp(min=1)
+        self.train_iou.update((found & targets).sum((2, 3)) / union, valid.float())
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train_iou", self.train_iou.compute(), prog_bar=True)
+            self.train_iou.reset()
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
+        return self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
+        return self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
+        """`prediction`: per image int64 (H, W) of the file's size, 0 background, else class id + 1.
+
+        Raises:
+            UserError: for images without masks to prompt from, if the network has no prompt-free mode.
+        """
+        mode = "none" if self.network.prompt_free else self.watch
+        if mode != "none" and not any(len(masks) for masks in batch["masks"]):
+            raise UserError(
+                "predict_path: there are no masks to take prompts from; train with "
+                "--model.network.prompt_free true to find objects without prompts"
+            )
+        truths = self._truths(batch, mode)
+        prediction = self._answer(self.network.encode(batch["image"]), batch, truths, mode)
+        return {"prediction": self._index_maps(self._found(prediction, truths, mode), truths)}
+
+    def _evaluate(self, batch: dict[str, Any]) -> dict[str, list[Tensor]]:
+        """Measures every mode on features that are computed once; shows the mode that is watched."""
+        features = self.network.encode(batch["image"])
+        shown: dict[str, list[Tensor]] = {}
+        for mode, metric in self.metrics.items():
+            truths = self._truths(batch, mode)
+            prediction = self._answer(features, batch, truths, mode)
+            found = self._found(prediction, truths, mode)
+            for masks, (truth, class_ids), name in zip(found, truths, batch["name"], strict=True):
+                metric.update(masks, truth, name, class_ids.tolist())  # type: ignore[operator]
+            if mode == self.watch:
+                shown = {"prediction": self._index_maps(found, truths)}
+                self._update_loss(prediction, truths, batch["name"])
+        return shown | {"mask": self._index_maps(batch["masks"], self._truths(batch, "box"))}
+
+    def _finds_classes(self, mode: str) -> bool:
+        return mode == "none" and self.network.prompt_free
+
+    def _truths(self, batch: dict[str, Any], mode: str) -> list[tuple[Tensor, Tensor]]:
+        """Per image the masks that are to be found, bool (N, H, W), and their class ids.
+
+        Those that are there; every class, empty or not, for a prompt-free network without prompts.
+        """
+        pairs = list(zip(batch["masks"], batch["class_ids"], strict=True))
+        if not self._finds_classes(mode):
+            return pairs
+        found = []
+        for masks, class_ids in pairs:
+            every = masks.new_zeros(self.network.num_classes or 0, *masks.shape[-2:])
+            every[class_ids] = masks
+            found.append((every, torch.arange(len(every), device=every.device)))
+        return found
+
+    def _answer(
+        self, features: SAM2Features, batch: dict[str, Any], truths: list[tuple[Tensor, Tensor]], mode: str
+    ) -> SAM2Prediction | None:
+        """None if no image has an object."""
+        if self._finds_classes(mode):
+            return self.network.decode_classes(features)
+        if not any(len(masks) for masks, _ in truths):
+            return None
+        prompts = [
+            evaluation_prompts(masks, name, class_ids.tolist(), mode, self.prompt_seed).scaled(
+                (masks.shape[-2], masks.shape[-1]), self.network.image_size
+            )
+            for (masks, class_ids), name in zip(truths, batch["name"], strict=True)
+        ]
+        return self.network.decode(features, *stack_prompts(prompts), multimask=False)
+
+    def _found(self, prediction: SAM2Prediction | None, truths: list[tuple[Tensor, Tensor]], mode: str) -> list[Tensor]:
+        """Per image the masks found, bool (N, H, W), at the size of its true ones."""
+        if prediction is None:
+            return [masks for masks, _ in truths]
+        found = []
+        for index, (masks, _) in enumerate(truths):
+            logits = prediction.mask_logits[index, : len(masks)]  # (N, 1, h, w)
+            if len(masks):
+                logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear")
+            answer = logits[:, 0] > 0 if len(masks) else masks
+            if self._finds_classes(mode):
+                # nobody said that there is an object: the network must
+                answer = answer & (prediction.object_logits[index] > 0)[..., None]
+            found.append(answer)
+        return found
+
+    def _index_maps(self, found: list[Tensor], truths: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        return [index_map(masks, class_ids) for masks, (_, class_ids) in zip(found, truths, strict=True)]
+
+    def _update_loss(
+        self, prediction: SAM2Prediction | None, truths: list[tuple[Tensor, Tensor]], names: list[str]
+    ) -> None:
+        """Of each image with objects; a sample without a name fills up the last step of a rank."""
+        for index, ((masks, _), name) in enumerate(zip(truths, names, strict=True)):
+            if prediction is not None and name and len(masks):
+                answer = [part[index : index + 1, : len(masks)] for part in prediction]
+                losses = self.criterion(*answer, masks[None], masks.new_ones(1, len(masks)))
+                self.evaluation_loss.update(losses["loss"])
+
+    def _log_metrics(self, stage: str) -> None:
+        for mode, metric in self.metrics.items():
+            figures = metric.compute()  # type: ignore[operator]
+            if self.trainer.state.fn == "fit":
+                # the rest is for `validate` and `test`: some fifty figures a mode
+                figures = {name: figures[name] for name in FIGURES_OF_FIT}
+            # the metric has gathered from all ranks already; sync_dist only tells Lightning so
+            self.log_dict({f"{stage}_{mode}_{name}": value for name, value in figures.items()}, sync_dist=True)
+            if mode == self.watch:
+                watched = {f"{stage}_{name}": figures[name] for name in ("iou", "dice")}
+                self.log_dict(watched, prog_bar=True, sync_dist=True)
+            metric.reset()  # type: ignore[operator]
+        self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
+        self.evaluation_loss.reset()
+
+
+def most_likely(prediction: SAM2Prediction) -> Tensor:
+    """The mask of each object whose predicted IoU is highest, logits (B, N, h, w)."""
+    best = prediction.iou_scores.argmax(2)
+    return prediction.mask_logits.take_along_dim(best[:, :, None, None, None], dim=2).squeeze(2)
+
+
+def _sum(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: first[name] + value if first else value for name, value in second.items()}
