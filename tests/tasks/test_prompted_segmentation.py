@@ -1,0 +1,211 @@
+"""Prompted segmentation: what is trained, that evaluation depends on nothing, that an image is encoded once."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from callbacks.adapter_audit import audit_batch
+from eomt.errors import UserError
+from eomt.models.adapter_layer import lora_layers
+from eomt.models.lora_integration import LoRAConfig
+from eomt.models.sam2 import default_lora
+from eomt.prompts import PromptSampling
+from eomt.tasks import PromptedSegmentation
+from eomt.tasks.index_maps import index_map
+from tests.tiny_sam2 import IMAGE_SIZE, make_image, make_sam2
+
+NAMES = ["pit", "line", "scratch", "patch"]
+
+
+def make_task(prompt_free: bool = False, lora: LoRAConfig | None = None, **arguments: Any) -> PromptedSegmentation:
+    torch.manual_seed(0)
+    network = make_sam2(prompt_free=prompt_free, num_classes=len(NAMES))
+    task = PromptedSegmentation(network, lora or default_lora(prompt_free), **arguments)
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(class_names=NAMES), state=SimpleNamespace(fn="test"))
+    task._trainer = trainer
+    task.setup("test")
+    return task.eval()
+
+
+def rectangle(top: int, left: int, height: int, width: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Tensor:
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def samples(size: tuple[int, int] = (32, 96)) -> list[dict[str, Any]]:
+    """Six images of a file's size: two objects, one, none, one of a single pixel, ..."""
+    masks = [
+        [rectangle(4, 10, 12, 20, size), rectangle(20, 50, 6, 30, size)],
+        [rectangle(0, 0, 5, 5, size)],
+        [],
+        [rectangle(31, 95, 1, 1, size)],
+        [rectangle(8, 8, 16, 70, size), rectangle(2, 2, 4, 4, size), rectangle(25, 70, 5, 20, size)],
+        [rectangle(10, 30, 10, 10, size)],
+    ]
+    ids = [[0, 3], [2], [], [1], [0, 1, 2], [3]]
+    images = make_image(len(masks))
+    return [
+        {
+            "image": images[i],
+            "masks": torch.stack(own) if own else torch.zeros(0, *size, dtype=torch.bool),
+            "class_ids": torch.tensor(ids[i], dtype=torch.int64),
+            "name": f"{i}.png",
+        }
+        for i, own in enumerate(masks)
+    ]
+
+
+def collate(chosen: list[dict[str, Any]]) -> dict[str, Any]:
+    batch: dict[str, Any] = {name: [sample[name] for sample in chosen] for name in chosen[0]}
+    return batch | {"image": torch.stack(batch["image"])}
+
+
+@torch.no_grad()
+def figures(task: PromptedSegmentation, batch_size: int, order: list[int] | None = None) -> dict[str, float]:
+    chosen = [samples()[i] for i in order or range(6)]
+    task.setup("test")
+    for start in range(0, len(chosen), batch_size):
+        task._evaluate(collate(chosen[start : start + batch_size]))
+    found = {
+        f"{mode}_{name}": value for mode, metric in task.metrics.items() for name, value in metric.compute().items()
+    }
+    return found | {"loss": float(task.evaluation_loss.compute())}
+
+
+@pytest.mark.parametrize("prompt_free", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_every_adapter_acts_and_learns(prompt_free: bool, full: bool) -> None:
+    task = make_task(prompt_free, LoRAConfig(enabled=False) if full else None)
+    assert audit_batch(task, task.synthetic_batch(2)) == []
+    task.train()
+    task.losses(task.synthetic_batch(2))[0]["loss"].backward()
+    encoder = {path: layer for path, layer in lora_layers(task.network).items() if "vision_encoder" in path}
+    assert full or encoder
+    assert all(layer.lora_b.grad is not None and layer.lora_b.grad.any() for layer in encoder.values())
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+@pytest.mark.parametrize("clicks", [0, 2])
+def test_the_loss_is_the_sum_over_clicks_and_falls(probability: float, clicks: int) -> None:
+    sampling = PromptSampling(probability, correction_clicks=clicks)
+    task = make_task(sampling=sampling).train()
+    calls: list[Tensor] = []
+    task.criterion.register_forward_hook(lambda module, inputs, output: calls.append(output["loss"]))
+    batch = task.synthetic_batch(2)
+    losses = task.losses(batch)[0]
+    assert len(calls) == clicks + 1
+    torch.testing.assert_close(losses["loss"], torch.stack(calls).sum())
+    optimizer = torch.optim.Adam([p for p in task.network.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(25):
+        torch.manual_seed(0)
+        loss = task.losses(batch)[0]["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.8 * float(losses["loss"].detach())
+
+
+def test_a_click_gets_three_masks_and_everything_else_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for probability, first in ((0.0, True), (1.0, False)):
+        task = make_task(sampling=PromptSampling(probability, correction_clicks=2))
+        asked: list[tuple[bool, bool]] = []
+        decode = task.network.decode
+
+        def spy(*args: Any, decode: Any = decode, asked: list = asked, **arguments: Any) -> Any:
+            asked.append((arguments["multimask"], arguments.get("masks") is not None))
+            return decode(*args, **arguments)
+
+        monkeypatch.setattr(task.network, "decode", spy)
+        task.losses(task.synthetic_batch(1))
+        assert asked == [(first, False), (False, True), (False, True)]
+
+
+@pytest.mark.parametrize("prompt_free", [False, True])
+def test_an_image_is_encoded_once_for_all_modes(prompt_free: bool) -> None:
+    task = make_task(prompt_free)
+    calls: list[int] = []
+    task.network.model.vision_encoder.register_forward_hook(lambda *args: calls.append(1))
+    task._evaluate(collate(samples()[:4]))
+    assert len(calls) == 1
+    assert set(task.metrics) == {"box", "centre", "points", "none"}
+
+
+@pytest.mark.parametrize("prompt_free", [False, True])
+def test_figures_depend_on_neither_batch_nor_order_nor_random_state(prompt_free: bool) -> None:
+    task = make_task(prompt_free)
+    expected = figures(task, 1)
+    torch.manual_seed(99)
+    for others in (figures(task, 4), figures(task, 3, [5, 3, 1, 0, 4, 2])):
+        assert others.keys() == expected.keys()
+        for name, value in others.items():
+            assert value == pytest.approx(expected[name], abs=1e-6, nan_ok=True), name
+    assert expected["box_n_evaluated"] == 8
+    assert expected["box_n_images"] == 6
+    assert expected["box_n_skipped"] == 0
+
+
+def test_masks_are_measured_at_the_size_of_the_file() -> None:
+    task = make_task()
+    sizes = [tuple(mask.shape) for mask in task._evaluate(collate(samples()))["prediction"]]
+    assert sizes == [(32, 96)] * 6
+
+
+def test_a_perfect_answer_scores_one_and_an_empty_one_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(prompt_free=True)
+    for fill, expected in ((None, 1.0), (-9.0, 0.0)):
+
+        def found(prediction: Any, truths: Any, mode: str, fill: Any = fill) -> list[Tensor]:
+            return [masks if fill is None else torch.zeros_like(masks) for masks, _ in truths]
+
+        monkeypatch.setattr(task, "_found", found)
+        measured = figures(task, 2)
+        for mode in task.modes:
+            assert (
+                measured[f"{mode}_iou"] == measured[f"{mode}_pooled_dice"] == measured[f"{mode}_macro_iou"] == expected
+            )
+        assert measured["none_kaggle_dice"] == (1.0 if fill is None else pytest.approx(16 / 24))
+        assert measured["none_kaggle_dice_all_empty"] == pytest.approx(16 / 24)
+
+
+def test_class_masks_are_empty_where_the_image_does_not_show_the_class() -> None:
+    task = make_task(prompt_free=True)
+    truths = task._truths(collate(samples()), "none")
+    assert [len(masks) for masks, _ in truths] == [4] * 6
+    assert truths[0][0].flatten(1).any(1).tolist() == [True, False, False, True]
+    assert not truths[2][0].any()
+
+
+def test_prediction_without_masks_needs_the_prompt_free_mode() -> None:
+    batch = collate(
+        [sample | {"masks": sample["masks"][:0], "class_ids": sample["class_ids"][:0]} for sample in samples()]
+    )
+    with pytest.raises(UserError, match="prompt_free true"):
+        make_task().predict_step(batch, 0)
+    maps = make_task(prompt_free=True).predict_step(batch, 0)["prediction"]
+    assert [tuple(found.shape) for found in maps] == [(32, 96)] * 6
+
+
+def test_smaller_masks_lie_on_top_of_larger_ones() -> None:
+    small, large = rectangle(2, 2, 2, 2, (8, 8)), rectangle(0, 0, 6, 6, (8, 8))
+    found = index_map(torch.stack([small, large]), torch.tensor([2, 0]))
+    assert found[2, 2] == 3
+    assert found[0, 0] == 1
+    assert found[7, 7] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"modes": []}, "modes"),
+        ({"modes": ["box", "line"]}, "modes"),
+        ({"modes": ["box"], "watch": "none"}, "watch: 'none'"),
+        ({"network": nn.Linear(1, 1)}, "takes eomt.models.SAM2"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PromptedSegmentation(**{"network": make_sam2()} | arguments)
