@@ -1,7 +1,11 @@
 """Networks: plain modules, usable without Lightning."""
 
 from eomt.models.eomt import EoMT
+from eomt.models.mae import MaskedAutoencoder
+from eomt.models.mae_encoder import MAEEncoder
+from eomt.models.mixstyle import MixStyle
+from eomt.models.morph_detector import MorphDetector
 from eomt.models.sam2 import SAM2
 from eomt.models.vit import ViT
 
-__all__ = ["SAM2", "EoMT", "ViT"]
+__all__ = ["SAM2", "EoMT", "MAEEncoder", "MaskedAutoencoder", "MixStyle", "MorphDetector", "ViT"]

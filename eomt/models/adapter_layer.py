@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
+from eomt.errors import UserError
+
 # While `record_calls` is active: the layers whose adapter ran. Kept inside `forward` because a hook would switch off
 # the very fast paths (nn.TransformerEncoderLayer) that bypass an adapter.
 _called: set[AdapterLayer] | None = None
@@ -53,6 +55,19 @@ def adapter_parameters(model: nn.Module) -> dict[str, str]:
         for path, layer in lora_layers(model).items()
         for kind, name in layer.adapter_tensors().items()
     }
+
+
+def require_merged(network: nn.Module) -> None:
+    """That `network` holds no adapters.
+
+    Raises:
+        UserError: naming one.
+    """
+    if layers := lora_layers(network):
+        raise UserError(
+            f"the network holds {len(layers)} adapters ({next(iter(layers))}, ...), which this layout has no place for;"
+            " merge them first (merge_lora_weights)"
+        )
 
 
 def set_module(model: nn.Module, path: str, module: nn.Module) -> None:

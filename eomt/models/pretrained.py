@@ -53,8 +53,11 @@ def load_backbone(backbone: VisionTransformer, path: str | Path) -> None:
     mark_loaded(backbone, state)
 
 
-def require_hub(repository: str) -> None:
+def require_hub(repository: str, option: str = "--model.network.encoder.pretrained") -> None:
     """Says within seconds that the hub cannot be reached: its own client tries again for three quarters of a minute.
+
+    Args:
+        option: that takes a folder instead.
 
     Raises:
         UserError: if the weights of `repository` are not in the cache and the hub does not answer.
@@ -72,7 +75,7 @@ def require_hub(repository: str) -> None:
             return  # the hub's client has certificates of its own
         raise UserError(
             f"pretrained: {repository} is not in the cache and {ENDPOINT} cannot be reached ({reason}); "
-            "give a local folder instead: --model.network.encoder.pretrained FOLDER"
+            f"give a local folder instead: {option} FOLDER"
         ) from error
 
 

@@ -20,7 +20,7 @@ from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import write_folder
-from eomt.models.lora import lora_layers
+from eomt.models.adapter_layer import require_merged
 from eomt.models.pretrained import WEIGHT_FILES, read_weights, require_hub
 from eomt.models.sam2_config import CONFIG_FILE, HIERA, Size, make_config, read_config
 from eomt.models.sam2_names import ONLY_IN_2_1, POSITIONS_TWICE, is_memory, to_hugging_face, to_official
@@ -82,7 +82,7 @@ def download(repository: str) -> Path:
     Raises:
         UserError: if they cannot be had.
     """
-    require_hub(repository)
+    require_hub(repository, "--model.network.pretrained")
     try:
         hf_hub_download(repository, WEIGHT_FILES[0])
         return Path(hf_hub_download(repository, CONFIG_FILE)).parent
@@ -229,19 +229,6 @@ def save_original(network: SAM2, path: str | Path) -> Path:
         Path(beside).unlink(missing_ok=True)
         raise
     return path
-
-
-def require_merged(network: SAM2) -> None:
-    """That `network` holds no adapters.
-
-    Raises:
-        UserError: naming one.
-    """
-    if layers := lora_layers(network):
-        raise UserError(
-            f"the network holds {len(layers)} adapters ({next(iter(layers))}, ...), which this layout has no place for;"
-            " merge them first (merge_lora_weights)"
-        )
 
 
 def _check_tensors(

@@ -1,0 +1,206 @@
+"""The encoder of a masked autoencoder, seeing every patch, on transformers' `ViTMAEModel`.
+
+He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022 (arXiv:2111.06377).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ViTMAEModel
+from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
+
+from eomt.errors import UserError
+from eomt.models.lora_integration import evaluation_mode
+from eomt.models.mae_checkpoint import (
+    POSITIONS,
+    REPOSITORY,
+    fill_encoder,
+    initialise_positions,
+    make_config,
+    read_checkpoint,
+)
+
+
+class PixelNormalisation(nn.Module):
+    """uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), to zero mean and unit deviation on ImageNet."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        scale = 255.0 if image.dtype == torch.uint8 else 1.0
+        return (image / scale - self.mean) / self.std
+
+    def invert(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels as uint8 images."""
+        return ((pixels.float() * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+class MAEEncoder(nn.Module):
+    """ViT-MAE without masking: images in, tokens out in the order of the patches.
+
+    The sizes are those of the base model; weights that are read must have the sizes that are given.
+
+    Args:
+        pretrained: true takes facebook/vit-mae-base from the hub (Meta's weights are CC-BY-NC-4.0: no commercial use);
+            a text is a folder in Hugging Face layout of a ViTMAEModel or ViTMAEForPreTraining, or a repository; false
+            leaves the weights random.
+        img_size: height and width in pixels that the position grid is made for, a square; positions that are read are
+            resampled to it, and for a batch of another size again.
+        patch_size: in pixels.
+        hidden_size: D.
+        depth: number of blocks.
+        num_heads: of their attention.
+        checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+
+    Raises:
+        UserError: for sizes that cannot be, or weights that cannot be had or do not fit.
+    """
+
+    # adapters are named as in the Hugging Face model
+    inner_models: tuple[str, ...] = ("model",)
+    # sines and cosines: full fine-tuning leaves them as they are
+    frozen_modules: tuple[str, ...] = (f"model.{POSITIONS}",)
+
+    def __init__(
+        self,
+        pretrained: bool | str = True,
+        img_size: tuple[int, int] = (224, 224),
+        patch_size: int = 16,
+        hidden_size: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pretrained, self.patch_size = pretrained, patch_size
+        self.img_size = (int(img_size[0]), int(img_size[1]))
+        self.model = ViTMAEModel(make_config(self.img_size, patch_size, hidden_size, depth, num_heads, mask_ratio=0.0))
+        if pretrained:
+            fill_encoder(self.model, read_checkpoint(pretrained))
+        else:
+            initialise_positions(self.model)
+        if checkpointing:
+            enable_checkpointing(self.model)
+        self.normalise = PixelNormalisation()
+
+    @property
+    def embed_dim(self) -> int:
+        return self.model.config.hidden_size
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.model.layers)
+
+    @property
+    def base(self) -> str:
+        """Where the weights come from, for people."""
+        return describe_base(self.pretrained)
+
+    def compile_blocks(self) -> None:
+        """Compiles each block in place."""
+        for layer in self.model.layers:
+            layer.compile()
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Tokens before the first block.
+
+        Args:
+            image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), H and W multiples of the patch.
+
+        Returns:
+            (B, 1 + h * w, D), the class token first.
+
+        Raises:
+            UserError: for another size.
+        """
+        height, width = self.grid(image)
+        embeddings = self.model.embeddings
+        pixels = self.normalise(image).to(embeddings.patch_embeddings.projection.weight.dtype)
+        # without it the patches would be shuffled, even where none is masked
+        in_order = torch.arange(height * width, device=image.device).expand(len(image), -1)
+        return embeddings(pixels, noise=in_order, interpolate_pos_encoding=True)[0]
+
+    def grid(self, image: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches of `image` (B, 3, H, W)."""
+        height, width = image.shape[-2:]
+        patch = self.patch_size
+        if min(height, width) < patch or height % patch or width % patch:
+            raise UserError(f"image: {height} x {width} pixels, both must be multiples of the patch size {patch}")
+        return height // patch, width // patch
+
+    def run_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Block `index` on tokens (B, N, D)."""
+        return self.model.layers[index](tokens)
+
+    def norm(self, tokens: Tensor) -> Tensor:
+        return self.model.layernorm(tokens)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: (B, 3, H, W) -> normalised tokens (B, 1 + h * w, D), the class token first."""
+        tokens = self.embed(image)
+        for index in range(self.num_blocks):
+            tokens = self.run_block(index, tokens)
+        return self.norm(tokens)
+
+    @torch.no_grad()
+    def attention_rollout(self, image: Tensor) -> Tensor:
+        """How much of each patch reaches the class token through all blocks.
+
+        Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (arXiv:2005.00928): the product over the blocks
+        of (A + I) / 2, A being the attention averaged over the heads.
+
+        Args:
+            image: (B, 3, H, W), as in `forward`.
+
+        Returns:
+            (B, h, w) in fp32; what is missing in the sum to one is the class token's own.
+        """
+        height, width = self.grid(image)
+        with evaluation_mode(self), eager_attention(self.model):
+            tokens = self.embed(image)
+            identity = torch.eye(tokens.shape[1], device=tokens.device)
+            rollout = identity.expand(len(tokens), -1, -1)
+            for layer in self.model.layers:
+                assert isinstance(layer, ViTMAELayer)
+                weights = layer.attention(layer.layernorm_before(tokens))[1]  # (B, heads, N, N)
+                rollout = (weights.float().mean(1) + identity) / 2 @ rollout
+                tokens = layer(tokens)
+        return rollout[:, 0, 1:].unflatten(1, (height, width))
+
+
+@contextlib.contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attention that also returns its weights within; the fast one, which does not, afterwards."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Recomputes activations of all blocks in the backward pass, in training."""
+    with warnings.catch_warnings():
+        # its new name is not in all versions of transformers 5
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def describe_base(pretrained: bool | str) -> str:
+    """Where the weights of a ViT-MAE come from, for people."""
+    if isinstance(pretrained, str):
+        return pretrained
+    return REPOSITORY if pretrained else "vit-mae (random)"

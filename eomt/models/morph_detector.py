@@ -1,0 +1,131 @@
+"""Face morph detection: the encoder of a masked autoencoder and a classifier of its class token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from eomt.errors import UserError
+from eomt.models.heads import CosineClassifier, MorphClassifier, ProjectionHead
+from eomt.models.mae_checkpoint import POSITIONS
+from eomt.models.mae_encoder import MAEEncoder
+from eomt.models.mixstyle import MixStyle
+
+NUM_CLASSES = 2
+MORPH = 1
+
+
+class MorphPrediction(NamedTuple):
+    """What the detector says of images."""
+
+    logits: Tensor  # (B, 2): bona fide, morph
+    features: Tensor  # (B, D), those that the classifier sees
+
+
+class MorphDetector(nn.Module):
+    """Tells morphs from bona fide faces.
+
+    Its parts besides the encoder, for trainable_modules: `classifier`, and `projection_head` if there is one.
+
+    Args:
+        encoder: a MAEEncoder.
+        head: linear, mlp (one hidden layer), or cosine, which a CosFace loss needs.
+        proj_dim: width of a projection head before the classifier; None leaves it out.
+        proj_hidden_dim: of the projection head's hidden layer; None takes the encoder's width.
+        cls_hidden_dim: of the mlp's hidden layer.
+        scale: of the cosine head.
+        mixstyle: mixes the styles of patch tokens in training; None does not.
+        mixstyle_blocks: after which blocks it does, counted from 0; not after the last, whose patches nothing reads.
+
+    Raises:
+        UserError: for a value that is not allowed.
+    """
+
+    # adapters are named as in the Hugging Face model
+    inner_models: tuple[str, ...] = ("encoder.model",)
+    # sines and cosines: full fine-tuning leaves them as they are
+    frozen_modules: tuple[str, ...] = (f"encoder.model.{POSITIONS}",)
+
+    def __init__(
+        self,
+        encoder: MAEEncoder,
+        head: Literal["linear", "mlp", "cosine"] = "linear",
+        proj_dim: int | None = None,
+        proj_hidden_dim: int | None = None,
+        cls_hidden_dim: int = 512,
+        scale: float = 16.0,
+        mixstyle: MixStyle | None = None,
+        mixstyle_blocks: Sequence[int] = (0, 1),
+    ) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.mixstyle, self.mixstyle_blocks = mixstyle, tuple(mixstyle_blocks)
+        # nothing comes after the last block that would carry the style of patches to the class token
+        last = encoder.num_blocks - 2
+        if mixstyle and (useless := [index for index in self.mixstyle_blocks if not 0 <= index <= last]):
+            raise UserError(f"mixstyle_blocks: {useless[0]}, must be 0 to {last}, before the last block")
+        width = encoder.embed_dim
+        self.projection_head = None if proj_dim is None else ProjectionHead(width, proj_dim, proj_hidden_dim)
+        width = proj_dim or width
+        self.classifier: nn.Module
+        if head == "linear":
+            self.classifier = nn.Linear(width, NUM_CLASSES)
+        elif head == "mlp":
+            self.classifier = MorphClassifier(width, cls_hidden_dim, NUM_CLASSES)
+        elif head == "cosine":
+            self.classifier = CosineClassifier(width, NUM_CLASSES, scale)
+        else:
+            raise UserError(f"head: {head!r}, must be linear, mlp or cosine")
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Height and width in pixels that the encoder's position grid is made for."""
+        return self.encoder.img_size
+
+    @property
+    def base(self) -> str:
+        """Where the weights come from, for people."""
+        return self.encoder.base
+
+    def compile_blocks(self) -> None:
+        """Compiles each block of the encoder in place."""
+        self.encoder.compile_blocks()
+
+    def depth_of(self, parameter: str) -> int | None:
+        """Layer of a parameter for layer-wise learning-rate decay: 0 embeddings, i + 1 block i; None for heads."""
+        inner = parameter.removeprefix("encoder.model.")
+        if inner == parameter:
+            return None
+        if inner.startswith("layers."):
+            return int(inner.split(".")[1]) + 1
+        return self.encoder.num_blocks if inner.startswith("layernorm.") else 0
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> MorphPrediction:
+        """Logits of images.
+
+        Args:
+            image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), H and W multiples of the patch.
+            label: (B,), 1 for a morph; only for MixStyle within classes, in training.
+
+        Raises:
+            UserError: for images of another size.
+        """
+        tokens = self.encoder.embed(image)
+        for index in range(self.encoder.num_blocks):
+            tokens = self.encoder.run_block(index, tokens)
+            if self.mixstyle is not None and index in self.mixstyle_blocks:
+                tokens = self.mixstyle(tokens, label)
+        features = self.encoder.norm(tokens)[:, 0]
+        if self.projection_head is not None:
+            features = self.projection_head(features)
+        return MorphPrediction(self.classifier(features), features)
+
+    def scores(self, image: Tensor) -> Tensor:
+        """Probability of a morph, (B,) in fp32; arguments as in `forward`."""
+        return self(image).logits.float().softmax(1)[:, MORPH]
+
+    def attention_rollout(self, image: Tensor) -> Tensor:
+        """How much of each patch reaches the class token, (B, h, w); see `MAEEncoder.attention_rollout`."""
+        return self.encoder.attention_rollout(image)
