@@ -1,4 +1,4 @@
-"""The command line: `python main.py {fit,validate,test,predict} --config FILE`."""
+"""The command line: `python main.py {fit,validate,test,predict,inspect,merge} --config FILE`."""
 
 from eomt.cli import main
 

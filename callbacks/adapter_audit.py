@@ -54,10 +54,7 @@ class AdapterAudit(Callback):
         with trainer.precision_plugin.forward_context():
             faults = audit_batch(pl_module, batch)
         # a fault on one rank stops all of them
-        faults = next((found for found in _gather(faults) if found), [])
-        if faults:
-            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            raise UserError(f"AdapterAudit: {faults[0]}{more}")
+        refuse(next((found for found in _gather(faults) if found), []))
         self.verdict = summarise(pl_module)
         log.info("Audit: %s", self.verdict)
 
@@ -101,11 +98,22 @@ def check_base_is_loaded(network: nn.Module) -> None:
         )
 
 
+def refuse(faults: list[str]) -> None:
+    """Stops on faults.
+
+    Raises:
+        UserError: naming the first, if there is any.
+    """
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(f"AdapterAudit: {faults[0]}{more}")
+
+
 def audit_batch(task: AdaptationTask, batch: dict[str, Any]) -> list[str]:
     """Faults found in a training pass and, where there are adapters, two evaluation passes; none if all is well."""
     layers = lora_layers(task.network)
     # eager: a compiled network would be compiled for these passes too, and run into dynamo's limit
-    with isolate_rng(), _untouched(task.network), torch.compiler.set_stance("force_eager"):
+    with isolate_rng(), untouched(task.network), torch.compiler.set_stance("force_eager"):
         for layer in layers.values():
             # B is zero at the start, and then neither reaches the output nor lets A learn; any other value shows both
             nn.init.normal_(layer.lora_b, std=0.02)
@@ -198,7 +206,7 @@ def training_mode(task: AdaptationTask) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _untouched(network: nn.Module) -> Iterator[None]:
+def untouched(network: nn.Module) -> Iterator[None]:
     """Puts back adapters, buffers and gradients."""
     kept: dict[Tensor, Tensor] = {}
     for layer in lora_layers(network).values():

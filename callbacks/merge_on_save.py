@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from safetensors.torch import save_file
-from torch import nn
 
 from callbacks.lora_checkpoint import LoRACheckpoint
 from eomt.errors import UserError
-from eomt.models.adapter_io import write_folder
-from eomt.models.lora import lora_layers, merge_lora_weights
-from eomt.models.lora_integration import evaluation_mode
+from eomt.merging import TOLERANCE, WEIGHTS_FILE, merged_copy, write_merged
 from eomt.tasks.base import AdaptationTask
 
-log = logging.getLogger("eomt")
+__all__ = ["WEIGHTS_FILE", "MergeOnSave", "merged_copy"]
 
-WEIGHTS_FILE = "model.safetensors"
-TOLERANCE = 1e-4
+log = logging.getLogger("eomt")
 
 
 class MergeOnSave(Callback):
@@ -85,43 +76,3 @@ class MergeOnSave(Callback):
             self.name = folder.name
         if previous and previous != self.name:
             shutil.rmtree(folder.with_name(previous), ignore_errors=True)
-
-
-def merged_copy(task: AdaptationTask, batch: Any) -> tuple[nn.Module, float, float]:
-    """A copy of the task's network in fp32 with its adapters merged, and how far its answers on `batch` are off.
-
-    Returns:
-        The copy; the largest absolute difference; the same relative to the largest answer.
-    """
-    adapted = copy.deepcopy(task.network).float()
-    merged = copy.deepcopy(adapted)
-    if lora_layers(merged):
-        merged = merge_lora_weights(merged)
-    with torch.no_grad(), full_precision(task.device.type), evaluation_mode(adapted), evaluation_mode(merged):
-        expected, found = task.outputs(adapted, batch).double(), task.outputs(merged, batch).double()
-    difference = float((expected - found).abs().max())
-    return merged, difference, difference / max(float(expected.abs().max()), 1e-12)
-
-
-@contextlib.contextmanager
-def full_precision(device: str) -> Iterator[None]:
-    """fp32 without autocast or TF32."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
-def write_merged(network: nn.Module, folder: Path, config: str | None) -> None:
-    """Writes plain weights, and the configuration that opens them."""
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-
-    def write(beside: Path) -> None:
-        save_file(state, beside / WEIGHTS_FILE, {"format": "pt"})
-        if config is not None:
-            (beside / "config.yaml").write_text(config)
-
-    write_folder(folder, write, lambda path: (path / WEIGHTS_FILE).is_file())

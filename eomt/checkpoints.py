@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import LightningModule
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import is_adapter_folder
@@ -62,6 +63,17 @@ def find_checkpoint(given: str | None, root: Path, run_name: str | None, stem: s
     return Checkpoint(path, kind, parent if (parent / CONFIG).is_file() else None)
 
 
+def load_checkpoint(task: LightningModule, path: Path) -> None:
+    """Fills a task from a .ckpt with the checks of a fit.
+
+    Raises:
+        UserError: if it was trained otherwise, or on another base.
+    """
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    task.on_load_checkpoint(checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+
+
 def step_of(path: Path) -> int:
     """The step at which a .ckpt was saved.
 
@@ -74,6 +86,29 @@ def step_of(path: Path) -> int:
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); give another") from error
+
+
+def with_saved_config(args: list[str]) -> list[str]:
+    """Adds the configuration beside `--ckpt_path` to a command that gives none."""
+    given = option(args, "--ckpt_path")
+    if not args or args[0].startswith("-") or not given or option(args, "--config") or option(args, "-c"):
+        return args
+    path = Path(given)
+    if given in WORDS:
+        root = Path(option(args, "--trainer.default_root_dir") or "runs")
+        path = find_word(given, root, option(args, "--run_name"), None)
+    # given twice, the later one counts: the word is replaced by what it stands for
+    return [args[0], "--config", str(config_beside(path)), *args[1:], "--ckpt_path", str(path)]
+
+
+def option(args: list[str], name: str) -> str | None:
+    """The value of an option in the arguments of a command, before they are parsed."""
+    for position, arg in enumerate(args):
+        if arg == name and position + 1 < len(args):
+            return args[position + 1]
+        if arg.startswith(name + "="):
+            return arg.removeprefix(name + "=")
+    return None
 
 
 def config_beside(path: Path) -> Path:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks import (
     AdapterAudit,
@@ -32,25 +31,33 @@ from callbacks import (
     RunSummary,
 )
 from callbacks.run_folder import write_file
-from eomt.checkpoints import WORDS, claim, config_beside, find_checkpoint, find_word, make_run_name, step_of
+from eomt.checkpoints import claim, find_checkpoint, make_run_name, option, step_of, with_saved_config
 from eomt.errors import UserError
 from eomt.filling import (
     fill_from_data,
-    load_nothing,
+    fill_without_data,
+    open_merged,
     read_config,
     stand_alone,
+    starts_from_pissa,
     use_recorded_split,
     with_absolute_paths,
 )
+from eomt.merging import check_output, has_layout
 from eomt.mistakes import mistake, one_line
 from eomt.models.adapter_io import load_adapter
 from eomt.models.pretrained import read_weights
+from eomt.output import rank, set_up_output
 from eomt.tasks.base import AdaptationTask
+from eomt.trainer import Trainer
 
 log = logging.getLogger("eomt")
 
 # set by the first process for those that it starts, so that all ranks name one folder
 FOLDER_VARIABLE = "EOMT_RUN_FOLDER"
+# commands that train and measure nothing: no run folder, no callbacks, no need of data
+WITHOUT_RUN = ("inspect", "merge")
+ASSUMED_CLASSES = 2
 
 
 class Parser(LightningArgumentParser):
@@ -66,12 +73,12 @@ class SaveConfig(Callback):
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, MergeOnSave):
                 callback.config = yaml.safe_dump(stand_alone(self.config), sort_keys=False)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = Path(trainer.default_root_dir) / "config.yaml"
@@ -84,7 +91,7 @@ class SaveConfig(Callback):
 
 
 class CLI(LightningCLI):
-    """fit, validate, test and predict for every task.
+    """fit, validate, test, predict, inspect and merge for every task.
 
     Beyond LightningCLI: `num_classes` and the crop size are filled in (and a different `num_classes` refused), every
     fit is audited, a run has a folder of its own, `--ckpt_path` takes checkpoints, adapter and merged folders, latest
@@ -105,8 +112,9 @@ class CLI(LightningCLI):
         super().__init__(
             model_class=AdaptationTask,
             subclass_mode_model=True,
-            datamodule_class=LightningDataModule,
-            subclass_mode_data=True,
+            # none, or `--data null` would not parse
+            datamodule_class=None,
+            trainer_class=Trainer,
             save_config_callback=None,
             seed_everything_default=42,
             trainer_defaults={
@@ -136,7 +144,8 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Checkpoints are always read with weights_only=True, predictions are written by a callback."""
         hidden = {"weights_only", "return_predictions"}
-        return {name: skipped | hidden for name, skipped in LightningCLI.subcommands().items()}
+        ours = {name: {"model", "datamodule"} for name in WITHOUT_RUN}
+        return {name: skipped | hidden for name, skipped in LightningCLI.subcommands().items()} | ours
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Lightning's own warns whenever it is given arguments by a program that has some itself
@@ -159,24 +168,38 @@ class CLI(LightningCLI):
         self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, stem)
         self._check_settings(config)
         recorded = bool(self.checkpoint and self.checkpoint.run and use_recorded_split(config, self.checkpoint.run))
+        if config.data is None:
+            assumed = ASSUMED_CLASSES if self.subcommand == "inspect" and self.checkpoint is None else None
+            if assumed := fill_without_data(config, assumed):
+                log.info("data: null, so %d classes are assumed; else give --model.network.num_classes", assumed)
         fill_from_data(config)
-        self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
-        os.environ[FOLDER_VARIABLE] = str(self.folder)
+        self.folder = root
+        if self.subcommand not in WITHOUT_RUN:
+            self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
+            os.environ[FOLDER_VARIABLE] = str(self.folder)
         resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
         if recorded:
             # the record stands beside the configuration and is found again
             resolved["data"]["init_args"]["splits"] = None
         # what one call was about is no part of how the run was made
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
+        self.resolved.pop("output", None)
         if self.checkpoint and self.checkpoint.kind == "merged":
-            # the file holds every weight: nothing to adapt, nothing to fetch
+            open_merged(config, self.checkpoint.path)
+        elif self.checkpoint and self.checkpoint.kind == "adapter" and starts_from_pissa(config):
+            # the folder holds a plain pair for the untouched base, and says itself what it adapts
             config.model.init_args.lora_config = None
-            load_nothing(config.model)
+        if self.subcommand in WITHOUT_RUN:
+            config.trainer.logger, config.trainer.callbacks = False, None
         if config.trainer.precision is None and torch.cuda.is_available():
             bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
             config.trainer.precision = "bf16-mixed" if bf16 else "16-mixed"
 
     def _check_settings(self, config: Namespace) -> None:
+        if config.data is None and self.subcommand not in WITHOUT_RUN:
+            raise UserError(f"data: null, but {self.subcommand} needs data; give --data and --data.path")
+        if self.subcommand == "merge":
+            self._check_merge(config.output)
         if self.checkpoint and self.checkpoint.kind == "ckpt":
             step_of(self.checkpoint.path)
         elif self.checkpoint and self.subcommand == "fit":
@@ -200,7 +223,18 @@ class CLI(LightningCLI):
                 f"run_name: {config.run_name!r} is no plain name; set trainer.default_root_dir for the rest"
             )
 
+    def _check_merge(self, output: str | None) -> None:
+        if self.checkpoint is None:
+            raise UserError(
+                "ckpt_path: null; give what is to be merged: a .ckpt file, an adapter folder, latest or best"
+            )
+        if self.checkpoint.kind == "merged":
+            raise UserError(f"ckpt_path: {self.checkpoint.path} is merged already: there is nothing to merge")
+        check_output(output)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.subcommand in WITHOUT_RUN:
+            return self._trainer_without_run()
         configured = self._get(self.config_init, "trainer")["callbacks"]
         if configured is None:
             configured = [LoRACheckpoint(), MergeOnSave(), PredictionPictures()]
@@ -217,10 +251,18 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and self.checkpoint:
             # step 0 was validated when the run began
             settings["num_sanity_val_steps"] = 0
-        try:
-            return Trainer(**settings)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
+        return _make_trainer(settings)
+
+    def _trainer_without_run(self) -> Trainer:
+        """One process and one device, whatever training would use."""
+        configured = self._get(self.config_init, "trainer")
+        settings = {name: configured[name] for name in ("accelerator", "precision", "log_every_n_steps")}
+        # a limit in steps: the schedule then asks for no training data
+        settings |= {"devices": 1, "logger": False, "max_epochs": -1, "max_steps": 1}
+        settings |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = _make_trainer(settings | {"callbacks": [self._get(self.config_init, "audit")]})
+        trainer.merged_config = yaml.safe_dump(stand_alone(self.resolved), sort_keys=False)
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         if self.checkpoint is None:
@@ -228,7 +270,7 @@ class CLI(LightningCLI):
         self.model.weights = str(self.checkpoint.path)
         if self.checkpoint.kind == "adapter":
             load_adapter(self.model.network, self.checkpoint.path)
-        elif self.checkpoint.kind == "merged":
+        elif self.checkpoint.kind == "merged" and not has_layout(self.checkpoint.path):
             self.model.load_state_dict(read_weights(self.checkpoint.path))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -236,7 +278,7 @@ class CLI(LightningCLI):
         arguments["ckpt_path"] = (
             str(self.checkpoint.path) if self.checkpoint and self.checkpoint.kind == "ckpt" else None
         )
-        if arguments["ckpt_path"]:
+        if arguments["ckpt_path"] and subcommand not in WITHOUT_RUN:
             arguments["weights_only"] = True
         if subcommand == "predict":
             # keeping them all would fill the memory
@@ -264,7 +306,7 @@ class CLI(LightningCLI):
             raise UserError(
                 f"run_name: {folder} exists; to measure that run add --ckpt_path best, or choose another name"
             )
-        if _rank() == 0:
+        if rank() == 0:
             folder = self.claimed = claim(folder, is_made_up=run_name is None)
         return folder
 
@@ -281,25 +323,12 @@ class CLI(LightningCLI):
             self._remove_claimed()
 
 
-def with_saved_config(args: list[str]) -> list[str]:
-    """Adds the configuration beside `--ckpt_path` to a command that gives none."""
-    given = _option(args, "--ckpt_path")
-    if not args or args[0].startswith("-") or not given or _option(args, "--config") or _option(args, "-c"):
-        return args
-    path = Path(given)
-    if given in WORDS:
-        root = Path(_option(args, "--trainer.default_root_dir") or "runs")
-        path = find_word(given, root, _option(args, "--run_name"), None)
-    # given twice, the later one counts: the word is replaced by what it stands for
-    return [args[0], "--config", str(config_beside(path)), *args[1:], "--ckpt_path", str(path)]
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a command; a user's mistake is one line on stderr and exit status 2."""
-    _set_up_output()
+    set_up_output()
     try:
         arguments = with_saved_config(list(sys.argv[1:] if args is None else args))
-        if given := _option(arguments, "--config") or _option(arguments, "-c"):
+        if given := option(arguments, "--config") or option(arguments, "-c"):
             read_config(Path(given))
         CLI(arguments)
     except SIGTERMException:
@@ -309,53 +338,21 @@ def main(args: Sequence[str] | None = None) -> None:
         found = mistake(error)
         if found is None:
             raise
-        if _rank() == 0:
+        if rank() == 0:
             print(f"error: {one_line(found)}", file=sys.stderr)
         sys.exit(2)
 
 
-class _PrintHandler(logging.Handler):
-    """Prints, so that a line finds its place above a live progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if _rank() == 0:
-            print(self.format(record), flush=True)
-
-
-def _set_up_output() -> None:
-    if not log.handlers:
-        log.addHandler(_PrintHandler())
-        log.setLevel(logging.INFO)
-        log.propagate = False
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*The number of training batches.*",
-        ".*Checkpoint directory .* exists.*",
-        ".*TensorBoard support.*",
-        # the samplers know where a resumed run goes on
-        ".*dataloader is not resumable.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", message)
+def _make_trainer(settings: dict[str, Any]) -> Trainer:
+    try:
+        return Trainer(**settings)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 def _without(callbacks: list[Callback], given: list[Callback]) -> list[Callback]:
     """Those of `callbacks` of whose kind none is given."""
     return [callback for callback in callbacks if not any(isinstance(other, type(callback)) for other in given)]
-
-
-def _rank() -> int:
-    return getattr(rank_zero_only, "rank", 0)
-
-
-def _option(args: list[str], name: str) -> str | None:
-    for position, arg in enumerate(args):
-        if arg == name and position + 1 < len(args):
-            return args[position + 1]
-        if arg.startswith(name + "="):
-            return arg.removeprefix(name + "=")
-    return None
 
 
 def _config_stem(config: Namespace) -> str:

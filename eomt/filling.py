@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from safetensors import safe_open
 
 from eomt.errors import UserError
+from eomt.merging import WEIGHTS_FILE, has_layout
 
 # fields that hold paths: saved absolute, so that a run opens from another working directory
 PATH_FIELDS = ("path", "pretrained", "predict_path", "splits")
@@ -48,6 +50,8 @@ def fill_from_data(config: Namespace) -> None:
         encoder = _init_args(network.get("encoder"))
         if encoder is not None and encoder.get("img_size") is not None:
             data.crop_size = encoder.img_size
+    if data.get("image_size", 0) is None and network.get("image_size") is not None:
+        data.image_size = network.image_size
     if "num_classes" not in network:
         return
     module, _, name = config.data.class_path.rpartition(".")
@@ -61,6 +65,42 @@ def fill_from_data(config: Namespace) -> None:
     if "class_names" in data and data.class_names is None and data.get("class_map") is None:
         # known from now on, so that a saved run needs no training data to predict
         data.class_names = datamodule.class_names
+
+
+def fill_without_data(config: Namespace, assumed: int | None) -> int | None:
+    """Puts a number of classes where neither the data nor the user gives one.
+
+    Args:
+        assumed: that number; None refuses to guess.
+
+    Returns:
+        The number that was assumed; None if it was given, is that of the pre-trained head, or there are no classes.
+
+    Raises:
+        UserError: if it is not given and none may be assumed.
+    """
+    network = _init_args(config.model.init_args.get("network"))
+    if network is None or "num_classes" not in network or network.num_classes is not None:
+        return None
+    network.num_classes = _classes_of_head(network.get("pretrained"))
+    if network.num_classes is not None:
+        return None
+    if assumed is None:
+        raise UserError("data: null, so give --model.network.num_classes as it was in training")
+    network.num_classes = assumed
+    return assumed
+
+
+def _classes_of_head(pretrained: Any) -> int | None:
+    """The number of classes of an EoMT in a file or folder, None if it holds none."""
+    path = Path(pretrained) if isinstance(pretrained, str) else Path()
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".safetensors":
+        return None
+    with safe_open(file, "pt") as weights:
+        head = "class_head.weight"
+        # the last output is "no object"
+        return weights.get_slice(head).get_shape()[0] - 1 if head in weights.keys() else None  # noqa: SIM118
 
 
 def use_recorded_split(config: Namespace, run: Path) -> bool:
@@ -79,6 +119,12 @@ def use_recorded_split(config: Namespace, run: Path) -> bool:
     return same_data
 
 
+def starts_from_pissa(config: Namespace) -> bool:
+    """Whether the adapters start from PiSSA, which takes something out of the base that their folder adds again."""
+    lora = config.model.init_args.get("lora_config")
+    return lora is not None and lora.get("init_args", lora).get("init_lora_weights") == "pissa"
+
+
 def load_nothing(config: Any) -> None:
     """Sets every `pretrained` below `config` to false."""
     for name, value in _items(config):
@@ -86,6 +132,14 @@ def load_nothing(config: Any) -> None:
             config[name] = False
         elif isinstance(value, Namespace | dict):
             load_nothing(value)
+
+
+def open_merged(config: Namespace, folder: Path) -> None:
+    """Sets a configuration to a merged folder: nothing to adapt or fetch, as the file holds every weight."""
+    config.model.init_args.lora_config = None
+    load_nothing(config.model)
+    if has_layout(folder):
+        config.model.init_args.network.init_args.pretrained = str(folder)
 
 
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,10 @@ def test_a_run_s_folder_holds_what_the_design_names(run: Path) -> None:
         "training_summary.json",
         "pictures",
     }
-    assert {path.name for path in (run / stem).iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    files = {"adapter_config.json", "adapter_model.safetensors"}
+    # the timm model's own part, which plain timm and PEFT open
+    assert {path.name for path in (run / stem).iterdir()} == files | {"encoder.backbone"}
+    assert {path.name for path in (run / stem / "encoder.backbone").iterdir()} == files
 
 
 def test_the_summary_has_its_fields(run: Path) -> None:

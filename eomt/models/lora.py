@@ -105,13 +105,13 @@ class LoRALinear(LoRALayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features) -> (..., out_features)."""
-        y = F.linear(x, self.weight, self.bias)
-        if not self._adapter_runs():
-            return y
-        h = dropped_projection(x, self.lora_a, self.lora_dropout, self.training) * self.scaling  # (..., r)
-        # one pass over y instead of a product and a sum
-        y2, h2 = y.reshape(-1, self.out_features), h.reshape(-1, self.rank)
-        return torch.addmm(y2, h2, self.lora_b.t().to(h2.dtype)).view(y.shape)
+        x2 = x.reshape(-1, self.in_features)
+        y = F.linear(x2, self.weight, self.bias)
+        if self._adapter_runs():
+            h = dropped_projection(x2, self.lora_a, self.lora_dropout, self.training) * self.scaling  # (n, r)
+            # into y: one pass over it instead of a product, a sum and a copy
+            y = y.addmm_(h, self.lora_b.t().to(h.dtype))
+        return y.view(*x.shape[:-1], self.out_features)
 
     def delta_weight(self) -> Tensor:
         return self.lora_b @ self.lora_a * self.scaling

@@ -16,7 +16,7 @@ from transformers import Sam2Model
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
 from eomt.models.lora_integration import LoRAConfig
-from eomt.models.sam2_checkpoint import Weights, hub_repository, load_weights
+from eomt.models.sam2_checkpoint import Weights, hub_repository, load_weights, save_original, write_hugging_face
 from eomt.models.sam2_config import SIZES, check_image_size, make_config, read_config, set_image_size
 from eomt.models.sam2_names import POSITIONS_TWICE
 from eomt.models.sam2_outputs import SAM2Features, SAM2Prediction
@@ -127,6 +127,14 @@ class SAM2(nn.Module):
         """Compiles each block of the image encoder in place."""
         for block in self.model.vision_encoder.backbone.blocks:
             block.compile()
+
+    def write_layout(self, folder: Path) -> None:
+        """Writes Hugging Face's layout into a folder that exists; `pretrained` and transformers open it."""
+        write_hugging_face(self, folder)
+
+    def save_original(self, path: Path) -> None:
+        """Writes a `.pt` with the names of the official code."""
+        save_original(self, path)
 
     def encode(self, image: Tensor) -> SAM2Features:
         """Features of images, with gradients.

@@ -164,8 +164,8 @@ def test_dropout_drops_its_share_anew_each_time(dropout: float) -> None:
     assert masks[0].float().mean().item() == pytest.approx(1 - dropout, abs=0.01)
     assert torch.equal(masks[0], keep_mask(x, dropout, 1))
     # independent of one another, and between neighbours
-    assert (masks[0] & masks[1]).float().mean().item() == pytest.approx((1 - dropout) ** 2, abs=0.01)
-    assert (masks[0][:, 1:] & masks[0][:, :-1]).float().mean().item() == pytest.approx((1 - dropout) ** 2, abs=0.01)
+    assert (masks[0] * masks[1]).mean().item() == pytest.approx((1 - dropout) ** 2, abs=0.01)
+    assert (masks[0][:, 1:] * masks[0][:, :-1]).mean().item() == pytest.approx((1 - dropout) ** 2, abs=0.01)
 
 
 def test_dropout_keeps_the_mean_and_draws_a_new_mask_each_call() -> None:

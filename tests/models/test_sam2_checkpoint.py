@@ -245,7 +245,7 @@ def test_the_hub_is_asked_for_the_repository_of_the_size(
         asked.append((name, file))
         return str(Path(tiny_folder()) / file)
 
-    monkeypatch.setattr(sam2_checkpoint, "require_hub", lambda name: None)
+    monkeypatch.setattr(sam2_checkpoint, "require_hub", lambda name, option: None)
     monkeypatch.setattr(sam2_checkpoint, "hf_hub_download", download)
     network = make_sam2(**arguments)
     assert asked == [(repository, "model.safetensors"), (repository, "config.json")]
@@ -256,7 +256,7 @@ def test_weights_that_the_hub_does_not_give_are_refused(monkeypatch: pytest.Monk
     def download(name: str, file: str) -> str:
         raise OSError("404 Client Error.\nNot found")
 
-    monkeypatch.setattr(sam2_checkpoint, "require_hub", lambda name: None)
+    monkeypatch.setattr(sam2_checkpoint, "require_hub", lambda name, option: None)
     monkeypatch.setattr(sam2_checkpoint, "hf_hub_download", download)
     with pytest.raises(UserError, match=r"'weights/sam2' is no local .* \(404 Client Error\.\); give") as caught:
         SAM2("weights/sam2")

@@ -1,0 +1,195 @@
+"""What a LoRA step costs: time, and the memory that autograd keeps. `python -m benchmarks.lora_layer [ROUNDS]`.
+
+Two random networks of ViT-S's size, batch 8, 224 px, fp32, one thread, rank 8 on every linear layer of the blocks:
+timm's with a fused qkv and Hugging Face's DINOv2 with separate q, k, v. This package's layers stand beside PEFT's
+(plain `inject_adapter_in_model`), beside full fine-tuning, and beside the floor: what any method pays that trains
+something in the first block, a forward pass and a backward pass to the activations alone.
+
+A step is forward, loss and backward, without the optimiser. Its time is the CPU time of the process, which other
+processes on the machine disturb less than the wall clock. The ways take turns in every round, so that all of them see
+the same disturbances; of the two steps in a turn the second is timed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from weakref import WeakSet
+
+import timm
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model
+
+from eomt.models.lora_integration import LoRAConfig, apply_lora
+
+BATCH, PIXELS, CLASSES, RANK, ALPHA = 8, 224, 10, 8, 16
+# the linear layers of the blocks: timm's names, then Hugging Face's
+PEFT_TARGETS = (
+    r".*blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
+    r"|.*layers?\.\d+\.(attention\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(fc1|fc2))"
+)
+
+
+class Dinov2Classifier(nn.Module):
+    """DINOv2 of ViT-S's size with a linear head; its patches are as large as the timm network's, for equal work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = Dinov2Config(hidden_size=384, num_attention_heads=6, patch_size=16, image_size=PIXELS)
+        self.backbone = Dinov2Model(config)
+        self.head = nn.Linear(384, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: (B, 3, H, W) -> (B, CLASSES)."""
+        return self.head(self.backbone(image).last_hidden_state[:, 0])
+
+
+def fused() -> nn.Module:
+    """timm's ViT-S: query, key and value in one layer."""
+    return timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=CLASSES)
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """Only the head is trained."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith("head."))
+    return network
+
+
+def native(network: nn.Module, dropout: float) -> nn.Module:
+    """This package's layers."""
+    config = LoRAConfig(
+        rank=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=dropout,
+        target_modules=["attention", "mlp"],
+        freeze_base_model=True,
+        trainable_modules=["head"],
+    )
+    return apply_lora(network, config)
+
+
+def peft(network: nn.Module, dropout: float, use_dora: bool = False) -> nn.Module:
+    """PEFT's layers, put in by PEFT."""
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=dropout, target_modules=PEFT_TARGETS, use_dora=use_dora)
+    network = inject_adapter_in_model(config, network)
+    network.get_submodule("head").requires_grad_(True)
+    return network
+
+
+# every way of training makes its network ready from a plain one
+WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "head only": frozen,
+    "floor: frozen, gradient to the image": frozen,
+    "native LoRA, dropout 0": lambda network: native(network, 0.0),
+    "native LoRA, dropout 0.1": lambda network: native(network, 0.1),
+    "PEFT LoRA, dropout 0": lambda network: peft(network, 0.0),
+    "PEFT LoRA, dropout 0.1": lambda network: peft(network, 0.1),
+    "PEFT DoRA, dropout 0": lambda network: peft(network, 0.0, use_dora=True),
+    "full fine-tuning": lambda network: network,
+}
+FULL = "full fine-tuning"
+
+
+def make(build: Callable[[], nn.Module], way: str) -> tuple[nn.Module, Tensor]:
+    """A network in training mode made ready in one of `WAYS`, and its batch (B, 3, H, W).
+
+    Adapters get a B that is not zero: with B = 0 as at the start, some products would be of zeros.
+    """
+    torch.manual_seed(0)
+    network = WAYS[way](build()).train()
+    for name, parameter in network.named_parameters():
+        if "lora_b" in name.lower():
+            nn.init.normal_(parameter, std=0.01)
+    image = torch.randn(BATCH, 3, PIXELS, PIXELS, requires_grad=way.startswith("floor"))
+    return network, image
+
+
+def step(network: nn.Module, image: Tensor) -> None:
+    """Forward, loss, backward; no gradient is left."""
+    F.cross_entropy(network(image), torch.arange(len(image)) % CLASSES).backward()
+    network.zero_grad(set_to_none=True)
+    image.grad = None
+
+
+class Kept:
+    """What autograd holds instead of a tensor that it keeps; dies with the part of the graph that holds it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def kept_bytes(network: nn.Module, image: Tensor) -> int:
+    """Bytes that autograd keeps from a forward pass for the backward pass.
+
+    Each storage is counted once, whatever views of it are kept, and only if it is still held when the pass is over.
+    Parameters and buffers are not counted: they are there anyway. Checkpointed parts, which autograd does not hold,
+    are not seen.
+    """
+    holders: WeakSet[Kept] = WeakSet()
+
+    def hold(tensor: Tensor) -> Kept:
+        holder = Kept(tensor)
+        holders.add(holder)
+        return holder
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda holder: holder.tensor):
+        output = network(image)
+    storages = [holder.tensor.untyped_storage() for holder in holders]
+    kept = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
+    # used here, so that the graph lives until it is counted
+    assert output.requires_grad
+    for holder in list(holders):
+        # without a backward pass, a graph with hooks is never freed
+        del holder.tensor
+    return sum(size for address, size in kept.items() if address not in own)
+
+
+def return_freed_memory() -> None:
+    """Gives freed memory back to the system, so that no way starts in what another left scattered."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def measure(title: str, build: Callable[[], nn.Module], rounds: int) -> None:
+    """Prints the table of one network."""
+    made = {way: make(build, way) for way in WAYS}
+    kept = {way: kept_bytes(*made[way]) for way in WAYS}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way in WAYS:
+            return_freed_memory()
+            # fetches memory from the system again, and makes what is only made once
+            step(*made[way])
+            start = time.process_time()
+            step(*made[way])
+            seconds[way].append(time.process_time() - start)
+    full = statistics.median(seconds[FULL])
+    print(f"| {title} | trained | ms, median (min-max) | share of full | kept MiB | share of full |")
+    print("|---|---|---|---|---|---|")
+    for way, times in seconds.items():
+        trained = sum(parameter.numel() for parameter in made[way][0].parameters() if parameter.requires_grad)
+        low, middle, high = (1000 * value for value in (min(times), statistics.median(times), max(times)))
+        print(
+            f"| {way} | {trained:,} | {middle:.0f} ({low:.0f}-{high:.0f}) | {middle / 1000 / full:.2f} "
+            f"| {kept[way] / 2**20:.0f} | {kept[way] / kept[FULL]:.2f} |"
+        )
+
+
+def main() -> None:
+    """Both tables."""
+    torch.set_num_threads(1)
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    measure("timm ViT-S, fused qkv", fused, rounds)
+    print()
+    measure("Hugging Face DINOv2 of ViT-S's size, separate q, k, v", Dinov2Classifier, rounds)
+
+
+if __name__ == "__main__":
+    main()

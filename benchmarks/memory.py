@@ -1,0 +1,133 @@
+"""Does `inspect` estimate the peak memory of training well? `python -m benchmarks.memory`.
+
+EoMT on a random ViT-S, 224 px, synthetic batches of 4, fp32, one thread, on the CPU; three ways of training, each with
+and without activation checkpointing. The estimate comes from `eomt.memory`, on steps of one and two samples. The
+measurement knows nothing of it: Lightning trains a few steps in a fresh process, and the kernel tells the most memory
+that was resident meanwhile, less what was resident before the network was built. A tiny training has loaded and warmed
+up the libraries by then.
+
+The allocator gives large blocks back at once, so that what is resident is what is used.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from eomt.memory import TrainingMemory, training_memory
+from eomt.models import EoMT, ViT
+from eomt.models.lora_integration import LoRAConfig
+from eomt.output import set_up_output
+from eomt.tasks import SemanticSegmentation
+from eomt.trainer import Trainer
+
+BATCH, PIXELS, CLASSES, QUERIES, STEPS = 4, 224, 19, 100, 3
+HEADS = ["q", "class_head", "mask_head", "upscale"]
+WAYS: dict[str, LoRAConfig | None] = {
+    "LoRA r=8, attention + MLP": LoRAConfig(
+        target_modules=["attention", "mlp"], trainable_modules=HEADS, freeze_base_model=True
+    ),
+    "heads only (frozen encoder)": LoRAConfig(enabled=False, trainable_modules=HEADS, freeze_base_model=True),
+    "full fine-tuning": None,
+}
+HONEST_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+MEBIBYTE = 2**20
+
+
+def make_task(
+    way: str, checkpointing: bool, backbone: str = "vit_small_patch16_224", pixels: int = PIXELS
+) -> SemanticSegmentation:
+    """A task with random weights, trained in one of `WAYS`."""
+    torch.manual_seed(0)
+    encoder = ViT(backbone, (pixels, pixels), pretrained=False, checkpointing=checkpointing)
+    return SemanticSegmentation(EoMT(encoder, CLASSES, QUERIES), WAYS[way])
+
+
+def make_trainer(steps: int) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        precision="32-true",
+        logger=False,
+        max_steps=steps,
+        max_epochs=-1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def train(task: SemanticSegmentation, batch_size: int, steps: int) -> None:
+    """Real steps, optimiser included."""
+    batches: Any = [task.synthetic_batch(batch_size)] * steps
+    make_trainer(steps).fit(task, DataLoader(batches, batch_size=None))
+
+
+def estimate(way: str, checkpointing: bool) -> TrainingMemory:
+    """What `inspect` says."""
+    task = make_task(way, checkpointing)
+    task.trainer = trainer = make_trainer(1)
+    trainer.optimizers = [task.configure_optimizers()["optimizer"]]
+    return training_memory(task, task.synthetic_batch(2), BATCH)
+
+
+def measure(way: str, checkpointing: bool) -> int:
+    """Bytes resident at the peak of training, above what was resident before."""
+    train(make_task(way, checkpointing, "test_vit", 64), BATCH, 2)
+    gc.collect()
+    before = _resident("VmRSS")
+    # the kernel's high-water mark starts again from here
+    Path("/proc/self/clear_refs").write_text("5")
+    train(make_task(way, checkpointing), BATCH, STEPS)
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def in_fresh_process(what: str, way: str, checkpointing: bool) -> dict[str, int]:
+    """The answer of a process of its own, which this module started as a program gives."""
+    command = [sys.executable, "-m", "benchmarks.memory", what, way, str(int(checkpointing))]
+    environment = os.environ | HONEST_MALLOC | ONE_THREAD
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Prints the table."""
+    print("| | checkpointing | weights | gradients + AdamW | activations | estimate | measured | off by |")
+    print("|---|---|---|---|---|---|---|---|")
+    for way in WAYS:
+        for checkpointing in (False, True):
+            found = TrainingMemory(**in_fresh_process("estimate", way, checkpointing))
+            measured = in_fresh_process("measure", way, checkpointing)["peak"]
+            states = found.gradients + found.optimizer_states
+            figures = (found.weights, states, found.activations, found.total, measured)
+            cells = " | ".join(f"{figure / MEBIBYTE:.0f}" for figure in figures)
+            off = 100 * (found.total / measured - 1)
+            print(f"| {way} | {'on' if checkpointing else 'off'} | {cells} | {off:+.0f} % |", flush=True)
+
+
+if __name__ == "__main__":
+    set_up_output()
+    warnings.filterwarnings("ignore")
+    if len(sys.argv) == 1:
+        main()
+    elif sys.argv[1] == "estimate":
+        print(json.dumps(vars(estimate(sys.argv[2], sys.argv[3] == "1"))))
+    else:
+        print(json.dumps({"peak": measure(sys.argv[2], sys.argv[3] == "1")}))

@@ -1,0 +1,42 @@
+"""What a command prints: log lines of the first process, without the libraries' notes that say nothing here."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+log = logging.getLogger("eomt")
+
+
+def rank() -> int:
+    """Of this process among those that train together."""
+    return getattr(rank_zero_only, "rank", 0)
+
+
+class _PrintHandler(logging.Handler):
+    """Prints, so that a line finds its place above a live progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if rank() == 0:
+            print(self.format(record), flush=True)
+
+
+def set_up_output() -> None:
+    """Prints the log of this package and silences warnings that are settled."""
+    if not log.handlers:
+        log.addHandler(_PrintHandler())
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*TensorBoard support.*",
+        # the samplers know where a resumed run goes on
+        ".*dataloader is not resumable.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message)
