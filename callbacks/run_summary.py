@@ -183,6 +183,7 @@ class RunSummary(Callback):
                 "fingerprint": _digest(done.fingerprint) if done else None,
             },
             "best_checkpoint": best_path.name if best_path else None,
+            "data": getattr(trainer.datamodule, "counts", None),  # type: ignore[attr-defined]
             "seed": int(seed) if seed else None,
             "versions": versions(),
             "seconds": round(self._elapsed(), 1),

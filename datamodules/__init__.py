@@ -1,8 +1,20 @@
 """Data modules: files -> splits -> batches."""
 
+from datamodules.face_folder import FaceFolder
 from datamodules.image_mask_folder import ImageMaskFolder
+from datamodules.morph_faces import MorphFaces
+from datamodules.morph_scenes import GeneratedFaces, GeneratedMorphs
 from datamodules.severstal import Severstal
 from datamodules.steel_strips import SteelStrips
 from datamodules.street_scenes import StreetScenes
 
-__all__ = ["ImageMaskFolder", "Severstal", "SteelStrips", "StreetScenes"]
+__all__ = [
+    "FaceFolder",
+    "GeneratedFaces",
+    "GeneratedMorphs",
+    "ImageMaskFolder",
+    "MorphFaces",
+    "Severstal",
+    "SteelStrips",
+    "StreetScenes",
+]

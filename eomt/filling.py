@@ -14,7 +14,7 @@ from eomt.errors import UserError
 from eomt.merging import WEIGHTS_FILE, has_layout
 
 # fields that hold paths: saved absolute, so that a run opens from another working directory
-PATH_FIELDS = ("path", "pretrained", "predict_path", "splits")
+PATH_FIELDS = ("path", "pretrained", "predict_path", "splits", "face_boxes", "test_paths")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -46,12 +46,15 @@ def fill_from_data(config: Namespace) -> None:
     data = _init_args(config.data)
     if network is None or data is None:
         return
-    if "crop_size" in data and data.crop_size is None:
-        encoder = _init_args(network.get("encoder"))
-        if encoder is not None and encoder.get("img_size") is not None:
-            data.crop_size = encoder.img_size
-    if data.get("image_size", 0) is None and network.get("image_size") is not None:
-        data.image_size = network.image_size
+    encoder = _init_args(network.get("encoder")) or Namespace()
+    sizes = {
+        "crop_size": encoder.get("img_size"),
+        "img_size": encoder.get("img_size", network.get("img_size")),
+        "image_size": network.get("image_size"),
+    }
+    for name, size in sizes.items():
+        if name in data and data[name] is None and size is not None:
+            data[name] = size
     if "num_classes" not in network:
         return
     module, _, name = config.data.class_path.rpartition(".")
@@ -145,11 +148,19 @@ def open_merged(config: Namespace, folder: Path) -> None:
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     """`config` with the paths that exist made absolute, in place."""
     for name, value in _items(config):
-        if isinstance(value, dict):
+        if name in PATH_FIELDS:
+            config[name] = _absolute(value)
+        elif isinstance(value, dict):
             with_absolute_paths(value)
-        elif name in PATH_FIELDS and isinstance(value, str) and Path(value).exists():
-            config[name] = str(Path(value).absolute())
     return config
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _absolute(path) for name, path in value.items()}
+    if isinstance(value, list):
+        return [_absolute(path) for path in value]
+    return str(Path(value).absolute()) if isinstance(value, str) and Path(value).exists() else value
 
 
 def stand_alone(config: dict[str, Any]) -> dict[str, Any]:
