@@ -10,6 +10,7 @@ from eomt.report import newest_run
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/quickstart/eomt.yaml"
+SAM2_CONFIG = "configs/quickstart/sam2.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +18,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("quickstart")
 
 
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, *args: str) -> None:
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, *args: str, config: str = CONFIG) -> None:
     monkeypatch.chdir(ROOT)
-    places = ["--data.path", str(folder / "data"), "--trainer.default_root_dir", str(folder / "runs")]
-    main([command, "--config", CONFIG, *places, *args])
+    places = ["--data.path", str(folder / Path(config).stem), "--trainer.default_root_dir", str(folder / "runs")]
+    main([command, "--config", config, *places, *args])
 
 
 def summary(run: Path) -> dict:
@@ -56,3 +57,12 @@ def test_without_adapters_there_is_nothing_to_train(
         run(folder, monkeypatch, "fit", "--model.lora_config.enabled", "false")
     assert stop.value.code == 2
     assert "nothing to train" in capsys.readouterr().err
+
+
+def test_adapters_alone_adapt_the_tiny_sam2_to_steel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a third of the quickstart's steps
+    run(folder, monkeypatch, "fit", "--run_name", "steel", "--trainer.max_steps", "100", config=SAM2_CONFIG)
+    found = summary(folder / "runs" / "steel")
+    assert found["best"] > found["baseline"] + 0.10
+    assert found["trainable_parameters"] == found["lora_parameters"]
+    assert found["merge_relative_diff"] <= 1e-4

@@ -1,0 +1,179 @@
+"""Prompted segmentation through the command line: every file measures alike, and opens where it should."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import Sam2Model
+
+from datamodules import SteelStrips
+from eomt.models import SAM2
+from tests.cli_runs import Workspace, refusal
+from tests.test_promises import finish, start
+from tests.tiny_sam2 import tiny_folder
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("prompted")
+    data = {"path": str(folder / "strips"), "num_images": 24, "strip_size": [32, 96], "image_size": None}
+    SteelStrips(**{**data, "image_size": 64}).prepare_data()  # type: ignore[arg-type]
+    lora = {"rank": 2, "target_modules": ["attn", "mask_decoder.transformer"], "freeze_base_model": True}
+    config: dict[str, Any] = {
+        "model": {
+            "class_path": "eomt.tasks.PromptedSegmentation",
+            "init_args": {
+                "lr": 3e-3,
+                "sampling": {"correction_clicks": 1},
+                "network": {
+                    "class_path": "eomt.models.SAM2",
+                    "init_args": {"pretrained": tiny_folder(), "image_size": 64},
+                },
+                "lora_config": lora,
+            },
+        },
+        "data": {"class_path": "datamodules.SteelStrips", "init_args": data | {"batch_size": 4}},
+        # without step 0, which these few steps may not beat: adapters that are zero show nothing
+        "trainer": {"max_steps": 4, "log_every_n_steps": 2, "num_sanity_val_steps": 0},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    return Workspace(folder)
+
+
+@pytest.fixture(scope="module")
+def run(workspace: Workspace) -> Path:
+    return workspace.fit("prompted")
+
+
+def measured(run: Path) -> dict[str, float]:
+    file = max(run.glob("results/*_eval.json"), key=lambda path: path.stat().st_mtime_ns)
+    return json.loads(file.read_text())["metrics"]
+
+
+def best(run: Path) -> tuple[Path, Path, Path]:
+    (checkpoint,) = run.glob("best_lora_*.ckpt")
+    (merged,) = run.glob("best_merged_*")
+    return checkpoint, checkpoint.with_suffix(""), merged
+
+
+def test_checkpoint_adapter_and_merged_folder_give_one_figure(workspace: Workspace, run: Path) -> None:
+    figures = []
+    for path in best(run):
+        workspace.run("test", "--ckpt_path", str(path), config=False)
+        figures.append(measured(run))
+    for found in figures[1:]:
+        assert found.keys() == figures[0].keys()
+        for name, value in found.items():
+            assert value == pytest.approx(figures[0][name], abs=1e-3, nan_ok=True), name
+    names = (
+        "box_iou",
+        "centre_pooled_dice",
+        "points_macro_iou",
+        "none_kaggle_dice_all_empty",
+        "box_iou_class_defect_1",
+    )
+    assert all(f"test_{name}" in figures[0] for name in names)
+    assert figures[0]["test_iou"] == figures[0]["test_box_iou"]
+
+
+def test_figures_are_the_same_in_every_run_and_batch(workspace: Workspace, run: Path) -> None:
+    found = []
+    for size in ("1", "4", "4"):
+        workspace.run("test", "--ckpt_path", str(best(run)[0]), "--data.eval_batch_size", size, config=False)
+        found.append(measured(run))
+    for other in found[1:]:
+        for name, value in other.items():
+            assert value == pytest.approx(found[0][name], abs=1e-6, nan_ok=True), name
+    assert found[1] == pytest.approx(found[2], abs=0, nan_ok=True)
+
+
+def test_plain_transformers_and_peft_open_adapter_and_merged_model(workspace: Workspace, run: Path) -> None:
+    peft = pytest.importorskip("peft")
+    _, adapter, merged = best(run)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = Sam2Model.from_pretrained(merged).eval()(image).pred_masks
+        opened = peft.PeftModel.from_pretrained(Sam2Model.from_pretrained(tiny_folder()), adapter).eval()
+        found = opened(pixel_values=image).pred_masks
+        base = Sam2Model.from_pretrained(tiny_folder()).eval()(image).pred_masks
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(base, expected, atol=1e-4)
+    ours = SAM2(pretrained=str(merged), image_size=64)
+    assert ours.inner_models == ("model",)
+
+
+def test_a_run_shows_what_it_sees_and_lists_its_data(run: Path) -> None:
+    pictures = {path.name for path in (run / "pictures").iterdir()}
+    assert {"train_batch.png", "val_step000004.png"} <= pictures
+    summary = json.loads((run / "training_summary.json").read_text())
+    assert summary["data"]["train"]["images"] > summary["data"]["val"]["images"] > 0
+    assert summary["merge_relative_diff"] <= 1e-4
+
+
+def test_merge_writes_either_layout(
+    workspace: Workspace, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(best(run)[0])
+    workspace.run("merge", "--ckpt_path", checkpoint, "--output", str(tmp_path / "merged"), config=False)
+    workspace.run("merge", "--ckpt_path", checkpoint, "--output", str(tmp_path / "merged.pt"), config=False)
+    state = torch.load(tmp_path / "merged.pt", weights_only=True)["model"]
+    assert "image_encoder.trunk.blocks.0.attn.qkv.weight" in state
+    theirs = Sam2Model.from_pretrained(tmp_path / "merged").state_dict()
+    name = "vision_encoder.backbone.blocks.0.attn.qkv.weight"
+    assert torch.equal(state["image_encoder.trunk.blocks.0.attn.qkv.weight"], theirs[name])
+    assert "exists" in refusal(
+        capsys, workspace, "merge", "--ckpt_path", checkpoint, "--output", str(tmp_path / "merged.pt"), config=False
+    )
+
+
+def test_the_prompt_free_mode_trains_its_class_prompts_and_predicts_a_folder(workspace: Workspace) -> None:
+    free = ["--model.network.prompt_free", "true", "--data.include_clean", "true", "--model.watch", "none"]
+    run = workspace.fit("free", *free, "--model.lora_config.trainable_modules", "[class_prompts]")
+    for path in best(run):
+        workspace.run("test", "--ckpt_path", str(path), config=False)
+    folder = workspace.folder / "strips" / "train_images"
+    workspace.run("predict", "--ckpt_path", str(best(run)[2]), "--data.predict_path", str(folder), config=False)
+    assert len(list((run / "predictions" / "masks").glob("*.png"))) == len(list(folder.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.network.pretrained", "nowhere.pt"], "nowhere.pt"),
+        (["--model.network.image_size", "[50, 64]"], "image_size"),
+        (["--model.watch", "none", "--model.modes", "[box]"], "watch"),
+        (["--model.sampling.box_probability", "2"], "box_probability"),
+        (["--model.lora_config.target_modules", "[atn]"], "nearest: attn"),
+        (["--model.network.num_classes", "7"], "num_classes: 7"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in refusal(capsys, workspace, "fit", *arguments)
+
+
+def test_prediction_without_prompts_is_refused_with_what_would_do(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(workspace.folder / "strips" / "train_images")
+    line = refusal(
+        capsys, workspace, "predict", "--ckpt_path", str(best(run)[2]), "--data.predict_path", folder, config=False
+    )
+    assert "prompt_free true" in line
+
+
+def test_two_processes_train_and_measure_what_one_does(workspace: Workspace) -> None:
+    two = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    finish(start(workspace, "fit", "--run_name", "two", "--data.batch_size", "2", *two))
+    run = workspace.runs / "two"
+    figures = []
+    for devices in ((), two):
+        finish(start(workspace, "test", "--ckpt_path", str(best(run)[0]), *devices))
+        figures.append(measured(run))
+    assert figures[0].keys() == figures[1].keys()
+    for name, value in figures[1].items():
+        assert value == pytest.approx(figures[0][name], abs=1e-6, nan_ok=True), name
