@@ -11,7 +11,6 @@ from datamodules.face_loading import FaceDataModule, find_unlabelled_faces
 from datamodules.face_transforms import PretrainingTransform
 from datamodules.image_mask_folder import SPLITS_OF_STAGE
 from datamodules.morph_layouts import Face
-from datamodules.sampling import TrainingSampler
 from datamodules.splits import SPLITS, read_split_record, seeded_split
 from datamodules.threads import map_in_threads
 from eomt.errors import UserError
@@ -93,12 +92,12 @@ class FaceFolder(FaceDataModule):
         """Return shuffled random crops; what does not fill a batch is left out."""
         faces = self._found()["train"]
         dataset = UnlabelledFaces(faces, self.img_size, PretrainingTransform(self.img_size))
-        return self._training_loader(dataset, TrainingSampler(len(faces), self._world_size, self._rank, self._run_seed))
+        return self.training_loader(dataset)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
         faces = self._found()["val"]
-        return self._evaluation_loader(UnlabelledFaces(faces, self.img_size, None), len(faces))
+        return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Raise a UserError: without labels there is nothing to test."""
@@ -113,7 +112,7 @@ class FaceFolder(FaceDataModule):
         if self.predict_path is None:
             return self.val_dataloader()
         faces = find_unlabelled_faces(self.predict_path, "predict_path")
-        return self._evaluation_loader(UnlabelledFaces(faces, self.img_size, None), len(faces))
+        return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
 
     def _found(self) -> dict[str, list[Face]]:
         if self._split_faces is None:

@@ -1,26 +1,22 @@
 """Folders of images and masks."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
+from datamodules.image_data_module import ImageDataModule, check_fractions, find_images
 from datamodules.image_mask_dataset import AugmentedDataset, ImageDataset, ImageMaskDataset
 from datamodules.labels import LabelTable, declared_num_classes, infer_num_classes, one_class_problem
-from datamodules.reading import IMAGE_EXTENSIONS
-from datamodules.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
 from datamodules.scanning import scan_pairs
-from datamodules.splits import SPLITS, Pair, find_files, find_pairs, read_split_record, seeded_split
+from datamodules.splits import SPLITS, Pair, find_pairs, read_split_record, seeded_split
 from datamodules.transforms import TrainTransform
 from eomt.errors import UserError
 
 SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
 
 
-class ImageMaskFolder(LightningDataModule):
+class ImageMaskFolder(ImageDataModule):
     """Images and their segmentation masks in folders.
 
     `path` holds `train`, `val` and optionally `test`, each with `images` and `masks`; or it holds `images` and `masks`
@@ -79,26 +75,14 @@ class ImageMaskFolder(LightningDataModule):
         color_jitter: bool = True,
         predict_path: str | None = None,
     ) -> None:
-        super().__init__()
-        for field, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
-            if value < 1:
-                raise UserError(f"{field}: {value}: must be at least 1")
-        if num_workers < 0:
-            raise UserError(f"num_workers: {num_workers}: must be at least 0")
+        super().__init__(batch_size, eval_batch_size, num_workers)
         if crop_size is not None and min(crop_size) < 1:
             raise UserError(f"crop_size: {list(crop_size)}: must be at least 1 pixel each way")
-        if not (0 < val_fraction < 1 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-            raise UserError(
-                f"val_fraction, test_fraction: {val_fraction}, {test_fraction}: "
-                "val must be above 0, test at least 0, their sum below 1"
-            )
+        check_fractions(val_fraction, test_fraction)
         if not 0 < scale_range[0] <= scale_range[1]:
             raise UserError(f"scale_range: {scale_range}: give the smaller scale first, above 0")
         self.path = Path(path)
-        self.batch_size = batch_size
         self.crop_size = crop_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
         self.image_suffix = image_suffix
         self.mask_suffix = mask_suffix
         self.class_map = class_map
@@ -112,7 +96,6 @@ class ImageMaskFolder(LightningDataModule):
         self.flip = flip
         self.color_jitter = color_jitter
         self.predict_path = Path(predict_path) if predict_path is not None else None
-        self.counts: dict[str, dict[str, int]] = {}
         self._class_names = class_names
         self._num_classes = declared_num_classes(class_names, class_map, self.ignore_labels, self.class_colors)
         self._pairs: dict[str, list[Pair]] | None = None
@@ -198,12 +181,7 @@ class ImageMaskFolder(LightningDataModule):
         labels = {label for histogram in self._scan("train") for label in histogram}
         if sum(self.counts["train"][name] > 0 for name in self.class_names) < 2:
             raise UserError(f"{self.path}: the training masks hold only {one_class_problem(labels)}")
-        num_images = self.counts["train"]["images"]
-        if num_images // self._world_size < self.batch_size:
-            raise UserError(
-                f"batch_size: {self.batch_size} on {self._world_size} processes is more than the {num_images} "
-                "training images: set a smaller batch_size"
-            )
+        self._check_batch_size(self.counts["train"]["images"])
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out.
@@ -215,17 +193,11 @@ class ImageMaskFolder(LightningDataModule):
             raise UserError("crop_size: null: give the height and width of training samples, e.g. [644, 644]")
         crop_size = (self.crop_size[0], self.crop_size[1])
         transform = TrainTransform(crop_size, self.scale_range, self.flip, self.color_jitter)
-        dataset = AugmentedDataset(self._masked_dataset("train"), transform)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        sampler = TrainingSampler(len(dataset), self._world_size, self._rank, seed)
-        if self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            sampler.samples_seen = lambda: progress.completed * self.batch_size
-        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+        return self.training_loader(AugmentedDataset(self._masked_dataset("train"), transform))
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images at their own size, in order."""
-        return self._evaluation_loader(self._masked_dataset("val"))
+        return self.evaluation_loader(self._masked_dataset("val"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the test images at their own size, in order.
@@ -235,7 +207,7 @@ class ImageMaskFolder(LightningDataModule):
         """
         if not self._found()["test"]:
             raise UserError(f"{self.path}: no test split: use validate, add a 'test' folder, or set test_fraction")
-        return self._evaluation_loader(self._masked_dataset("test"))
+        return self.evaluation_loader(self._masked_dataset("test"))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return images without masks: those of `predict_path`, or else of the test split, or else of val.
@@ -243,39 +215,13 @@ class ImageMaskFolder(LightningDataModule):
         Raises:
             UserError: `predict_path` does not exist or holds no image.
         """
-        return self._evaluation_loader(ImageDataset(self._files_to_predict()))
+        return self.evaluation_loader(ImageDataset(self._files_to_predict()))
 
     def _files_to_predict(self) -> list[tuple[str, Path]]:
         if self.predict_path is None:
             pairs = self._found()["test"] or self._found()["val"]
             return [(pair.name, pair.image) for pair in pairs]
-        if self.predict_path.is_file():
-            return [(self.predict_path.name, self.predict_path)]
-        names = find_files(self.predict_path, IMAGE_EXTENSIONS)
-        if not names:
-            raise UserError(f"predict_path: {self.predict_path} is no image and no folder of images")
-        return [(name, self.predict_path / name) for name in names]
-
-    def _evaluation_loader(self, dataset: ImageMaskDataset | ImageDataset) -> DataLoader[dict[str, Any]]:
-        sampler = EvaluationSampler(len(dataset), self._world_size, self._rank)
-        return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False)
-
-    def _loader(
-        self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any], batch_size: int, drop_last: bool
-    ) -> DataLoader[dict[str, Any]]:
-        return LazyLoader(
-            dataset,
-            # by name, or Lightning cannot build the loader anew for prediction
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            collate_fn=collate_samples,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            # its own, or each new iterator would draw from the generator of dropout and point sampling
-            generator=torch.Generator(),
-        )
+        return list(find_images(self.predict_path, "predict_path").items())
 
     def _masked_dataset(self, split: str) -> ImageMaskDataset:
         return ImageMaskDataset(self._found()[split], self._label_table(), self.class_colors)
@@ -301,11 +247,3 @@ class ImageMaskFolder(LightningDataModule):
             for class_id in table.classes_present(histogram, pair.mask):
                 count[names[class_id]] += 1
         return count
-
-    @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0

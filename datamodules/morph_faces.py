@@ -178,7 +178,7 @@ class MorphFaces(FaceDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out."""
         dataset = AugmentedFaces(self.faces("train"), self.img_size, self.transform)
-        return self._training_loader(dataset, self._training_sampler())
+        return self.training_loader(dataset, self._training_sampler())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
@@ -204,10 +204,10 @@ class MorphFaces(FaceDataModule):
         if self.predict_path is None:
             return self._labelled_loader(self._tested() or self.faces("val"))
         faces = find_unlabelled_faces(self.predict_path, "predict_path")
-        return self._evaluation_loader(UnlabelledFaces(faces, self.img_size, None), len(faces))
+        return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
 
     def _labelled_loader(self, faces: Sequence[Face]) -> DataLoader[dict[str, Any]]:
-        return self._evaluation_loader(FaceDataset(faces, self.img_size), len(faces))
+        return self.evaluation_loader(FaceDataset(faces, self.img_size))
 
     def _tested(self) -> list[Face]:
         return self.faces("test") + [face for faces in self._test_sets().values() for face in faces]

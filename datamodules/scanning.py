@@ -1,17 +1,11 @@
 """One look at all files before training starts."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_only
-from rich.progress import track
 
 from datamodules.image_mask_dataset import check_same_size
 from datamodules.reading import Color, check_image, read_mask
 from datamodules.splits import Pair
-
-PROGRESS_BAR_ABOVE = 500
+from datamodules.threads import map_in_threads
 
 
 def scan_pairs(pairs: list[Pair], class_colors: list[Color] | None, title: str) -> list[dict[int, int]]:
@@ -27,9 +21,4 @@ def scan_pairs(pairs: list[Pair], class_colors: list[Color] | None, title: str) 
         pixels = np.bincount(raw.ravel())
         return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels)}
 
-    # Pillow decodes outside the interpreter's lock
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        histograms = pool.map(scan, pairs)
-        if len(pairs) > PROGRESS_BAR_ABOVE and getattr(rank_zero_only, "rank", 0) == 0:
-            return list(track(histograms, description=title, total=len(pairs), transient=True))
-        return list(histograms)
+    return map_in_threads(scan, pairs, title)

@@ -1,27 +1,24 @@
 """Steel defects and other images with masks of objects."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from datamodules.defect_layouts import Layout, RunLengths, Sample, find_layout
 from datamodules.grouped_splits import group_copies, grouped_split, refuse_overlap
+from datamodules.image_data_module import ImageDataModule, check_fractions, find_images
 from datamodules.image_mask_folder import SPLITS_OF_STAGE
-from datamodules.reading import IMAGE_EXTENSIONS, check_image
-from datamodules.sampling import EvaluationSampler, LazyLoader, TrainingSampler
+from datamodules.reading import check_image
 from datamodules.severstal_dataset import AugmentedDefectDataset, DefectDataset, collate_defects
-from datamodules.splits import SPLITS, find_files, read_split_record
+from datamodules.splits import SPLITS, read_split_record
 from datamodules.threads import map_in_threads
 from eomt.errors import UserError
 
 DEFAULT_IMAGE_SIZE = 1024
 
 
-class Severstal(LightningDataModule):
+class Severstal(ImageDataModule):
     """Images with one mask for each class that they show: Severstal's steel strips, or others in the same layouts.
 
     `path` holds Kaggle's `train.csv` and `train_images`; or `train_split`, `val_split` and optionally `test_split`
@@ -59,6 +56,8 @@ class Severstal(LightningDataModule):
         UserError: Fields contradict each other or have impossible values.
     """
 
+    collate = staticmethod(collate_defects)
+
     def __init__(
         self,
         path: str,
@@ -75,19 +74,8 @@ class Severstal(LightningDataModule):
         splits: str | None = None,
         predict_path: str | None = None,
     ) -> None:
-        super().__init__()
-        for field, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise UserError(f"{field}: {value}: must be at least {least}")
-        if not (0 < val_fraction < 1 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-            raise UserError(
-                f"val_fraction, test_fraction: {val_fraction}, {test_fraction}: "
-                "val must be above 0, test at least 0, their sum below 1"
-            )
+        super().__init__(batch_size, eval_batch_size, num_workers)
+        check_fractions(val_fraction, test_fraction)
         for name in class_names or []:
             if not name or name == "images" or (class_names or []).count(name) > 1:
                 raise UserError(f"class_names: {name!r}: names must differ, and be neither empty nor 'images'")
@@ -96,10 +84,7 @@ class Severstal(LightningDataModule):
         if min(height, width) < 1:
             raise UserError(f"image_size: {[height, width]}: must be at least 1 pixel each way")
         self.path = Path(path)
-        self.batch_size = batch_size
         self.image_size = (height, width)
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
         self.include_clean = include_clean
         self.augment = augment
         self.val_fraction = val_fraction
@@ -107,7 +92,6 @@ class Severstal(LightningDataModule):
         self.split_seed = split_seed
         self.splits = Path(splits) if splits is not None else None
         self.predict_path = Path(predict_path) if predict_path is not None else None
-        self.counts: dict[str, dict[str, int]] = {}
         self._class_names = class_names
         self._layouts: dict[str, Layout] | None = None
         self._split_samples: dict[str, list[Sample]] | None = None
@@ -154,25 +138,16 @@ class Severstal(LightningDataModule):
                 for class_id, name in enumerate(self.class_names):
                     counts[name] = sum(class_id in sample.classes for sample in samples)
                 self.counts[split] = counts
-        if stage in ("fit", None) and self.counts["train"]["images"] // self._world_size < self.batch_size:
-            raise UserError(
-                f"batch_size: {self.batch_size} on {self._world_size} processes is more than the "
-                f"{self.counts['train']['images']} training images: set a smaller batch_size"
-            )
+        if stage in ("fit", None):
+            self._check_batch_size(self.counts["train"]["images"])
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out."""
-        dataset = AugmentedDefectDataset(self._samples("train"), self.image_size, self.augment)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        sampler = TrainingSampler(len(dataset), self._world_size, self._rank, seed)
-        if self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            sampler.samples_seen = lambda: progress.completed * self.batch_size
-        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+        return self.training_loader(AugmentedDefectDataset(self._samples("train"), self.image_size, self.augment))
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
-        return self._evaluation_loader(self._samples("val"))
+        return self._defect_loader(self._samples("val"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the test images, in order.
@@ -182,7 +157,7 @@ class Severstal(LightningDataModule):
         """
         if not self._samples("test"):
             raise UserError(f"{self.path}: no test split: use validate, add a 'test' folder, or set test_fraction")
-        return self._evaluation_loader(self._samples("test"))
+        return self._defect_loader(self._samples("test"))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the images of `predict_path`, without masks, or else of the test split, or else of val.
@@ -191,37 +166,12 @@ class Severstal(LightningDataModule):
             UserError: `predict_path` does not exist or holds no image.
         """
         if self.predict_path is None:
-            return self._evaluation_loader(self._samples("test") or self._samples("val"))
-        if self.predict_path.is_file():
-            files = {self.predict_path.name: self.predict_path}
-        else:
-            files = {name: self.predict_path / name for name in find_files(self.predict_path, IMAGE_EXTENSIONS)}
-        if not files:
-            raise UserError(f"predict_path: {self.predict_path} is no image and no folder of images")
-        return self._evaluation_loader(
-            [Sample(name, file, frozenset(), RunLengths(file)) for name, file in files.items()]
-        )
+            return self._defect_loader(self._samples("test") or self._samples("val"))
+        files = find_images(self.predict_path, "predict_path")
+        return self._defect_loader([Sample(name, file, frozenset(), RunLengths(file)) for name, file in files.items()])
 
-    def _evaluation_loader(self, samples: list[Sample]) -> DataLoader[dict[str, Any]]:
-        sampler = EvaluationSampler(len(samples), self._world_size, self._rank)
-        return self._loader(DefectDataset(samples, self.image_size), sampler, self.eval_batch_size, drop_last=False)
-
-    def _loader(
-        self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any], batch_size: int, drop_last: bool
-    ) -> DataLoader[dict[str, Any]]:
-        return LazyLoader(
-            dataset,
-            # by name, or Lightning cannot build the loader anew for prediction
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            collate_fn=collate_defects,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            # its own, or each new iterator would draw from the generator of dropout and prompts
-            generator=torch.Generator(),
-        )
+    def _defect_loader(self, samples: list[Sample]) -> DataLoader[dict[str, Any]]:
+        return self.evaluation_loader(DefectDataset(samples, self.image_size))
 
     def _samples(self, split: str) -> list[Sample]:
         return [sample for sample in self._found()[split] if sample.classes or self.include_clean]
@@ -270,14 +220,6 @@ class Severstal(LightningDataModule):
     def _split_folder(self, split: str) -> Path | None:
         folders = (self.path / f"{split}_split", self.path / split)
         return next((folder for folder in folders if folder.is_dir()), None)
-
-    @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
 
 
 def _check_sample(sample: Sample) -> None:

@@ -1,15 +1,12 @@
 """The quickstart's street scenes, drawn on the spot: a day to be pre-trained on and a night to adapt to."""
 
-import json
-import os
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from datamodules.generated_folder import generate_once
 from datamodules.image_mask_folder import ImageMaskFolder
 from datamodules.splits import SPLITS
 from datamodules.street_drawing import CLASS_NAMES, draw_street
@@ -96,37 +93,11 @@ class StreetScenes(ImageMaskFolder):
             UserError: The folder holds something else, or scenes of other settings.
         """
         record = {"version": GENERATOR_VERSION, "domain": self.domain, **self.num_images, "seed": self.seed}
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            self._check_record(record)
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f"{self.path.name}.unfinished-{os.getpid()}")
-        try:
-            for split in SPLITS:
-                self._write_split(unfinished / split, split)
-            (unfinished / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
-            if self.path.exists():
-                self.path.rmdir()
-            unfinished.rename(self.path)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        generate_once(self.path, RECORD_FILE, record, "street scenes", self._write)
 
-    def _check_record(self, record: Mapping[str, int | str]) -> None:
-        file = self.path / RECORD_FILE
-        try:
-            found = json.loads(file.read_text())
-        except (OSError, ValueError):
-            found = None
-        if not isinstance(found, dict):
-            raise UserError(f"path: {self.path} exists and holds no generated street scenes: give another folder")
-        different = [
-            f"{key} {found.get(key)} instead of {value}" for key, value in record.items() if found.get(key) != value
-        ]
-        if different:
-            raise UserError(
-                f"path: {self.path} holds street scenes of {', '.join(different)}: "
-                "give another folder, or delete this one to have them drawn anew"
-            )
+    def _write(self, folder: Path) -> None:
+        for split in SPLITS:
+            self._write_split(folder / split, split)
 
     def _write_split(self, folder: Path, split: str) -> None:
         if not self.num_images[split]:
