@@ -12,6 +12,7 @@ from callbacks.adapter_audit import AdapterAudit, check_optimiser
 from eomt import inspection
 from eomt.checkpoints import load_checkpoint
 from eomt.errors import UserError
+from eomt.memory import first_samples
 from eomt.merging import ORIGINAL_SUFFIX, TOLERANCE, check_output, merged_copy, write_merged
 from eomt.models.lora import lora_layers
 from eomt.tasks.base import AdaptationTask
@@ -53,7 +54,7 @@ class Trainer(lightning.pytorch.Trainer):
         check_optimiser(model, [optimizer])
         self.optimizers = [optimizer]
         if datamodule is None:
-            print(f"Batch: synthetic, of {ASSUMED_BATCH_SIZE}: there is no data")
+            print(f"Batch: synthetic, of {ASSUMED_BATCH_SIZE}: there is no data; the audit takes one image of it")
             batch = model.synthetic_batch(ASSUMED_BATCH_SIZE)
         elif reason := inspection.not_there_yet(datamodule):
             batch = model.synthetic_batch(getattr(datamodule, "batch_size", ASSUMED_BATCH_SIZE))
@@ -66,7 +67,9 @@ class Trainer(lightning.pytorch.Trainer):
         context = self.precision_plugin.forward_context
         for line in inspection.memory_lines(model, batch, context):
             print(line, flush=True)
-        print(inspection.audit_line(model, batch, context))
+        # nothing that a made-up image shows is shown better by four
+        audited = first_samples(batch, 1) if datamodule is None else batch
+        print(inspection.audit_line(model, audited, context))
 
     def merge(
         self,

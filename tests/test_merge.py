@@ -139,7 +139,6 @@ def test_something_else_is_never_replaced(
         (("--ckpt_path", "BEST"), "output: null"),
         (("--ckpt_path", "MERGED", "--output", "x"), "is merged already"),
         (("--ckpt_path", "nowhere", "--output", "x"), "nowhere does not exist"),
-        (("--ckpt_path", "BEST", "--output", "x", "--data", "null"), "num_classes"),
     ],
 )
 def test_mistakes_are_one_line(

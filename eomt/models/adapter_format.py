@@ -39,6 +39,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "layer_replication": (None,),
     "trainable_token_indices": (None,),
     "use_qalora": (False,),
+    "use_bdlora": (None, False),
+    "velora_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
     "alora_invocation_tokens": (None,),
     "arrow_config": (None,),
     "megatron_config": (None,),
@@ -47,6 +51,16 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+# Fields that are read, or that change nothing of what a finished adapter computes.
+KNOWN = frozenset(
+    {
+        *("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern"),
+        *("alpha_pattern", "target_modules", "exclude_modules", "modules_to_save", "base_model_name_or_path"),
+        *("auto_mapping", "peft_version", "revision", "inference_mode", "layers_to_transform", "layers_pattern"),
+        *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
+        *("runtime_config", "ensure_weight_tying"),
+    }
+)
 # What a pair that is stored under a path is called there, and DoRA's lengths.
 ADAPTER_TENSORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 
@@ -179,9 +193,11 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[s
         if not (folder / name).is_file():
             raise UserError(f"{folder}: holds no {name}; give the folder of an adapter in PEFT's format")
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / CONFIG_FILE}: is no JSON ({error})") from error
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG_FILE}: is no JSON ({error}); copy it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG_FILE}: holds no fields; copy it again")
     try:
         with safe_open(folder / WEIGHTS_FILE, "pt") as file:
             metadata = file.metadata() or {}
@@ -193,15 +209,53 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[s
     return config, {name.removeprefix(PREFIX): value for name, value in tensors.items()}, metadata
 
 
+def json_field(folder: Path, metadata: dict[str, str], name: str) -> dict[str, Any]:
+    """What this package wrote into the metadata, empty for an adapter of PEFT's.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        found = json.loads(metadata.get(name, "{}"))
+    except ValueError as error:
+        raise UserError(f"{folder / WEIGHTS_FILE}: {name} in its metadata is no JSON; copy it again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{folder / WEIGHTS_FILE}: {name} in its metadata is damaged; copy it again")
+    return found
+
+
+def slices_in(folder: Path, metadata: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Path -> slices of a fused qkv that its pair stands for."""
+    return {path: tuple(names) for path, names in json_field(folder, metadata, "slices").items()}
+
+
+def _check_fields(folder: Path, config: dict[str, Any]) -> None:
+    """That every field is known, with a value that is.
+
+    Raises:
+        UserError: naming one that is not.
+    """
+    file = folder / CONFIG_FILE
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA can be read")
+    for name, value in config.items():
+        if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
+            raise UserError(f"{folder}: {name}: {value!r} is not supported here; load this adapter with PEFT")
+        if name not in NEUTRAL and name not in KNOWN and value not in (None, False, [], {}, ""):
+            raise UserError(f"{folder}: {name}: {value!r} is not known here; load this adapter with PEFT")
+    for name in ("r", "lora_alpha", "lora_dropout"):
+        if not isinstance(config.get(name, 1), int | float) or isinstance(config.get(name), bool):
+            raise UserError(f"{file}: {name}: {config[name]!r} is no number; copy the adapter again")
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(name) or {}, dict):
+            raise UserError(f"{file}: {name}: {config[name]!r} is no mapping; copy the adapter again")
+
+
 def read_plan(
     folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], slices: dict[str, tuple[str, ...]]
 ) -> Adaptation:
     """The adaptation that a folder describes; its paths are those of its tensors."""
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA can be read")
-    for name, allowed in NEUTRAL.items():
-        if name in config and config[name] not in allowed and config[name] is not None:
-            raise UserError(f"{folder}: {name}: {config[name]!r} is not supported here; load this adapter with PEFT")
+    _check_fields(folder, config)
     rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
     rslora = bool(config.get("use_rslora", False))
     adapters = {}

@@ -31,14 +31,17 @@ from eomt.models.adapter_format import (
     WEIGHTS_FILE,
     check_targets,
     from_tensors,
+    json_field,
     peft_config,
     read_folder,
     read_plan,
+    slices_in,
     to_tensors,
 )
 from eomt.models.adapter_layer import adapter_parameters, lora_layers, set_module
 from eomt.models.fingerprint import same_base
 from eomt.models.lora_integration import Adaptation, adaptation, check_trainable, expected_trainable, inject
+from eomt.models.lora_limits import peft_reason, refuse_compiled
 from eomt.models.lora_targets import is_inside
 
 
@@ -67,10 +70,15 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) 
         UserError: if the model is not adapted, if more was trained than adapters and named modules, if PEFT would take
             a named module for another, or if the folder exists and is something else.
     """
+    refuse_compiled(model, "save_adapter")
     done = adaptation(model)
     if done is None or not done.adapters:
-        raise UserError("save_adapter: the model holds no adapters")
+        holds = "its adapters were not made by apply_lora" if lora_layers(model) else "the model holds no adapters"
+        raise UserError(f"save_adapter: {holds}")
     check_trainable(model)
+    for path, layer in lora_layers(model).items():
+        if reason := peft_reason(layer):
+            raise UserError(f"no adapter folder: {reason}, which {path!r} has; the .ckpt and the merged model hold it")
     adapters = adapter_parameters(model)
     more = [
         name
@@ -92,7 +100,15 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) 
             (beside / inner).mkdir()
             _write_adapter(model, done, inner, beside / inner, base)
 
-    return write_folder(Path(folder), write, is_adapter_folder)
+    return write_folder(Path(folder), write, _holds_only_adapters)
+
+
+def _holds_only_adapters(folder: Path) -> bool:
+    """Whether replacing `folder` loses nobody's files."""
+    inside = list(folder.iterdir()) if is_adapter_folder(folder) else []
+    return bool(inside) and all(
+        _holds_only_adapters(path) if path.is_dir() else path.name in (CONFIG_FILE, WEIGHTS_FILE) for path in inside
+    )
 
 
 def inner_models(model: nn.Module) -> tuple[str, ...]:
@@ -119,6 +135,9 @@ def _write_adapter(model: nn.Module, done: Adaptation, root: str, folder: Path, 
         # the initial pair of PiSSA is written as part of the plain one
         if name.startswith(prefix) and name not in adapters and not name.endswith((".initial_a", ".initial_b"))
     }
+    # PEFT keeps a module trained in full apart from what it shares weights with: every name has its tensor
+    full = {name: value for name, value in module.state_dict().items() if is_inside(name, inside.trained_in_full)}
+    tensors = full | tensors
     for path, layer in lora_layers(module).items():
         tensors |= {f"{path}.{kind}": value for kind, value in to_tensors(layer).items()}
     metadata = {
@@ -130,7 +149,8 @@ def _write_adapter(model: nn.Module, done: Adaptation, root: str, folder: Path, 
         "fingerprint": json.dumps(inside.fingerprint),
     }
     config = peft_config(module, inside, base)
-    file = {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # copies: safetensors refuses tensors that share memory
+    file = {PREFIX + name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     save_file(file, folder / WEIGHTS_FILE, metadata)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -159,13 +179,16 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
             ranks, keys missing or too many.
     """
     folder = Path(folder)
+    refuse_compiled(model, "load_adapter")
     config, tensors, metadata = read_folder(folder)
-    slices = {path: tuple(names) for path, names in json.loads(metadata.get("slices", "{}")).items()}
-    plan = read_plan(folder, config, tensors, slices)
+    plan = read_plan(folder, config, tensors, slices_in(folder, metadata))
     root = _find_root(model, folder, plan, metadata)
+    for path in plan.adapters:
+        if reason := peft_reason(model.get_submodule(_join(root, path))):
+            raise UserError(f"{folder}: {path!r} cannot be read: {reason}, so the file was made for another layer")
     check_targets(folder, config, model.get_submodule(root), plan)
     plan, tensors = _below(plan, root), _prefixed(tensors, root)
-    theirs = _prefixed(json.loads(metadata.get("fingerprint", "{}")), root)
+    theirs = _prefixed(json_field(folder, metadata, "fingerprint"), root)
     done = adaptation(model)
     if done is not None:
         _check_same(folder, done, plan)
@@ -304,6 +327,7 @@ def write_folder(folder: Path, write: Any, is_ours: Any) -> Path:
     Raises:
         UserError: if it exists and `is_ours(folder)` is false: nobody's files are overwritten.
     """
+    folder = folder.resolve()
     if folder.exists() and not is_ours(folder):
         raise UserError(f"{folder}: exists and is not what would be written there; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)

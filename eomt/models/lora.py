@@ -318,7 +318,7 @@ def merge_lora_weights(model: nn.Module) -> nn.Module:
 
 
 def remove_adapters(model: nn.Module) -> nn.Module:
-    """Takes the adapters away, in place: the model is the base again, bit for bit."""
+    """Takes the adapters away, in place: the model is the base again, bit for bit (after PiSSA up to rounding)."""
     return _to_plain(model, merge=False)
 
 

@@ -58,7 +58,9 @@ def keep_mask(x: Tensor, dropout: float, seed: int) -> Tensor:
 def dropped_projection(x: Tensor, a: Tensor, dropout: float, training: bool) -> Tensor:
     """F.linear(dropout(x), a) in the dtype that autocast, or else `x`, asks for. x: (..., in), a: (r, in)."""
     device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    # autocast leaves doubles alone
+    autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     x, a = x.to(dtype), a.to(dtype)
     if not training or dropout == 0:
         return F.linear(x, a)

@@ -17,7 +17,7 @@ from eomt.models.fingerprint import fingerprint
 from eomt.models.lora import count_lora_parameters
 from eomt.models.lora_backends import NO_PEFT, available_backend, inject_native, inject_peft
 from eomt.models.lora_dropout import keep_share
-from eomt.models.lora_limits import all_modules, refusal, shared_weights, unsuitable_reason
+from eomt.models.lora_limits import all_modules, refusal, refuse_compiled, shared_weights, unsuitable_reason
 from eomt.models.lora_targets import is_inside, resolve_modules, resolve_targets
 
 
@@ -81,6 +81,12 @@ class LoRAConfig:
         return cls(**{"rank": rank, "lora_alpha": 32, **fields})
 
     def __post_init__(self) -> None:
+        for name in ("enabled", "freeze_base_model", "use_rslora", "use_dora"):
+            _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        for name in ("rank_pattern", "alpha_pattern"):
+            pattern = getattr(self, name)
+            good = isinstance(pattern, dict) and all(isinstance(key, str) and key for key in pattern)
+            _check(good, name, pattern, "a mapping of module names to numbers")
         for name, ranks in (("rank", [self.rank]), ("rank_pattern", list(self.rank_pattern.values()))):
             for rank in ranks:
                 _check(
@@ -88,7 +94,7 @@ class LoRAConfig:
                 )
         for name, alphas in (("lora_alpha", [self.lora_alpha]), ("alpha_pattern", list(self.alpha_pattern.values()))):
             for alpha in alphas:
-                _check(_is_number(alpha) and alpha > 0, name, alpha, "a number above 0")
+                _check(_is_number(alpha) and 0 < alpha < float("inf"), name, alpha, "a number above 0")
         dropout = self.lora_dropout
         good = _is_number(dropout) and 0 <= dropout < 1 and keep_share(dropout) > 0
         _check(good, "lora_dropout", dropout, "at least 0 and at most 0.99999")
@@ -152,7 +158,13 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
         return model
     if adaptation(model) is not None or lora_layers(model):
         raise UserError("lora_config: this network is adapted already; give lora_config once, to the task or to it")
+    refuse_compiled(model, "lora_config")
     trained_in_full = resolve_modules(model, config.trainable_modules)
+    if config.freeze_base_model and (tied := tied_outside(model, trained_in_full)):
+        raise UserError(
+            f"trainable_modules: {tied[0]!r} shares its values with {tied[1]!r}, which would be trained with it; "
+            "name that module too, or neither"
+        )
     if config.freeze_base_model and (drifting := drifting_statistics(model, trained_in_full)):
         raise UserError(
             f"freeze_base_model: {drifting!r} would be frozen, but its running statistics follow the training images "
@@ -205,6 +217,19 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in expected)
     return model
+
+
+def tied_outside(model: nn.Module, trained_in_full: list[str]) -> tuple[str, str] | None:
+    """A parameter inside `trained_in_full` and its name outside of it, if one has such."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for several in names.values():
+        inside = [name for name in several if is_inside(name, trained_in_full)]
+        outside = [name for name in several if name not in inside]
+        if inside and outside:
+            return inside[0], outside[0]
+    return None
 
 
 def drifting_statistics(model: nn.Module, trained_in_full: list[str]) -> str | None:
@@ -280,7 +305,10 @@ def lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> list[str
     config = config or (done.config if done else None)
     stats = get_lora_stats(model)
     lines = []
-    if config is None:
+    if config is None and stats["lora_parameters"]:
+        layers = len(stats["adapted_modules"])
+        lines.append(f"[LoRA] Adapted without a config: {stats['lora_parameters']:,} params across {layers} layers")
+    elif config is None:
         lines.append("[LoRA] None: every parameter is trained (full fine-tuning)")
     elif not config.enabled:
         lines.append("[LoRA] Disabled: no adapters")

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from eomt.errors import UserError
+
 # Attention classes that may read `self.qkv.weight` without calling `qkv` (facts measured on timm 1.0.31).
 READS_QKV_WEIGHT = frozenset(
     {
@@ -49,6 +51,28 @@ def unsuitable_reason(layer: nn.Module) -> str | None:
         if not own and layer.groups != 1:
             return f"a convolution with groups={layer.groups} has no low-rank form"
     return f"{type(layer).__module__}.{kind} has a forward of its own" if own else None
+
+
+def refuse_compiled(model: nn.Module, function: str) -> None:
+    """That no module of `model` is a wrapper that torch.compile made: it would enter the names of adapters.
+
+    Raises:
+        UserError: if one is.
+    """
+    for path, module in model.named_modules():
+        if hasattr(module, "_orig_mod"):
+            name = repr(path) if path else "the network"
+            raise UserError(
+                f"{function}: {name} is a compiled wrapper; give the module inside it (_orig_mod), and compile in "
+                "place with module.compile()"
+            )
+
+
+def peft_reason(layer: nn.Module) -> str | None:
+    """Why PEFT's adapter of `layer` computes something else than ours, or None if it does not (peft 0.21.2)."""
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or layer.dilation != (1, 1)):
+        return "PEFT's convolution drops dilation and padding_mode"
+    return None
 
 
 def bypass_reason(modules: Mapping[str, nn.Module], path: str) -> str | None:

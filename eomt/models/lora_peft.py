@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_layer import AdapterLayer, lora_layers
+from eomt.models.lora_limits import peft_reason
 
 # PEFT's own name for the only adapter of a network
 NAME = "default"
@@ -157,10 +158,10 @@ def path_pattern(path: str) -> str:
 def _refusal(path: str, layer: nn.Module, pissa: bool) -> str | None:
     if not path:
         return "it is the network itself; adapt the module that holds it"
-    if not isinstance(layer, nn.Conv2d):
-        return None
-    if pissa:
+    if reason := peft_reason(layer):
+        return f"{reason}; use backend: native"
+    if pissa and not isinstance(layer, nn.Linear):
         return "init_lora_weights: pissa is for linear layers"
-    if layer.padding_mode != "zeros" or layer.dilation != (1, 1):
-        return "PEFT's convolution drops dilation and padding_mode; use backend: native"
+    if pissa and layer.get_parameter("weight").dtype == torch.float64:
+        return "init_lora_weights: pissa takes weights of 16 or 32 bits"
     return None

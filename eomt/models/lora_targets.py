@@ -110,8 +110,11 @@ def resolve_modules(model: nn.Module, names: Sequence[str], field: str = "traina
         matches = [path for path in paths if _ends_with(path, name)]
         if not matches:
             raise UserError(_no_match(field, name, _vocabulary(paths)))
-        if not any(True for path in matches for _ in model.get_submodule(path).parameters()):
-            raise UserError(f"{field}: {name!r} names modules without parameters ({matches[0]})")
+        empty = matches[0]
+        # a name such as norm is also that of nn.Identity somewhere
+        matches = [path for path in matches if any(True for _ in model.get_submodule(path).parameters())]
+        if not matches:
+            raise UserError(f"{field}: {name!r} names modules without parameters ({empty})")
         found += [path for path in matches if path not in found]
     return [path for path in found if not is_inside(path, [other for other in found if other != path])]
 
@@ -219,6 +222,14 @@ def _in_layers(
             if (first is not None and index < first) or (first is None and index not in layers):
                 continue
         kept[path] = slices
+    for name, length in blocks.items():
+        if any(path.startswith(name + ".") for path in chosen) and not any(
+            path.startswith(name + ".") for path in kept
+        ):
+            raise UserError(
+                f"layers: {layers!r} leaves nothing of the {length} blocks of {name!r}; put it into exclude_modules, "
+                "or choose its blocks too"
+            )
     return kept
 
 

@@ -288,6 +288,10 @@ def default_lora(prompt_free: bool = False) -> LoRAConfig:
 def _make_model(weights: Weights | None, size: str) -> Sam2Model:
     if weights is None:
         model = Sam2Model(make_config(size) if size in SIZES else read_config(Path(size)))
+        for module in model.modules():
+            # as in the authors' code: transformers' small values leave a small network deaf to its prompts
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
+                module.reset_parameters()
         with torch.no_grad():
             # one matrix in all that was ever trained
             model.get_buffer(POSITIONS_TWICE[0]).copy_(model.get_buffer(POSITIONS_TWICE[1]))

@@ -318,7 +318,7 @@ def test_frozen_shared_tensors_are_not_saved_under_their_second_name(tmp_path: P
 
 
 def test_trained_shared_tensors_are_saved_once_and_filled(tmp_path: Path) -> None:
-    config = LoRAConfig(rank=2, target_modules=["layer"], trainable_modules=["shared"], freeze_base_model=True)
+    config = LoRAConfig(rank=2, target_modules=["layer"], trainable_modules=["shared", "table"], freeze_base_model=True)
     model = apply_lora(Tied(), config)
     state = trained_state(model)
     assert set(state) == {"layer.lora_a", "layer.lora_b", "shared.weight"}
