@@ -45,6 +45,8 @@ class RunSummary(Callback):
         self.seconds = 0.0
         self._started = 0.0
         self._interval: tuple[float, int] = (0.0, 0)
+        # where the figures of the last test are
+        self.results: Path | None = None
         self._handler: logging.Handler | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -198,13 +200,16 @@ class RunSummary(Callback):
         path = self._folder / "results" / f"{now}_eval.json"
         while path.exists():
             path = path.with_name(f"{path.name.removesuffix('_eval.json')}_again_eval.json")
+        # those that a task shows, and those that it only keeps
+        figures = {**getattr(pl_module, "all_figures", {}), **trainer.callback_metrics}
         result = {
             "task": type(pl_module).__name__,
             "weights": getattr(pl_module, "weights", None),
-            "metrics": {name: _number(value) for name, value in trainer.callback_metrics.items()},
+            "metrics": {name: _number(value) for name, value in figures.items()},
             "versions": versions(),
         }
         write_file(path, lambda beside: beside.write_text(json.dumps(result, indent=2) + "\n"))
+        self.results = path
         log.info("Results: %s", path)
 
 

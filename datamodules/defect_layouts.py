@@ -12,7 +12,7 @@ import numpy as np
 
 from datamodules.image_mask_dataset import check_same_size
 from datamodules.reading import IMAGE_EXTENSIONS, read_mask
-from datamodules.run_length import decode_runs
+from datamodules.run_length import decode_runs, parse_runs
 from datamodules.splits import Pair, find_files, find_pairs
 from datamodules.supervisely import read_objects, read_titles
 from datamodules.threads import map_in_threads
@@ -132,9 +132,11 @@ class KaggleLayout(Layout):
         for row, name, label, runs in _table_rows(table):
             if name not in rows:
                 raise UserError(f"{table}: row {row}: no image {images / name}: add it, or remove the row")
+            if label not in map(str, range(1, len(class_names) + 1)):
+                raise UserError(f"{table}: row {row}: class {label!r}, must be 1 to {len(class_names)}")
             if runs:
-                if label not in map(str, range(1, len(class_names) + 1)):
-                    raise UserError(f"{table}: row {row}: class {label!r}, must be 1 to {len(class_names)}")
+                # here, so that a mistake is found whichever split its image falls into
+                parse_runs(runs, f"{table}: row {row}")
                 rows[name].append((row, int(label) - 1, runs))
         return [
             Sample(
@@ -168,15 +170,17 @@ class SuperviselyLayout(Layout):
         return set().union(*self._titles.values())
 
     def class_names(self, labels: set[Any]) -> list[str]:
-        return list(SEVERSTAL_CLASSES) if labels <= set(SEVERSTAL_CLASSES) else sorted(labels)
+        # one of Severstal's titles among others: those are mistakes, and would shift the ids
+        return list(SEVERSTAL_CLASSES) if labels & set(SEVERSTAL_CLASSES) or not labels else sorted(labels)
 
     def samples(self, class_names: Sequence[str]) -> list[Sample]:
         ids = {title: class_id for class_id, title in enumerate(class_names)}
         for name, titles in self._titles.items():
             if unknown := sorted(titles - set(ids)):
+                number = read_titles(self._file(name)).index(unknown[0])
                 raise UserError(
-                    f"{self._file(name)}: unknown class {unknown[0]!r}, must be one of {', '.join(class_names)}: "
-                    "see class_names"
+                    f"{self._file(name)}: object {number}: unknown class {unknown[0]!r}, must be one of "
+                    f"{', '.join(class_names)}: see class_names"
                 )
         return [
             Sample(
@@ -257,10 +261,15 @@ def _table_rows(table: Path) -> Iterator[tuple[int, str, str, str]]:
                     "ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels"
                 )
             for fields in reader:
+                row = f"{table}: row {reader.line_num}"
                 if "ImageId" in columns:
                     name, label = fields["ImageId"], fields["ClassId"]
                 else:
-                    name, _, label = fields["ImageId_ClassId"].rpartition("_")
+                    name, _, label = (fields["ImageId_ClassId"] or "").rpartition("_")
+                if not name:
+                    column = "ImageId" if "ImageId" in columns else "ImageId_ClassId"
+                    found = fields[column] or "nothing"
+                    raise UserError(f"{row}: {column} {found!r}: must name an image{' and a class' * ('_' in column)}")
                 yield reader.line_num, name, (label or "").strip(), (fields["EncodedPixels"] or "").strip()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table}: cannot be read as a table ({error}): give Severstal's train.csv") from error

@@ -20,7 +20,7 @@ def blend(first: Person, second: Person, photo: Photo, random: Generator) -> Fie
     """Lay two pictures over one another: eyes and mouths meet as well as a slight bend brings them together."""
     other = replace(
         photo,
-        shift=(photo.shift[0] + random.normal(0, 0.8), photo.shift[1] + random.normal(0, 0.8)),
+        shift=(photo.shift[0] + random.normal(0, 1.2), photo.shift[1] + random.normal(0, 1.2)),
         tilt=photo.tilt + random.normal(0, 0.02),
         smile=photo.smile + random.normal(0, 0.02),
         turn=photo.turn + random.normal(0, 0.02),
@@ -41,8 +41,8 @@ def blend(first: Person, second: Person, photo: Photo, random: Generator) -> Fie
 def warp(first: Person, second: Person, photo: Photo, random: Generator) -> Field:
     """Bring both faces to the mean of their shapes, mix their skins, and set the result into the first one's head.
 
-    Nothing is seen double; what is left is both skins at half their strength, mixed light, and a soft seam around
-    the face.
+    Nothing is seen double; what is left is both skins at half their strength, mixed light, and a seam around the
+    face.
     """
     share = random.uniform(*SHARE)
     between = mean_shape(first, second, share)
@@ -50,7 +50,7 @@ def warp(first: Person, second: Person, photo: Photo, random: Generator) -> Fiel
     mixed = (1 - share) * render(between, photo) + share * render(replace(second, shape=between.shape), other)
     u, v = face_grid(photo)
     radius = np.sqrt((u / (0.82 * between.shape["width"])) ** 2 + ((v - 0.1) / 0.72) ** 2)
-    seam = np.clip((1 - radius) / random.uniform(0.08, 0.2) + 0.5, 0, 1)[..., None]
+    seam = np.clip((1 - radius) / random.uniform(0.03, 0.08) + 0.5, 0, 1)[..., None]
     around = render(between, photo)
     return np.asarray(mixed * seam + around * (1 - seam))
 

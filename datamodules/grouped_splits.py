@@ -94,6 +94,14 @@ def grouped_split(
         lacking_in_all[split] -= len(group.names)
         for class_id in group.classes or {NO_CLASS}:
             lacking[split][class_id] -= len(group.names)
+    # of very few images rounding may leave a split none
+    for split in possible:
+        fullest = max(possible, key=lambda other: len(record[other]))
+        movable = [group for group in groups if set(group.names) <= set(record[fullest])]
+        if not record[split] and len(movable) > 1:
+            last = max(movable, key=order)
+            record[split] = list(last.names)
+            record[fullest] = [name for name in record[fullest] if name not in last.names]
     return {split: sorted(names) for split, names in record.items()}
 
 

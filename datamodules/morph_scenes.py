@@ -14,7 +14,7 @@ from datamodules.threads import map_in_threads
 from eomt.errors import UserError
 
 # raised whenever the same settings would draw other pictures
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 # streams of random numbers, apart from one another
 PEOPLE, PHOTOS, MORPHS, STRANGERS = range(4)
 

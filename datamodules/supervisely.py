@@ -22,7 +22,9 @@ def read_titles(file: Path) -> list[str]:
     Raises:
         UserError: The file is no such JSON.
     """
-    return [_title(found, f"{file}: object {number}") for number, found in enumerate(_read(file)["objects"])]
+    content = _read(file)
+    _size(content, file)
+    return [_title(found, f"{file}: object {number}") for number, found in enumerate(content["objects"])]
 
 
 def read_objects(file: Path, image_size: tuple[int, int]) -> list[tuple[str, np.ndarray]]:

@@ -135,7 +135,7 @@ def make_run_name(stem: str, model: Any) -> str:
         lora = lora.get("init_args", lora)
         adapters = f"r{lora.get('rank')}_a{lora.get('lora_alpha')}" if lora.get("enabled", True) else "probe"
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return f"{stem}_{adapters}_lr{short_number(arguments.get('lr') or 0.0)}_{now}"
+    return f"{stem}_{adapters}_lr{short_number(arguments.get('lr') or arguments.get('base_lr') or 0.0)}_{now}"
 
 
 def claim(folder: Path, is_made_up: bool) -> Path:

@@ -43,10 +43,9 @@ from eomt.filling import (
     use_recorded_split,
     with_absolute_paths,
 )
-from eomt.merging import check_output, has_layout
+from eomt.merging import check_output, fill_from_merged, has_layout
 from eomt.mistakes import mistake, one_line
 from eomt.models.adapter_io import load_adapter
-from eomt.models.pretrained import read_weights
 from eomt.output import rank, set_up_output
 from eomt.tasks.base import AdaptationTask
 from eomt.trainer import Trainer
@@ -271,7 +270,7 @@ class CLI(LightningCLI):
         if self.checkpoint.kind == "adapter":
             load_adapter(self.model.network, self.checkpoint.path)
         elif self.checkpoint.kind == "merged" and not has_layout(self.checkpoint.path):
-            self.model.load_state_dict(read_weights(self.checkpoint.path))
+            fill_from_merged(self.model, self.checkpoint.path)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.models.adapter_io import write_folder
+from eomt.models.adapter_io import mark_loaded, write_folder
 from eomt.models.lora import lora_layers, merge_lora_weights
-from eomt.models.lora_integration import evaluation_mode
+from eomt.models.lora_integration import evaluation_mode, expected_trainable
+from eomt.models.pretrained import read_weights
 from eomt.tasks.base import AdaptationTask
 
 WEIGHTS_FILE = "model.safetensors"
@@ -75,6 +76,27 @@ def write_merged(network: nn.Module, folder: Path, config: str | None) -> None:
             (beside / CONFIG_FILE).write_text(config)
 
     write_folder(folder, write, is_merged_folder)
+
+
+def fill_from_merged(task: AdaptationTask, folder: Path) -> None:
+    """Fills a plain network from a merged folder, which also holds what the network's class never trains.
+
+    Raises:
+        UserError: for tensors missing or too many, or of another shape.
+    """
+    state = read_weights(folder)
+    trained = expected_trainable(task.network)
+    for name, parameter in task.network.named_parameters():
+        if name in trained or name not in state:
+            continue
+        value = state.pop(name)
+        if value.shape != parameter.shape:
+            raise UserError(
+                f"ckpt_path: {name!r} has shape {list(value.shape)}, this network's has {list(parameter.shape)}"
+            )
+        parameter.data.copy_(value)
+        mark_loaded(task.network, [name])
+    task.load_state_dict(state)
 
 
 def stored_once(network: nn.Module) -> dict[str, Tensor]:

@@ -131,7 +131,7 @@ def test_merge_writes_either_layout(
 
 def test_the_prompt_free_mode_trains_its_class_prompts_and_predicts_a_folder(workspace: Workspace) -> None:
     free = ["--model.network.prompt_free", "true", "--data.include_clean", "true", "--model.watch", "none"]
-    run = workspace.fit("free", *free, "--model.lora_config.trainable_modules", "[class_prompts]")
+    run = workspace.fit("free", *free)
     for path in best(run):
         workspace.run("test", "--ckpt_path", str(path), config=False)
     folder = workspace.folder / "strips" / "train_images"
@@ -148,12 +148,18 @@ def test_the_prompt_free_mode_trains_its_class_prompts_and_predicts_a_folder(wor
         (["--model.sampling.box_probability", "2"], "box_probability"),
         (["--model.lora_config.target_modules", "[atn]"], "nearest: attn"),
         (["--model.network.num_classes", "7"], "num_classes: 7"),
+        (["--model.network.pretrained", "TENSOR"], "holds no tensors by name"),
+        (["--model.network.pretrained", "SCALAR"], "'number' is no tensor but int"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert message in refusal(capsys, workspace, "fit", *arguments)
+    files = {"TENSOR": torch.zeros(1), "SCALAR": {"model": {"weight": torch.zeros(1), "number": 3}}}
+    for name, content in files.items():
+        torch.save(content, workspace.folder / f"{name}.pt")
+    given = [str(workspace.folder / f"{name}.pt") if name in files else name for name in arguments]
+    assert message in refusal(capsys, workspace, "fit", *given)
 
 
 def test_prediction_without_prompts_is_refused_with_what_would_do(
@@ -177,3 +183,7 @@ def test_two_processes_train_and_measure_what_one_does(workspace: Workspace) -> 
     assert figures[0].keys() == figures[1].keys()
     for name, value in figures[1].items():
         assert value == pytest.approx(figures[0][name], abs=1e-6, nan_ok=True), name
+    # three images on two ranks: the last one's batch is padding alone
+    part = ("--trainer.limit_predict_batches", "3", "--data.eval_batch_size", "1")
+    finish(start(workspace, "predict", "--ckpt_path", str(best(run)[0]), *part, *two))
+    assert (run / "predictions" / "masks").is_dir()

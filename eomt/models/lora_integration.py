@@ -159,7 +159,8 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
     if adaptation(model) is not None or lora_layers(model):
         raise UserError("lora_config: this network is adapted already; give lora_config once, to the task or to it")
     refuse_compiled(model, "lora_config")
-    trained_in_full = resolve_modules(model, config.trainable_modules)
+    new = [name for name in getattr(model, "new_modules", ()) if name not in config.trainable_modules]
+    trained_in_full = resolve_modules(model, [*config.trainable_modules, *new])
     if config.freeze_base_model and (tied := tied_outside(model, trained_in_full)):
         raise UserError(
             f"trainable_modules: {tied[0]!r} shares its values with {tied[1]!r}, which would be trained with it; "

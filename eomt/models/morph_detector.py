@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from eomt.errors import UserError
@@ -78,6 +79,8 @@ class MorphDetector(nn.Module):
             self.classifier = CosineClassifier(width, NUM_CLASSES, scale)
         else:
             raise UserError(f"head: {head!r}, must be linear, mlp or cosine")
+        # the score from which an image counts as a morph, NaN until one is chosen; saved wherever the weights are
+        self.register_buffer("threshold", torch.tensor(float("nan")))
 
     @property
     def img_size(self) -> tuple[int, int]:

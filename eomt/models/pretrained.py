@@ -104,7 +104,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); copy it again") from error
     for key in ("state_dict", "model"):
-        state = state.get(key, state)
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not state:
+        raise UserError(f"{file}: holds no tensors by name; give the weights of a model")
+    if other := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise UserError(f"{file}: {other[0]!r} is no tensor but {type(state[other[0]]).__name__}; give weights alone")
     return state
 
 

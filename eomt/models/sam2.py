@@ -66,6 +66,11 @@ class SAM2(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
+    @property
+    def new_modules(self) -> tuple[str, ...]:
+        """What no file fills: trained in full wherever adapters are."""
+        return ("class_prompts",) if self.prompt_free else ()
+
     def __init__(
         self,
         pretrained: bool | str = True,

@@ -1,6 +1,8 @@
 """LightningModules, one per task."""
 
+from eomt.tasks.masked_autoencoding import MaskedAutoencoding
+from eomt.tasks.morph_detection import MorphDetection
 from eomt.tasks.prompted_segmentation import PromptedSegmentation
 from eomt.tasks.semantic_segmentation import SemanticSegmentation
 
-__all__ = ["PromptedSegmentation", "SemanticSegmentation"]
+__all__ = ["MaskedAutoencoding", "MorphDetection", "PromptedSegmentation", "SemanticSegmentation"]

@@ -30,7 +30,9 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.index_maps import index_map
 
 Mode = Literal["box", "centre", "points", "none"]
-FIGURES_OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou", "kaggle_dice")
+FIGURES_OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou")
+# with prompts from the truth, which tells the classes of an image, they compare with nothing
+FIGURES_WITHOUT_PROMPTS = ("kaggle_dice", "kaggle_dice_all_empty")
 
 
 class PromptedSegmentation(AdaptationTask):
@@ -203,18 +205,22 @@ class PromptedSegmentation(AdaptationTask):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
-        """`prediction`: per image int64 (H, W) of the file's size, 0 background, else class id + 1.
+    def on_predict_start(self) -> None:
+        """Refuses new images, which have no masks to prompt from, if the network has no prompt-free mode.
 
         Raises:
-            UserError: for images without masks to prompt from, if the network has no prompt-free mode.
+            UserError: if so, on every rank.
         """
-        mode = "none" if self.network.prompt_free else self.watch
-        if mode != "none" and not any(len(masks) for masks in batch["masks"]):
+        new_images = getattr(self.trainer.datamodule, "predict_path", None) is not None  # type: ignore[attr-defined]
+        if new_images and not self.network.prompt_free:
             raise UserError(
                 "predict_path: there are no masks to take prompts from; train with "
                 "--model.network.prompt_free true to find objects without prompts"
             )
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
+        """`prediction`: per image int64 (H, W) of the file's size, 0 background, else class id + 1."""
+        mode = "none" if self.network.prompt_free else self.watch
         truths = self._truths(batch, mode)
         prediction = self._answer(self.network.encode(batch["image"]), batch, truths, mode)
         return {"prediction": self._index_maps(self._found(prediction, truths, mode), truths)}
@@ -302,7 +308,8 @@ class PromptedSegmentation(AdaptationTask):
             figures = metric.compute()  # type: ignore[operator]
             if self.trainer.state.fn == "fit":
                 # the rest is for `validate` and `test`: some fifty figures a mode
-                figures = {name: figures[name] for name in FIGURES_OF_FIT}
+                shown = FIGURES_OF_FIT + (FIGURES_WITHOUT_PROMPTS if mode == "none" else ())
+                figures = {name: figures[name] for name in shown}
             # the metric has gathered from all ranks already; sync_dist only tells Lightning so
             self.log_dict({f"{stage}_{mode}_{name}": value for name, value in figures.items()}, sync_dist=True)
             if mode == self.watch:

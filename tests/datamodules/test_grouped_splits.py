@@ -75,3 +75,11 @@ def test_an_image_in_two_splits_is_refused_and_copies_within_one_are_not(tmp_pat
     refuse_overlap({"train": [a, c], "val": [b]})
     with pytest.raises(UserError, match=r"c\.jpg: in val, is a copy of .*a\.jpg in train"):
         refuse_overlap({"train": [a, b], "val": [c]})
+
+
+@pytest.mark.parametrize("count", [3, 4, 8])
+def test_very_few_images_leave_no_split_empty(count: int) -> None:
+    groups = [Group((f"{index}.jpg",), frozenset({index % 4})) for index in range(count)]
+    split = grouped_split(groups, 0.15, 0.15, 0)
+    assert all(split.values())
+    assert sorted(name for names in split.values() for name in names) == sorted(group.names[0] for group in groups)

@@ -1,12 +1,16 @@
 """What is wrong with a data set of defects is said in one line, before training."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules import Severstal
+from datamodules.defect_layouts import SEVERSTAL_CLASSES, find_layout
+from datamodules.supervisely import read_titles
 from eomt.errors import UserError
 from tests.datamodules.defect_files import (
     HEIGHT,
@@ -142,3 +146,47 @@ def test_mistakes_in_plain_masks_are_explained(tmp_path: Path) -> None:
 def test_impossible_fields_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Severstal("data", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        ("ClassId,EncodedPixels,ImageId", "2", r"row 2: ImageId 'nothing': must name an image"),
+        ("EncodedPixels,ImageId_ClassId", "1 2", r"row 2: ImageId_ClassId 'nothing'"),
+        (
+            "ImageId_ClassId,EncodedPixels",
+            "a.jpg,3 10",
+            r"row 2: ImageId_ClassId 'a.jpg': must name an image and a class",
+        ),
+        ("ImageId,ClassId,EncodedPixels", "a.jpg,7,", r"row 2: class '7', must be 1 to 4"),
+        ("ImageId,ClassId,EncodedPixels", "a.jpg,1,3 10 4", r"row 2: 3 run values, an odd number"),
+    ],
+)
+def test_a_bad_row_is_found_whichever_split_its_image_falls_into(
+    tmp_path: Path, header: str, row: str, message: str
+) -> None:
+    (tmp_path / "train_images").mkdir()
+    Image.new("RGB", (64, 32)).save(tmp_path / "train_images" / "a.jpg")
+    (tmp_path / "train.csv").write_text(f"{header}\n{row}\n")
+    with pytest.raises(UserError, match=message):
+        find_layout(tmp_path).samples(SEVERSTAL_CLASSES)
+
+
+def test_a_title_beside_severstals_is_a_mistake_and_shifts_nothing(tmp_path: Path) -> None:
+    for folder in ("img", "ann"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (64, 32)).save(tmp_path / "img" / "a.jpg")
+    objects = [{"classTitle": title} for title in ("defect_1", "defct_2")]
+    content = {"size": {"height": 32, "width": 64}, "objects": objects}
+    (tmp_path / "ann" / "a.jpg.json").write_text(json.dumps(content))
+    layout = find_layout(tmp_path)
+    assert layout.class_names(layout.labels()) == list(SEVERSTAL_CLASSES)
+    with pytest.raises(UserError, match=r"a.jpg.json: object 1: unknown class 'defct_2'"):
+        layout.samples(SEVERSTAL_CLASSES)
+
+
+def test_json_without_size_is_found_in_every_split(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"objects": []}))
+    with pytest.raises(UserError, match="size"):
+        read_titles(file)

@@ -179,14 +179,20 @@ def test_class_masks_are_empty_where_the_image_does_not_show_the_class() -> None
     assert not truths[2][0].any()
 
 
-def test_prediction_without_masks_needs_the_prompt_free_mode() -> None:
-    batch = collate(
-        [sample | {"masks": sample["masks"][:0], "class_ids": sample["class_ids"][:0]} for sample in samples()]
-    )
-    with pytest.raises(UserError, match="prompt_free true"):
-        make_task().predict_step(batch, 0)
-    maps = make_task(prompt_free=True).predict_step(batch, 0)["prediction"]
-    assert [tuple(found.shape) for found in maps] == [(32, 96)] * 6
+def test_new_images_need_the_prompt_free_mode_and_images_without_objects_are_background() -> None:
+    bare = [sample | {name: sample[name][:0] for name in ("masks", "class_ids")} for sample in samples()]
+    batch = collate(bare)
+    for prompt_free in (False, True):
+        task = make_task(prompt_free)
+        maps = task.predict_step(batch, 0)["prediction"]
+        assert [tuple(found.shape) for found in maps] == [(32, 96)] * 6
+        assert prompt_free or not torch.stack(maps).any()
+        task.trainer.datamodule.predict_path = "new"  # type: ignore[attr-defined]
+        if prompt_free:
+            task.on_predict_start()
+        else:
+            with pytest.raises(UserError, match="prompt_free true"):
+                task.on_predict_start()
 
 
 def test_smaller_masks_lie_on_top_of_larger_ones() -> None:

@@ -1,0 +1,149 @@
+"""Pre-training of a masked autoencoder on images without labels."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from eomt.errors import UserError
+from eomt.losses.morph import mae_loss
+from eomt.models.lora_integration import LoRAConfig
+from eomt.models.mae import MAEPictures, MAEPrediction, MaskedAutoencoder
+from eomt.models.masking import num_kept
+from eomt.tasks.base import AdaptationTask
+
+log = logging.getLogger("eomt")
+
+# He et al., arXiv:2111.06377, table 8
+BETAS = (0.9, 0.95)
+REFERENCE_BATCH = 256
+
+
+class MaskedAutoencoding(AdaptationTask):
+    """Trains a MaskedAutoencoder to rebuild patches that it does not see.
+
+    Batches: `image` uint8 (B, 3, H, W) of the network's size, `name`.
+
+    `val_loss` is measured on masks that are the same in every validation: those of a batch follow from its number, so
+    another `eval_batch_size` or number of processes has other masks.
+
+    Args:
+        network: a MaskedAutoencoder.
+        base_lr: learning rate at a batch of 256. What is trained with is base_lr * batch / 256, the batch being the
+            data's batch_size times accumulate_grad_batches times the number of processes.
+        mask_ratio: share of the patches that is removed, above 0 and below 1; null takes the network's.
+        lora_config, weight_decay, schedule, warmup, compile: see AdaptationTask.
+
+    Raises:
+        UserError: for a value that is not allowed.
+    """
+
+    monitor = "val_loss"
+    mode = "min"
+    file_metrics = ("loss",)
+    network: MaskedAutoencoder
+
+    def __init__(
+        self,
+        network: MaskedAutoencoder,
+        lora_config: LoRAConfig | None = None,
+        base_lr: float = 1.5e-4,
+        weight_decay: float = 0.05,
+        schedule: Literal["cosine", "poly"] = "cosine",
+        warmup: float = 0.05,
+        compile: bool = False,
+        mask_ratio: float | None = None,
+    ) -> None:
+        if not isinstance(network, MaskedAutoencoder):
+            raise UserError(
+                f"network: {type(network).__name__}, MaskedAutoencoding takes eomt.models.MaskedAutoencoder"
+            )
+        if not base_lr >= 0:
+            raise UserError(f"base_lr: {base_lr!r}, must be at least 0")
+        if mask_ratio is not None:
+            num_kept(network.num_patches, mask_ratio)
+            # transformers reads it from its configuration in every forward
+            network.mask_ratio = network.model.config.mask_ratio = mask_ratio
+        super().__init__(
+            network, lora_config, lr=base_lr, weight_decay=weight_decay, schedule=schedule, warmup=warmup,
+            compile=compile,
+        )  # fmt: skip
+        self.base_lr = base_lr
+        self.evaluation_loss = MeanMetric()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with the paper's betas, at the learning rate that the batch calls for."""
+        if batch := self._batch_size():
+            self.lr = self.base_lr * batch / REFERENCE_BATCH
+        configured = super().configure_optimizers()
+        for group in configured["optimizer"].param_groups:
+            group["betas"] = BETAS
+        return configured
+
+    def on_fit_start(self) -> None:
+        # the run's log is open from here on
+        batch = self._batch_size()
+        log.info("Learning rate: %.3g = base_lr %.3g x batch %s / %d", self.lr, self.base_lr, batch, REFERENCE_BATCH)
+
+    def _batch_size(self) -> int | None:
+        """Images of a step, over all processes; None without data, as in `inspect`."""
+        trainer: Any = self.trainer
+        if trainer.datamodule is None:
+            return None
+        return trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+
+    def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], MAEPrediction]:
+        prediction = self.network(batch["image"])
+        target = self.network.target(batch["image"])
+        return {"loss": mae_loss(prediction.reconstruction, target, prediction.mask)}, prediction
+
+    def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
+        """Noise of the network's image size."""
+        generator = torch.Generator().manual_seed(0)
+        size = (batch_size, 3, *self.network.img_size)
+        return {
+            "image": torch.randint(0, 256, size, dtype=torch.uint8, generator=generator),
+            "name": [f"synthetic {index}" for index in range(batch_size)],
+        }
+
+    def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """The reconstruction, (B, N, p * p * 3), under masks that are always the same."""
+        assert isinstance(network, MaskedAutoencoder)
+        return network(batch["image"], masks_of(0)).reconstruction
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        # a sample without a name fills up the last step of a rank: it does not count
+        real = [index for index, name in enumerate(batch["name"]) if name]
+        if not real:
+            return
+        prediction = self.network(batch["image"], masks_of(batch_idx))
+        target = self.network.target(batch["image"])
+        loss = mae_loss(prediction.reconstruction[real], target[real], prediction.mask[real])
+        # as many patches are removed from each image, so that the mean of means is the mean
+        self.evaluation_loss.update(loss, len(real))
+
+    def on_validation_epoch_end(self) -> None:
+        # the metric has gathered from all ranks already; sync_dist only tells Lightning so
+        self.log("val_loss", self.evaluation_loss.compute(), prog_bar=True, sync_dist=True)
+        self.evaluation_loss.reset()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        raise UserError("test: without labels there is nothing to test; use validate")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> MAEPictures:
+        """Images, masked and rebuilt."""
+        return self.rebuild(batch["image"], batch_idx)
+
+    def rebuild(self, image: Tensor, batch_idx: int) -> MAEPictures:
+        """Pictures of a batch (B, 3, H, W) under the masks that its number gives it."""
+        return self.network.reconstruct(image, masks_of(batch_idx))
+
+
+def masks_of(batch_idx: int) -> torch.Generator:
+    """Where the masks of a batch of evaluation come from: on the CPU, so that every device has the same."""
+    return torch.Generator().manual_seed(batch_idx)

@@ -1,0 +1,188 @@
+"""Face morph detection."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from eomt.errors import UserError
+from eomt.losses.morph import MorphLoss
+from eomt.metrics.morph import MorphMetric
+from eomt.models.heads import CosineClassifier
+from eomt.models.lora_integration import LoRAConfig
+from eomt.models.morph_detector import MORPH, MorphDetector, MorphPrediction
+from eomt.tasks.base import AdaptationTask
+
+log = logging.getLogger("eomt")
+
+HEADLINE = ("eer", "auroc", "accuracy", "f1", "macer", "bscer", "bscer_at_macer_5")
+
+
+class MorphDetection(AdaptationTask):
+    """Trains a MorphDetector on bona fide faces and morphs.
+
+    Batches: `image` uint8 (B, 3, H, W); `label` int64 (B,), 1 = morph; lists of B strings `attack`, `dataset`, `name`.
+
+    Each validation of a fit fixes the threshold at its equal error rate, as the buffer `threshold` of the network: so
+    it lies in checkpoints, adapter folders and merged models, and `test` and `predict` decide by it. `val_accuracy` and
+    `val_f1` are those at the threshold of that same validation; `test_accuracy` and the like never see a threshold that
+    was chosen on test images, and are nan before one was chosen.
+
+    Args:
+        network: a MorphDetector.
+        loss: cross_entropy, bce, or cosface, which needs `head: cosine`; see MorphLoss.
+        class_weights: of bona fide and morph, in the training loss.
+        margin: of cosface, between the cosines.
+        rollout: `predict` also draws which patches reach the class token (attention rollout).
+        lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile: see AdaptationTask.
+
+    Raises:
+        UserError: for a value that is not allowed.
+    """
+
+    monitor = "val_eer"
+    mode = "min"
+    file_metrics = ("eer", "auroc")
+    network: MorphDetector
+
+    def __init__(
+        self,
+        network: MorphDetector,
+        lora_config: LoRAConfig | None = None,
+        lr: float = 1e-4,
+        head_lr: float | None = None,
+        weight_decay: float = 0.05,
+        layer_decay: float = 0.75,
+        schedule: Literal["cosine", "poly"] = "cosine",
+        warmup: float = 0.1,
+        compile: bool = False,
+        loss: Literal["cross_entropy", "bce", "cosface"] = "cross_entropy",
+        class_weights: Sequence[float] = (1.0, 1.0),
+        margin: float = 0.3,
+        rollout: bool = False,
+    ) -> None:
+        if not isinstance(network, MorphDetector):
+            raise UserError(f"network: {type(network).__name__}, MorphDetection takes eomt.models.MorphDetector")
+        cosines = isinstance(network.classifier, CosineClassifier)
+        if loss == "cosface" and not cosines:
+            raise UserError(f"loss: cosface, but head: {network.head}; set --model.network.head cosine")
+        scale = network.classifier.scale if isinstance(network.classifier, CosineClassifier) else 1.0
+        super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
+        self.class_weights, self.rollout = list(class_weights), rollout
+        self.criterion = MorphLoss(loss, class_weights, margin, scale)
+        # weighted, the mean of a batch would depend on who else is in it
+        self.evaluation_criterion = MorphLoss(loss, (1.0, 1.0), margin, scale)
+        self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
+        self.val_metric, self.test_metric = MorphMetric(), MorphMetric()
+        # of the last test, more than anybody wants to see on a screen
+        self.all_figures: dict[str, float] = {}
+
+    @property
+    def threshold(self) -> float:
+        """From which probability of a morph on an image is called one; nan before a validation chose it."""
+        return float(self.network.get_buffer("threshold"))
+
+    def on_fit_start(self) -> None:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(datamodule, "balanced", False) and len(set(self.class_weights)) > 1:
+            log.warning(
+                "class_weights: %s with balanced: true: the sampler has made both classes equally frequent, and the "
+                "weights correct it a second time; leave one of the two out",
+                self.class_weights,
+            )
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], MorphPrediction]:
+        prediction = self.network(batch["image"], batch["label"])
+        return {"loss": self.criterion(prediction.logits, batch["label"])}, prediction
+
+    def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
+        """Noise of the network's image size, every other image a morph."""
+        generator = torch.Generator().manual_seed(0)
+        size = (batch_size, 3, *self.network.img_size)
+        label = torch.arange(batch_size) % 2
+        return {
+            "image": torch.randint(0, 256, size, dtype=torch.uint8, generator=generator),
+            "label": label,
+            "attack": ["synthetic" if morph else "" for morph in label.tolist()],
+            "dataset": ["synthetic"] * batch_size,
+            "name": [f"synthetic {index}" for index in range(batch_size)],
+        }
+
+    def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Logits, (B, 2)."""
+        assert isinstance(network, MorphDetector)
+        return network(batch["image"]).logits
+
+    @torch.no_grad()
+    def training_metrics(self, batch: dict[str, Any], output: MorphPrediction) -> None:
+        self.train_accuracy.update((output.logits.argmax(1) == batch["label"]).float())
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train_accuracy", self.train_accuracy.compute(), prog_bar=True)
+            self.train_accuracy.reset()
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, self.val_metric)
+
+    def on_validation_epoch_end(self) -> None:
+        figures = self._log_metric(self.val_metric, "val")
+        if self.trainer.state.fn == "fit":
+            self.network.get_buffer("threshold").fill_(rounded_up(figures["threshold_at_eer"]))
+
+    def on_test_epoch_start(self) -> None:
+        self.test_metric.threshold = self.threshold
+        if math.isnan(self.threshold):
+            log.info("No validation has chosen a threshold for this network: there is no accuracy, F1, MACER or BSCER")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, self.test_metric)
+
+    def on_test_epoch_end(self) -> None:
+        figures = self._log_metric(self.test_metric, "test")
+        self.all_figures = {f"test_{name}": value for name, value in figures.items()}
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """`scores` (B,), the probabilities of a morph; `rollout` (B, h, w) if asked for."""
+        answer = {"scores": self.network.scores(batch["image"])}
+        return answer | ({"rollout": self.network.attention_rollout(batch["image"])} if self.rollout else {})
+
+    def _evaluate(self, batch: dict[str, Any], metric: MorphMetric) -> dict[str, Tensor]:
+        logits = self.network(batch["image"]).logits.float()
+        scores = logits.softmax(1)[:, MORPH]
+        metric.update(scores, batch["label"], batch["attack"], batch["dataset"], batch["name"])
+        # a sample without a name fills up the last step of a rank: it does not count
+        real = [index for index, name in enumerate(batch["name"]) if name]
+        if real:
+            loss = self.evaluation_criterion(logits[real], batch["label"][real])
+            self.evaluation_loss.update(loss, len(real))
+        return {"scores": scores}
+
+    def _log_metric(self, metric: MorphMetric, stage: str) -> dict[str, float]:
+        figures: dict[str, float] = metric.compute()
+        # the metrics have gathered from all ranks already; sync_dist only tells Lightning so
+        self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
+        shown = {name: figures[name] for name in HEADLINE}
+        # of each attack only its own, for the rest see the results of `test`
+        shown |= {name: value for name, value in figures.items() if name.startswith("eer/") and name.count("/") == 2}
+        for name, value in shown.items():
+            self.log(f"{stage}_{name}", value, prog_bar=name in ("eer", "auroc"), sync_dist=True)
+        metric.reset()
+        self.evaluation_loss.reset()
+        return figures
+
+
+def rounded_up(threshold: float) -> float:
+    """The next fp32 number: scores are fp32, so that it parts them as `threshold` does; nan stays."""
+    rounded = np.float32(threshold)
+    # as fp64: against an fp32 number, numpy would round the threshold first
+    return float(np.nextafter(rounded, np.float32(np.inf)) if float(rounded) < threshold else rounded)

@@ -1,0 +1,233 @@
+"""Morph detection: losses and heads that fit, a threshold that travels, figures that depend on nothing but scores."""
+
+import logging
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from callbacks.adapter_audit import audit_batch
+from callbacks.morph_results import Row, decision, error_curves, glowing
+from eomt.errors import UserError
+from eomt.merging import fill_from_merged, merged_copy, write_merged
+from eomt.metrics.error_rates import error_curve, threshold_at_eer
+from eomt.models.adapter_io import load_adapter, save_adapter
+from eomt.models.lora_integration import LoRAConfig
+from eomt.models.mixstyle import MixStyle
+from eomt.tasks import MorphDetection
+from eomt.tasks.morph_detection import rounded_up
+from tests.tiny_morph import enlarge_weights, make_detector, make_encoder, make_image, make_mae
+
+LORA: dict[str, Any] = {"rank": 2, "target_modules": ["query", "key", "value"], "freeze_base_model": True}
+
+
+def make_task(lora: bool = True, network: dict[str, Any] | None = None, **arguments: Any) -> MorphDetection:
+    torch.manual_seed(0)
+    config = LoRAConfig(**LORA, trainable_modules=["classifier"]) if lora else None
+    return MorphDetection(make_detector(make_encoder(depth=3), **(network or {})), config, **arguments)
+
+
+def make_batch(size: int = 6) -> dict[str, Any]:
+    label = torch.arange(size) % 2
+    return {
+        "image": make_image(size),
+        "label": label,
+        "attack": ["blend" if morph else "" for morph in label.tolist()],
+        "dataset": ["faces"] * size,
+        "name": [f"{index}.png" for index in range(size)],
+    }
+
+
+def part(batch: dict[str, Any], chosen: list[int]) -> dict[str, Any]:
+    return {
+        key: value[chosen] if isinstance(value, torch.Tensor) else [value[i] for i in chosen]
+        for key, value in batch.items()
+    }
+
+
+def logged(task: MorphDetection, fn: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What the end of a validation logs in that command."""
+    found: dict[str, float] = {}
+    monkeypatch.setattr(task, "log", lambda name, value, **_: found.__setitem__(name, float(value)))
+    task._trainer = SimpleNamespace(state=SimpleNamespace(fn=fn))  # type: ignore[assignment]
+    task.on_validation_epoch_end()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lora", "network", "arguments"),
+    [
+        (True, {}, {}),
+        (True, {"head": "mlp", "cls_hidden_dim": 8}, {"loss": "bce", "class_weights": [1.0, 2.0]}),
+        (True, {"head": "cosine"}, {"loss": "cosface"}),
+        (False, {"mixstyle": MixStyle(1.0, 0.5, "same_class")}, {}),
+    ],
+)
+def test_everything_that_is_trained_learns(lora: bool, network: dict[str, Any], arguments: dict[str, Any]) -> None:
+    task = make_task(lora, network, **arguments)
+    assert audit_batch(task, task.synthetic_batch(4)) == []
+    assert math.isnan(task.threshold)
+
+
+def test_cosface_needs_cosines_and_takes_their_scale() -> None:
+    with pytest.raises(UserError, match=r"loss: cosface, but head: linear; set --model\.network\.head cosine"):
+        make_task(loss="cosface")
+    assert make_task(network={"head": "cosine", "scale": 20.0}, loss="cosface").criterion.scale == 20.0
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(UserError, match="MorphDetection takes"):
+        MorphDetection(make_mae())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="class_weights"):
+        make_task(class_weights=[1.0, 0.0])
+
+
+@pytest.mark.parametrize(("balanced", "weights", "warned"), [(True, [1, 3], 1), (False, [1, 3], 0), (True, [1, 1], 0)])
+def test_balancing_twice_is_warned_of(
+    balanced: bool, weights: list[float], warned: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("eomt"), "propagate", True)
+    task = make_task(class_weights=weights)
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(balanced=balanced))  # type: ignore[assignment]
+    task.on_fit_start()
+    assert len(caplog.records) == warned
+
+
+def test_class_weights_weigh_the_training_loss_alone() -> None:
+    batch = make_batch()
+    plain, weighted = make_task(), make_task(class_weights=[1.0, 9.0])
+    assert not torch.allclose(plain.losses(batch)[0]["loss"], weighted.losses(batch)[0]["loss"])
+    for task in (plain, weighted):
+        task.eval()
+        task.validation_step(batch, 0)
+    assert torch.equal(plain.evaluation_loss.compute(), weighted.evaluation_loss.compute())
+
+
+@torch.no_grad()
+def test_figures_do_not_depend_on_batches_order_or_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = make_batch()
+    padding = make_batch(2) | {"name": ["", ""]}
+    found = []
+    for batches in ([batch], [part(batch, [4, 1]), part(batch, [0, 5, 3]), part(batch, [2]), padding]):
+        task = make_task().eval()
+        enlarge_weights(task.network)
+        for index, given in enumerate(batches):
+            task.validation_step(given, index)
+        found.append(logged(task, "fit", monkeypatch) | {"threshold": task.threshold})
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert {"val_eer", "val_auroc", "val_accuracy", "val_f1", "val_loss"} <= set(found[0])
+
+
+@torch.no_grad()
+def test_a_fit_fixes_the_threshold_and_validate_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, batch = make_task().eval(), make_batch()
+    enlarge_weights(task.network)
+    scores = task.validation_step(batch, 0)["scores"]
+    logged(task, "validate", monkeypatch)
+    assert math.isnan(task.threshold)
+    task.validation_step(batch, 0)
+    logged(task, "fit", monkeypatch)
+    wanted = threshold_at_eer(scores.double().numpy(), batch["label"].numpy())
+    assert np.array_equal(scores.numpy() >= task.threshold, scores.numpy() >= wanted)
+
+
+def test_a_threshold_in_fp32_parts_neighbouring_scores_as_in_fp64() -> None:
+    low = np.float32(0.3)
+    high = np.nextafter(low, np.float32(1))
+    threshold = (float(low) + float(high)) / 2
+    # rounding to even would take one of the two neighbours for some pairs
+    # rounding to even would take the lower of the two for some of these pairs
+    for _ in range(3):
+        rounded = rounded_up(threshold)
+        assert float(low) < rounded <= float(high)
+        low, high = high, np.nextafter(high, np.float32(1))
+        threshold = (float(low) + float(high)) / 2
+    assert math.isnan(rounded_up(float("nan")))
+
+
+def test_the_threshold_travels_in_all_forms(tmp_path: Path) -> None:
+    task = make_task()
+    enlarge_weights(task.network)
+    task.network.get_buffer("threshold").fill_(0.25)
+    checkpoint: dict[str, Any] = {}
+    task.on_save_checkpoint(checkpoint)
+    assert not [name for name in checkpoint["state_dict"] if "patch_embeddings" in name]
+    save_adapter(task.network, tmp_path / "adapter")
+    merged, _, difference = merged_copy(task, make_batch())
+    assert difference < 1e-4
+    write_merged(merged, tmp_path / "merged", None)
+
+    from_checkpoint, from_adapter, plain = make_task(), make_task(), make_task(lora=False)
+    from_checkpoint.load_state_dict(checkpoint["state_dict"])
+    # the same base, as a fit's own would be
+    for other in (from_checkpoint, from_adapter):
+        adapted = set(checkpoint["state_dict"])
+        for name, value in task.network.state_dict().items():
+            if f"network.{name}" not in adapted:
+                other.network.state_dict()[name].copy_(value)
+    load_adapter(from_adapter.network, tmp_path / "adapter", check_base=False)
+    fill_from_merged(plain, tmp_path / "merged")
+    image = make_image()
+    for other in (from_checkpoint, from_adapter, plain):
+        assert other.threshold == 0.25
+        torch.testing.assert_close(other.eval().network(image).logits, task.eval().network(image).logits)
+
+
+def test_a_merged_file_of_another_size_is_refused(tmp_path: Path) -> None:
+    write_merged(make_task(lora=False).network, tmp_path / "merged", None)
+    file = tmp_path / "merged" / "model.safetensors"
+    state = load_file(file)
+    (name,) = (name for name in state if name.endswith("position_embeddings"))
+    save_file(state | {name: state[name][:, :5].contiguous()}, file)
+    with pytest.raises(UserError, match=r"position_embeddings' has shape \[1, 5, 32\], this network's has"):
+        fill_from_merged(make_task(lora=False), tmp_path / "merged")
+
+
+def test_prediction_gives_scores_and_attention_if_asked() -> None:
+    batch = make_batch(2)
+    task = make_task(rollout=True).eval()
+    with torch.no_grad():
+        answer = task.predict_step(batch, 0)
+        assert torch.equal(answer["scores"], task.network.scores(batch["image"]))
+        assert set(make_task().predict_step(batch, 0)) == {"scores"}
+    assert answer["rollout"].shape == (2, 4, 4)
+
+
+def test_decisions_are_those_of_the_threshold() -> None:
+    assert [decision(score, 0.5) for score in (0.49, 0.5, 0.51)] == ["bonafide", "morph", "morph"]
+    assert decision(0.9, float("nan")) == ""
+
+
+def test_each_attack_has_its_curve_against_all_bona_fide_images() -> None:
+    rows = [Row(f"{i}", attack, label, score, "faces") for i, (attack, label, score) in enumerate(
+        [("", 0, 0.1), ("", 0, 0.6), ("blend", 1, 0.5), ("warp", 1, 0.7), ("warp", 1, 0.3)]
+    )]  # fmt: skip
+    curves = error_curves([*rows, Row("x", "", 0, 0.2, "bona fide alone")])
+    assert list(curves) == ["faces", "faces: blend", "faces: warp"]
+    _, macer, bscer = error_curve(np.array([0.1, 0.6, 0.7, 0.3]), np.array([0, 0, 1, 1]))
+    for found, wanted in zip(curves["faces: warp"], (macer, bscer), strict=True):
+        assert np.array_equal(found, wanted)
+
+
+def test_a_picture_glows_where_attention_is() -> None:
+    image = torch.full((3, 32, 32), 100, dtype=torch.uint8)
+    rollout = torch.zeros(4, 4)
+    rollout[0, 3] = 1
+    drawn = glowing(image, rollout).float()
+    assert drawn[0, 4, 28] > drawn[0, 28, 4] + 50
+    assert glowing(image, torch.zeros(4, 4)).unique().numel() == 1
+
+
+def test_a_merged_file_brings_its_own_positions(tmp_path: Path) -> None:
+    task = make_task(lora=False)
+    task.network.encoder.model.embeddings.position_embeddings.data += 1
+    write_merged(task.network, tmp_path / "merged", None)
+    plain = make_task(lora=False)
+    fill_from_merged(plain, tmp_path / "merged")
+    for name, value in task.network.state_dict().items():
+        torch.testing.assert_close(plain.network.state_dict()[name], value, equal_nan=True)
