@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from eomt.cli import main
+from eomt.models import SAM2
+from eomt.prompts import tight_boxes
 from eomt.report import newest_run
 
 ROOT = Path(__file__).parents[1]
@@ -66,3 +69,18 @@ def test_adapters_alone_adapt_the_tiny_sam2_to_steel(folder: Path, monkeypatch: 
     assert found["best"] > found["baseline"] + 0.10
     assert found["trainable_parameters"] == found["lora_parameters"]
     assert found["merge_relative_diff"] <= 1e-4
+
+
+def test_the_tiny_sam2_listens_to_its_prompts() -> None:
+    """A base that finds whatever stands out would pass for one that is prompted."""
+    network = SAM2(pretrained=str(ROOT / "configs" / "quickstart" / "sam2_base"), image_size=(64, 192)).eval()
+    image = torch.full((1, 3, 64, 192), 90, dtype=torch.uint8)
+    truth = torch.zeros(2, 64, 192, dtype=torch.bool)
+    truth[0, 15:45, 20:60] = truth[1, 20:50, 120:160] = True
+    image[0, :, truth.any(0)] = 200
+    with torch.no_grad():
+        found = network(image, boxes=tight_boxes(truth)[None], multimask=False).mask_logits[0]
+    found = torch.nn.functional.interpolate(found, (64, 192), mode="bilinear")[:, 0] > 0
+    for own, other, mask in ((0, 1, found[0]), (1, 0, found[1])):
+        assert (mask & truth[own]).sum() > 0.6 * truth[own].sum()
+        assert (mask & truth[other]).sum() < 0.1 * truth[other].sum()
