@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from torch.utils.data import Sampler
 
 from datamodules.sampling import TrainingSampler
 
@@ -26,7 +27,9 @@ class BalancedSampler(TrainingSampler):
 
     def __init__(self, labels: Sequence[int], world_size: int, rank: int, seed: int) -> None:
         super().__init__(len(labels), world_size, rank, seed)
-        self.members = [np.flatnonzero(np.asarray(labels) == label) for label in sorted(set(labels))]
+        classes = np.asarray(labels)
+        assert len(classes), "there are no samples"
+        self.members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
         assert all(len(members) >= world_size for members in self.members), "a class has fewer samples than ranks"
 
     def __len__(self) -> int:
@@ -48,6 +51,26 @@ class BalancedSampler(TrainingSampler):
         return iter(list(zip(positions, seeds, strict=True))[self.samples_seen() :])
 
 
-def make_balanced_sampler(labels: Sequence[int], world_size: int = 1, rank: int = 0, seed: int = 0) -> BalancedSampler:
-    """Return a sampler that draws every class equally often, right on any number of processes."""
-    return BalancedSampler(labels, world_size, rank, seed)
+class BalancedIndices(Sampler[int]):
+    """The indices of a `BalancedSampler`, without the seeds that the datasets here take beside them."""
+
+    def __init__(self, sampler: BalancedSampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew; Lightning calls it."""
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for index, _ in self.sampler)
+
+
+def make_balanced_sampler(labels: Sequence[int], world_size: int = 1, rank: int = 0, seed: int = 0) -> BalancedIndices:
+    """Return a sampler of indices for any DataLoader that draws every class equally often, on any number of processes.
+
+    Args: see `BalancedSampler`, which `MorphFaces` itself uses; labels may be a list, an array or a tensor.
+    """
+    return BalancedIndices(BalancedSampler(labels, world_size, rank, seed))

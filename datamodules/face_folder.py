@@ -112,6 +112,8 @@ class FaceFolder(FaceDataModule):
         if self.predict_path is None:
             return self.val_dataloader()
         faces = find_unlabelled_faces(self.predict_path, "predict_path")
+        # all of them first: a run that stops half-way is lost
+        map_in_threads(check_face, faces, "Checking images")
         return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
 
     def _found(self) -> dict[str, list[Face]]:

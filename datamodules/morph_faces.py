@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.balanced_sampling import make_balanced_sampler
+from datamodules.balanced_sampling import BalancedSampler
 from datamodules.face_boxes import with_boxes
 from datamodules.face_checks import count_faces, warn_about
 from datamodules.face_dataset import AugmentedFaces, FaceDataset, UnlabelledFaces, check_face
@@ -204,6 +204,8 @@ class MorphFaces(FaceDataModule):
         if self.predict_path is None:
             return self._labelled_loader(self._tested() or self.faces("val"))
         faces = find_unlabelled_faces(self.predict_path, "predict_path")
+        # all of them first: a run that stops half-way is lost
+        map_in_threads(check_face, faces, "Checking images")
         return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
 
     def _labelled_loader(self, faces: Sequence[Face]) -> DataLoader[dict[str, Any]]:
@@ -218,7 +220,7 @@ class MorphFaces(FaceDataModule):
             return TrainingSampler(len(labels), self._world_size, self._rank, self._run_seed)
         if min(Counter(labels).values()) < self._world_size:
             raise UserError(f"balanced: {self._world_size} processes, more than a class has training images: set false")
-        return make_balanced_sampler(labels, self._world_size, self._rank, self._run_seed)
+        return BalancedSampler(labels, self._world_size, self._rank, self._run_seed)
 
     def _check_classes(self, part: str, faces: Sequence[Face]) -> None:
         for label, name in enumerate(CLASS_NAMES):

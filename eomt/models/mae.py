@@ -26,7 +26,7 @@ from eomt.models.mae_checkpoint import (
     save_encoder_folder,
 )
 from eomt.models.mae_encoder import PixelNormalisation, describe_base, enable_checkpointing
-from eomt.models.masking import apply_mask, block_noise, num_kept, random_noise
+from eomt.models.masking import apply_mask, block_noise, check_ratio, num_kept, random_noise
 
 log = logging.getLogger("eomt")
 
@@ -98,6 +98,7 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         if masking not in ("random", "block"):
             raise UserError(f"masking: {masking!r}, must be random or block")
+        check_ratio(mask_ratio)
         self.pretrained, self.masking = pretrained, masking
         self.patch_size, self.mask_ratio, self.norm_pix_loss = patch_size, mask_ratio, norm_pix_loss
         self.img_size = (int(img_size[0]), int(img_size[1]))

@@ -16,14 +16,23 @@ BLOCK_ASPECT = (0.3, 1 / 0.3)
 NUM_BLOCKS = 64
 
 
+def check_ratio(mask_ratio: float) -> None:
+    """That something is masked and something kept.
+
+    Raises:
+        UserError: if not.
+    """
+    if not 0 < mask_ratio < 1:
+        raise UserError(f"mask_ratio: {mask_ratio}, must be above 0 and below 1")
+
+
 def num_kept(num_patches: int, mask_ratio: float) -> int:
     """How many of `num_patches` patches a mask leaves: the whole part of num_patches * (1 - mask_ratio).
 
     Raises:
         UserError: for a ratio outside 0 to 1, or one that keeps no patch or masks none.
     """
-    if not 0 < mask_ratio < 1:
-        raise UserError(f"mask_ratio: {mask_ratio}, must be above 0 and below 1")
+    check_ratio(mask_ratio)
     kept = int(num_patches * (1 - mask_ratio))
     if not 1 <= kept < num_patches:
         raise UserError(

@@ -342,6 +342,9 @@ def test_prediction_takes_any_images_without_labels(tmp_path: Path) -> None:
         assert "label" not in batch
     with pytest.raises(UserError, match=r"predict_path: .*nowhere is no image and no folder of images"):
         morph_faces(tmp_path, predict_path=str(tmp_path / "nowhere")).predict_dataloader()
+    Image.new("RGB", (5, 5)).save(tmp_path / "new" / "small.png")
+    with pytest.raises(UserError, match=r"small.png"):
+        morph_faces(tmp_path, predict_path=str(tmp_path / "new")).predict_dataloader()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
-from datamodules.balanced_sampling import make_balanced_sampler
+from datamodules.balanced_sampling import BalancedSampler, make_balanced_sampler
 from datamodules.face_transforms import MorphTransform, PretrainingTransform
 from eomt.errors import UserError
 from tests.datamodules.face_files import morph_faces, write_face, write_people
@@ -21,7 +22,7 @@ LABELS = [0] * 25 + [1] * 7
 
 def draw(epoch: int = 0, world_size: int = 1, seed: int = 0, labels: list[int] = LABELS) -> list[list[tuple[int, int]]]:
     """Return what each rank draws in an epoch."""
-    samplers = [make_balanced_sampler(labels, world_size, rank, seed) for rank in range(world_size)]
+    samplers = [BalancedSampler(labels, world_size, rank, seed) for rank in range(world_size)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
         assert len(list(sampler)) == len(sampler)
@@ -62,7 +63,7 @@ def test_order_and_seeds_of_changes_follow_from_seed_and_epoch() -> None:
 
 
 def test_a_resumed_epoch_goes_on_where_it_stopped() -> None:
-    sampler = make_balanced_sampler(LABELS, 2, 1, seed=5)
+    sampler = BalancedSampler(LABELS, 2, 1, seed=5)
     whole = list(sampler)
     sampler.samples_seen = lambda: 6
     assert list(sampler) == whole[6:]
@@ -216,3 +217,13 @@ def test_a_run_that_was_stopped_within_an_epoch_sees_what_one_in_one_go_sees(tmp
     whole = train()
     assert len(whole) == 22
     assert whole[8:] == train(tmp_path / "inside.ckpt")
+
+
+@pytest.mark.parametrize("make", [list, np.asarray, torch.tensor])
+def test_the_public_sampler_gives_indices_of_any_kind_of_labels(make: Any) -> None:
+    labels = [0] * 90 + [1] * 10
+    drawn = list(make_balanced_sampler(make(labels)))
+    assert all(isinstance(index, int) for index in drawn)
+    assert sum(labels[index] for index in drawn) == len(drawn) / 2 == 50
+    loader = DataLoader(TensorDataset(torch.tensor(labels)), batch_size=10, sampler=make_balanced_sampler(labels))
+    assert sum(int(batch.sum()) for (batch,) in loader) == 50

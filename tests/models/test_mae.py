@@ -244,3 +244,9 @@ def test_images_of_another_size_are_refused() -> None:
 
 def test_sizes_of_the_tests_are_small() -> None:
     assert sum(p.numel() for p in MaskedAutoencoder(False, **SIZES, **DECODER).parameters()) < 300_000
+
+
+@pytest.mark.parametrize("ratio", [0, 1, 0.0, 1.0, -1, 2])
+def test_a_ratio_that_masks_all_or_nothing_is_refused(ratio: float) -> None:
+    with pytest.raises(UserError, match="mask_ratio"):
+        MaskedAutoencoder(pretrained=False, mask_ratio=ratio)
