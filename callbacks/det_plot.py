@@ -56,8 +56,7 @@ def det_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Image.Image
         if points:
             equal = int(np.abs(macer[shown] - bscer[shown]).argmin())
             axes.draw.circle(points[equal], DOT, fill=color)
-    _legend(axes, list(curves), palette(max(1, len(curves))))
-    return axes.picture
+    return _with_legend(axes, list(curves), palette(max(1, len(curves))))
 
 
 def score_histograms(scores: np.ndarray, labels: np.ndarray, threshold: float) -> Image.Image:
@@ -88,8 +87,8 @@ def score_histograms(scores: np.ndarray, labels: np.ndarray, threshold: float) -
         outline = [(0.0, 0.0), *zip(sides.tolist(), tops.tolist(), strict=True), (1.0, 0.0)]
         axes.draw.line([axes.point(x, y) for x, y in outline], color, 3)
     axes.draw.line([axes.point(threshold, 0), axes.point(threshold, 1)], INK, 2)
-    _legend(axes, [f"{name} ({int((labels == label).sum())})" for label, name in enumerate(shares)], colors)
-    return axes.picture
+    names = [f"{name} ({int((labels == label).sum())})" for label, name in enumerate(shares)]
+    return _with_legend(axes, names, colors)
 
 
 def _axes(right: str, upwards: str) -> _Axes:
@@ -111,14 +110,18 @@ def _grid_line(axes: _Axes, place: float, text: str, vertical: bool) -> None:
         axes.draw.text((x - 8, y), text, INK, font, anchor="rm")
 
 
-def _legend(axes: _Axes, names: Sequence[str], colors: Sequence[Color]) -> None:
+def _with_legend(axes: _Axes, names: Sequence[str], colors: Sequence[Color]) -> Image.Image:
+    """The picture with a strip at its right, as no corner of the plot is sure to be free of curves."""
     font = ImageFont.load_default(16)
     longest = max((font.getlength(name) for name in names), default=0)
-    x = WIDTH - RIGHT - longest - 16
+    picture = Image.new("RGB", (WIDTH + round(longest) + 50, HEIGHT), PAPER)
+    picture.paste(axes.picture)
+    draw = ImageDraw.Draw(picture)
     for row, (name, color) in enumerate(zip(names, colors, strict=False)):
-        y = TOP + 18 + 24 * row
-        axes.draw.rectangle((x - 30, y - 3, x - 8, y + 3), fill=color)
-        axes.draw.text((x, y), name, INK, font, anchor="lm")
+        y = TOP + 8 + 24 * row
+        draw.rectangle((WIDTH, y - 3, WIDTH + 22, y + 3), fill=color)
+        draw.text((WIDTH + 30, y), name, INK, font, anchor="lm")
+    return picture
 
 
 def _deviate(rates: np.ndarray) -> np.ndarray:

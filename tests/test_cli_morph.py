@@ -13,6 +13,7 @@ from transformers import ViTMAEModel
 
 from tests.cli_runs import Workspace, refusal
 from tests.datamodules.face_files import write_face, write_people, write_splits
+from tests.test_promises import finish, start
 
 SIZES: dict[str, Any] = {"img_size": [16, 16], "patch_size": 8, "hidden_size": 16, "depth": 2, "num_heads": 2}
 DECODER: dict[str, Any] = {"decoder_depth": 1, "decoder_hidden_size": 16, "decoder_num_heads": 2}
@@ -117,9 +118,14 @@ def test_pretraining_leaves_an_encoder_for_the_next_stage_and_pictures(pretraine
 
 
 def test_a_pretraining_that_is_resumed_ends_where_it_would_have(pretrained: Workspace) -> None:
-    pretrained.fit("half", "--trainer.max_steps", "4", "--trainer.limit_train_batches", "2")
-    pretrained.run("fit", "--run_name", "half", "--ckpt_path", "latest", "--trainer.max_steps", "6")
-    assert summary(pretrained.runs / "half")["steps"] == 6
+    cut = ("--trainer.callbacks+", '{"class_path": "tests.cli_runs.PowerCut", "init_args": {"step": 2}}')
+    with pytest.raises(RuntimeError, match="power cut"):
+        pretrained.fit("cut", *cut)
+    pretrained.run("fit", "--run_name", "cut", "--ckpt_path", "latest")
+    ends = [pretrained.runs / name / "final_lora_step4.ckpt" for name in ("mae", "cut")]
+    whole, resumed = (torch.load(path, weights_only=True)["state_dict"] for path in ends)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_reconstructions_are_drawn_for_new_images(pretrained: Workspace) -> None:
@@ -209,6 +215,25 @@ def test_a_fit_goes_on_from_its_checkpoint(adapted: Workspace) -> None:
     )
     assert resumed["global_step"] == 4
     assert set(whole["state_dict"]) == set(resumed["state_dict"])
+
+
+def test_two_processes_write_the_scores_and_figures_of_one(adapted: Workspace) -> None:
+    run = adapted.runs / "morph"
+    best = str(only(run, "best_lora_step*.ckpt"))
+    two = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    # batches of three: the last one of a rank is padded
+    batch = ("--data.eval_batch_size", "3", "--trainer.precision", "32-true")
+    figures, tables = [], []
+    for devices in ((), two):
+        shutil.rmtree(run / "results", ignore_errors=True)
+        finish(start(adapted, "test", "--ckpt_path", best, *batch, *devices))
+        found = json.loads(only(run / "results", "*_eval.json").read_text())["metrics"]
+        figures.append({name: value for name, value in found.items() if value is not None})
+        tables.append(table(only(run / "results", "*_scores.csv")))
+    assert figures[1] == pytest.approx(figures[0], abs=1e-6)
+    assert [row["name"] for row in tables[1]] == [row["name"] for row in tables[0]]
+    scores = [[float(row["score"]) for row in rows] for rows in tables]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-6)
 
 
 def write_leak(folder: Path) -> Path:

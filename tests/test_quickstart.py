@@ -14,6 +14,8 @@ from eomt.report import newest_run
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/quickstart/eomt.yaml"
 SAM2_CONFIG = "configs/quickstart/sam2.yaml"
+MAE_CONFIG = "configs/quickstart/morph_mae.yaml"
+MORPH_CONFIG = "configs/quickstart/morph.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,16 @@ def test_adapters_alone_adapt_the_tiny_sam2_to_steel(folder: Path, monkeypatch: 
     assert found["best"] > found["baseline"] + 0.10
     assert found["trainable_parameters"] == found["lora_parameters"]
     assert found["merge_relative_diff"] <= 1e-4
+
+
+def test_what_the_tiny_mae_learnt_is_adapted_to_morphs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder, monkeypatch, "fit", "--run_name", "mae", config=MAE_CONFIG)
+    encoder = ("--model.network.encoder.pretrained", str(folder / "runs" / "mae" / "encoder"))
+    run(folder, monkeypatch, "fit", "--run_name", "morph", *encoder, config=MORPH_CONFIG)
+    found = summary(folder / "runs" / "morph")
+    assert found["best"] < found["baseline"] - 0.05
+    assert found["merge_relative_diff"] <= 1e-4
+    assert "sharpness and contrast alone" in (folder / "runs" / "morph" / "training.log").read_text()
 
 
 def test_the_tiny_sam2_listens_to_its_prompts() -> None:
