@@ -1,6 +1,7 @@
 """Callbacks: audit, checkpoints, merging, early stopping, pictures, summary."""
 
 from callbacks.adapter_audit import AdapterAudit
+from callbacks.answer_results import AnswerResults
 from callbacks.early_stopping import EarlyStoppingOnIoU
 from callbacks.encoder_on_save import EncoderOnSave
 from callbacks.lora_checkpoint import LoRACheckpoint
@@ -13,6 +14,7 @@ from callbacks.run_summary import RunSummary
 
 __all__ = [
     "AdapterAudit",
+    "AnswerResults",
     "EarlyStoppingOnIoU",
     "EncoderOnSave",
     "LoRACheckpoint",

@@ -139,7 +139,8 @@ def _training_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[s
     faults += _adapter_faults(layers, "in training")
     done = adaptation(network)
     heads = done.trained_in_full if done else []
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    # by all of their names: a module may hold nothing but a tied weight
+    trained = {name: p for name, p in network.named_parameters(remove_duplicate=False) if p.requires_grad}
     for path in heads:
         if fault := _gradient_fault([p for name, p in trained.items() if is_inside(name, [path])]):
             faults.append(f"{path!r}, trained in full, {fault}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +17,8 @@ from torch import Tensor
 from callbacks.det_plot import det_plot, score_histograms
 from callbacks.painting import grid, save_picture
 from callbacks.prediction_pictures import picture_path
-from callbacks.run_folder import run_folder, write_file
-from callbacks.run_summary import RunSummary
+from callbacks.run_folder import run_folder
+from callbacks.tables import gathered, stem_of_results, write_table
 from datamodules.morph_faces import MorphFaces
 from datamodules.sharpness_baseline import sharpness_baseline
 from eomt.errors import UserError
@@ -106,9 +103,9 @@ class MorphResults(Callback):
         rows = sorted(gathered(self._rows), key=lambda row: (row.dataset, row.name))
         if not trainer.is_global_zero:
             return
-        stem = self._stem_of_results(trainer)
+        stem = stem_of_results(trainer, "MorphResults")
         names = [field.name for field in fields(Row)]
-        _write_table(stem.with_name(f"{stem.name}_scores.csv"), names, (asdict(row) for row in rows))
+        write_table(stem.with_name(f"{stem.name}_scores.csv"), names, (asdict(row) for row in rows))
         if curves := error_curves(rows):
             save_picture(det_plot(curves), stem.with_name(f"{stem.name}_det.png"))
         scores, labels = _arrays(rows)
@@ -117,13 +114,6 @@ class MorphResults(Callback):
         log.info("Scores, DET plot and histograms: %s_...", stem)
         if self.sharpness:
             self._measure_sharpness(trainer)
-
-    def _stem_of_results(self, trainer: Trainer) -> Path:
-        """The path that the names of all files of this test begin with."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RunSummary) and callback.results is not None:
-                return callback.results.with_name(callback.results.name.removesuffix("_eval.json"))
-        raise UserError("callbacks: MorphResults needs a RunSummary before it")
 
     def _measure_sharpness(self, trainer: Trainer) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -167,7 +157,7 @@ class MorphResults(Callback):
         rows = ({"name": name, "score": score, "decision": decision(score, threshold)} for name, score in predicted)
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = self._folder / "predictions" / f"{now}_scores.csv"
-        _write_table(path, ["name", "score", "decision"], rows)
+        write_table(path, ["name", "score", "decision"], rows)
         log.info("Scores of %d images, and decisions at the threshold %.4f: %s", len(predicted), threshold, path)
 
 
@@ -202,24 +192,5 @@ def glowing(image: Tensor, rollout: Tensor) -> Tensor:
     return (image.float() * (0.4 + 0.2 * share) + 0.4 * share * color).round().clamp(0, 255).to(torch.uint8)
 
 
-def gathered(values: list[Any]) -> list[Any]:
-    """What all processes hold, one after the other."""
-    if not torch.distributed.is_initialized():
-        return values
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, values)
-    return [value for part in parts for value in part]
-
-
 def _arrays(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([row.score for row in rows]), np.array([row.label for row in rows])
-
-
-def _write_table(path: Path, columns: list[str], rows: Iterator[Mapping[str, Any]]) -> None:
-    def write(beside: Path) -> None:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_file(path, write)

@@ -54,9 +54,9 @@ class ImageDataModule(LightningDataModule):
             sampler.samples_seen = lambda: progress.completed * self.batch_size
         return self._loader(dataset, sampler, self.batch_size, drop_last=True)
 
-    def evaluation_loader(self, dataset: Any) -> DataLoader[dict[str, Any]]:
+    def evaluation_loader(self, dataset: Any, sampler: EvaluationSampler | None = None) -> DataLoader[dict[str, Any]]:
         """Return every sample in order, the same number of batches on each rank."""
-        sampler = EvaluationSampler(len(dataset), self._world_size, self._rank)
+        sampler = sampler or EvaluationSampler(len(dataset), self._world_size, self._rank)
         return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False)
 
     def _loader(

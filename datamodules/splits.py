@@ -123,7 +123,7 @@ def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
     if missing:
         raise UserError(
             f"{file}: {missing[0]} is not on disk ({len(missing)} of {len(recorded)} names are not): "
-            "restore the images, or take another copy of the data by --data.path"
+            "restore the images, or give another copy of the data"
         )
     if len(set(recorded)) < len(recorded):
         doubled = next(name for name in recorded if recorded.count(name) > 1)

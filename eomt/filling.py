@@ -10,11 +10,20 @@ import yaml
 from jsonargparse import Namespace
 from safetensors import safe_open
 
+from datamodules.splits import SPLITS
 from eomt.errors import UserError
 from eomt.merging import WEIGHTS_FILE, has_layout
+from eomt.models.vqa_layout import TOKENIZER, tokenizer_source
 
 # fields that hold paths: saved absolute, so that a run opens from another working directory
-PATH_FIELDS = ("path", "pretrained", "predict_path", "splits", "face_boxes", "test_paths")
+PATH_FIELDS = frozenset(
+    {
+        *("path", "pretrained", "predict_path", "splits", "face_boxes", "test_paths"),
+        *("train_csv", "val_csv", "test_csv", "predict_csv", "image_folder", "answer_weights"),
+        *("vision_model", "text_model", "tokenizer"),
+        *(f"{split}_{kind}" for split in SPLITS for kind in ("questions", "annotations", "images")),
+    }
+)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -35,10 +44,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def fill_from_data(config: Namespace) -> None:
-    """Fills in what belongs to the data, and the crop size from the network's image size.
+    """Fills in what belongs to the data, and for the data the network's image size and tokenizer.
 
     Raises:
-        UserError: for a `num_classes` in the config that is not the data's.
+        UserError: for a `num_classes` or `answers` in the config that are not the data's.
     """
     if config.get("data") is None or config.data.get("class_path") is None:
         return
@@ -55,10 +64,19 @@ def fill_from_data(config: Namespace) -> None:
     for name, size in sizes.items():
         if name in data and data[name] is None and size is not None:
             data[name] = size
-    if "num_classes" not in network:
-        return
-    module, _, name = config.data.class_path.rpartition(".")
-    datamodule = getattr(importlib.import_module(module), name)(**data.as_dict())
+    if "num_classes" in network:
+        _fill_classes(network, data, config.data.class_path)
+    if "answer_head" in network:
+        _fill_questions(config.model.init_args, network, data, config.data.class_path)
+
+
+def _make_datamodule(class_path: str, data: Namespace) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)(**data.as_dict())
+
+
+def _fill_classes(network: Namespace, data: Namespace, class_path: str) -> None:
+    datamodule = _make_datamodule(class_path, data)
     found, given = datamodule.num_classes, network.num_classes
     if given is not None and given != found:
         raise UserError(
@@ -68,6 +86,29 @@ def fill_from_data(config: Namespace) -> None:
     if "class_names" in data and data.class_names is None and data.get("class_map") is None:
         # known from now on, so that a saved run needs no training data to predict
         data.class_names = datamodule.class_names
+
+
+def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_path: str) -> None:
+    """Tokenizer and language, and what the heads choose from: the answers and, for a type head, the question types."""
+    if data.get("tokenizer", "") is None:
+        data.tokenizer = tokenizer_source(network.pretrained, network.text_model, network.tokenizer)
+    if task.language is None:
+        task.language = data.get("language")
+    datamodule = _make_datamodule(class_path, data)
+    if task.type_head_weight and network.question_types is None:
+        network.question_types = datamodule.question_types
+    if network.answer_head != "classification":
+        return
+    found, given = datamodule.answers, network.answers
+    if given not in (None, found):
+        raise UserError(
+            f"model.network.answers: {len(given)} answers, but the training data has {len(found)}, and they are not "
+            "the same; leave it out, it is filled in"
+        )
+    # known to the data from now on, so that a saved run needs no training data to predict
+    network.answers = found
+    if "answers" in data:
+        data.answers = found
 
 
 def fill_without_data(config: Namespace, assumed: int | None) -> int | None:
@@ -115,8 +156,9 @@ def use_recorded_split(config: Namespace, run: Path) -> bool:
     data = _init_args(config.get("data"))
     if data is None or "splits" not in data or data.splits is not None or not record.is_file():
         return False
-    path = ((read_config(saved).get("data") or {}).get("init_args") or {}).get("path")
-    same_data = path is not None and Path(path).resolve() == Path(data.path).resolve()
+    field = "path" if "path" in data else "train_csv"
+    path = ((read_config(saved).get("data") or {}).get("init_args") or {}).get(field)
+    same_data = path is not None and Path(path).resolve() == Path(data[field]).resolve()
     if same_data:
         data.splits = str(record)
     return same_data
@@ -143,6 +185,9 @@ def open_merged(config: Namespace, folder: Path) -> None:
     load_nothing(config.model)
     if has_layout(folder):
         config.model.init_args.network.init_args.pretrained = str(folder)
+    data = _init_args(config.get("data"))
+    if data is not None and "tokenizer" in data and (folder / TOKENIZER).is_dir():
+        data.tokenizer = str(folder / TOKENIZER)
 
 
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """The quickstart of the README does what it says: adapters alone adapt the base, and nothing else would."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from datamodules import ShapeQuestions
 from eomt.cli import main
+from eomt.metrics.answer_baselines import question_only
 from eomt.models import SAM2
 from eomt.prompts import tight_boxes
 from eomt.report import newest_run
@@ -16,6 +19,7 @@ CONFIG = "configs/quickstart/eomt.yaml"
 SAM2_CONFIG = "configs/quickstart/sam2.yaml"
 MAE_CONFIG = "configs/quickstart/morph_mae.yaml"
 MORPH_CONFIG = "configs/quickstart/morph.yaml"
+VQA_CONFIG = "configs/quickstart/vqa.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,24 @@ def test_what_the_tiny_mae_learnt_is_adapted_to_morphs(folder: Path, monkeypatch
     assert found["best"] < found["baseline"] - 0.05
     assert found["merge_relative_diff"] <= 1e-4
     assert "sharpness and contrast alone" in (folder / "runs" / "morph" / "training.log").read_text()
+
+
+def test_shapes_and_colours_in_the_dark_are_seen_not_guessed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder, monkeypatch, "fit", "--run_name", "vqa", config=VQA_CONFIG)
+    run(folder, monkeypatch, "test", "--run_name", "vqa", "--ckpt_path", "best", config=VQA_CONFIG)
+    found = summary(folder / "runs" / "vqa")
+    assert found["best"] > found["baseline"] + 0.10
+    assert found["merge_relative_diff"] <= 1e-4
+    (result,) = (folder / "runs" / "vqa" / "results").glob("*_answers.csv")
+    with result.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    datamodule = ShapeQuestions(path=str(folder / "vqa"))
+    train = [row for row in datamodule.rows("train") if row.question_type in ("shape", "colour")]
+    asked = [row for row in rows if row["type"] in ("shape", "colour")]
+    guessed = question_only([r.question for r in train], [r.answer for r in train], [row["question"] for row in asked])
+    guessing = sum(guess == row["answer"] for guess, row in zip(guessed, asked, strict=True)) / len(asked)
+    seeing = sum(row["predicted"] == row["answer"] for row in asked) / len(asked)
+    assert seeing > guessing + 0.20
 
 
 def test_the_tiny_sam2_listens_to_its_prompts() -> None:

@@ -7,5 +7,6 @@ from eomt.models.mixstyle import MixStyle
 from eomt.models.morph_detector import MorphDetector
 from eomt.models.sam2 import SAM2
 from eomt.models.vit import ViT
+from eomt.models.vqa import DeterministicVQA
 
-__all__ = ["SAM2", "EoMT", "MAEEncoder", "MaskedAutoencoder", "MixStyle", "MorphDetector", "ViT"]
+__all__ = ["SAM2", "DeterministicVQA", "EoMT", "MAEEncoder", "MaskedAutoencoder", "MixStyle", "MorphDetector", "ViT"]

@@ -1,0 +1,35 @@
+"""Where the image of a question is."""
+
+import os
+from pathlib import Path
+
+from datamodules.reading import IMAGE_EXTENSIONS
+
+COCO_PREFIXES = ("", "COCO_train2014_", "COCO_val2014_", "COCO_test2015_")
+
+
+class ImageFinder:
+    """Finds images by what tables call them: a path, a name without its extension, or a number of COCO.
+
+    Args:
+        folder: Where relative paths start.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._found: dict[str, Path | None] = {}
+
+    def __call__(self, name: str) -> Path | None:
+        """Return the file, None if there is none."""
+        if name not in self._found:
+            files = (self.folder / candidate for candidate in _candidates(name))
+            # isfile, for Path.is_file raises where a name is too long for a file
+            self._found[name] = next((file for file in files if os.path.isfile(file)), None)
+        return self._found[name]
+
+
+def _candidates(name: str) -> list[str]:
+    candidates = [name, *(name + extension for extension in IMAGE_EXTENSIONS)]
+    if name.isascii() and name.isdecimal():
+        candidates += [f"{prefix}{int(name):012d}.jpg" for prefix in COCO_PREFIXES]
+    return candidates if name else []

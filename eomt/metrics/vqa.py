@@ -1,0 +1,172 @@
+"""Metrics of visual question answering, by type of question, that do not depend on batches or processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.text import bleu_score
+from torchmetrics.utilities import dim_zero_cat
+
+from eomt.metrics.answer_scores import (
+    answer_tokens,
+    best_accuracy,
+    exact_match,
+    normalize_answer,
+    rouge_l,
+    soft_accuracy,
+    token_f1,
+)
+from eomt.metrics.prompted import mean
+
+# most answers are one or two words: of longer n-grams there are none, and BLEU of them is 0 whatever is predicted
+BLEU_ORDER = 1
+
+
+@dataclass(frozen=True, order=True)
+class Answered:
+    """A question that was answered: its name and type, what was predicted, and the references."""
+
+    name: str
+    predicted: str
+    answers: tuple[str, ...]
+    answer: str
+    question_type: str
+    language: str
+
+
+class VQAMetric(Metric):
+    """Scores of answers; see `eomt.metrics.answer_scores` for their definitions.
+
+    A question given twice counts once, and one without a name (that only fills up the last step of a process) not at
+    all. Figures are the same for 1 or 2 processes, in any order, to the last digit.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    texts: list[Tensor]
+
+    def __init__(self, answers: Sequence[str] | None = None) -> None:
+        """Set up the metric.
+
+        Args:
+            answers: The vocabulary of a network that chooses its answers from one; None for a network that writes them.
+        """
+        super().__init__()
+        self.vocabulary = None if answers is None else list(answers)
+        # JSON lines of what was answered, ASCII: strings can be gathered from other processes as bytes alone
+        self.add_state("texts", [], dist_reduce_fx="cat")
+        self._start()
+
+    @property
+    def update_called(self) -> bool:
+        """Always true: no questions are a valid state (all figures are nan), nothing to warn about."""
+        return True
+
+    def reset(self) -> None:
+        super().reset()
+        self._start()
+
+    def _start(self) -> None:
+        """Put in nothing: torchmetrics would fill the empty list of a process with floats, which cannot be gathered."""
+        self.texts.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
+
+    def update(
+        self,
+        predicted: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        answer: Sequence[str],
+        question_type: Sequence[str],
+        name: Sequence[str],
+        language: str,
+    ) -> None:
+        """Take in a batch.
+
+        Args:
+            predicted: B predicted answers.
+            answers: All references of each, one or more.
+            answer: The main reference of each.
+            question_type: B names; "" belongs to no type.
+            name: B names of questions, each once; questions without one are not counted.
+            language: Of questions and answers, as "en"; see `normalize_answer`.
+        """
+        columns = (name, predicted, answers, answer, question_type)
+        rows = [[*values, language] for values in zip(*columns, strict=True) if values[0]]
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        self.texts.append(torch.tensor(list(lines.encode()), dtype=torch.uint8, device=self.device))
+
+    def collected(self) -> list[Answered]:
+        """Return what was answered so far, by name; inside `compute` by all processes, outside by this one."""
+        lines = dim_zero_cat(self.texts).cpu().numpy().tobytes().decode().splitlines()
+        rows = sorted(
+            Answered(name, predicted, tuple(answers), *rest)
+            for name, predicted, answers, *rest in map(json.loads, lines)
+        )
+        # of rows with equal names the first by what follows is kept, so that which process had it does not matter
+        by_name: dict[str, Answered] = {}
+        for row in rows:
+            by_name.setdefault(row.name, row)
+        return list(by_name.values())
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures of everything counted so far, in all processes.
+
+        Returns:
+            `accuracy`: mean soft accuracy of VQAv2 against all references. Against the main reference: means of
+            `exact_match`, `f1` (of words) and `rouge_l`; `bleu`, of the corpus, of single words (BLEU-1).
+
+            `accuracy/<type>` and `count/<type>`: accuracy and number of the questions of a type; `accuracy_macro`: the
+            mean over types. `n_questions`: their number.
+
+            With a vocabulary, `oov_rate`: share of the main references that are not in it, and `ceiling`: the accuracy
+            of always choosing the best answer in it.
+
+            nan if nothing was evaluated.
+        """
+        rows = self.collected()
+        accuracy = np.array([soft_accuracy(row.predicted, row.answers, row.language) for row in rows])
+        figures = {"accuracy": mean(accuracy)}
+        scores: dict[str, Callable[[str, str, str], float]] = {
+            "exact_match": exact_match,
+            "f1": token_f1,
+            "rouge_l": rouge_l,
+        }
+        for name, score in scores.items():
+            figures[name] = mean(np.array([score(row.predicted, row.answer, row.language) for row in rows]))
+        figures["bleu"] = bleu(rows)
+        types = np.array([row.question_type for row in rows], dtype=object)
+        found = sorted(set(types.tolist()) - {""})
+        of_types = {name: accuracy[types == name] for name in found}
+        figures["accuracy_macro"] = mean(np.array([values.mean() for values in of_types.values()]))
+        figures |= {f"accuracy/{name}": float(values.mean()) for name, values in of_types.items()}
+        figures |= {f"count/{name}": float(len(values)) for name, values in of_types.items()}
+        figures["n_questions"] = float(len(rows))
+        return figures | self._of_vocabulary(rows)
+
+    def _of_vocabulary(self, rows: list[Answered]) -> dict[str, float]:
+        if self.vocabulary is None:
+            return {}
+        known = {
+            language: {normalize_answer(answer, language) for answer in self.vocabulary}
+            for language in {row.language for row in rows}
+        }
+        missing = [normalize_answer(row.answer, row.language) not in known[row.language] for row in rows]
+        best = [best_accuracy(known[row.language], row.answers, row.language) for row in rows]
+        return {"oov_rate": mean(np.array(missing)), "ceiling": mean(np.array(best))}
+
+
+def bleu(rows: Sequence[Answered]) -> float:
+    """Return BLEU (Papineni et al. 2002) of n-grams up to `BLEU_ORDER` against the main references; nan of nothing."""
+    if not rows:
+        return np.nan
+    # torchmetrics parts words at spaces
+    predicted = [" ".join(answer_tokens(row.predicted, row.language)) for row in rows]
+    true = [[" ".join(answer_tokens(row.answer, row.language))] for row in rows]
+    return float(bleu_score(predicted, true, n_gram=BLEU_ORDER))

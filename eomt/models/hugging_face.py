@@ -1,0 +1,148 @@
+"""Hugging Face's models from the hub, a folder or a configuration: found, read strictly, and without chatter."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from eomt.errors import UserError
+from eomt.models.adapter_io import mark_loaded
+from eomt.models.pretrained import require_hub
+
+# a folder in Hugging Face layout, a repository on the hub, or the fields of a configuration
+Source = str | Mapping[str, Any]
+# what transformers raises for a folder or a configuration that cannot be used
+READING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, EOFError, ImportError),
+    *(SafetensorError, UnpicklingError, StrictDataclassError),
+)
+
+
+def locate(source: str, field: str) -> str:
+    """A local folder as its path; else `source` itself, a repository whose hub answers.
+
+    Args:
+        field: that it was given in, for messages.
+
+    Raises:
+        UserError: if it is neither a folder nor the name of a repository, or the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
+        raise UserError(f"{field}: {source!r} is no folder; give one in Hugging Face layout, or a repository")
+    require_hub(source, f"--model.network.{field}")
+    return source
+
+
+def read_config(source: Source, field: str) -> PreTrainedConfig:
+    """The configuration of a model.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+    name = describe(source)
+    try:
+        if isinstance(source, str):
+            with quiet():
+                return AutoConfig.from_pretrained(locate(source, field))
+        if "model_type" not in source:
+            raise UserError(f"{field}: has no model_type; give that of a Hugging Face model, such as dinov2 or bart")
+        return AutoConfig.for_model(**source)
+    except UserError:
+        raise
+    except READING_ERRORS as error:
+        raise UserError(f"{field}: {name}: its configuration cannot be read ({first_line(error)})") from error
+
+
+def build(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, field: str, **arguments: Any
+) -> PreTrainedModel:
+    """A model with random weights in fp32.
+
+    Raises:
+        UserError: for a configuration that cannot be.
+    """
+    try:
+        return model_class._from_config(config, dtype=torch.float32, **arguments)
+    except (ZeroDivisionError, *READING_ERRORS) as error:
+        raise UserError(f"{field}: {config.model_type}: cannot be built ({first_line(error)})") from error
+
+
+def load(
+    model_class: type[PreTrainedModel],
+    source: str,
+    config: PreTrainedConfig,
+    field: str,
+    unused: tuple[str, ...] = (),
+    **arguments: Any,
+) -> PreTrainedModel:
+    """A model with its weights in fp32, in evaluation mode; what was read is recorded for the audit.
+
+    Args:
+        unused: beginnings of names of tensors that may be missing.
+
+    Raises:
+        UserError: for weights that cannot be read, are missing, or have another shape.
+    """
+    try:
+        with quiet():
+            loaded: Any = model_class.from_pretrained(
+                locate(source, field),
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                # named below, which transformers does not
+                ignore_mismatched_sizes=True,
+                **arguments,
+            )
+    except UserError:
+        raise
+    except UnpicklingError as error:
+        raise UserError(f"{field}: {source}: holds objects instead of plain tensors; give safetensors") from error
+    except READING_ERRORS as error:
+        raise UserError(f"{field}: {source}: its weights cannot be read ({first_line(error)})") from error
+    model, report = loaded
+    if wrong := sorted(report["mismatched_keys"]):
+        name, stored, own = wrong[0]
+        raise UserError(f"{field}: {source}: {name!r} has shape {list(stored)}, its config.json says {list(own)}")
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith(unused)):
+        raise UserError(f"{field}: {source}: lacks {missing[0]!r} ({len(missing)} such tensors); copy it again")
+    mark_loaded(model, model.state_dict())
+    return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Neither progress bars nor lists of tensors that were not asked for, within."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def describe(source: Source) -> str:
+    """Where a model comes from, for people."""
+    return source if isinstance(source, str) else f"a new {source.get('model_type')}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message that has any text, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__

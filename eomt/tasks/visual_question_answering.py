@@ -1,0 +1,281 @@
+"""Visual question answering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from eomt.errors import UserError
+from eomt.losses.answers import AnswerLoss
+from eomt.metrics.answer_scores import soft_accuracy
+from eomt.metrics.vqa import VQAMetric
+from eomt.models.lora_integration import LoRAConfig
+from eomt.models.vqa import DeterministicVQA, VQAOutput
+from eomt.tasks.base import AdaptationTask
+from eomt.tasks.feature_cache import FeatureCache
+
+GREY = 128
+# of a question and an answer that are made up
+SYNTHETIC_TOKENS = 8
+
+HEADLINE = ("accuracy", "exact_match", "f1", "rouge_l", "bleu", "accuracy_macro", "oov_rate", "ceiling")
+
+
+class VisualQuestionAnswering(AdaptationTask):
+    """Trains a DeterministicVQA on questions about images.
+
+    Batches: `image` uint8 (I, 3, H, W), each image once; `image_name`, I strings; `image_index` int64 (B,), which image
+    a question is about; `input_ids` and `attention_mask` int64 (B, T); `labels` int64 (B, L), tokens of the answer with
+    -100 as padding; `answer_index` int64 (B,), -1 if the answer is not in the vocabulary; `weight` (B,), in training
+    only; lists of B strings `name`, `question`, `answer`, `question_type`; `answers`, B lists of strings.
+
+    `val_accuracy` is VQAv2's soft accuracy: exact match where there is one reference. `val_blank_accuracy` is the same
+    network's on grey images: a network that does not look is as good on those. Losses of evaluation are never weighted.
+
+    Args:
+        network: a DeterministicVQA.
+        label_smoothing: share of the target's probability that is spread over all tokens or answers, in training.
+        type_head_weight: of the loss of telling the question's type, added in training; above 0 it needs the network's
+            type head, which the command line then sets up.
+        num_beams: of beam search, for networks that write their answers.
+        max_answer_tokens: that such an answer may have.
+        language: whose rules decide whether two answers are the same; null takes that of the data.
+        feature_cache: GiB of memory for the features of images, which are kept from one epoch to the next where the
+            vision encoder is frozen and holds no adapters.
+        lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile: see AdaptationTask.
+
+    Raises:
+        UserError: for a value that is not allowed.
+    """
+
+    monitor = "val_accuracy"
+    file_metrics = ("accuracy", "f1")
+    network: DeterministicVQA
+
+    def __init__(
+        self,
+        network: DeterministicVQA,
+        lora_config: LoRAConfig | None = None,
+        lr: float = 1e-4,
+        head_lr: float | None = None,
+        weight_decay: float = 0.05,
+        layer_decay: float = 0.75,
+        schedule: Literal["cosine", "poly"] = "cosine",
+        warmup: float = 0.1,
+        compile: bool = False,
+        label_smoothing: float = 0.0,
+        type_head_weight: float = 0.0,
+        num_beams: int = 1,
+        max_answer_tokens: int = 16,
+        language: str | None = None,
+        feature_cache: float = 4.0,
+    ) -> None:
+        if not isinstance(network, DeterministicVQA):
+            raise UserError(
+                f"network: {type(network).__name__}, VisualQuestionAnswering takes eomt.models.DeterministicVQA"
+            )
+        for name, value, least in (
+            ("type_head_weight", type_head_weight, 0),
+            ("num_beams", num_beams, 1),
+            ("max_answer_tokens", max_answer_tokens, 1),
+            ("feature_cache", feature_cache, 0),
+        ):
+            if not value >= least:
+                raise UserError(f"{name}: {value}, must be at least {least}")
+        if (type_head_weight > 0) != (network.question_types is not None):
+            given = "null" if network.question_types is None else network.question_types
+            raise UserError(
+                f"type_head_weight: {type_head_weight}, but network.question_types: {given}; a type head is trained "
+                "with a weight above 0, and there is none without"
+            )
+        super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
+        self.type_head_weight, self.num_beams, self.max_answer_tokens = type_head_weight, num_beams, max_answer_tokens
+        self.language = language or "en"
+        self.criterion, self.evaluation_criterion = AnswerLoss(label_smoothing), AnswerLoss()
+        self.cache = FeatureCache(feature_cache)
+        self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
+        vocabulary = network.answers if network.answer_head == "classification" else None
+        self.val_metric, self.test_metric = VQAMetric(vocabulary), VQAMetric(vocabulary)
+        self.blank_accuracy = MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        """Refuses weights of another vocabulary.
+
+        Raises:
+            UserError: if there are such.
+        """
+        self.network.check_vocabulary()
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], VQAOutput]:
+        output = self._forward(self.network, batch)
+        answer = self.criterion(output.logits, self._target(batch), batch.get("weight"))
+        if output.type_logits is None:
+            return {"loss": answer}, output
+        type_loss = F.cross_entropy(output.type_logits.float(), self._types(batch))
+        return {"loss": answer + self.type_head_weight * type_loss, "answer": answer, "type": type_loss}, output
+
+    def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
+        """Noise of the network's image size, random tokens."""
+        generator = torch.Generator().manual_seed(0)
+        vocabulary, answers = self.network.text_model.config.vocab_size, self.network.answers or ["synthetic"]
+        index = torch.arange(batch_size) % len(answers)
+        types = self.network.question_types or ["synthetic"]
+        tokens = torch.randint(0, vocabulary, (2, batch_size, SYNTHETIC_TOKENS), generator=generator)
+        size = (batch_size, 3, *self.network.img_size)
+        names = [f"synthetic {number}" for number in range(batch_size)]
+        return {
+            "image": torch.randint(0, 256, size, dtype=torch.uint8, generator=generator),
+            "image_name": names,
+            "image_index": torch.arange(batch_size),
+            "input_ids": tokens[0],
+            "attention_mask": torch.ones_like(tokens[0]),
+            "labels": tokens[1],
+            "answer_index": index,
+            "weight": torch.ones(batch_size),
+            "name": names,
+            "question": names,
+            "answer": [answers[number] for number in index.tolist()],
+            "answers": [[answers[number]] for number in index.tolist()],
+            "question_type": [types[number % len(types)] for number in range(batch_size)],
+        }
+
+    def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Logits, of the answers' tokens (B, L, V) or of the answers (B, A)."""
+        assert isinstance(network, DeterministicVQA)
+        return self._forward(network, batch).logits
+
+    @torch.no_grad()
+    def training_metrics(self, batch: dict[str, Any], output: VQAOutput) -> None:
+        # a written answer is right if each of its tokens is the likeliest one after those before it
+        target = self._target(batch)
+        hits = (output.logits.argmax(-1) == target) | (target < 0)
+        real = (target >= 0).view(len(target), -1).any(1)
+        self.train_accuracy.update(hits.view(len(target), -1).all(1)[real].float())
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train_accuracy", self.train_accuracy.compute(), prog_bar=True)
+            self.train_accuracy.reset()
+
+    def _forward(self, network: DeterministicVQA, batch: dict[str, Any]) -> VQAOutput:
+        return network(
+            batch["image"],
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["labels"] if network.answer_head == "generative" else None,
+            batch["image_index"],
+            self._kept_tokens(network, batch),
+        )
+
+    def _kept_tokens(self, network: DeterministicVQA, batch: dict[str, Any]) -> Tensor | None:
+        """Features of the images (I, N, Dv) if they never change, else None; a copy of the network has its own."""
+        if network is not self.network or not network.vision_is_frozen:
+            return None
+        return self.cache.tokens(batch["image_name"], batch["image"], network.encode_images)
+
+    def _target(self, batch: dict[str, Any]) -> Tensor:
+        return batch["labels"] if self.network.answer_head == "generative" else batch["answer_index"]
+
+    def _types(self, batch: dict[str, Any]) -> Tensor:
+        known = self.network.question_types or []
+        return torch.tensor([known.index(name) for name in batch["question_type"]], device=batch["input_ids"].device)
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[str]]:
+        return self._evaluate(batch, self.val_metric)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metric(self.val_metric, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[str]]:
+        return self._evaluate(batch, self.test_metric)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metric(self.test_metric, "test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[str]]:
+        """`predicted`, B answers."""
+        return {"predicted": self._answers(batch, self._tokens(batch))}
+
+    def _evaluate(self, batch: dict[str, Any], metric: VQAMetric) -> dict[str, list[str]]:
+        tokens = self._tokens(batch)
+        predicted = self._answers(batch, tokens)
+        blank = self._answers(batch, self._blank_tokens(batch).expand_as(tokens))
+        columns = (batch["answers"], batch["answer"], batch["question_type"], batch["name"])
+        metric.update(predicted, *columns, language=self.language)
+        # a question without a name fills up the last step of a rank: it does not count
+        real = [index for index, name in enumerate(batch["name"]) if name]
+        if real:
+            self.blank_accuracy.update(self._accuracies(batch, blank, real))
+            labels = batch["labels"] if self.network.answer_head == "generative" else None
+            logits = self.network(
+                None, batch["input_ids"], batch["attention_mask"], labels, batch["image_index"], tokens
+            ).logits
+            losses = self.evaluation_criterion.per_sample(logits, self._target(batch))[real]
+            # an answer outside of the vocabulary has no loss
+            known = (self._target(batch)[real] >= 0).view(len(real), -1).any(1)
+            if known.any():
+                self.evaluation_loss.update(losses[known])
+        return {"predicted": predicted, "blank": blank}
+
+    def _accuracies(self, batch: dict[str, Any], answers: Sequence[str], places: Sequence[int]) -> Tensor:
+        return torch.tensor([soft_accuracy(answers[i], batch["answers"][i], self.language) for i in places])
+
+    def _tokens(self, batch: dict[str, Any]) -> Tensor:
+        """Features of the images, (I, N, Dv), computed once for all that is done with them."""
+        kept = self._kept_tokens(self.network, batch)
+        return self.network.encode_images(batch["image"]) if kept is None else kept
+
+    def _blank_tokens(self, batch: dict[str, Any]) -> Tensor:
+        """Features of a grey image, (1, N, Dv)."""
+        return self.network.encode_images(torch.full_like(batch["image"][:1], GREY))
+
+    def _answers(self, batch: dict[str, Any], tokens: Tensor) -> list[str]:
+        return self.network.answer(
+            None,
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["image_index"],
+            tokens,
+            self.num_beams,
+            self.max_answer_tokens,
+        )
+
+    def _log_metric(self, metric: VQAMetric, stage: str) -> None:
+        figures: dict[str, float] = metric.compute()
+        # the metrics have gathered from all ranks already; sync_dist only tells Lightning so
+        self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
+        shown = {name: figures[name] for name in HEADLINE if name in figures}
+        shown |= {name: value for name, value in figures.items() if name.startswith("accuracy/")}
+        shown["blank_accuracy"] = float(self.blank_accuracy.compute())
+        for name, value in shown.items():
+            self.log(f"{stage}_{name}", value, prog_bar=name == "accuracy", sync_dist=True)
+        metric.reset()
+        self.evaluation_loss.reset()
+        self.blank_accuracy.reset()
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["answers"] = self.network.answers
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also refuses another answer vocabulary.
+
+        Raises:
+            UserError: if it is one.
+        """
+        super().on_load_checkpoint(checkpoint)
+        theirs, ours = checkpoint.get("answers"), self.network.answers
+        if theirs != ours:
+            raise UserError(
+                f"ckpt_path: was trained on {len(theirs or [])} answers, the data has {len(ours or [])}, and they are "
+                "not the same; leave --config out, and the run's own vocabulary is used"
+            )
