@@ -11,8 +11,8 @@ Line = list[tuple[float, float]]
 
 # the font draws no line smoothly: everything is drawn so many times larger
 OVERSAMPLING = 4
-LINE_HEIGHT = 1.55  # font sizes; two accents fit above a capital letter
-BASELINE = 1.1
+LINE_HEIGHT = 1.5  # font sizes; two accents fit above a capital letter
+BASELINE = 1.2
 STROKE = 0.075
 X_HEIGHT = 0.54
 ACCENT_HEIGHT = 0.2

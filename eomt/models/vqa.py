@@ -366,7 +366,7 @@ class DeterministicVQA(nn.Module):
         layout = Layout(
             self.answer_head, self.answers, self.question_types, self.img_size, len(self.fusion.layers),
             (tuple(tower.pixel_mean.flatten().tolist()), tuple(tower.pixel_std.flatten().tolist())),
-            tower.model.config.to_dict(), self.text_model.config.to_dict(),
+            *(model.config.to_dict() | {"_name_or_path": ""} for model in (tower.model, self.text_model)),
         )  # fmt: skip
         write_layout(self, layout, self.tokenizer, folder)
 

@@ -21,7 +21,7 @@ from PIL import Image
 from callbacks import answer_results
 from callbacks.answer_pictures import AnswerSample, answer_sheet, chosen, samples_of
 from callbacks.answer_results import AnswerResults, Comparison, baseline_accuracies
-from callbacks.lettering import draw_text, text_width, wrapped
+from callbacks.lettering import draw_text, line_height, text_width, wrapped
 from callbacks.run_summary import RunSummary
 from datamodules.question_rows import QuestionRow
 from datamodules.vqa_csv import VQACsv
@@ -336,7 +336,7 @@ def test_accents_stay_within_their_line() -> None:
     for letter in ("Ẫ", "Ể", "ỵ", "Ậ", "q"):
         rows = np.flatnonzero(ink(letter).any(axis=1))
         assert rows.min() > 5
-        assert rows.max() < 5 + 1.55 * 40 - 1
+        assert rows.max() < 5 + line_height(40) - 1
 
 
 def test_lines_are_not_wider_than_they_may_be_and_lose_nothing() -> None:
