@@ -94,6 +94,8 @@ class VisualQuestionAnswering(AdaptationTask):
                 "with a weight above 0, and there is none without"
             )
         super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
+        # it keeps frozen towers in evaluation mode, and knows only now what is frozen
+        network.train()
         self.type_head_weight, self.num_beams, self.max_answer_tokens = type_head_weight, num_beams, max_answer_tokens
         self.language = language or "en"
         self.criterion, self.evaluation_criterion = AnswerLoss(label_smoothing), AnswerLoss()

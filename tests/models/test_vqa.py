@@ -29,7 +29,7 @@ from tests.tiny_vqa import (
 
 HEADS = ["generative", "classification"]
 heads = pytest.mark.parametrize("head", HEADS)
-LABELS = torch.tensor([[0, 12, 2, -100], [0, 13, 14, 2], [0, 17, 2, -100]])
+LABELS = torch.tensor([[0, 12, 2, -100], [0, 13, 14, 2], [17, 2, -100, -100]])
 BASE_SIZED = {"model_type": "dinov2", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 QKV: dict[str, Any] = {
     "target_modules": ["query", "key", "value"], "exclude_modules": ["text_model", "fusion"], "freeze_base_model": True

@@ -142,6 +142,15 @@ def test_a_frozen_encoder_sees_each_image_once(tokenizer: str, monkeypatch: pyte
     assert expected.logits.shape == found.shape
 
 
+def test_a_frozen_tower_has_no_dropout_in_training(tokenizer: str) -> None:
+    task = make_task(tokenizer, "classification", LORA | {"enabled": False})
+    assert task.network.training
+    assert not task.network.vision_encoder.training
+    assert not task.network.text_model.training
+    adapted = make_task(tokenizer, "classification", LORA)
+    assert adapted.network.vision_encoder.training
+
+
 def test_what_adapters_change_is_never_kept(tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch = make_task(tokenizer, "classification", LORA), make_batch()
     counts = count_images(task, monkeypatch)
