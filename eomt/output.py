@@ -35,6 +35,8 @@ def set_up_output() -> None:
         ".*The number of training batches.*",
         ".*Checkpoint directory .* exists.*",
         ".*TensorBoard support.*",
+        # frozen towers have no dropout
+        ".*module\\(s\\) in eval mode at the start of training.*",
         # the samplers know where a resumed run goes on
         ".*dataloader is not resumable.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
