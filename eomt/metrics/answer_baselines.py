@@ -113,8 +113,6 @@ def _best_steps(samples: Sequence[Sample], columns: dict[str, int], num_answers:
     """Return the number of steps, 0 or more, after which most of the held-out questions are answered correctly."""
     held_out = samples[::HELD_OUT]
     fitted = [sample for index, sample in enumerate(samples) if index % HELD_OUT]
-    if not fitted:
-        return 0
     features, counts = _grouped(held_out, columns, num_answers)
     hits = [counts.sum(axis=0)[0]]
 

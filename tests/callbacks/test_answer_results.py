@@ -27,7 +27,7 @@ from datamodules.question_rows import QuestionRow
 from datamodules.vqa_csv import VQACsv
 from eomt.errors import UserError
 from eomt.tasks.visual_question_answering import VisualQuestionAnswering
-from tests.tiny_vqa import SIDE, TYPES, make_tokenizer, make_vqa
+from tests.tiny_vqa import SIDE, TYPES, enlarge_weights, make_tokenizer, make_vqa
 
 COLORS = {"đỏ": (220, 40, 40), "xanh": (40, 60, 220)}
 NUM_IMAGES = 8
@@ -47,7 +47,7 @@ def write_questions(folder: Path) -> VQACsv:
             csv.writer(file).writerows([("image", "question", "answer", "type"), *rows])
     for number in range(NUM_IMAGES):
         # not the pixels of training, which a data module refuses
-        Image.new("RGB", (SIDE, SIDE), (number, 90, 90)).save(folder / f"other{number}.png")
+        Image.new("RGB", (SIDE, SIDE), (30 * number, 255 - 30 * number, 60)).save(folder / f"other{number}.png")
     text = (folder / "val.csv").read_text(encoding="utf-8")
     for number in range(NUM_IMAGES):
         text = text.replace(f"\n{number}.png", f"\nother{number}.png")
@@ -79,6 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("answers")
     data = write_questions(folder)
     task, callback = make_task(data), AnswerResults(num_samples=4)
+    enlarge_weights(task.network)
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -179,6 +180,7 @@ def test_test_writes_every_answer_once(folder: Path) -> None:
         assert all(unicodedata.is_normalized("NFC", value) for value in row.values())
     metrics = json.loads((folder / "metrics").read_text())
     assert metrics["test_accuracy"] == pytest.approx(np.mean([float(row["accuracy"]) for row in rows]))
+    assert any(row["predicted"] != row["blank"] for row in rows)
     blank = np.mean([row["blank"] == row["answer"] for row in rows])
     assert metrics["test_blank_accuracy"] == pytest.approx(blank)
 
@@ -201,6 +203,14 @@ def test_numbers_are_numbers_for_the_official_evaluation(name: str, identity: in
     assert answer_results._question_id(name) == identity
 
 
+def test_what_an_interrupted_test_left_is_dropped() -> None:
+    callback = AnswerResults()
+    callback._rows, callback._shown = [{"name": "old"}], make_samples({"colour": 1})
+    callback.on_test_epoch_start(None, None)  # type: ignore[arg-type]
+
+    assert callback._rows == callback._shown == []
+
+
 def test_padding_is_in_no_file_and_no_picture() -> None:
     batch = make_batch(4)
     batch["name"][2] = ""
@@ -215,9 +225,12 @@ def test_padding_is_in_no_file_and_no_picture() -> None:
 
 
 def test_baselines_count_equal_answers_as_equal() -> None:
-    rows = [QuestionRow("q", answer, (answer,), "", Path("i"), str(i)) for i, answer in enumerate(["Two", "2", "3"])]
+    rows = [
+        QuestionRow("q", answer, (answer,), "", Path("i"), str(i))
+        for i, answer in enumerate(["Two", "two.", "2", "3", "3"])
+    ]
 
-    # two of three say 2; ten references are compared softly
+    # three of five say 2; ten references are compared softly
     measured = [QuestionRow("q", "2", ("two",) * 2 + ("5",) * 8, "", Path("i"), "0")]
     assert baseline_accuracies(rows, measured, "en") == {
         "majority_accuracy": pytest.approx(0.6),

@@ -9,15 +9,15 @@ import torch
 from eomt.metrics import answer_baselines
 from eomt.metrics.answer_baselines import majority_answer, question_only
 
-# P(answer | question); no word alone tells the last four apart, only the whole question does
+# P(answer | question); no sum over words and pairs tells the last four apart, only the whole question does
 DISTRIBUTION = {
     "what colour is the sky?": {"blue": 0.7, "grey": 0.3},
     "what colour is the grass?": {"green": 0.9, "blue": 0.1},
     "how many birds?": {"2": 0.5, "3": 0.3, "1": 0.2},
-    "is a cat near a dog?": {"yes": 0.8, "no": 0.2},
-    "is a dog near a cat?": {"no": 0.8, "yes": 0.2},
-    "is a dog near a dog?": {"yes": 0.7, "no": 0.3},
-    "is a cat near a cat?": {"no": 0.7, "yes": 0.3},
+    "is the red new car here?": {"yes": 0.8, "no": 0.2},
+    "is the blue new car here?": {"no": 0.8, "yes": 0.2},
+    "is the red new bus here?": {"no": 0.7, "yes": 0.3},
+    "is the blue new bus here?": {"yes": 0.7, "no": 0.3},
 }
 
 
@@ -56,6 +56,12 @@ def test_words_carry_over_to_questions_that_were_never_asked() -> None:
     questions, answers = zip(*asked, strict=True)
 
     assert question_only(questions, answers, ["How many ZEBRAS are there", "what colour is a zebra?"]) == ["two", "red"]
+
+
+def test_a_word_tells_where_its_neighbours_are_unknown() -> None:
+    questions = [f"x{index} {word} y{index} {word} z{index}" for index in range(60) for word in ("colour", "number")]
+
+    assert question_only(questions, ["red", "two"] * 60, ["u colour v", "u number v"]) == ["red", "two"]
 
 
 def test_where_the_question_says_nothing_it_answers_as_the_majority() -> None:

@@ -116,6 +116,7 @@ def test_the_best_answer_of_a_vocabulary_is_found() -> None:
 
 
 def test_token_f1_counts_repeated_words() -> None:
+    assert token_f1("red red", "red red car", "en") == pytest.approx(0.8)
     assert token_f1("red red car", "red car", "en") == pytest.approx(0.8)
     assert token_f1("car red", "red car", "en") == 1
 

@@ -120,6 +120,8 @@ def test_nothing_has_no_figures_and_gives_no_warning_and_reset_forgets() -> None
     metric = measure(make_rows(seed=1))
     metric.compute()
     metric.reset()
+    assert metric.compute()["n_questions"] == 0
+    metric.reset()
     assert_equal(measure(make_rows(), metric).compute(), measure(make_rows()).compute())
 
 
