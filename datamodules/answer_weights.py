@@ -122,8 +122,11 @@ def weigh_answers(counts: Mapping[str, int], method: Method, beta: float, cap: f
 
 def weights_command(fields: Mapping[str, Any]) -> str:
     """Return the command line that makes weights with these fields; None stands for a default."""
-    given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in fields.items() if value is not None)
-    return f"python -m datamodules.compute_answer_weights {given}"
+    words = [*("python", "-m", "datamodules.compute_answer_weights")]
+    for name, value in fields.items():
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
 
 
 def read_answer_weights(file: Path, answers: Sequence[str], remedy: str) -> dict[str, float]:

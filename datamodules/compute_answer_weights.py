@@ -6,15 +6,18 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from datamodules.answer_vocabulary import count_answers
 from datamodules.answer_weights import METHODS, weigh_answers
-from datamodules.question_pairs import read_annotated_answers
-from datamodules.question_rows import read_questions
+from datamodules.question_images import ImageFinder
+from datamodules.question_pairs import read_annotated_answers, read_pair
+from datamodules.question_rows import OnMissing, read_questions
 from datamodules.vqa_csv import VQACsv
+from datamodules.vqa_v2 import VQA_TYPES
 from eomt.errors import UserError
 
-# fields of VQACsv that make its training split another one than the whole file
+# fields of VQACsv that make its training split another one than the whole file, or are needed to read it
 SPLIT_FIELDS: dict[str, type] = {
     "val_csv": str,
     "test_csv": str,
@@ -23,9 +26,11 @@ SPLIT_FIELDS: dict[str, type] = {
     "test_fraction": float,
     "split_seed": int,
     "splits": str,
-    "on_missing": str,
     "on_leak": str,
+    "question_types": str,
 }
+# the same of VQAv2
+PAIR_FIELDS = ("train_questions", "train_images")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,13 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: A file or a value cannot be used.
     """
     given = _parser().parse_args(arguments)
-    split_fields = {name: value for name in SPLIT_FIELDS if (value := getattr(given, name)) is not None}
-    if given.train_annotations is not None:
-        answers = read_annotated_answers(Path(given.train_annotations))
-    elif split_fields:
-        answers = [row.answer for row in VQACsv(given.train_csv, **split_fields).rows("train")]
-    else:
-        answers = [row.answer for row in read_questions(Path(given.train_csv), Path, None).rows]
+    answers = _answers_of_pair(given) if given.train_annotations is not None else _answers_of_csv(given)
     counts = count_answers(answers, given.min_count)
     weights = weigh_answers(counts, given.method, given.beta, given.cap, given.min_count)
     _write(Path(given.output), weights.to_json())
@@ -50,6 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{given.output}: {len(weights.counts)} answers of {sum(weights.counts.values())} training rows, "
         f"weights {least:.3f} to {most:.3f}"
     )
+
+
+def _answers_of_csv(given: argparse.Namespace) -> list[str]:
+    if wrong := [name for name in PAIR_FIELDS if getattr(given, name) is not None]:
+        raise UserError(f"{wrong[0]}: belongs to --train_annotations, not to --train_csv: leave it out")
+    fields = {name: value for name in (*SPLIT_FIELDS, "on_missing") if (value := getattr(given, name)) is not None}
+    if fields:
+        return [row.answer for row in VQACsv(given.train_csv, **fields).rows("train")]
+    return [row.answer for row in read_questions(Path(given.train_csv), Path, None).rows]
+
+
+def _answers_of_pair(given: argparse.Namespace) -> list[str]:
+    if wrong := [name for name in SPLIT_FIELDS if getattr(given, name) is not None]:
+        raise UserError(f"{wrong[0]}: belongs to --train_csv, not to --train_annotations: leave it out")
+    annotations, pair = Path(given.train_annotations), [getattr(given, name) for name in PAIR_FIELDS]
+    if given.on_missing is None and pair == [None, None]:
+        return read_annotated_answers(annotations)
+    if None in pair:
+        raise UserError("train_questions, train_images: give both, or neither and no on_missing")
+    questions, images = map(Path, pair)
+    on_missing = given.on_missing or "error"
+    return [row.answer for row in read_pair(questions, annotations, ImageFinder(images), VQA_TYPES, on_missing).rows]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,9 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cap", type=float, default=10.0, help="largest weight")
     parser.add_argument("--min_count", type=int, default=1, help="min_answer_count of the data")
     parser.add_argument("--output", default="answer_weights.json", help="file to write")
+    parser.add_argument("--on_missing", choices=get_args(OnMissing), help="of the data: skip rows without their image")
     splits = parser.add_argument_group("fields of VQACsv, where its training split is not the whole of train_csv")
     for name, kind in SPLIT_FIELDS.items():
-        splits.add_argument(f"--{name}", type=kind)
+        splits.add_argument(f"--{name}", type=kind, nargs="+" if name == "question_types" else None)
+    pair = parser.add_argument_group("fields of VQAv2, where questions are left out for want of their image")
+    for name in PAIR_FIELDS:
+        pair.add_argument(f"--{name}")
     return parser
 
 

@@ -53,8 +53,11 @@ class QuestionDataModule(ImageDataModule, ABC):
         img_size: Height and width of images, one number for a square; the command line fills in the network's; null
             for 224.
         tokenizer: Folder or hub id of a tokenizer; the command line fills in the network's.
+        max_tokens: Tokens that the text model takes, longer questions are truncated; the command line fills in the
+            network's; null for the tokenizer's own limit.
         min_answer_count: How often an answer must occur in training to be in the vocabulary; training rows with
-            rarer ones are dropped, and in evaluation such answers count as wrong.
+            rarer ones are dropped. In evaluation a network that chooses from the vocabulary misses such answers, one
+            that writes may still find them.
         answers: The vocabulary; null for that of the training split. The command line fills it in, so that a saved
             run needs no training data to predict.
         answer_weights: JSON that `python -m datamodules.compute_answer_weights` wrote; null for equal weights.
@@ -70,8 +73,8 @@ class QuestionDataModule(ImageDataModule, ABC):
     Attributes:
         counts: After `setup`, per split the number of "images" and "questions" and of each type, of "truncated"
             questions, that the text model cannot take whole, and of rows "skipped" for want of their image; in
-            training also of rows "dropped", whose answer is not in the vocabulary, and "leaked", whose image is
-            measured on.
+            training also of rows "dropped", whose answer is not in the vocabulary, "leaked", whose image is measured
+            on, and "too_long", whose answer is more than the network writes (see `count_long_answers`).
 
     Raises:
         UserError: Fields contradict each other or have impossible values.
@@ -85,6 +88,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         num_workers: int = 0,
         img_size: int | tuple[int, int] | None = None,
         tokenizer: str | None = None,
+        max_tokens: int | None = None,
         min_answer_count: int = 1,
         answers: list[str] | None = None,
         answer_weights: str | None = None,
@@ -101,6 +105,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         for field, value in (
             ("img_size", min(height, width)),
             ("min_answer_count", min_answer_count),
+            ("max_tokens", 1 if max_tokens is None else max_tokens),
             ("questions_per_image", 1 if questions_per_image is None else questions_per_image),
         ):
             if value < 1:
@@ -114,6 +119,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         self.types = types
         self.img_size = (height, width)
         self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
         self.min_answer_count = min_answer_count
         self.answer_weights = Path(answer_weights) if answer_weights is not None else None
         self.type_weights = weigh_types(type_weights or {}, types)
@@ -174,6 +180,23 @@ class QuestionDataModule(ImageDataModule, ABC):
                 raise UserError(f"the {split} split of the questions is empty: more rows or another split are needed")
         if stage in ("fit", None):
             self._check_training()
+
+    def count_long_answers(self, most: int) -> None:
+        """Count the training rows whose answers a network cannot write, and tell of them.
+
+        Args:
+            most: Tokens that the network writes; the one that ends an answer need not be among them.
+        """
+        rows = self.rows("train")
+        labels = self._tokenised(rows).labels
+        found = [row.answer for row in rows if len(labels[row.answer]) - 1 > most]
+        self.counts["train"]["too_long"] = len(found)
+        if found:
+            log.warning(
+                "train: %d of %d answers have more than the %d tokens of max_answer_tokens and cannot be written whole "
+                "(%.40s...)",
+                *(len(found), len(rows), most, found[0]),
+            )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled batches, an image's questions together; what does not fill a batch is left out."""
@@ -244,8 +267,8 @@ class QuestionDataModule(ImageDataModule, ABC):
 
     def _tokenised(self, rows: Sequence[QuestionRow]) -> TokenTable:
         if self._tokens is None or self._tokens.source != self.tokenizer:
-            self._tokens = TokenTable(self.tokenizer)
-        self._tokens.add(text for row in rows for text in (row.question, row.answer))
+            self._tokens = TokenTable(self.tokenizer, self.max_tokens, self.types.language)
+        self._tokens.add((row.question for row in rows), (row.answer for row in rows if row.answer))
         return self._tokens
 
     def _check_files(self, rows: Sequence[QuestionRow], split: str) -> None:

@@ -53,7 +53,7 @@ class QuestionDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.rows = rows
         # without the tokenizer, which processes that read files need not have
-        self.token_ids = tokens.ids
+        self.token_ids, self.labels = tokens.ids, tokens.labels
         self.index_of_answer = {answer: index for index, answer in enumerate(answers)}
         self.size = size
         self.weights = weights
@@ -101,7 +101,7 @@ class QuestionDataset(Dataset[dict[str, Any]]):
             "answers": list(row.answers),
             "question_type": row.question_type,
             "input_ids": torch.tensor(self.token_ids[row.question], dtype=torch.int64),
-            "labels": torch.tensor(self.token_ids[row.answer] if row.answer else [], dtype=torch.int64),
+            "labels": torch.tensor(self.labels[row.answer] if row.answer else [], dtype=torch.int64),
             "answer_index": torch.tensor(index),
         }
 

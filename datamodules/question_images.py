@@ -1,6 +1,8 @@
 """Where the image of a question is."""
 
 import os
+import re
+import unicodedata
 from pathlib import Path
 
 from datamodules.reading import IMAGE_EXTENSIONS
@@ -10,6 +12,8 @@ COCO_PREFIXES = ("", "COCO_train2014_", "COCO_val2014_", "COCO_test2015_")
 
 class ImageFinder:
     """Finds images by what tables call them: a path, a name without its extension, or a number of COCO.
+
+    Names are the same however Unicode composes their letters.
 
     Args:
         folder: Where relative paths start.
@@ -29,7 +33,13 @@ class ImageFinder:
 
 
 def _candidates(name: str) -> list[str]:
-    candidates = [name, *(name + extension for extension in IMAGE_EXTENSIONS)]
-    if name.isascii() and name.isdecimal():
-        candidates += [f"{prefix}{int(name):012d}.jpg" for prefix in COCO_PREFIXES]
+    # a file system keeps the form of Unicode in which a name was written, and a table has its own
+    forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+    # a column of numbers with gaps comes out of a spreadsheet as 2.0
+    if re.fullmatch(r"[0-9]+\.0", name):
+        forms[name.removesuffix(".0")] = None
+    candidates = [form + extension for form in forms for extension in ("", *IMAGE_EXTENSIONS)]
+    number = list(forms)[-1]
+    if number.isascii() and number.isdecimal():
+        candidates += [f"{prefix}{int(number):012d}.jpg" for prefix in COCO_PREFIXES]
     return candidates if name else []

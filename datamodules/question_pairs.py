@@ -67,7 +67,10 @@ def read_annotated_answers(annotations: Path) -> list[str]:
         UserError: The file cannot be used.
     """
     entries = _read_entries(annotations, "annotations", ("multiple_choice_answer",))
-    return [str(entry["multiple_choice_answer"]) for entry in entries.values()]
+    return [
+        _text(f"{annotations}: question_id {number}", "multiple_choice_answer", entry["multiple_choice_answer"])
+        for number, entry in entries.items()
+    ]
 
 
 class _Answers:
@@ -78,10 +81,10 @@ class _Answers:
     """
 
     def __init__(self, where: str, entry: Entry, types: QuestionTypes) -> None:
-        self.main = tidy(str(entry["multiple_choice_answer"]))
+        self.main = _text(where, "multiple_choice_answer", entry["multiple_choice_answer"])
         listed = entry["answers"] if isinstance(entry["answers"], list) else []
         texts = [given["answer"] for given in listed if isinstance(given, dict) and "answer" in given]
-        self.all = tuple(tidy(str(text)) for text in texts)
+        self.all = tuple(_text(where, "answer", text) for text in texts)
         if not self.main or not self.all:
             raise UserError(f"{where}: the answer is missing: write it there, or take the question out")
         type_name = types.named(str(entry["answer_type"]))
@@ -91,12 +94,19 @@ class _Answers:
 
 
 def _question_row(where: str, entry: Entry, answers: _Answers | None, image: Path, number: int) -> QuestionRow:
-    question = tidy(str(entry["question"]))
+    question = _text(where, "question", entry["question"])
     if not question:
         raise UserError(f"{where}: the question is empty: write it there, or take it out")
     if answers is None:
         return QuestionRow(question, "", (), "", image, str(number))
     return QuestionRow(question, answers.main, answers.all, answers.type, image, str(number))
+
+
+def _text(where: str, field: str, value: Any) -> str:
+    """Return a text; a number, as files of other sources have for an answer, is one too."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise UserError(f"{where}: {field} is {json.dumps(value):.40}: must be a text, or take the question out")
+    return tidy(str(value))
 
 
 def _read_entries(file: Path, key: str, needed: tuple[str, ...]) -> dict[int, Entry]:
@@ -114,6 +124,9 @@ def _read_entries(file: Path, key: str, needed: tuple[str, ...]) -> dict[int, En
         lacking = [name for name in ("question_id", *needed) if not isinstance(entry, dict) or name not in entry]
         if lacking:
             raise UserError(f"{file}: {key} {place}: has no {lacking[0]}: give VQAv2's {key}")
+        number = entry["question_id"]
+        if not isinstance(number, int | str) or isinstance(number, bool):
+            raise UserError(f"{file}: {key} {place}: question_id is {json.dumps(number):.40}: must be a number")
         if entry["question_id"] in found:
             raise UserError(f"{file}: question_id {entry['question_id']} stands there twice: keep one of the two")
         found[entry["question_id"]] = entry

@@ -76,8 +76,9 @@ def read_questions(
 ) -> QuestionTable:
     """Read a CSV with the columns image (or filename, img_id, image_id), `question` and `answer`.
 
-    `answers`, a JSON list of all references, and `type` (or question_type), a number or a name, may be there; other
-    columns are passed over. Rows are named by file and row; the header is row 1.
+    `answers`, a JSON list of all references, and `type` (or question_type), a number or a name, may be there; where it
+    is blank, rules of the language find it. Other columns are passed over. Rows are named by file and row; the header
+    is row 1.
 
     Args:
         file: The CSV.
@@ -132,8 +133,12 @@ class _Columns:
         lacking += [name for name in ("question", *(("answer",) if answered else ())) if name not in header]
         if image is None or lacking:
             raise UserError(f"{file}: columns {_listed(header)}: must have {' and '.join(lacking)} too")
+        type_column = next((column for column in TYPE_COLUMNS if column in header), None)
+        looked_at = (image, "question", "answer", "answers", type_column)
+        if twice := [name for name in looked_at if header.count(name or "") > 1 and name]:
+            raise UserError(f"{file}: columns {_listed(header)}: {twice[0]} stands there twice: take one out")
         self.image = image
-        self.type = next((column for column in TYPE_COLUMNS if column in header), None)
+        self.type = type_column
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _question_row(
         raise row.error("the answer is missing: write it there, or take the row out")
     references = _references(row) or ((answer,) if answer else ())
     name = f"{row.file.name}:{row.number}"
-    return QuestionRow(question, answer, references, _type_of(row, columns, types, question), image, name)
+    return QuestionRow(question, answer, references, _type_of(row, columns, types, question, answered), image, name)
 
 
 def _references(row: _Row) -> tuple[str, ...]:
@@ -178,12 +183,12 @@ def _references(row: _Row) -> tuple[str, ...]:
     return tuple(tidy(answer) for answer in answers)
 
 
-def _type_of(row: _Row, columns: _Columns, types: QuestionTypes | None, question: str) -> str:
+def _type_of(row: _Row, columns: _Columns, types: QuestionTypes | None, question: str, answered: bool) -> str:
     if types is None:
         return ""
-    if columns.type is None:
+    text = row.text(columns.type) if columns.type is not None else ""
+    if not text and (columns.type is None or not answered or types.can_guess):
         return types.guessed(question)
-    text = row.text(columns.type)
     name = types.named(text)
     if name is None:
         numbered = ", ".join(f"{number} {name}" for number, name in enumerate(types.names))

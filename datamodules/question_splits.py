@@ -1,10 +1,14 @@
 """Splits of questions by their images: no image is on two sides."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datamodules.grouped_splits import content_keys
+from datamodules.question_rows import QuestionTable
 from datamodules.splits import seeded_split
+
+log = logging.getLogger("eomt")
 
 
 def split_images(
@@ -43,3 +47,28 @@ def find_leaks(training: Sequence[Path], measured: Sequence[Path], same_content:
     keys = content_keys(files) if same_content else [str(file.resolve()) for file in files]
     others = dict(zip(keys[len(training) :], measured, strict=True))
     return {file: others[key] for file, key in zip(training, keys, strict=False) if key in others}
+
+
+def leak_message(training: Path, measured: Path | str, leaks: Mapping[Path, Path], remedy: str) -> str:
+    """Return what is wrong where training images are in another split too."""
+    image, other = next(iter(leaks.items()))
+    return (
+        f"{training}: {len(leaks)} images are in {measured} too ({image} is {other}, ...): what is measured must not "
+        f"be trained on, {remedy}"
+    )
+
+
+def tell_shared_images(validation: Sequence[Path], test: Sequence[Path], same_content: bool) -> None:
+    """Say where validation and test share images: a checkpoint that was chosen on these is measured on them again."""
+    if shared := find_leaks(validation, test, same_content):
+        image, other = next(iter(shared.items()))
+        log.warning(
+            "%d of %d validation images are in test too (%s is %s, ...): figures of test are too high where validation "
+            "chose the checkpoint",
+            *(len(shared), len(set(validation)), image, other),
+        )
+
+
+def images_of(table: QuestionTable) -> list[Path]:
+    """Return the image of each row."""
+    return [row.image for row in table.rows]

@@ -5,6 +5,9 @@ from typing import Any
 
 from eomt.errors import UserError
 
+# what a tokenizer of several languages is told, as mBART names them; of a question it would else say that it is English
+LANGUAGE_CODES = {"en": "en_XX", "vi": "vi_VN"}
+
 
 class TokenTable:
     """Token ids of texts, each made once and one at a time.
@@ -13,15 +16,22 @@ class TokenTable:
 
     Args:
         source: Folder or hub id of a tokenizer, read when the first text is asked for.
+        max_tokens: How many the text model takes; None where the tokenizer's own limit is enough.
+        language: Of the texts, for tokenizers of several languages; None leaves theirs.
 
     Attributes:
-        ids: Token ids of each text.
+        ids: Token ids of each question.
+        labels: Token ids of each answer, of which the end token is the last: what stands after it, such as mBART's
+            language, a decoder never writes.
         truncated: Texts that were longer than the text model takes.
     """
 
-    def __init__(self, source: str | None) -> None:
+    def __init__(self, source: str | None, max_tokens: int | None = None, language: str | None = None) -> None:
         self.source = source
+        self.max_tokens = max_tokens
+        self.language = language
         self.ids: dict[str, list[int]] = {}
+        self.labels: dict[str, list[int]] = {}
         self.truncated: set[str] = set()
         self._tokenizer: Any = None
 
@@ -30,21 +40,29 @@ class TokenTable:
         """The token that fills up shorter questions."""
         return int(self._loaded().pad_token_id)
 
-    def add(self, texts: Iterable[str]) -> None:
+    def add(self, questions: Iterable[str], answers: Iterable[str] = ()) -> None:
         """Make the token ids of texts, with the tokenizer's special tokens.
 
         Raises:
             UserError: There is no tokenizer, or it cannot be read.
         """
+        for question in questions:
+            if question not in self.ids:
+                self.ids[question] = self._tokens(question)
+        for answer in answers:
+            if answer not in self.labels:
+                tokens, end = self._tokens(answer), self._loaded().eos_token_id
+                self.labels[answer] = tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+    def _tokens(self, text: str) -> list[int]:
         tokenizer = self._loaded()
-        for text in texts:
-            if text not in self.ids:
-                # the tokenizer's own warning would come once, and tell no number
-                ids = tokenizer(text, verbose=False)["input_ids"]
-                if len(ids) > tokenizer.model_max_length:
-                    self.truncated.add(text)
-                    ids = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length)["input_ids"]
-                self.ids[text] = ids
+        # the tokenizer's own warning would come once, and tell no number
+        tokens: list[int] = tokenizer(text, verbose=False)["input_ids"]
+        most = min(tokenizer.model_max_length, self.max_tokens or tokenizer.model_max_length)
+        if len(tokens) <= most:
+            return tokens
+        self.truncated.add(text)
+        return tokenizer(text, truncation=True, max_length=most)["input_ids"]
 
     def _loaded(self) -> Any:
         if self._tokenizer is None:
@@ -54,4 +72,7 @@ class TokenTable:
             from eomt.models.tokenizer import load_tokenizer
 
             self._tokenizer = load_tokenizer(self.source)
+            code = LANGUAGE_CODES.get(self.language or "")
+            if hasattr(self._tokenizer, "src_lang") and code in self._tokenizer.all_special_tokens:
+                self._tokenizer.src_lang = code
         return self._tokenizer

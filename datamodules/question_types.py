@@ -11,7 +11,7 @@ Language = Literal["en", "vi"]
 # ViVQA numbers them in this order
 DEFAULT_TYPES = ("object", "count", "colour", "location")
 # keys that stand beside the types in the counts of a split
-RESERVED_NAMES = ("images", "questions", "dropped", "leaked", "truncated", "skipped")
+RESERVED_NAMES = ("images", "questions", "dropped", "leaked", "too_long", "truncated", "skipped")
 
 # the first that matches counts: a question for a number may name a colour, and one for a colour a place
 RULES: dict[Language, tuple[tuple[str, re.Pattern[str]], ...]] = {

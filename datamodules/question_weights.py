@@ -25,7 +25,9 @@ def weigh_types(given: Mapping[str, float], types: QuestionTypes) -> dict[str, f
     for name, weight in given.items():
         known = types.named(name)
         if known is None:
-            raise UserError(f"type_weights: unknown type {name!r}: must be one of {', '.join(types.names)}")
+            raise UserError(
+                f"type_weights: unknown type {name!r}: must be one of {', '.join(types.names)}, or set it to null"
+            )
         if not (weight > 0 and math.isfinite(weight)):
             raise UserError(f"type_weights: {name} {weight}: must be above 0")
         weights[known] = weight

@@ -10,7 +10,7 @@ from datamodules.image_data_module import check_fractions
 from datamodules.question_data_module import QuestionDataModule
 from datamodules.question_images import ImageFinder
 from datamodules.question_rows import QuestionTable, read_questions
-from datamodules.question_splits import find_leaks, split_images
+from datamodules.question_splits import find_leaks, images_of, leak_message, split_images, tell_shared_images
 from datamodules.question_types import DEFAULT_TYPES, Language, QuestionTypes
 from datamodules.splits import SPLITS, read_split_record
 from eomt.errors import UserError
@@ -22,10 +22,10 @@ class VQACsv(QuestionDataModule):
     """Questions about images in CSV files, in ViVQA's columns or others.
 
     The columns are image (or filename, img_id, image_id), `question`, `answer`, and optionally `answers`, a JSON list
-    of all references, and `type` (or question_type), a number or a name; without it rules of the language find the
-    type. An image is a path relative to `image_folder`, a name without its extension, or a number of COCO. Where there
-    is no file for validation, images of `train_csv` are split by a seed: never rows, and copies of an image stay
-    together.
+    of all references, and `type` (or question_type), a number or a name; where it is missing or blank, rules of the
+    language find the type. An image is a path relative to `image_folder`, a name without its extension, or a number of
+    COCO. Where there is no file for validation, images of `train_csv` are split by a seed: never rows, and copies of an
+    image stay together.
 
     Args:
         train_csv: Rows to train on.
@@ -36,8 +36,9 @@ class VQACsv(QuestionDataModule):
         test_fraction: Share of test, in images, where there is no `test_csv`.
         split_seed: Seed of that split.
         splits: JSON file of an earlier split to be used again.
-        on_leak: Whether a training image that is in `val_csv` or `test_csv` too is an error, or its training rows are
-            left out and counted. ViVQA's own files share images.
+        on_leak: Whether a training image that is in validation or test too, by its file's bytes, is an error, or its
+            training rows are left out and counted. ViVQA's own files share images. Images that validation and test
+            share are only told.
         language: Language of the questions, en or vi, for rows without a type.
         question_types: Names of the types; a number in a file is a place in this list.
         **common: Fields of `QuestionDataModule`.
@@ -99,16 +100,19 @@ class VQACsv(QuestionDataModule):
         """Return the rows of "train", "val" and "test"; none may be trained on whose image is measured on.
 
         Raises:
-            UserError: A file cannot be used, or training images are in another file too.
+            UserError: A file cannot be used, or training images are in another split too.
         """
         whole = self._read(self.train_csv)
         given = {}
         for split, file in (("val", self.val_csv), ("test", self.test_csv)):
             if file is not None:
                 given[split] = self._read(file)
-                whole = self._without_leaks(whole, given[split], file)
+                leaks = find_leaks(images_of(whole), images_of(given[split]), same_content=True)
+                whole = self._without_leaks(whole, leaks, self.train_csv, file, "take their rows out of one file")
         tables = self._split(whole) if self.is_split_by_seed else {"train": whole}
-        return {split: QuestionTable([]) for split in SPLITS} | tables | given
+        tables = {split: QuestionTable([]) for split in SPLITS} | tables | given
+        tell_shared_images(images_of(tables["val"]), images_of(tables["test"]), same_content=True)
+        return tables
 
     def weights_command(self) -> str:
         """Return how the answer weights of this training split are made, for messages."""
@@ -119,6 +123,8 @@ class VQACsv(QuestionDataModule):
             fields |= {name: getattr(self, name) for name in ("val_csv", "test_csv", "image_folder", "splits")}
             fields |= {name: getattr(self, name) or None for name in ("val_fraction", "test_fraction", "split_seed")}
             fields |= {"on_missing": "skip" if skips else None, "on_leak": "drop" if drops else None}
+            # or rows could not be read whose types these are
+            fields |= {"question_types": self.question_types}
         return weights_command({**fields, "output": self.answer_weights})
 
     def _read(self, file: Path) -> QuestionTable:
@@ -143,29 +149,21 @@ class VQACsv(QuestionDataModule):
         if not tables["train"]:
             raise UserError(f"{self.train_csv}: {len(files)} images, none is left to train on: more are needed")
         # what was left out before was in no split yet
-        return {split: QuestionTable(rows) for split, rows in tables.items()} | {
-            "train": replace(whole, rows=tables["train"])
-        }
+        train = replace(whole, rows=tables["train"])
+        found = {split: QuestionTable(rows) for split, rows in tables.items()}
+        if self.splits is not None:
+            # a split of another program, or of before copies came, may have them on two sides
+            for split in ("val", "test"):
+                leaks = find_leaks(images_of(train), images_of(found[split]), same_content=True)
+                train = self._without_leaks(train, leaks, self.splits, split, "name copies of an image in one split")
+        return found | {"train": train}
 
-    def _without_leaks(self, training: QuestionTable, measured: QuestionTable, file: Path) -> QuestionTable:
-        leaks = find_leaks(images_of(training), images_of(measured), same_content=True)
+    def _without_leaks(
+        self, training: QuestionTable, leaks: Mapping[Path, Path], source: Path, measured: Path | str, remedy: str
+    ) -> QuestionTable:
         if leaks and self.on_leak == "error":
-            raise UserError(leak_message(self.train_csv, file, leaks, "or set on_leak: drop"))
+            raise UserError(leak_message(source, measured, leaks, f"{remedy}, or set on_leak: drop"))
         rows = [row for row in training.rows if row.image not in leaks]
         if not rows:
-            raise UserError(f"{self.train_csv}: every image is in {file} too: nothing is left to train on")
+            raise UserError(f"{source}: every training image is in {measured} too: nothing is left to train on")
         return replace(training, rows=rows, leaked=training.leaked + len(training.rows) - len(rows))
-
-
-def leak_message(training: Path, measured: Path, leaks: Mapping[Path, Path], remedy: str) -> str:
-    """Return what is wrong where images of a training file are in another one too."""
-    image, other = next(iter(leaks.items()))
-    return (
-        f"{training}: {len(leaks)} images are in {measured} too ({image} is {other}, ...): what is measured must not "
-        f"be trained on, take their rows out of one file, {remedy}"
-    )
-
-
-def images_of(table: QuestionTable) -> list[Path]:
-    """Return the image of each row."""
-    return [row.image for row in table.rows]

@@ -8,12 +8,11 @@ from datamodules.question_data_module import QuestionDataModule
 from datamodules.question_images import ImageFinder
 from datamodules.question_pairs import read_pair
 from datamodules.question_rows import QuestionRow, QuestionTable
-from datamodules.question_splits import find_leaks
+from datamodules.question_splits import find_leaks, images_of, leak_message, tell_shared_images
 from datamodules.question_types import QuestionTypes
-from datamodules.vqa_csv import images_of, leak_message
 from eomt.errors import UserError
 
-ANSWER_TYPES = ("yes/no", "number", "other")
+VQA_TYPES = QuestionTypes(("yes/no", "number", "other"), None)
 
 
 class VQAv2(QuestionDataModule):
@@ -52,7 +51,7 @@ class VQAv2(QuestionDataModule):
         test_images: str | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(QuestionTypes(ANSWER_TYPES, None), **common)
+        super().__init__(VQA_TYPES, **common)
         if (test_questions is None) != (test_images is None) or (test_annotations and not test_questions):
             raise UserError("test_questions, test_images: give both, or neither and no test_annotations")
         self.train_questions = Path(train_questions)
@@ -84,7 +83,9 @@ class VQAv2(QuestionDataModule):
         for split, file in questions.items():
             # by file, for to look into all images of COCO takes longer than its splits are likely to be wrong
             if leaks := find_leaks(images_of(train), images_of(tables[split]), same_content=False):
-                raise UserError(leak_message(self.train_questions, file, leaks, "or give the files of another split"))
+                remedy = "take their questions out of one file, or give the files of another split"
+                raise UserError(leak_message(self.train_questions, file, leaks, remedy))
+        tell_shared_images(images_of(tables["val"]), images_of(tables["test"]), same_content=False)
         return tables
 
     def rows_to_predict(self) -> list[QuestionRow]:
@@ -96,7 +97,10 @@ class VQAv2(QuestionDataModule):
 
     def weights_command(self) -> str:
         """Return how the answer weights of this training split are made, for messages."""
-        fields = {"train_annotations": self.train_annotations, "min_count": self.min_answer_count}
+        fields: dict[str, Any] = {"train_annotations": self.train_annotations, "min_count": self.min_answer_count}
+        if self.on_missing == "skip":
+            # the training split is not the whole file
+            fields |= {"train_questions": self.train_questions, "train_images": self.train_images, "on_missing": "skip"}
         return weights_command({**fields, "output": self.answer_weights})
 
     def _read(self, questions: Path, annotations: Path | None, images: Path) -> QuestionTable:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from datamodules.splits import SPLITS
 from eomt.errors import UserError
 from eomt.merging import WEIGHTS_FILE, has_layout
-from eomt.models.vqa_layout import TOKENIZER, tokenizer_source
+from eomt.models.vqa_layout import TOKENIZER, longest_question, tokenizer_source
 
 # fields that hold paths: saved absolute, so that a run opens from another working directory
 PATH_FIELDS = frozenset(
@@ -92,6 +92,8 @@ def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_
     """Tokenizer and language, and what the heads choose from: the answers and, for a type head, the question types."""
     if data.get("tokenizer", "") is None:
         data.tokenizer = tokenizer_source(network.pretrained, network.text_model, network.tokenizer)
+    if data.get("max_tokens", 0) is None:
+        data.max_tokens = longest_question(network.pretrained, network.text_model)
     if task.language is None:
         task.language = data.get("language")
     datamodule = _make_datamodule(class_path, data)

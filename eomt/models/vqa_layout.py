@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
-from eomt.models.hugging_face import Source
+from eomt.models.hugging_face import Source, read_config
 from eomt.models.pretrained import WEIGHT_FILES, read_weights
 from eomt.models.text_tower import AnswerHead
-from eomt.models.tokenizer import holds_tokenizer
+from eomt.models.tokenizer import DEFAULT_LENGTH, holds_tokenizer, usable_positions
 from eomt.models.vision_tower import Colours
 
 CONFIG_FILE = "config.json"
@@ -145,6 +145,16 @@ def tokenizer_source(pretrained: bool | str, text_model: Source, tokenizer: str 
         return None
     folder = Path(text_model).expanduser()
     return text_model if not folder.is_dir() or holds_tokenizer(folder) else None
+
+
+def longest_question(pretrained: bool | str, text_model: Source) -> int:
+    """Tokens that the text model of a network with these arguments takes.
+
+    Raises:
+        UserError: if its configuration cannot be read.
+    """
+    source = read_layout(pretrained).text_config if isinstance(pretrained, str) else text_model
+    return usable_positions(read_config(source, "text_model")) or DEFAULT_LENGTH
 
 
 def answers_hash(answers: list[str] | None) -> Tensor:

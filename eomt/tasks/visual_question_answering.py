@@ -93,6 +93,7 @@ class VisualQuestionAnswering(AdaptationTask):
                 f"type_head_weight: {type_head_weight}, but network.question_types: {given}; a type head is trained "
                 "with a weight above 0, and there is none without"
             )
+        _check_trained_decoder(network, lora_config)
         super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
         # it keeps frozen towers in evaluation mode, and knows only now what is frozen
         network.train()
@@ -106,12 +107,15 @@ class VisualQuestionAnswering(AdaptationTask):
         self.blank_accuracy = MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Refuses weights of another vocabulary.
+        """Refuses weights of another vocabulary, and counts the answers that are too long to be written.
 
         Raises:
-            UserError: if there are such.
+            UserError: if there are such weights.
         """
         self.network.check_vocabulary()
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and self.network.answer_head == "generative" and data is not None:
+            data.count_long_answers(self.max_answer_tokens)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -281,3 +285,12 @@ class VisualQuestionAnswering(AdaptationTask):
                 f"ckpt_path: was trained on {len(theirs or [])} answers, the data has {len(ours or [])}, and they are "
                 "not the same; leave --config out, and the run's own vocabulary is used"
             )
+
+
+def _check_trained_decoder(network: DeterministicVQA, lora_config: LoRAConfig | None) -> None:
+    named = lora_config.trainable_modules if lora_config is not None and network.answer_head == "classification" else []
+    if decoders := [name for name in named if name.rpartition(".")[2] in ("decoder", "lm_head")]:
+        raise UserError(
+            f"lora_config.trainable_modules: {decoders[0]!r}: the classification head has no decoder; take it out, as "
+            "with --model.lora_config.trainable_modules '[]'"
+        )

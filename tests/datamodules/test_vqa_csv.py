@@ -71,6 +71,10 @@ def test_generic_columns_are_read_in_any_order(tmp_path: Path, column: str, type
         ("139", "COCO_train2014_000000000139.jpg"),
         ("139", "COCO_val2014_000000000139.jpg"),
         ("139", "COCO_test2015_000000000139.jpg"),
+        ("1.0", "1.jpg"),
+        ("139.0", "COCO_val2014_000000000139.jpg"),
+        ("a\u0309nh/bi\u0300a", "\u1ea3nh/b\u00eca.png"),
+        ("\u1ea3nh/b\u00eca.png", "a\u0309nh/bi\u0300a.png"),
     ],
 )
 def test_images_are_found_by_path_name_and_number(tmp_path: Path, name: str, file: str) -> None:
@@ -94,6 +98,15 @@ def test_types_follow_from_the_question_where_there_is_no_column(tmp_path: Path,
     data = vqa_csv(tmp_path, language=language, val_fraction=0.5)
     types = [row.question_type for row in sorted(data.rows("train"), key=lambda row: questions.index(row.question))]
     assert types == ["object", "count", "colour", "location"]
+
+
+def test_a_blank_type_is_found_by_the_rules_and_a_written_one_stays(tmp_path: Path) -> None:
+    write_questions(tmp_path, range(3))
+    rows = [("how many ?", "2", image, kind) for image, kind in ((0, ""), (1, " "), (2, "colour"))]
+    write_csv(tmp_path / "train.csv", rows, ["question", "answer", "image", "type"])
+    data = vqa_csv(tmp_path)
+    types = {row.image.name: row.question_type for split in SPLITS for row in data.rows(split)}
+    assert types == {"0.jpg": "count", "1.jpg": "count", "2.jpg": "colour"}
 
 
 def test_vietnamese_survives_every_step(tmp_path: Path) -> None:
@@ -180,6 +193,42 @@ def test_a_recorded_split_is_used_again(tmp_path: Path) -> None:
     assert not given.is_split_by_seed
     with pytest.raises(UserError, match="splits: val_csv is given"):
         vqa_csv(tmp_path, val_csv="val.csv", splits=str(record))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_copies_on_two_sides_of_a_recorded_split_are_refused_or_dropped(tmp_path: Path, split: str) -> None:
+    write_questions(tmp_path, range(6))
+    shutil.copy(tmp_path / "3.jpg", tmp_path / "300.jpg")
+    write_csv(tmp_path / "train.csv", color_rows([*range(6), 300]))
+    other = "test" if split == "val" else "val"
+    names = {"train": ["0.jpg", "1.jpg", "3.jpg"], split: ["2.jpg", "300.jpg"], other: ["4.jpg", "5.jpg"]}
+    record = tmp_path / "splits.json"
+    record.write_text(json.dumps(names))
+    arguments = {"splits": str(record), "test_fraction": 0.2, "batch_size": 1}
+    message = rf"splits\.json: 1 images are in {split} too \(.*3\.jpg is .*300\.jpg.*name copies .*or set on_leak: drop"
+    with pytest.raises(UserError, match=message):
+        vqa_csv(tmp_path, **arguments).rows("train")
+    data = vqa_csv(tmp_path, on_leak="drop", **arguments)
+    data.setup("fit")
+    assert {row.image.name for row in data.rows("train")} == {"0.jpg", "1.jpg"}
+    assert data.counts["train"]["leaked"] == 2
+    assert len(data.rows(split)) == 4
+
+
+def test_images_that_validation_and_test_share_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_questions(tmp_path, range(8))
+    for image in (20, 21, 22):
+        write_face(tmp_path / f"{image}.jpg", image)
+    shutil.copy(tmp_path / "21.jpg", tmp_path / "2100.jpg")
+    write_csv(tmp_path / "val.csv", color_rows([20, 21]))
+    found = []
+    for images in ([22], [22, 2100], [20, 21]):
+        write_csv(tmp_path / "test.csv", color_rows(images))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="eomt"):
+            vqa_csv(tmp_path, val_csv=str(tmp_path / "val.csv"), test_csv=str(tmp_path / "test.csv")).rows("test")
+        found.append([message.partition(" are in test too")[0] for message in caplog.messages])
+    assert found == [[], ["1 of 2 validation images"], ["2 of 2 validation images"]]
 
 
 def test_a_test_split_is_taken_from_training_beside_a_file_of_validation(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def spoiled(**cells: str) -> list[str]:
         (spoiled(answer="", answers='["red"]'), {}, r"row 3: the answer is missing"),
         (spoiled(type="size"), {}, r"row 3: unknown type 'size': must be one of 0 object, 1 count, 2 colour, 3 loc"),
         (spoiled(type="4"), {}, r"row 3: unknown type '4'"),
-        (spoiled(type=""), {}, r"row 3: unknown type ''"),
+        (spoiled(type=""), {"question_types": ["x", "y"]}, r"row 3: unknown type '': must be one of 0 x, 1 y"),
         (spoiled(type="object"), {"question_types": ["x", "y"]}, r"unknown type 'object': must be one of 0 x, 1 y"),
         (spoiled(answers='["red", '), {}, r"row 3: answers \[\"red\",: is no JSON|row 3: answers \[.* is no JSON"),
         (spoiled(answers='{"red": 1}'), {}, r"row 3: answers .*: must be a list of texts"),
@@ -60,6 +60,12 @@ def test_rows_are_counted_with_the_blank_ones_between_them(tmp_path: Path) -> No
         (["", "question", "answer", "picture"], r"columns \(unnamed\), question, answer, picture: must have an image"),
         (["question", "image"], r"columns question, image: must have answer too"),
         (["answer", "image"], r"must have question too"),
+        (
+            ["question", "answer", "image", "Question "],
+            r"question, answer, image, question: question stands there twice",
+        ),
+        (["question", "answer", "image", "type", "type"], r"type stands there twice: take one out"),
+        (["question", "answer", "img_id", "IMG_ID"], r"img_id stands there twice"),
         (["answer"], r"must have an image column \(image, filename, img_id, image_id\) and question too"),
     ],
 )

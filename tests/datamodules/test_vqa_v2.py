@@ -1,6 +1,7 @@
 """VQAv2's official pairs of files."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,22 @@ def overwrite(text: str) -> Callable[[Path], None]:
             edit("val", "annotations", lambda e: e[1].update(answer_type="x")),
             r"101: unknown type 'x': must be one of yes/no",
         ),
+        (
+            edit("val", "questions", lambda e: e[1].update(question=None)),
+            r"question_id 101: question is null: must be a",
+        ),
+        (
+            edit("val", "annotations", lambda e: e[1].update(multiple_choice_answer=None)),
+            r"question_id 101: multiple_choice_answer is null: must be a text",
+        ),
+        (
+            edit("val", "annotations", lambda e: e[1].update(answers=[{"answer": "red"}, {"answer": None}])),
+            r"question_id 101: answer is null: must be a text",
+        ),
+        (
+            edit("val", "questions", lambda e: e[1].update(question_id=[1])),
+            r"val_questions.json: questions 1: question_id is \[1\]: must be a number",
+        ),
         (overwrite("{"), r"val_annotations.json: cannot be read as JSON"),
         (overwrite('{"questions": []}'), r"val_annotations.json: holds questions: must hold a list of annotations"),
         (
@@ -89,6 +106,19 @@ def test_missing_images_can_be_left_out(tmp_path: Path) -> None:
     data.setup("fit")
     assert data.counts["val"]["skipped"] == 2
     assert data.counts["val"]["questions"] == 4
+
+
+def test_a_null_answer_makes_no_weight(tmp_path: Path) -> None:
+    data = vqa_v2(tmp_path)
+    edit("train", "annotations", lambda e: e[3].update(multiple_choice_answer=None))(tmp_path)
+    with pytest.raises(UserError, match="question_id 11: multiple_choice_answer is null"):
+        main(["--train_annotations", str(data.train_annotations), "--output", str(tmp_path / "weights.json")])
+
+
+def test_an_answer_may_be_a_number(tmp_path: Path) -> None:
+    data = vqa_v2(tmp_path)
+    edit("train", "annotations", lambda e: e[1].update(multiple_choice_answer=2, answers=[{"answer": 2}]))(tmp_path)
+    assert [(row.answer, row.answers) for row in data.rows("train") if row.name == "1"] == [("2", ("2",))]
 
 
 def test_an_image_of_training_is_not_measured_on(tmp_path: Path) -> None:
@@ -125,3 +155,17 @@ def test_answer_weights_are_made_of_annotations(tmp_path: Path) -> None:
     ratio = content["yes"]["weight"] / content["red"]["weight"]
     weights = dict(zip(batch["answer"], batch["weight"].tolist(), strict=True))
     assert weights["yes"] / weights[next(answer for answer in weights if answer != "yes")] == pytest.approx(ratio)
+
+
+def test_the_command_in_the_message_counts_only_questions_with_their_image(tmp_path: Path) -> None:
+    file = tmp_path / "weights.json"
+    data = vqa_v2(tmp_path, answer_weights=str(file), on_missing="skip", batch_size=1)
+    # an answer of one image alone, which is not there
+    edit("train", "annotations", lambda e: e[1].update(multiple_choice_answer="odd"))(tmp_path)
+    (tmp_path / "train" / "COCO_train2014_000000000000.jpg").unlink()
+    main(["--train_annotations", str(data.train_annotations), "--output", str(file)])
+    with pytest.raises(UserError, match="another vocabulary") as caught:
+        data.setup("fit")
+    main(shlex.split(str(caught.value).partition("compute_answer_weights ")[2]))
+    data.setup("fit")
+    assert sorted(json.loads(file.read_text())["answers"]) == ["blue", "green", "red", "yes"]

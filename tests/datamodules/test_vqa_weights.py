@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,7 @@ def test_weights_that_are_damaged_or_of_another_vocabulary_are_refused(
         {"val_fraction": 0.3, "split_seed": 3, "test_fraction": 0.2},
         {"on_leak": "drop", "val_csv": "measured.csv"},
         {"on_missing": "skip", "val_csv": "val.csv"},
+        {"question_types": ["shape", "the colour", "x"]},
     ],
 )
 def test_the_command_in_the_message_makes_weights_that_fit(tmp_path: Path, arguments: dict[str, Any]) -> None:
@@ -221,14 +223,16 @@ def test_the_command_in_the_message_makes_weights_that_fit(tmp_path: Path, argum
     write_csv(tmp_path / "measured.csv", rows[:2])
     if "on_missing" in arguments:
         (tmp_path / "3.jpg").unlink()
+    if "question_types" in arguments:
+        text = (tmp_path / "train.csv").read_text().replace(",0\n", ",shape\n")
+        (tmp_path / "train.csv").write_text(text)
     if "val_csv" in arguments:
         arguments = arguments | {"val_csv": str(tmp_path / arguments["val_csv"])}
     file = make_weights(tmp_path)
     data = vqa_csv(tmp_path, answer_weights=str(file), batch_size=1, **arguments)
     with pytest.raises(UserError, match="another vocabulary") as caught:
         data.setup("fit")
-    command = str(caught.value).split("compute_answer_weights ")[1].split()
-    main(command)
+    main(shlex.split(str(caught.value).partition("compute_answer_weights ")[2]))
     weights = row_weights(data)
     assert np.mean(list(weights.values())) == pytest.approx(1, abs=1e-6)
 
@@ -250,6 +254,22 @@ def test_the_command_says_a_mistake_in_one_line(
         "columns question, truth: must have an image column (image, filename, img_id, image_id) and answer" in printed
     )
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train_annotations", "a.json", "--val_fraction", "0.3"], "val_fraction: belongs to --train_csv"),
+        (["--train_annotations", "a.json", "--question_types", "x", "y"], "question_types: belongs to --train_csv"),
+        (["--train_csv", "a.csv", "--train_images", "b"], "train_images: belongs to --train_annotations"),
+        (["--train_annotations", "a.json", "--on_missing", "skip"], "train_questions, train_images: give both"),
+        (["--train_annotations", "a.json", "--train_images", "b"], "train_questions, train_images: give both"),
+    ],
+)
+def test_fields_of_other_data_are_refused_in_a_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        main(arguments)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_older_file_stays_where_the_new_one_cannot_be_made(tmp_path: Path) -> None:
