@@ -25,7 +25,7 @@ from eomt.tasks.visual_question_answering import VisualQuestionAnswering
 
 log = logging.getLogger("eomt")
 
-TEST_COLUMNS = ["name", "image", "question", "type", "answer", "predicted", "blank", "accuracy"]
+TEST_COLUMNS = ["name", "image", "question", "type", "answer", "predicted", "blank", "accuracy", "blank_accuracy"]
 PREDICT_COLUMNS = ["name", "image", "question", "predicted"]
 # `val_accuracy` and what stands beside it, in words
 COMPARED = {
@@ -38,19 +38,19 @@ COMPARED = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracies of the model and of answers without looking, at a step; by the keys of `COMPARED`."""
+    """Accuracies of the model and of answers without looking, at a step; by those keys of `COMPARED` that are known."""
 
     step: int
     figures: dict[str, float]
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {self.figures[key]:.4f}" for key, name in COMPARED.items())
+        return ", ".join(f"{name} {self.figures[key]:.4f}" for key, name in COMPARED.items() if key in self.figures)
 
     @property
     def verdict(self) -> str:
         """What is wrong, if anything is."""
         best = self.figures["accuracy"]
-        if not best > self.figures["question_only_accuracy"]:
+        if not best > self.figures.get("question_only_accuracy", -1.0):
             return "The model does NOT beat the question-only baseline: the images do not help it to answer"
         if not best > self.figures["blank_accuracy"]:
             return "The model answers no better than on a blank image: it does not look"
@@ -62,7 +62,9 @@ class AnswerResults(Callback):
 
     At validations and in `test`: `val_majority_accuracy` and `val_question_only_accuracy` (`test_...`), of the most
     frequent training answer and of `question_only`. At the end, a line sets the model beside them, for a fit at its
-    best validation.
+    best validation. `test` gives them for each type of question too, `test_majority_accuracy/<type>` and so on, with a
+    line each: some types can be guessed, others not. Where no training answer is in the network's vocabulary there are
+    no baselines.
 
     `pictures/train_batch.png`: questions of the first training batch. `pictures/val_step000500.png`: the same questions
     at every validation, of all types, with truth and answer; also sent to wandb and TensorBoard. `validate.png` and
@@ -170,12 +172,15 @@ class AnswerResults(Callback):
                     "answer": batch["answer"][place],
                     "blank": outputs["blank"][place],
                     "accuracy": soft_accuracy(row["predicted"], batch["answers"][place], language),
+                    "blank_accuracy": soft_accuracy(outputs["blank"][place], batch["answers"][place], language),
                 }
             )
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the baselines and draws."""
         self._log_baselines(trainer, pl_module, "test")
+        for name, value in accuracies_of_types(gathered(self._rows), "blank_accuracy").items():
+            pl_module.log(f"test_{name}", value, sync_dist=True)
         self._draw(trainer, "test.png", None)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,6 +189,7 @@ class AnswerResults(Callback):
         if trainer.is_global_zero:
             _write_answers(stem_of_results(trainer, "AnswerResults"), TEST_COLUMNS, rows)
         _report(trainer, "test", _comparison(trainer, "test"))
+        _report_types(trainer, sorted({row["type"] for row in rows} - {""}))
 
     # predict
 
@@ -230,6 +236,8 @@ class AnswerResults(Callback):
             data = trainer.datamodule  # type: ignore[attr-defined]
             self._baselines[split] = baseline_accuracies(data.rows("train"), data.rows(split), _language(pl_module))
         for name, value in self._baselines[split].items():
+            if "/" in name and split != "test":
+                continue
             # the same on all ranks; sync_dist only tells Lightning so
             pl_module.log(f"{split}_{name}", value, sync_dist=True)
 
@@ -237,21 +245,37 @@ class AnswerResults(Callback):
 def baseline_accuracies(train: Sequence[Any], rows: Sequence[Any], language: str) -> dict[str, float]:
     """Returns `majority_accuracy` and `question_only_accuracy`, soft accuracies of answers without looking.
 
+    They are there for all rows, and as `majority_accuracy/<type>` for those of a type. Without training rows there are
+    none, which is logged.
+
     Args:
         train: rows of training, with `question` and `answer`.
-        rows: that are answered, with `question` and `answers`.
+        rows: that are answered, with `question`, `answers` and `question_type`.
         language: whose rules compare answers.
     """
+    if not train:
+        log.warning("No training row has an answer of the network's vocabulary: there are no baselines beside the model")
+        return {}
     questions = [row.question for row in train]
     answers = [normalize_answer(row.answer, language) for row in train]
     guesses = {
         "majority_accuracy": [majority_answer(answers)] * len(rows),
         "question_only_accuracy": question_only(questions, answers, [row.question for row in rows]),
     }
-    return {
-        name: float(np.mean([soft_accuracy(g, row.answers, language) for g, row in zip(guessed, rows, strict=True)]))
-        for name, guessed in guesses.items()
-    }
+    found: dict[str, float] = {}
+    for name, guessed in guesses.items():
+        scored = [
+            {"type": row.question_type, name: soft_accuracy(guess, row.answers, language)}
+            for guess, row in zip(guessed, rows, strict=True)
+        ]
+        found |= {name: float(np.mean([row[name] for row in scored]))} | accuracies_of_types(scored, name)
+    return found
+
+
+def accuracies_of_types(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+    """Returns the mean of a column over the rows of each `type`, as `<name>/<type>`; rows without a type are left out."""
+    types = sorted({row["type"] for row in rows} - {""})
+    return {f"{name}/{kind}": float(np.mean([row[name] for row in rows if row["type"] == kind])) for kind in types}
 
 
 def _language(pl_module: LightningModule) -> str:
@@ -259,9 +283,9 @@ def _language(pl_module: LightningModule) -> str:
     return pl_module.language
 
 
-def _comparison(trainer: Trainer, stage: str) -> Comparison:
-    metrics = trainer.callback_metrics
-    return Comparison(trainer.global_step, {key: float(metrics[f"{stage}_{key}"]) for key in COMPARED})
+def _comparison(trainer: Trainer, stage: str, of_type: str = "") -> Comparison:
+    found = {key: trainer.callback_metrics.get(f"{stage}_{key}{of_type}") for key in COMPARED}
+    return Comparison(trainer.global_step, {key: float(value) for key, value in found.items() if value is not None})
 
 
 def _report(trainer: Trainer, where: str, comparison: Comparison) -> None:
@@ -269,6 +293,12 @@ def _report(trainer: Trainer, where: str, comparison: Comparison) -> None:
         log.info("Accuracy (%s): %s", where, comparison)
         if comparison.verdict:
             log.warning("%s", comparison.verdict)
+
+
+def _report_types(trainer: Trainer, types: Sequence[str]) -> None:
+    if trainer.is_global_zero:
+        for kind in types:
+            log.info("Accuracy (test, %s): %s", kind, _comparison(trainer, "test", f"/{kind}"))
 
 
 def _rows_of(batch: Mapping[str, Any], predicted: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:

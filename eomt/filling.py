@@ -89,7 +89,7 @@ def _fill_classes(network: Namespace, data: Namespace, class_path: str) -> None:
 
 
 def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_path: str) -> None:
-    """Tokenizer and language, and what the heads choose from: the answers and, for a type head, the question types."""
+    """Tokenizer, language, the answers of training and, for a type head, the question types."""
     if data.get("tokenizer", "") is None:
         data.tokenizer = tokenizer_source(network.pretrained, network.text_model, network.tokenizer)
     if data.get("max_tokens", 0) is None:
@@ -99,7 +99,10 @@ def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_
     datamodule = _make_datamodule(class_path, data)
     if task.type_head_weight and network.question_types is None:
         network.question_types = datamodule.question_types
-    if network.answer_head != "classification":
+    if network.answer_head == "generative":
+        # only to tell which answers training has not: a decoder may be taught those of other data
+        if network.answers is None:
+            network.answers = datamodule.answers
         return
     found, given = datamodule.answers, network.answers
     if given not in (None, found):

@@ -1,13 +1,16 @@
-"""Scores of an answer against reference answers: soft accuracy, exact match, token F1, ROUGE-L."""
+"""Scores of an answer against reference answers: soft accuracy, exact match, token F1, ROUGE-L, BLEU."""
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence, Set
 from functools import lru_cache
 
+# longest n-grams of BLEU
+MOST_WORDS = 4
 # matches with people's answers that make an answer fully right
 ENOUGH_MATCHES = 3
 
@@ -170,6 +173,30 @@ def rouge_l(prediction: str, answer: str, language: str = "en") -> float:
     """Return ROUGE-L (Lin 2004): the F1 score of the longest common subsequence of words; see `answer_tokens`."""
     predicted, true = answer_tokens(prediction, language), answer_tokens(answer, language)
     return _f1(_longest_common(predicted, true), len(predicted), len(true))
+
+
+def bleu(prediction: str, answer: str, language: str = "en") -> float:
+    """Return BLEU (Papineni et al. 2002) of one answer, from n-grams of 1 to 4 words; see `answer_tokens`.
+
+    Orders that the answer is too short for are left out, so that of a single word it is BLEU-1. Above single words one
+    match is added to the matches and one to the n-grams (Lin & Och 2004), or a pair in another order would give 0.
+    torchmetrics' smoothing stops at the first order without a match.
+    """
+    predicted, true = answer_tokens(prediction, language), answer_tokens(answer, language)
+    common = (Counter(predicted) & Counter(true)).total()
+    if not common:
+        return 0.0
+    precisions = [common / len(predicted)]
+    for order in range(2, min(MOST_WORDS, len(true)) + 1):
+        found = Counter(_ngrams(predicted, order))
+        matches = (found & Counter(_ngrams(true, order))).total()
+        precisions.append((matches + 1) / (found.total() + 1))
+    brevity = min(1.0, math.exp(1 - len(true) / len(predicted)))
+    return brevity * math.prod(precisions) ** (1 / len(precisions))
+
+
+def _ngrams(words: Sequence[str], order: int) -> list[tuple[str, ...]]:
+    return [tuple(words[start : start + order]) for start in range(len(words) - order + 1)]
 
 
 def _f1(common: int, predicted: int, true: int) -> float:

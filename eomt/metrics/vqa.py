@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.text import bleu_score
 from torchmetrics.utilities import dim_zero_cat
 
 from eomt.metrics.answer_scores import (
-    answer_tokens,
     best_accuracy,
+    bleu,
     exact_match,
     normalize_answer,
     rouge_l,
@@ -23,9 +22,6 @@ from eomt.metrics.answer_scores import (
     token_f1,
 )
 from eomt.metrics.prompted import mean
-
-# most answers are one or two words: of longer n-grams there are none, and BLEU of them is 0 whatever is predicted
-BLEU_ORDER = 1
 
 
 @dataclass(frozen=True, order=True)
@@ -57,7 +53,7 @@ class VQAMetric(Metric):
         """Set up the metric.
 
         Args:
-            answers: The vocabulary of a network that chooses its answers from one; None for a network that writes them.
+            answers: The vocabulary of training; None where it is not known.
         """
         super().__init__()
         self.vocabulary = None if answers is None else list(answers)
@@ -120,13 +116,13 @@ class VQAMetric(Metric):
 
         Returns:
             `accuracy`: mean soft accuracy of VQAv2 against all references. Against the main reference: means of
-            `exact_match`, `f1` (of words) and `rouge_l`; `bleu`, of the corpus, of single words (BLEU-1).
+            `exact_match`, `f1` (of words), `rouge_l` and `bleu` (of each answer, up to four words).
 
             `accuracy/<type>` and `count/<type>`: accuracy and number of the questions of a type; `accuracy_macro`: the
             mean over types. `n_questions`: their number.
 
             With a vocabulary, `oov_rate`: share of the main references that are not in it, and `ceiling`: the accuracy
-            of always choosing the best answer in it.
+            of always choosing the best answer in it, which bounds networks that choose.
 
             nan if nothing was evaluated.
         """
@@ -137,10 +133,10 @@ class VQAMetric(Metric):
             "exact_match": exact_match,
             "f1": token_f1,
             "rouge_l": rouge_l,
+            "bleu": bleu,
         }
         for name, score in scores.items():
             figures[name] = mean(np.array([score(row.predicted, row.answer, row.language) for row in rows]))
-        figures["bleu"] = bleu(rows)
         types = np.array([row.question_type for row in rows], dtype=object)
         found = sorted(set(types.tolist()) - {""})
         of_types = {name: accuracy[types == name] for name in found}
@@ -160,13 +156,3 @@ class VQAMetric(Metric):
         missing = [normalize_answer(row.answer, row.language) not in known[row.language] for row in rows]
         best = [best_accuracy(known[row.language], row.answers, row.language) for row in rows]
         return {"oov_rate": mean(np.array(missing)), "ceiling": mean(np.array(best))}
-
-
-def bleu(rows: Sequence[Answered]) -> float:
-    """Return BLEU (Papineni et al. 2002) of n-grams up to `BLEU_ORDER` against the main references; nan of nothing."""
-    if not rows:
-        return np.nan
-    # torchmetrics parts words at spaces
-    predicted = [" ".join(answer_tokens(row.predicted, row.language)) for row in rows]
-    true = [[" ".join(answer_tokens(row.answer, row.language))] for row in rows]
-    return float(bleu_score(predicted, true, n_gram=BLEU_ORDER))

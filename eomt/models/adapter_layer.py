@@ -57,6 +57,11 @@ def adapter_parameters(model: nn.Module) -> dict[str, str]:
     }
 
 
+def is_adapter_name(name: str) -> bool:
+    """Whether a parameter or module belongs to an adapter, of this package or of PEFT: lora_a, lora_A.default, ..."""
+    return any(part.startswith("lora_") for part in name.split("."))
+
+
 def require_merged(network: nn.Module) -> None:
     """That `network` holds no adapters.
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from eomt.errors import UserError
-from eomt.models.adapter_layer import lora_layers
+from eomt.models.adapter_layer import is_adapter_name, lora_layers
 from eomt.models.lora_integration import LoRAConfig, adaptation, apply_lora, expected_trainable
 from eomt.models.lora_targets import is_inside
 from eomt.models.text_tower import decoder_of
@@ -50,7 +50,7 @@ def freeze_all_but(network: nn.Module, paths: list[str]) -> None:
     """
     full = [inner for path in paths for inner in without_adapters(network, path)]
     done = adaptation(network)
-    if done is None and not any(_is_adapter(name) for name, _ in network.named_parameters()):
+    if done is None and not any(is_adapter_name(name) for name, _ in network.named_parameters()):
         apply_lora(network, LoRAConfig(enabled=False, freeze_base_model=True, trainable_modules=full))
         return
     if done is not None:
@@ -60,7 +60,7 @@ def freeze_all_but(network: nn.Module, paths: list[str]) -> None:
     else:
         # adapters that were put into a part of the network, of which there is no record here
         names = [name for name, _ in network.named_parameters()]
-        expected = {name for name in names if _is_adapter(name) or is_inside(name, full)}
+        expected = {name for name in names if is_adapter_name(name) or is_inside(name, full)}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in expected)
 
@@ -69,9 +69,9 @@ def without_adapters(network: nn.Module, path: str) -> list[str]:
     """`path`, or the outermost modules inside it that hold no adapter."""
     module = network.get_submodule(path)
     names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
-    if not any(_is_adapter(name) for name in names):
+    if not any(is_adapter_name(name) for name in names):
         return [path] if names else []
-    if path in lora_layers(network) or any(_is_adapter(name) for name, _ in module.named_children()):
+    if path in lora_layers(network) or any(is_adapter_name(name) for name, _ in module.named_children()):
         return []
     return [inner for name, _ in module.named_children() for inner in without_adapters(network, f"{path}.{name}")]
 
@@ -87,8 +87,3 @@ def tied_weights(network: nn.Module, paths: list[str]) -> list[list[str]]:
 def path_of(network: nn.Module, module: nn.Module) -> str:
     """The dotted path of a module of `network`."""
     return next(path for path, other in network.named_modules() if other is module)
-
-
-def _is_adapter(name: str) -> bool:
-    """Whether a parameter or module belongs to an adapter, of this package or of PEFT: lora_a, lora_A.default, ..."""
-    return any(part.startswith("lora_") for part in name.split("."))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from eomt.errors import UserError
-from eomt.models.adapter_layer import adapter_parameters, lora_layers
+from eomt.models.adapter_layer import adapter_parameters, is_adapter_name, lora_layers
 from eomt.models.fingerprint import fingerprint
 from eomt.models.lora import count_lora_parameters
 from eomt.models.lora_backends import NO_PEFT, available_backend, inject_native, inject_peft
@@ -306,9 +306,12 @@ def lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> list[str
     config = config or (done.config if done else None)
     stats = get_lora_stats(model)
     lines = []
-    if config is None and stats["lora_parameters"]:
-        layers = len(stats["adapted_modules"])
-        lines.append(f"[LoRA] Adapted without a config: {stats['lora_parameters']:,} params across {layers} layers")
+    # of PEFT's own adapters there is no record, and whether they are trained is what counts
+    adapters = {name: value for name, value in model.named_parameters() if is_adapter_name(name)}
+    if config is None and adapters:
+        trained = sum(value.numel() for value in adapters.values() if value.requires_grad)
+        layers = len({name.partition(".lora_")[0] for name in adapters})
+        lines.append(f"[LoRA] Adapted without a config: {trained:,} trainable params across {layers} layers")
     elif config is None:
         lines.append("[LoRA] None: every parameter is trained (full fine-tuning)")
     elif not config.enabled:

@@ -58,7 +58,8 @@ class DeterministicVQA(nn.Module):
         pretrained: true reads the weights of both; false reads only their configurations; a text is a folder that
             `write_layout` wrote, whose models, vocabulary and sizes go before the other arguments.
         answer_head: generative or classification.
-        answers: vocabulary of the training split; from a config it is filled in from the data.
+        answers: vocabulary of the training split, which classification chooses from; from a config it is filled in from
+            the data.
         question_types: what the type head tells apart; None: there is no type head.
         tokenizer: a folder or repository; None takes that of `text_model`.
         img_size: height and width in pixels of the images, multiples of the patch.
@@ -174,11 +175,13 @@ class DeterministicVQA(nn.Module):
         return self
 
     def check_vocabulary(self) -> None:
-        """That the weights belong to `answers`.
+        """That the weights belong to `answers`; a decoder writes any.
 
         Raises:
             UserError: if weights of another vocabulary were loaded.
         """
+        if self.answer_head == "generative":
+            return
         own = answers_hash(self.answers).to(self.answers_hash.device)
         if self.answers is not None and self.answers_hash.any() and not torch.equal(own, self.answers_hash):
             raise UserError(

@@ -23,7 +23,7 @@ GREY = 128
 # of a question and an answer that are made up
 SYNTHETIC_TOKENS = 8
 
-HEADLINE = ("accuracy", "exact_match", "f1", "rouge_l", "bleu", "accuracy_macro", "oov_rate", "ceiling")
+HEADLINE = ("accuracy", "exact_match", "f1", "rouge_l", "bleu", "accuracy_macro", "oov_rate")
 
 
 class VisualQuestionAnswering(AdaptationTask):
@@ -35,7 +35,8 @@ class VisualQuestionAnswering(AdaptationTask):
     only; lists of B strings `name`, `question`, `answer`, `question_type`; `answers`, B lists of strings.
 
     `val_accuracy` is VQAv2's soft accuracy: exact match where there is one reference. `val_blank_accuracy` is the same
-    network's on grey images: a network that does not look is as good on those. Losses of evaluation are never weighted.
+    network's on grey images: a network that does not look is as good on those. `val_oov_rate` is the share of answers
+    that training has not; `val_ceiling`, of a network that chooses, what is within its reach. Losses of evaluation are never weighted.
 
     Args:
         network: a DeterministicVQA.
@@ -102,8 +103,7 @@ class VisualQuestionAnswering(AdaptationTask):
         self.criterion, self.evaluation_criterion = AnswerLoss(label_smoothing), AnswerLoss()
         self.cache = FeatureCache(feature_cache)
         self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
-        vocabulary = network.answers if network.answer_head == "classification" else None
-        self.val_metric, self.test_metric = VQAMetric(vocabulary), VQAMetric(vocabulary)
+        self.val_metric, self.test_metric = VQAMetric(network.answers), VQAMetric(network.answers)
         self.blank_accuracy = MeanMetric()
 
     def setup(self, stage: str) -> None:
@@ -259,6 +259,9 @@ class VisualQuestionAnswering(AdaptationTask):
         self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
         shown = {name: figures[name] for name in HEADLINE if name in figures}
         shown |= {name: value for name, value in figures.items() if name.startswith("accuracy/")}
+        # a decoder is not bound to the answers of training
+        if "ceiling" in figures and self.network.answer_head == "classification":
+            shown["ceiling"] = figures["ceiling"]
         shown["blank_accuracy"] = float(self.blank_accuracy.compute())
         for name, value in shown.items():
             self.log(f"{stage}_{name}", value, prog_bar=name == "accuracy", sync_dist=True)
@@ -273,14 +276,17 @@ class VisualQuestionAnswering(AdaptationTask):
         checkpoint["answers"] = self.network.answers
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also refuses another answer vocabulary.
+        """Also refuses another vocabulary to choose from; of what was written, the one of training is taken over.
 
         Raises:
-            UserError: if it is one.
+            UserError: if it is another one.
         """
         super().on_load_checkpoint(checkpoint)
         theirs, ours = checkpoint.get("answers"), self.network.answers
-        if theirs != ours:
+        if self.network.answer_head == "generative":
+            known = ours if theirs is None else theirs
+            self.network.answers = self.val_metric.vocabulary = self.test_metric.vocabulary = known
+        elif theirs != ours:
             raise UserError(
                 f"ckpt_path: was trained on {len(theirs or [])} answers, the data has {len(ours or [])}, and they are "
                 "not the same; leave --config out, and the run's own vocabulary is used"

@@ -121,12 +121,45 @@ def test_baselines_are_logged_beside_the_model(folder: Path) -> None:
         assert {f"{split}_accuracy", f"{split}_blank_accuracy"} <= metrics.keys()
 
 
+def test_test_measures_the_baselines_of_each_type(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics").read_text())
+    rows = read_table(only(folder / "run" / "results", "*_answers.csv"))
+    results = json.loads(only(folder / "run" / "results", "*_eval.json").read_text())["metrics"]
+
+    for kind, majority, question_only in (("colour", 0.0, 0.5), ("shape", 1.0, 1.0)):
+        assert results[f"test_majority_accuracy/{kind}"] == majority
+        assert results[f"test_question_only_accuracy/{kind}"] == question_only
+        blank = [row["blank"] == row["answer"] for row in rows if row["type"] == kind]
+        assert results[f"test_blank_accuracy/{kind}"] == pytest.approx(np.mean(blank))
+    assert not [name for name in metrics if name.startswith("val_majority_accuracy/")]
+
+
+def test_answers_are_written_where_training_knows_none_of_the_vocabulary(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_questions(tmp_path)
+    task = make_task(data)
+    data._answers = ["lam"]
+    with caplog.at_level(logging.INFO, logger="eomt"):
+        make_trainer(tmp_path, [RunSummary(), AnswerResults(4)]).test(task, datamodule=data, verbose=False)
+
+    assert len(read_table(only(tmp_path / "run" / "results", "*_answers.csv"))) == 2 * NUM_IMAGES
+    assert caplog.text.count("there are no baselines beside the model") == 1
+    (line,) = [line for line in caplog.messages if line.startswith("Accuracy (test)")]
+    assert "same model on a blank image" in line
+    assert "question only" not in line
+
+
 def test_the_end_sets_model_and_baselines_beside_one_another(folder: Path) -> None:
     lines = (folder / "log").read_text(encoding="utf-8").splitlines()
     compared = [line for line in lines if line.startswith("Accuracy (")]
 
-    assert [line.partition(")")[0].partition(",")[0] for line in compared] == ["Accuracy (val", "Accuracy (test"]
-    for line in compared:
+    named = [line.partition(")")[0] for line in compared]
+    assert [name.partition(",")[0] for name in named[:2]] == ["Accuracy (val", "Accuracy (test"]
+    assert named[2:] == ["Accuracy (test, colour", "Accuracy (test, shape"]
+    assert "question only 0.5000, majority answer 0.0000" in compared[2]
+    assert "question only 1.0000, majority answer 1.0000" in compared[3]
+    for line in compared[:2]:
         assert "question only 0.7500, majority answer 0.5000" in line
         # two steps with random weights
         assert "does NOT beat the question-only baseline" in lines[lines.index(line) + 1]
@@ -170,13 +203,15 @@ def test_test_writes_every_answer_once(folder: Path) -> None:
     rows = read_table(only(folder / "run" / "results", "*_answers.csv"))
     asked = read_table(folder / "val.csv")
 
-    assert list(rows[0]) == ["name", "image", "question", "type", "answer", "predicted", "blank", "accuracy"]
+    columns = ["name", "image", "question", "type", "answer", "predicted", "blank", "accuracy", "blank_accuracy"]
+    assert list(rows[0]) == columns
     assert Counter((Path(row["image"]).name, row["question"], row["answer"], row["type"]) for row in rows) == Counter(
         tuple(row.values()) for row in asked
     )
     assert len({row["name"] for row in rows}) == 2 * NUM_IMAGES
     for row in rows:
         assert float(row["accuracy"]) == (row["predicted"] == row["answer"])
+        assert float(row["blank_accuracy"]) == (row["blank"] == row["answer"])
         assert all(unicodedata.is_normalized("NFC", value) for value in row.values())
     metrics = json.loads((folder / "metrics").read_text())
     assert metrics["test_accuracy"] == pytest.approx(np.mean([float(row["accuracy"]) for row in rows]))

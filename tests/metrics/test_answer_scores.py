@@ -1,17 +1,19 @@
 """Answers against references: the worked cases of VQAv2, brute force, torchmetrics, and no harm to Vietnamese."""
 
 import itertools
+import math
 import unicodedata
 
 import numpy as np
 import pytest
-from torchmetrics.functional.text import rouge_score
+from torchmetrics.functional.text import bleu_score, rouge_score
 
 from eomt.metrics.answer_scores import (
     CONTRACTIONS,
     accuracy_of_matches,
     answer_tokens,
     best_accuracy,
+    bleu,
     exact_match,
     normalize_answer,
     rouge_l,
@@ -119,6 +121,42 @@ def test_token_f1_counts_repeated_words() -> None:
     assert token_f1("red red", "red red car", "en") == pytest.approx(0.8)
     assert token_f1("red red car", "red car", "en") == pytest.approx(0.8)
     assert token_f1("car red", "red car", "en") == 1
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "expected"),
+    [
+        ("mèo", "mèo", 1),
+        ("chó", "mèo", 0),
+        ("", "mèo", 0),
+        # BLEU-1: half of the words are right
+        ("con mèo", "mèo", 1 / 2),
+        ("con mèo đen", "con mèo đen", 1),
+        # both words, and (0 + 1) / (1 + 1) of the pairs
+        ("đen mèo", "mèo đen", (1 / 2) ** (1 / 2)),
+        # all words, (0 + 1) / (2 + 1) of the pairs and (0 + 1) / (1 + 1) of the three
+        ("đen mèo con", "con mèo đen", (1 / 3 * 1 / 2) ** (1 / 3)),
+        # too short: exp(1 - 3 / 2); no pair is wrong, and there is none of three
+        ("con mèo", "con mèo đen", math.exp(-1 / 2)),
+        # 4 of 5 words, (3 + 1) / (4 + 1) pairs, (2 + 1) / (3 + 1) and (1 + 1) / (2 + 1); not of five words
+        ("ở trên ghế đen to", "ở trên ghế đen nhỏ", (4 / 5 * 4 / 5 * 3 / 4 * 2 / 3) ** (1 / 4)),
+    ],
+)
+def test_bleu_of_cases_worked_by_hand(prediction: str, answer: str, expected: float) -> None:
+    assert bleu(prediction, answer, "vi") == pytest.approx(expected)
+
+
+def test_bleu_of_one_word_is_bleu_of_single_words_and_smoothed_as_torchmetrics_where_all_orders_match() -> None:
+    random = np.random.default_rng(1)
+    compared = 0
+    for _ in range(300):
+        first, second = (" ".join(random.choice(WORDS[:3], random.integers(1, 6))) for _ in range(2))
+        order = min(4, len(second.split()))
+        theirs = bleu_score([first], [[second]], n_gram=order, smooth=True).item()
+        if theirs or order == 1:
+            compared += 1
+            assert bleu(first, second, "vi") == pytest.approx(theirs, abs=1e-6)
+    assert compared > 50
 
 
 def test_rouge_l_equals_torchmetrics_and_brute_force() -> None:

@@ -163,7 +163,7 @@ def test_it_prints_what_is_trained_and_every_name_of_a_tied_weight(capsys: pytes
     assert "one tensor" not in capsys.readouterr().out
 
 
-def test_adapters_that_were_not_made_by_apply_lora_on_the_network_are_not_frozen() -> None:
+def test_adapters_that_were_not_made_by_apply_lora_on_the_network_are_not_frozen(capsys: pytest.CaptureFixture) -> None:
     peft = pytest.importorskip("peft")
     for make in (
         lambda tower: apply_lora(tower, lora(exclude_modules=[])),
@@ -176,7 +176,13 @@ def test_adapters_that_were_not_made_by_apply_lora_on_the_network_are_not_frozen
         make(network.vision_encoder)
         adapters = {name for name, _ in network.named_parameters() if "lora_" in name}
         assert adapters
+        capsys.readouterr()
         network.freeze_pretrained(unfreeze_encoder_layers=2, unfreeze_decoder=False)
+        number = sum(network.get_parameter(name).numel() for name in adapters)
+        layers = len({name.lower().partition(".lora_")[0] for name in adapters})
+        printed = capsys.readouterr().out
+        assert f"[LoRA] Adapted without a config: {number:,} trainable params across {layers} layers\n" in printed
+        assert "full fine-tuning" not in printed
         assert adapters <= trained(network)
         assert not [name for name in trained(network) if "q_proj.weight" in name or "q_proj.base_layer" in name]
         assert [name for name in trained(network) if "norm1.weight" in name]
