@@ -254,7 +254,9 @@ def baseline_accuracies(train: Sequence[Any], rows: Sequence[Any], language: str
         language: whose rules compare answers.
     """
     if not train:
-        log.warning("No training row has an answer of the network's vocabulary: there are no baselines beside the model")
+        log.warning(
+            "No training row has an answer of the network's vocabulary: there are no baselines beside the model"
+        )
         return {}
     questions = [row.question for row in train]
     answers = [normalize_answer(row.answer, language) for row in train]

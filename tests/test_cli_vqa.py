@@ -2,20 +2,24 @@
 
 import csv
 import json
+import shlex
 import shutil
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from transformers import AutoConfig, BertModel
 
 from datamodules.compute_answer_weights import main as compute_answer_weights
 from tests.cli_runs import Workspace, refusal
 from tests.datamodules.face_files import write_face
-from tests.datamodules.question_files import color_rows, write_csv, write_questions
+from tests.datamodules.question_files import color_rows, write_csv, write_pair, write_questions
+from tests.test_documents import ROOT, commands
 from tests.test_promises import finish, start
-from tests.tiny_vqa import write_models
+from tests.tiny_vqa import BERT, MAX_LENGTH, make_tokenizer, write_models
 
 LORA = {"rank": 2, "target_modules": ["query", "key", "value"], "exclude_modules": ["text_model", "fusion"]}
 DECODER = ["text_model.model.decoder", "shared", "embed_tokens", "lm_head"]
@@ -107,9 +111,13 @@ def test_three_forms_give_one_figure(adapted: Workspace) -> None:
     for other in (1, 2):
         assert found[other] == pytest.approx(found[0], abs=1e-5)
         assert answers[other] == answers[0]
-    assert {"test_accuracy", "test_accuracy/colour", "test_question_only_accuracy", "test_blank_accuracy"} <= set(
-        found[0]
-    )
+    measured = {"test_accuracy", "test_accuracy/colour", "test_question_only_accuracy", "test_blank_accuracy"}
+    assert measured | {"test_blank_accuracy/colour", "test_majority_accuracy/colour"} <= set(found[0])
+    # all answers of validation are among those of training
+    assert found[0]["test_oov_rate"] == 0
+    network = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["network"]["init_args"]
+    assert ("test_ceiling" in found[0]) == (network["answer_head"] == "classification")
+    assert sorted(network["answers"]) == ["blue", "green", "no", "red", "yes"]
 
 
 def test_new_questions_are_answered_without_the_training_data(adapted: Workspace, tmp_path: Path) -> None:
@@ -160,17 +168,24 @@ def test_answer_weights_are_made_used_and_bound_to_their_vocabulary(
 ) -> None:
     file = adapted.folder / "answer_weights.json"
     compute_answer_weights(["--train_csv", str(adapted.folder / "train.csv"), "--output", str(file)])
-    weighed = ("--data.answer_weights", str(file), "--data.type_weights", "{colour: 1.3}")
-    run = adapted.fit("weighed", *weighed)
-    states = [
-        torch.load(folder / "final_lora_step4.ckpt", weights_only=True)["state_dict"]
-        for folder in (run, adapted.runs / "vqa")
+    weighed = ("--data.answer_weights", str(file))
+    runs = [
+        adapted.fit("weighed", *weighed),
+        adapted.fit("typed", "--data.type_weights", "{colour: 3}"),
+        adapted.runs / "vqa",
     ]
-    assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
+    states = [torch.load(run / "final_lora_step4.ckpt", weights_only=True)["state_dict"] for run in runs]
+    for first, second in combinations(states, 2):
+        assert any(not torch.equal(first[name], second[name]) for name in first)
     content = json.loads(file.read_text())
     content["answers"] = dict(list(content["answers"].items())[1:])
     file.write_text(json.dumps(content))
-    assert "answer_weights" in refusal(capsys, adapted, "fit", *weighed)
+    assert "its answers do not fit its hash, it was changed or damaged" in refusal(capsys, adapted, "fit", *weighed)
+    write_csv(adapted.folder / "other.csv", color_rows(range(1)))
+    compute_answer_weights(["--train_csv", str(adapted.folder / "other.csv"), "--output", str(file)])
+    assert "belongs to another vocabulary (2 answers; the training split has 5" in refusal(
+        capsys, adapted, "fit", *weighed
+    )
 
 
 def test_two_processes_measure_what_one_does(adapted: Workspace) -> None:
@@ -190,12 +205,23 @@ def test_two_processes_measure_what_one_does(adapted: Workspace) -> None:
     ("arguments", "message"),
     [
         (["--data.train_csv", "nowhere.csv"], "nowhere.csv"),
-        (["--model.network.answers", "[red]"], "answers"),
+        (
+            ["--model.network.answers", "[red]"],
+            "model.network.answers: 1 answers, but the training data has 5, and they",
+        ),
         (["--model.network.vision_model", "nowhere/at/all"], "vision_model"),
         (["--model.network.img_size", "[30, 30]"], "multiple"),
         (["--model.type_head_weight", "-1"], "type_head_weight"),
         (["--model.lora_config.target_modules", "[qurey]"], "query"),
         (["--data.batch_size", "1000"], "batch_size"),
+        (
+            ["--data.type_weights", "{size: 2}"],
+            "unknown type 'size': must be one of object, count, colour, location, or",
+        ),
+        (
+            ["--model.lora_config.trainable_modules", json.dumps(DECODER)],
+            "'text_model.model.decoder': the classification head has no decoder; take it out, as with --model.lora_config",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(
@@ -203,6 +229,65 @@ def test_mistakes_are_told_in_a_line(
 ) -> None:
     workspace = make_workspace(tmp_path, "classification")
     assert message in refusal(capsys, workspace, "fit", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("named", "text_model"),
+    [("train.csv", "text"), ("VQAv2", "text"), ("classification", "text"), ("classification", "bert")],
+)
+def test_the_commands_of_the_shipped_config_train(named: str, text_model: str, tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, "generative")
+    torch.manual_seed(4)
+    BertModel(AutoConfig.for_model(**BERT)).save_pretrained(tmp_path / "bert")
+    make_tokenizer(tmp_path / "bert")
+    (command,) = [text for text in commands(ROOT / "configs" / "vqa_lora.yaml") if named in text]
+    fields: dict[str, Any] = {
+        "model.network.vision_model": tmp_path / "vision",
+        "model.network.text_model": tmp_path / text_model,
+        "model.network.img_size": [28, 28],
+        "data.num_workers": 0,
+        "trainer.max_epochs": 1,
+    }
+    if named == "VQAv2":
+        pairs = write_pair(tmp_path / "pairs", "train", range(8)) | write_pair(tmp_path / "pairs", "val", range(10, 13))
+        fields |= {f"data.{name}": file for name, file in pairs.items()}
+    else:
+        fields |= {"data.train_csv": tmp_path / "train.csv", "data.val_csv": tmp_path / "val.csv"}
+    fields["config"] = ROOT / "configs" / "vqa_lora.yaml"
+    arguments = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+    _, _, subcommand, _, _, *rest = shlex.split(command, comments=True)
+    workspace.run(subcommand, *arguments[-2:], *rest, *arguments[:-2], "--run_name", "shipped", config=False)
+    assert (
+        "all 6 adapters act and learn"
+        in json.loads((workspace.runs / "shipped" / "training_summary.json").read_text())["audit"]
+    )
+
+
+def test_long_questions_are_truncated_where_the_tokenizer_lies_apart(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, "classification")
+    (tmp_path / "apart").mkdir()
+    for file in (tmp_path / "text").glob("*token*"):
+        file.rename(tmp_path / "apart" / file.name)
+    config = tmp_path / "apart" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 10**30}))
+    rows = [[0, "what colour is the circle " * 12, "red", 0, 2], *color_rows(range(12))]
+    write_csv(tmp_path / "train.csv", rows)
+    run = workspace.fit("long", "--model.network.tokenizer", str(tmp_path / "apart"))
+    said = (run / "training.log").read_text()
+    assert "Data: train: images 12, questions 25" in said
+    assert "truncated 1, skipped 0" in said
+    saved = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
+    assert saved["max_tokens"] == MAX_LENGTH
+    new = write_csv(tmp_path / "new.csv", [["0.jpg", "is there " * 99]], ["image", "question"])
+    workspace.run("predict", "--ckpt_path", str(forms(run)[0]), "--data.predict_csv", str(new), config=False)
+    assert len(table(only(run / "predictions", "*_answers.csv"))) == 1
+
+
+def test_answers_that_cannot_be_written_whole_are_counted_in_the_log(adapted: Workspace) -> None:
+    run = adapted.fit("short", "--model.max_answer_tokens", "1", "--trainer.max_steps", "2")
+    written = "generative" in str(adapted.folder)
+    said = (run / "training.log").read_text()
+    assert ("too_long 24" in said) == written
 
 
 def test_a_type_head_is_set_up_by_its_weight(tmp_path: Path) -> None:

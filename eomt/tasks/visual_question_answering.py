@@ -113,9 +113,9 @@ class VisualQuestionAnswering(AdaptationTask):
             UserError: if there are such weights.
         """
         self.network.check_vocabulary()
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.network.answer_head == "generative" and data is not None:
-            data.count_long_answers(self.max_answer_tokens)
+        count_long_answers = getattr(getattr(self.trainer, "datamodule", None), "count_long_answers", None)
+        if stage == "fit" and self.network.answer_head == "generative" and count_long_answers is not None:
+            count_long_answers(self.max_answer_tokens)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
