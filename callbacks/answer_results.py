@@ -275,7 +275,7 @@ def baseline_accuracies(train: Sequence[Any], rows: Sequence[Any], language: str
 
 
 def accuracies_of_types(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-    """Returns the mean of a column over the rows of each `type`, as `<name>/<type>`; rows without a type are left out."""
+    """Returns the mean of a column over the rows of each `type`, as `<name>/<type>`; none of rows without a type."""
     types = sorted({row["type"] for row in rows} - {""})
     return {f"{name}/{kind}": float(np.mean([row[name] for row in rows if row["type"] == kind])) for kind in types}
 

@@ -36,7 +36,8 @@ class VisualQuestionAnswering(AdaptationTask):
 
     `val_accuracy` is VQAv2's soft accuracy: exact match where there is one reference. `val_blank_accuracy` is the same
     network's on grey images: a network that does not look is as good on those. `val_oov_rate` is the share of answers
-    that training has not; `val_ceiling`, of a network that chooses, what is within its reach. Losses of evaluation are never weighted.
+    that training has not; `val_ceiling`, of a network that chooses, what is within its reach. Losses of evaluation are
+    never weighted.
 
     Args:
         network: a DeterministicVQA.

@@ -19,6 +19,7 @@ from eomt.models.lora_integration import (
     check_trainable,
     expected_trainable,
     get_lora_stats,
+    lora_summary,
 )
 from eomt.models.vision_tower import make_vision_tower
 from eomt.models.vqa import DeterministicVQA
@@ -183,6 +184,9 @@ def test_adapters_that_were_not_made_by_apply_lora_on_the_network_are_not_frozen
         printed = capsys.readouterr().out
         assert f"[LoRA] Adapted without a config: {number:,} trainable params across {layers} layers\n" in printed
         assert "full fine-tuning" not in printed
+        network.vision_encoder.requires_grad_(False)
+        assert lora_summary(network)[0].startswith("[LoRA] Adapted without a config: 0 trainable params")
+        network.freeze_pretrained(unfreeze_encoder_layers=2, unfreeze_decoder=False)
         assert adapters <= trained(network)
         assert not [name for name in trained(network) if "q_proj.weight" in name or "q_proj.base_layer" in name]
         assert [name for name in trained(network) if "norm1.weight" in name]

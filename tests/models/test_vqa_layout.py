@@ -142,6 +142,10 @@ def test_the_vocabulary_travels_with_the_weights() -> None:
     plain = make_vqa()
     plain.check_vocabulary()
     assert not plain.answers_hash.any()
+    # a decoder writes any answer
+    taught = make_vqa(answers=ANSWERS[1:])
+    taught.load_state_dict(make_vqa(answers=ANSWERS).state_dict())
+    taught.check_vocabulary()
     # weights that know of no vocabulary belong to any
     known = make_vqa(answers=ANSWERS)
     known.load_state_dict(plain.state_dict())

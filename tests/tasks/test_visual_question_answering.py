@@ -241,6 +241,36 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(tokenizer: str) -> None:
     task.on_load_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_answers_that_training_has_not_are_told_of_either_head(
+    head: str, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(tokenizer, head, LORA, network={"answers": ANSWERS[1:]})
+    batch = make_batch()
+    batch["answer_index"] = batch["answer_index"] - 1
+    task.validation_step(batch, 0)
+    figures = logged(task, monkeypatch)
+    assert figures["val_oov_rate"] == 1 / 4
+    # a decoder may write any answer
+    assert figures.get("val_ceiling") == (3 / 4 if head == "classification" else None)
+
+
+def test_a_decoder_keeps_the_vocabulary_that_it_was_trained_on(tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint: dict[str, Any] = {}
+    task = make_task(tokenizer, "generative", LORA, network={"answers": ANSWERS[1:]})
+    task._trainer = SimpleNamespace()  # type: ignore[assignment]
+    task.on_save_checkpoint(checkpoint)
+    other = make_task(tokenizer, "generative", LORA, network={"answers": ANSWERS})
+    other.on_load_checkpoint(checkpoint)
+    other.network.load_state_dict(task.network.state_dict())
+    other._trainer = SimpleNamespace(datamodule=None)  # type: ignore[assignment]
+    other.setup("validate")
+    other.validation_step(make_batch(), 0)
+    assert logged(other, monkeypatch)["val_oov_rate"] == 1 / 4
+    other.on_load_checkpoint(checkpoint | {"answers": None})
+    assert other.network.answers == ANSWERS[1:]
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("num_beams", 0), ("max_answer_tokens", 0), ("type_head_weight", -1.0), ("feature_cache", -1)]
 )
