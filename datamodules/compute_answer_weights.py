@@ -69,7 +69,7 @@ def _answers_of_pair(given: argparse.Namespace) -> list[str]:
     if None in pair:
         raise UserError("train_questions, train_images: give both, or neither and no on_missing")
     questions, images = map(Path, pair)
-    on_missing = given.on_missing or "error"
+    on_missing: OnMissing = given.on_missing or "error"
     return [row.answer for row in read_pair(questions, annotations, ImageFinder(images), VQA_TYPES, on_missing).rows]
 
 

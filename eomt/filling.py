@@ -101,7 +101,8 @@ def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_
         network.question_types = datamodule.question_types
     if network.answer_head == "generative":
         # only to tell which answers training has not: a decoder may be taught those of other data
-        if network.answers is None:
+        asks_new = data.get("predict_csv") is not None or data.get("predict_path") is not None
+        if network.answers is None and not asks_new:
             network.answers = datamodule.answers
         return
     found, given = datamodule.answers, network.answers

@@ -66,6 +66,12 @@ def test_types_of_different_size_weigh_the_same_in_the_macro_mean() -> None:
     assert "accuracy/" not in figures
 
 
+def test_bleu_is_a_mean_over_questions_and_knows_the_order_of_words() -> None:
+    rows: list[Row] = [("ghế đen", ["ghế đen"], "ghế đen", "", "1"), ("đen ghế", ["ghế đen"], "ghế đen", "", "2")]
+
+    assert measure(rows).compute()["bleu"] == pytest.approx((1 + 0.5**0.5) / 2)
+
+
 def test_the_vocabulary_bounds_the_accuracy() -> None:
     rows = make_rows()
     figures = measure(rows).compute()
