@@ -29,7 +29,7 @@ METHODS: dict[str, list[str]] = {
     "blind: grey images": ["--model.lora_config.enabled", "false"],
 }
 BLIND = "blind: grey images"
-RATES = ("3e-4", "1e-3", "3e-3")
+RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
 SEEDS = (1, 2, 3)
 # images of each split, all from the package's own training and test images
 SPLITS = {"train": 1500, "val": 100, "test": 200}
