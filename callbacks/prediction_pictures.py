@@ -288,7 +288,10 @@ def _at_size(image: Tensor, size: Sequence[int]) -> Tensor:
 def _classes(trainer: Trainer) -> tuple[list[str], list[Color | None]]:
     """Names and colours by value of the maps; the background has no colour."""
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-    names, colors = datamodule.class_names, palette(datamodule.num_classes)
+    # data to test on alone have no classes of their own
+    num_classes = getattr(datamodule, "num_classes", None) or trainer.lightning_module.network.num_classes
+    names = getattr(datamodule, "class_names", None) or [f"class {index}" for index in range(num_classes)]
+    colors = palette(num_classes)
     if getattr(trainer.lightning_module, "has_background", False):
         return ["background", *names], [None, *colors]
     return names, [*colors]

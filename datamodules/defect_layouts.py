@@ -16,6 +16,7 @@ from datamodules.run_length import decode_runs, parse_runs
 from datamodules.splits import Pair, find_files, find_pairs
 from datamodules.supervisely import read_objects, read_titles
 from datamodules.threads import map_in_threads
+from datamodules.zip_members import ImageFile
 from eomt.errors import UserError
 
 SEVERSTAL_CLASSES = ("defect_1", "defect_2", "defect_3", "defect_4")
@@ -221,7 +222,7 @@ class MaskLayout(Layout):
         return [
             Sample(
                 pair.name,
-                pair.image,
+                self.folder / "images" / pair.name,
                 frozenset(_class_of_value(value, count, pair.mask) for value in values),
                 MaskFile(pair, count),
             )
@@ -279,7 +280,7 @@ def _values(raw: np.ndarray) -> list[int]:
     return [int(value) for value in np.flatnonzero(np.bincount(raw.ravel())) if value != BACKGROUND]
 
 
-def _class_of_value(value: int, num_classes: int, file: Path) -> int:
+def _class_of_value(value: int, num_classes: int, file: ImageFile) -> int:
     if num_classes == 1 and value == WHITE:
         return 0
     if value > num_classes:

@@ -1,6 +1,5 @@
 """Samples of images with masks, and of images alone."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +8,12 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.labels import IGNORED, LabelTable
+from datamodules.outlier_exposure import OutlierPaste
 from datamodules.reading import Color, read_image, read_mask
 from datamodules.sampling import PADDING_INDEX
 from datamodules.splits import Pair
 from datamodules.transforms import TrainTransform
+from datamodules.zip_members import ImageFile
 from eomt.errors import UserError
 
 
@@ -57,11 +58,15 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
     Args:
         samples: Images with their masks.
         transform: The random changes.
+        outliers: What is pasted into some images. A sample then holds `outlier` (H, W) bool too, true where it is.
     """
 
-    def __init__(self, samples: ImageMaskDataset, transform: TrainTransform) -> None:
+    def __init__(
+        self, samples: ImageMaskDataset, transform: TrainTransform, outliers: OutlierPaste | None = None
+    ) -> None:
         self.samples = samples
         self.transform = transform
+        self.outliers = outliers
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -74,7 +79,10 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
             # torch.manual_seed would seed the GPU's generator too, which belongs to the network
             torch.default_generator.manual_seed(seed)
             image, ids = self.transform(image, ids)
-        return {"image": image, "mask": ids.long(), "name": self.samples.pairs[position].name}
+            sample = {"image": image, "mask": ids.long()}
+            if self.outliers is not None:
+                sample = self.outliers(**sample)
+        return {**sample, "name": self.samples.pairs[position].name}
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -84,7 +92,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         files: Name and path of each image.
     """
 
-    def __init__(self, files: list[tuple[str, Path]]) -> None:
+    def __init__(self, files: list[tuple[str, ImageFile]]) -> None:
         self.files = files
 
     def __len__(self) -> int:

@@ -5,12 +5,16 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from datamodules.class_maps import CLASS_MAPS, NamedClassMap
 from datamodules.image_data_module import ImageDataModule, check_fractions, find_images
 from datamodules.image_mask_dataset import AugmentedDataset, ImageDataset, ImageMaskDataset
 from datamodules.labels import LabelTable, declared_num_classes, infer_num_classes, one_class_problem
+from datamodules.outlier_exposure import OutlierPaste
+from datamodules.rare_classes import RepeatFactorSampler, repeat_factors
 from datamodules.scanning import scan_pairs
 from datamodules.splits import SPLITS, Pair, find_pairs, read_split_record, seeded_split
 from datamodules.transforms import TrainTransform
+from datamodules.zip_members import ImageFile
 from eomt.errors import UserError
 
 SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
@@ -23,7 +27,8 @@ class ImageMaskFolder(ImageDataModule):
     itself, and is split by a seed. Subclasses for other layouts override `find_splits`.
 
     Batches are dicts: `image` (B, 3, H, W) uint8 RGB, `mask` (B, H, W) int64 with 255 = ignored, `name` list of B
-    file names relative to the images folder. In evaluation a sample with an empty name is padding of a rank.
+    file names relative to the images folder. In evaluation a sample with an empty name is padding of a rank. With
+    `outliers` training batches also hold `outlier` (B, H, W) bool, true on pasted pixels, which `mask` ignores.
 
     Args:
         path: Folder of the data set.
@@ -34,7 +39,8 @@ class ImageMaskFolder(ImageDataModule):
         image_suffix: How the images' names end, e.g. "_leftImg8bit.png"; null for any common extension.
         mask_suffix: What stands in a mask's name instead, e.g. "_gtFine_labelIds.png"; null for ".png".
         class_names: Names of the classes, by class id.
-        class_map: Class id of each raw label in the masks (255 = ignored); null where they are class ids already.
+        class_map: Class id of each raw label in the masks (255 = ignored), or the name of a map in
+            `datamodules.class_maps`, which brings its class names; null where they are class ids already.
         ignore_labels: Raw labels that do not count.
         class_colors: For colour masks, RGB of the raw labels 0, 1, 2, ...
         val_fraction: Share of validation where the split is seeded.
@@ -44,6 +50,10 @@ class ImageMaskFolder(ImageDataModule):
         scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
         flip: Whether training images are mirrored at random.
         color_jitter: Whether training images vary in brightness, contrast and saturation.
+        repeat_factor_threshold: Share of the training images below which a class is rare, e.g. 0.01; images of rare
+            classes are shown more often, see `repeat_factors`. Null shows each image once.
+        outliers: Folder of cut-outs of unknown objects to paste into training images, see `read_cutouts`.
+        outlier_probability: Share of training images that get one.
         predict_path: Folder of images, or one image, to predict; null for the images of test, or else val.
 
     Attributes:
@@ -63,7 +73,7 @@ class ImageMaskFolder(ImageDataModule):
         image_suffix: str | None = None,
         mask_suffix: str | None = None,
         class_names: list[str] | None = None,
-        class_map: dict[int, int] | None = None,
+        class_map: dict[int, int] | NamedClassMap | None = None,
         ignore_labels: list[int] = [255],  # noqa: B006 (the command line shows the default; it is copied below)
         class_colors: list[tuple[int, int, int]] | None = None,
         val_fraction: float = 0.15,
@@ -73,6 +83,9 @@ class ImageMaskFolder(ImageDataModule):
         scale_range: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         color_jitter: bool = True,
+        repeat_factor_threshold: float | None = None,
+        outliers: str | None = None,
+        outlier_probability: float = 0.2,
         predict_path: str | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers)
@@ -81,6 +94,15 @@ class ImageMaskFolder(ImageDataModule):
         check_fractions(val_fraction, test_fraction)
         if not 0 < scale_range[0] <= scale_range[1]:
             raise UserError(f"scale_range: {scale_range}: give the smaller scale first, above 0")
+        for field, share in (
+            ("repeat_factor_threshold", repeat_factor_threshold),
+            ("outlier_probability", outlier_probability),
+        ):
+            if share is not None and not 0 < share <= 1:
+                raise UserError(f"{field}: {share}: a share of the images, above 0 and at most 1")
+        if isinstance(class_map, str):
+            class_map, names = CLASS_MAPS[class_map]
+            class_names = class_names or names
         self.path = Path(path)
         self.crop_size = crop_size
         self.image_suffix = image_suffix
@@ -95,6 +117,9 @@ class ImageMaskFolder(ImageDataModule):
         self.scale_range = scale_range
         self.flip = flip
         self.color_jitter = color_jitter
+        self.repeat_factor_threshold = repeat_factor_threshold
+        self.outliers = Path(outliers) if outliers is not None else None
+        self.outlier_probability = outlier_probability
         self.predict_path = Path(predict_path) if predict_path is not None else None
         self._class_names = class_names
         self._num_classes = declared_num_classes(class_names, class_map, self.ignore_labels, self.class_colors)
@@ -168,7 +193,7 @@ class ImageMaskFolder(ImageDataModule):
             UserError: A file cannot be used, a label is unknown, or there are too few samples or classes to train.
         """
         for split in SPLITS_OF_STAGE[stage]:
-            if self._found()[split]:
+            if self._pairs_of(split):
                 self.counts[split] = self._count(split)
                 if not any(self.counts[split][name] for name in self.class_names):
                     raise UserError(f"{self.path}: every pixel of the {split} masks is ignored: see ignore_labels")
@@ -193,7 +218,16 @@ class ImageMaskFolder(ImageDataModule):
             raise UserError("crop_size: null: give the height and width of training samples, e.g. [644, 644]")
         crop_size = (self.crop_size[0], self.crop_size[1])
         transform = TrainTransform(crop_size, self.scale_range, self.flip, self.color_jitter)
-        return self.training_loader(AugmentedDataset(self._masked_dataset("train"), transform))
+        outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
+        return self.training_loader(
+            AugmentedDataset(self._masked_dataset("train"), transform, outliers), self._training_sampler()
+        )
+
+    def _training_sampler(self) -> RepeatFactorSampler | None:
+        if self.repeat_factor_threshold is None:
+            return None
+        factors = repeat_factors(self._classes_present("train"), self.repeat_factor_threshold)
+        return RepeatFactorSampler(factors, self._world_size, self._rank, self._run_seed)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images at their own size, in order."""
@@ -205,7 +239,7 @@ class ImageMaskFolder(ImageDataModule):
         Raises:
             UserError: There is no test split.
         """
-        if not self._found()["test"]:
+        if not self._pairs_of("test"):
             raise UserError(f"{self.path}: no test split: use validate, add a 'test' folder, or set test_fraction")
         return self.evaluation_loader(self._masked_dataset("test"))
 
@@ -217,17 +251,20 @@ class ImageMaskFolder(ImageDataModule):
         """
         return self.evaluation_loader(ImageDataset(self._files_to_predict()))
 
-    def _files_to_predict(self) -> list[tuple[str, Path]]:
+    def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
         if self.predict_path is None:
-            pairs = self._found()["test"] or self._found()["val"]
+            pairs = self._pairs_of("test") or self._pairs_of("val")
             return [(pair.name, pair.image) for pair in pairs]
         return list(find_images(self.predict_path, "predict_path").items())
 
     def _masked_dataset(self, split: str) -> ImageMaskDataset:
-        return ImageMaskDataset(self._found()[split], self._label_table(), self.class_colors)
+        return ImageMaskDataset(self._pairs_of(split), self._label_table(), self.class_colors)
 
     def _label_table(self) -> LabelTable:
         return LabelTable(self.num_classes, self.class_map, self.ignore_labels)
+
+    def _pairs_of(self, split: str) -> list[Pair]:
+        return self._found()[split]
 
     def _found(self) -> dict[str, list[Pair]]:
         if self._pairs is None:
@@ -236,14 +273,20 @@ class ImageMaskFolder(ImageDataModule):
 
     def _scan(self, split: str) -> list[dict[int, int]]:
         if split not in self._histograms:
-            self._histograms[split] = scan_pairs(self._found()[split], self.class_colors, f"Checking {split} files")
+            self._histograms[split] = scan_pairs(self._pairs_of(split), self.class_colors, f"Checking {split} files")
         return self._histograms[split]
 
-    def _count(self, split: str) -> dict[str, int]:
+    def _classes_present(self, split: str) -> list[set[int]]:
+        """Return the classes that each image of a split shows."""
         table = self._label_table()
-        names = self.class_names
-        count = {"images": len(self._found()[split])} | dict.fromkeys(names, 0)
-        for pair, histogram in zip(self._found()[split], self._scan(split), strict=True):
-            for class_id in table.classes_present(histogram, pair.mask):
-                count[names[class_id]] += 1
-        return count
+        return [
+            table.classes_present(histogram, pair.mask)
+            for pair, histogram in zip(self._pairs_of(split), self._scan(split), strict=True)
+        ]
+
+    def _count(self, split: str) -> dict[str, int]:
+        classes_of_images = self._classes_present(split)
+        return {"images": len(classes_of_images)} | {
+            name: sum(class_id in classes for classes in classes_of_images)
+            for class_id, name in enumerate(self.class_names)
+        }

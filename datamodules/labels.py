@@ -1,10 +1,9 @@
 """From the raw labels in mask files to class ids."""
 
-from pathlib import Path
-
 import numpy as np
 
 from datamodules.reading import Color
+from datamodules.zip_members import ImageFile
 from eomt.errors import UserError
 
 IGNORED = 255
@@ -116,9 +115,17 @@ class LabelTable:
         num_classes: Number of classes; without `class_map`, label i is class i.
         class_map: Class id of each raw label, 255 for ignored.
         ignore_labels: Raw labels that become 255.
+        advice: What helps against a label that is none of these.
     """
 
-    def __init__(self, num_classes: int, class_map: dict[int, int] | None, ignore_labels: list[int]) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        class_map: dict[int, int] | None,
+        ignore_labels: list[int],
+        advice: str = "give it a class in class_map, or add it to ignore_labels",
+    ) -> None:
+        self.advice = advice
         self._table = np.full(MAX_LABEL + 1, -1, dtype=np.int16)
         if class_map is None:
             self._table[:num_classes] = np.arange(num_classes)
@@ -126,7 +133,7 @@ class LabelTable:
             self._table[list(class_map)] = list(class_map.values())
         self._table[ignore_labels] = IGNORED
 
-    def class_ids(self, raw: np.ndarray, file: Path) -> np.ndarray:
+    def class_ids(self, raw: np.ndarray, file: ImageFile) -> np.ndarray:
         """Map raw labels (H, W) to class ids (H, W) uint8, 255 = ignored.
 
         Raises:
@@ -138,7 +145,7 @@ class LabelTable:
             self._refuse(int(labels[0]), int(pixels[0]), file)
         return ids.astype(np.uint8)
 
-    def classes_present(self, histogram: dict[int, int], file: Path) -> set[int]:
+    def classes_present(self, histogram: dict[int, int], file: ImageFile) -> set[int]:
         """Return the class ids among a mask's raw labels, given as pixels per label.
 
         Raises:
@@ -149,8 +156,5 @@ class LabelTable:
                 self._refuse(label, pixels, file)
         return {int(self._table[label]) for label in histogram} - {IGNORED}
 
-    def _refuse(self, label: int, pixels: int, file: Path) -> None:
-        raise UserError(
-            f"{file}: label {label} ({pixels} pixels) is neither a class nor ignored: "
-            "give it a class in class_map, or add it to ignore_labels"
-        )
+    def _refuse(self, label: int, pixels: int, file: ImageFile) -> None:
+        raise UserError(f"{file}: label {label} ({pixels} pixels) is neither a class nor ignored: {self.advice}")

@@ -1,5 +1,6 @@
 """The one reader of images and the one reader of masks."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from datamodules.zip_members import ImageFile
 from eomt.errors import UserError
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -18,10 +20,10 @@ Color = tuple[int, int, int]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open an image file; whatever Pillow cannot read, now or while decoding, becomes a UserError."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as image:
             yield image
     except UserError:
         raise
@@ -30,7 +32,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read as an image ({reason}): replace or remove the file") from error
 
 
-def _refuse_deep_image(path: Path, image: Image.Image) -> None:
+def _refuse_deep_image(path: ImageFile, image: Image.Image) -> None:
     if image.mode in DEEP_MODES:
         raise UserError(
             f"{path}: greyscale image of more than 8 bits (mode {image.mode}): "
@@ -38,7 +40,7 @@ def _refuse_deep_image(path: Path, image: Image.Image) -> None:
         )
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: ImageFile) -> Image.Image:
     """Read an image as RGB, turned as its EXIF orientation says.
 
     Raises:
@@ -49,7 +51,7 @@ def read_image(path: Path) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def check_image(path: Path) -> tuple[int, int]:
+def check_image(path: ImageFile) -> tuple[int, int]:
     """Return an image's (height, width) as `read_image` would give it, at a fraction of the cost of decoding.
 
     Raises:
@@ -69,7 +71,7 @@ def check_image(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def read_mask(path: Path, class_colors: list[Color] | None = None) -> np.ndarray:
+def read_mask(path: ImageFile, class_colors: list[Color] | None = None) -> np.ndarray:
     """Read a mask as raw labels.
 
     Without `class_colors` the stored numbers are the labels: palette indices, grey values, bits, or the common
@@ -98,26 +100,26 @@ def read_mask(path: Path, class_colors: list[Color] | None = None) -> np.ndarray
         raise UserError(f"{path}: mask of mode {image.mode}: store labels as a palette, 8-bit or 16-bit grey PNG")
 
 
-def _labels_of_deep_mask(path: Path, values: np.ndarray) -> np.ndarray:
+def _labels_of_deep_mask(path: ImageFile, values: np.ndarray) -> np.ndarray:
     outside = (values < 0) | (values > 0xFFFF)
     if outside.any():
         raise UserError(f"{path}: label {values[outside][0]}: labels from 0 to 65535 can be read")
     return values.astype(np.uint16)
 
 
-def _labels_of_equal_channels(path: Path, channels: np.ndarray) -> np.ndarray:
+def _labels_of_equal_channels(path: ImageFile, channels: np.ndarray) -> np.ndarray:
     red, green, blue = channels[..., 0], channels[..., 1], channels[..., 2]
     unequal = (red != green) | (green != blue)
     if unequal.any():
         color = tuple(int(value) for value in channels[unequal][0, :3])
         raise UserError(
             f"{path}: colour mask ({int(unequal.sum())} coloured pixels, the first is {color}): "
-            "list the classes' colours in class_colors"
+            "give masks of label ids, or list the classes' colours in class_colors where there is such a field"
         )
     return red
 
 
-def _labels_of_colors(path: Path, channels: np.ndarray, class_colors: list[Color]) -> np.ndarray:
+def _labels_of_colors(path: ImageFile, channels: np.ndarray, class_colors: list[Color]) -> np.ndarray:
     """Return each pixel's position in `class_colors`, (H, W) uint8."""
     codes = _codes(channels)
     known = _codes(np.array(class_colors, dtype=np.uint8))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.reading import IMAGE_EXTENSIONS
+from datamodules.zip_members import ImageFile
 from eomt.errors import UserError
 
 log = logging.getLogger("eomt")
@@ -20,8 +21,8 @@ class Pair:
     """An image, its mask, and the image's name relative to the images folder."""
 
     name: str
-    image: Path
-    mask: Path
+    image: ImageFile
+    mask: ImageFile
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:

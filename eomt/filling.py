@@ -18,7 +18,7 @@ from eomt.models.vqa_layout import TOKENIZER, longest_question, tokenizer_source
 # fields that hold paths: saved absolute, so that a run opens from another working directory
 PATH_FIELDS = frozenset(
     {
-        *("path", "pretrained", "predict_path", "splits", "face_boxes", "test_paths"),
+        *("path", "pretrained", "predict_path", "splits", "face_boxes", "test_paths", "outliers"),
         *("train_csv", "val_csv", "test_csv", "predict_csv", "image_folder", "answer_weights"),
         *("vision_model", "text_model", "tokenizer"),
         *(f"{split}_{kind}" for split in SPLITS for kind in ("questions", "annotations", "images")),
@@ -77,7 +77,14 @@ def _make_datamodule(class_path: str, data: Namespace) -> Any:
 
 def _fill_classes(network: Namespace, data: Namespace, class_path: str) -> None:
     datamodule = _make_datamodule(class_path, data)
-    found, given = datamodule.num_classes, network.num_classes
+    given = network.num_classes
+    if not hasattr(datamodule, "num_classes"):
+        # data to test on alone: the classes are those of the network
+        network.num_classes = given or _classes_of_head(network.get("pretrained"))
+        if network.num_classes is None:
+            raise UserError("model.network.num_classes: null, and the data has no classes: give it as in training")
+        return
+    found = datamodule.num_classes
     if given is not None and given != found:
         raise UserError(
             f"model.network.num_classes: {given}, but the data has {found} classes; leave it out, it is filled in"

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.models.adapter_io import mark_loaded
+from eomt.models.eomt_checkpoint import load_eomt
+from eomt.models.eomt_layout import write_eomt
 from eomt.models.lora_integration import LoRAConfig, apply_lora
-from eomt.models.pretrained import read_weights
 from eomt.models.vit import ViT
 
 
@@ -66,8 +66,11 @@ class EoMT(nn.Module):
         masked_attn_enabled: let each query attend only to where the mask of the block before says it is. The
             probability of doing so is `attn_mask_probs`, which the task anneals to 0 during training.
         lora_config: for use from Python; a task applies its own.
-        pretrained: a folder or file with weights of a whole EoMT as this package writes them; false starts from the
-            encoder's weights and new heads.
+        pretrained: weights of a whole EoMT: a folder or file as this package writes them, an official
+            pytorch_model.bin, a folder in Hugging Face layout or a repository on the hub. They hold the encoder's, so
+            give it `pretrained: false`; but official ones of DINOv3 are changes to the encoder's own weights and need
+            them. False starts from the encoder's weights and new heads.
+        load_class_head: false starts a new class head for the classes of your data, trained wherever adapters are.
 
     Raises:
         UserError: for sizes that do not fit or weights that cannot be read.
@@ -85,6 +88,7 @@ class EoMT(nn.Module):
         masked_attn_enabled: bool = True,
         lora_config: LoRAConfig | None = None,
         pretrained: bool | str = False,
+        load_class_head: bool = True,
     ) -> None:
         super().__init__()
         if num_classes is None or num_classes < 1:
@@ -96,7 +100,7 @@ class EoMT(nn.Module):
         dim = encoder.embed_dim
         self.encoder = encoder
         self.num_classes, self.num_blocks, self.masked_attn_enabled = num_classes, num_blocks, masked_attn_enabled
-        self.pretrained = pretrained
+        self.pretrained, self.load_class_head = pretrained, load_class_head
         self.q = nn.Embedding(num_q, dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = nn.Sequential(
@@ -107,10 +111,15 @@ class EoMT(nn.Module):
         self.upscale = nn.Sequential(*(ScaleBlock(dim) for _ in range(doublings)))
         self.register_buffer("attn_mask_probs", torch.full((num_blocks,), float(masked_attn_enabled)))
         if pretrained is True:
-            raise UserError("pretrained: true, EoMT takes false or the path of its weights")
+            raise UserError("pretrained: true, EoMT takes false, the path of its weights or a repository")
         if pretrained:
-            self._load(pretrained)
+            load_eomt(self, pretrained, load_class_head)
         apply_lora(self, lora_config)
+
+    @property
+    def new_modules(self) -> tuple[str, ...]:
+        """What no file fills though one was given: trained in full wherever adapters are."""
+        return ("class_head",) if self.pretrained and not self.load_class_head else ()
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -121,6 +130,10 @@ class EoMT(nn.Module):
     def base(self) -> str:
         """Where the weights come from, for people."""
         return self.pretrained if isinstance(self.pretrained, str) else self.encoder.base
+
+    def write_layout(self, folder: Path) -> None:
+        """Writes into a folder that exists, in Hugging Face layout where that can be; `pretrained` opens it."""
+        write_eomt(self, folder)
 
     def compile_blocks(self) -> None:
         """Compiles each block in place: they share a graph, so it takes seconds and not minutes."""
@@ -148,7 +161,7 @@ class EoMT(nn.Module):
             final one; a block is masked there if its probability is at least one half, so that the answer does not
             depend on chance.
         """
-        tokens, grid = self.encoder.embed(image)
+        tokens, grid, rope = self.encoder.embed(image)
         first = len(self.encoder.blocks) - self.num_blocks
         probabilities = self.attn_mask_probs.tolist() if self.masked_attn_enabled else [0.0] * self.num_blocks
         predictions: list[Prediction] = []
@@ -163,7 +176,7 @@ class EoMT(nn.Module):
                     predictions.append(self._predict(tokens, grid))
                 if masked:
                     attn_mask = self._attention_mask(predictions[-1].mask_logits, grid, probability)
-            tokens = self.encoder.run_block(index, tokens, attn_mask)
+            tokens = self.encoder.run_block(index, tokens, attn_mask, rope)
         predictions.append(self._predict(tokens, grid))
         return predictions
 
@@ -191,21 +204,6 @@ class EoMT(nn.Module):
         attn_mask = torch.ones(batch, 1, size, size, dtype=torch.bool, device=allowed.device)
         attn_mask[:, 0, :num_q, skip:] = allowed
         return attn_mask
-
-    def _load(self, path: str | Path) -> None:
-        state = read_weights(path)
-        own = self.state_dict()
-        for name in sorted(set(own) | set(state)):
-            if name not in state or name not in own:
-                found = f"lacks {name!r}" if name not in state else f"holds {name!r}, which this network has not"
-                raise UserError(f"{path}: {found}; choose the encoder and num_q that these weights are of")
-            if own[name].shape != state[name].shape:
-                raise UserError(
-                    f"{path}: {name!r} has shape {list(state[name].shape)}, this network's has {list(own[name].shape)};"
-                    " choose the encoder, num_q and number of classes that these weights are of"
-                )
-        self.load_state_dict(state)
-        mark_loaded(self, state)
 
 
 def class_scores(prediction: Prediction) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 import urllib.error
 import urllib.request
@@ -14,29 +13,31 @@ from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import eva, vision_transformer
 from torch import Tensor
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
+from eomt.models.backbone_names import Backbone, fit_to, from_hugging_face, is_hugging_face
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def load_backbone(backbone: VisionTransformer, path: str | Path) -> None:
+def load_backbone(backbone: Backbone, path: str | Path) -> None:
     """Fills a timm ViT from a folder or file in timm or Hugging Face layout; position grid and patches are resampled.
 
     Raises:
         UserError: for a missing or damaged file, or weights of another architecture.
     """
     state = read_weights(path)
-    if any(name.endswith("embeddings.cls_token") for name in state):
-        state = from_hugging_face(state, folds_class_position=bool(backbone.no_embed_class))
+    if is_hugging_face(state):
+        state = fit_to(backbone, from_hugging_face(state), path)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     state = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm.", "mask_token"))}
     own = backbone.state_dict()
+    family = eva if isinstance(backbone, eva.Eva) else vision_transformer
     try:
-        state = dict(checkpoint_filter_fn(state, backbone))
+        state = dict(family.checkpoint_filter_fn(state, backbone))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(f"{path}: does not fit {type(backbone).__name__} ({str(error).splitlines()[0]})") from error
     for name, value in state.items():
@@ -110,45 +111,3 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if other := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(f"{file}: {other[0]!r} is no tensor but {type(state[other[0]]).__name__}; give weights alone")
     return state
-
-
-# Hugging Face's names below a layer -> timm's below a block. transformers 5 moved the attention.
-LAYER_NAMES = (
-    (re.compile(r"^attention\.(attention\.)?(query|q_proj)\."), "attn.q."),
-    (re.compile(r"^attention\.(attention\.)?(key|k_proj)\."), "attn.k."),
-    (re.compile(r"^attention\.(attention\.)?(value|v_proj)\."), "attn.v."),
-    (re.compile(r"^attention\.(output\.dense|o_proj)\."), "attn.proj."),
-    (re.compile(r"^layer_scale(\d)\.lambda1"), r"ls\1.gamma"),
-    (re.compile(r"^mlp\.weights_in\."), "mlp.fc1."),
-    (re.compile(r"^mlp\.weights_out\."), "mlp.fc2."),
-)
-
-
-def from_hugging_face(state: dict[str, Tensor], folds_class_position: bool) -> dict[str, Tensor]:
-    """A DINOv2 state dict in Hugging Face's names, in timm's: q, k and v fused.
-
-    Args:
-        folds_class_position: timm's register models hold no position for the class token; it is added to the token.
-    """
-    renamed: dict[str, Tensor] = {}
-    for full_name, value in state.items():
-        name = re.sub(r"^(dinov2(_with_registers)?|model|backbone)\.", "", full_name)
-        if name.startswith("embeddings."):
-            name = name.removeprefix("embeddings.")
-            name = name.replace("patch_embeddings.projection", "patch_embed.proj")
-            name = name.replace("position_embeddings", "pos_embed").replace("register_tokens", "reg_token")
-        elif match := re.match(r"^(?:encoder\.)?layers?\.(\d+)\.(.*)", name):
-            index, inner = match.groups()
-            for pattern, replacement in LAYER_NAMES:
-                inner = pattern.sub(replacement, inner)
-            name = f"blocks.{index}.{inner}"
-        else:
-            name = re.sub(r"^layernorm\.", "norm.", name)
-        renamed[name] = value
-    for name in [name for name in renamed if ".attn.q." in name]:
-        parts = [renamed.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
-        renamed[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
-    if folds_class_position:
-        renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
-        renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
-    return {name: value for name, value in renamed.items() if name != "mask_token"}

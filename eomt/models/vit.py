@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
 from timm.models import PretrainedCfg, is_model_in_modules
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
+from eomt.models.backbone_names import Backbone
 from eomt.models.pretrained import load_backbone, require_hub
 
 
+class Embedding(NamedTuple):
+    """What goes into the first block."""
+
+    tokens: Tensor  # (B, prefix + h * w, D)
+    grid: tuple[int, int]  # h, w
+    rope: Tensor | None  # sines and cosines that patches are rotated by in DINOv3, (h * w, 2 * head width)
+
+
 class ViT(nn.Module):
-    """A plain vision transformer (DINOv2, MAE, supervised, ...) that returns patch tokens.
+    """A plain vision transformer (DINOv2, DINOv3, MAE, supervised, ...) that returns patch tokens.
 
     Args:
         backbone_name: a timm name, such as vit_base_patch14_reg4_dinov2.
@@ -51,6 +61,10 @@ class ViT(nn.Module):
         self.backbone_name, self.pretrained, self.checkpointing = backbone_name, pretrained, checkpointing
         self.img_size = (int(img_size[0]), int(img_size[1]))
         self.backbone = self._create(pretrained is True, **arguments)
+        for attention in self.backbone.modules():
+            if isinstance(attention, EvaAttention):
+                # else timm multiplies by qkv's weight without calling qkv, past any adapter
+                attention.qkv_bias_separate = True
         self.patch_size: int = self.backbone.patch_embed.patch_size[0]
         if self.img_size[0] % self.patch_size or self.img_size[1] % self.patch_size:
             down = [max(self.patch_size, side // self.patch_size * self.patch_size) for side in self.img_size]
@@ -75,7 +89,7 @@ class ViT(nn.Module):
         return self.backbone.num_prefix_tokens
 
     @property
-    def blocks(self) -> nn.Sequential:
+    def blocks(self) -> nn.Sequential | nn.ModuleList:
         return self.backbone.blocks
 
     @property
@@ -87,14 +101,11 @@ class ViT(nn.Module):
             return f"{self.backbone_name} (random)"
         return _pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
 
-    def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def embed(self, image: Tensor) -> Embedding:
         """Tokens before the first block.
 
         Args:
             image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), H and W multiples of the patch.
-
-        Returns:
-            (B, prefix + h * w, D) and the grid (h, w).
         """
         height, width = image.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
@@ -103,33 +114,59 @@ class ViT(nn.Module):
         image = ((image / scale - self.pixel_mean) / self.pixel_std).to(self.backbone.patch_embed.proj.weight.dtype)
         tokens = self.backbone.patch_embed(image)  # (B, h, w, D)
         grid = (tokens.shape[1], tokens.shape[2])
+        if isinstance(self.backbone, Eva):
+            tokens, rope = self.backbone._pos_embed(tokens)
+            return Embedding(self.backbone.norm_pre(tokens), grid, rope)
         tokens = self.backbone.norm_pre(self.backbone.patch_drop(self.backbone._pos_embed(tokens)))
-        return tokens, grid
+        return Embedding(tokens, grid, None)
 
-    def run_block(self, index: int, tokens: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """Block `index` on tokens (B, N, D); `attn_mask` is bool, true where attention is allowed, (B, 1, N, N)."""
-        block = self.blocks[index]
+    def run_block(
+        self, index: int, tokens: Tensor, attn_mask: Tensor | None = None, rope: Tensor | None = None
+    ) -> Tensor:
+        """Block `index` on tokens.
+
+        Args:
+            tokens: (B, N, D), those of patches last.
+            attn_mask: bool, true where attention is allowed, (B, 1, N, N).
+            rope: of `embed`. Tokens before those of patches are not rotated, however many there are.
+        """
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, tokens, attn_mask, use_reentrant=False)
-        return block(tokens, attn_mask)
+            return checkpoint(self._run_block, index, tokens, attn_mask, rope, use_reentrant=False)
+        return self._run_block(index, tokens, attn_mask, rope)
 
     def norm(self, tokens: Tensor) -> Tensor:
         return self.backbone.norm(tokens)
 
     def forward(self, image: Tensor) -> Tensor:
         """image: (B, 3, H, W) -> normalised patch features (B, D, h, w)."""
-        tokens, (height, width) = self.embed(image)
+        tokens, grid, rope = self.embed(image)
         for index in range(len(self.blocks)):
-            tokens = self.run_block(index, tokens)
-        return self.norm(tokens)[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, (height, width))
+            tokens = self.run_block(index, tokens, rope=rope)
+        return self.norm(tokens)[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
-    def _create(self, from_hub: bool, **arguments: Any) -> VisionTransformer:
+    def _run_block(self, index: int, tokens: Tensor, attn_mask: Tensor | None, rope: Tensor | None) -> Tensor:
+        block = self.blocks[index]
+        if rope is None:
+            return block(tokens, attn_mask)
+        assert isinstance(block, EvaBlock)
+        # put back at once: the backbone runs alone as well, and a checkpointed block runs again in the backward pass
+        block.attn.num_prefix_tokens = tokens.shape[1] - len(rope)
+        try:
+            return block(tokens, rope, attn_mask)
+        finally:
+            block.attn.num_prefix_tokens = self.num_prefix_tokens
+
+    def _create(self, from_hub: bool, **arguments: Any) -> Backbone:
         if not timm.is_model(self.backbone_name):
             nearest = difflib.get_close_matches(self.backbone_name.split(".")[0], timm.list_models(), n=3)
             hint = f"nearest: {', '.join(nearest)}" if nearest else "see timm.list_models('vit_*')"
             raise UserError(f"backbone_name: {self.backbone_name!r} is no timm model; {hint}")
-        if not is_model_in_modules(self.backbone_name.split(".")[0], ["vision_transformer"]):
-            raise UserError(f"backbone_name: {self.backbone_name!r} is no plain ViT; see timm.list_models('vit_*')")
+        architecture = self.backbone_name.split(".")[0]
+        if not is_model_in_modules(architecture, ["vision_transformer"]) and not _is_dinov3(architecture):
+            raise UserError(
+                f"backbone_name: {self.backbone_name!r} is no plain ViT or DINOv3, so its blocks take no queries "
+                "beside the patches; see timm.list_models('vit_*')"
+            )
         repository = _pretrained_config(self.backbone_name).hf_hub_id
         if from_hub and repository:
             require_hub(repository)
@@ -150,8 +187,13 @@ class ViT(nn.Module):
                 f"pretrained: the weights of {self.backbone_name!r} cannot be had from the hub "
                 f"({str(error).splitlines()[0]}); give a local folder: --model.network.encoder.pretrained FOLDER"
             ) from error
-        assert isinstance(backbone, VisionTransformer)
+        assert isinstance(backbone, VisionTransformer | Eva)
         return backbone
+
+
+def _is_dinov3(architecture: str) -> bool:
+    """Of timm's Eva models, whose others rotate or fuse query and key in ways of their own."""
+    return "dinov3" in architecture and is_model_in_modules(architecture, ["eva"])
 
 
 def _pretrained_config(backbone_name: str) -> PretrainedCfg:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,17 +14,33 @@ from torchmetrics import MeanMetric
 
 from eomt.errors import UserError
 from eomt.losses import MaskClassificationLoss
+from eomt.losses.outlier_exposure import outlier_loss
 from eomt.metrics import IGNORE_INDEX, SegmentationMetric
+from eomt.metrics.anomaly import AnomalyMetric
+from eomt.metrics.anomaly_scores import SCORES, class_and_void_scores
 from eomt.models.eomt import EoMT, Prediction, anneal, class_scores
 from eomt.models.lora_integration import LoRAConfig
+from eomt.tasks.anomaly_evaluation import AnomalyEvaluation, anomaly_table, best_temperature, flat_figures
 from eomt.tasks.base import AdaptationTask
-from eomt.tasks.windows import covering_size, resize_image, resize_mask, window_corners
+from eomt.tasks.windows import ImageResult, WindowResult, covering_size, over_windows, resize_image
+
+log = logging.getLogger("eomt")
+
+Images = Tensor | list[Tensor]
+"""One tensor of B images or masks, or a list of B that differ in size."""
 
 
 class SemanticSegmentation(AdaptationTask):
     """Trains an EoMT on index maps and evaluates it with sliding windows.
 
-    Batches: `image` uint8 (B, 3, H, W), `mask` int64 (B, H, W) with 255 ignored, `name`.
+    Batches: `image` uint8 (B, 3, H, W), `mask` int64 (B, H, W) with 255 ignored, `name`. In evaluation images and masks
+    may be lists. Batches of anomaly sets have `anomaly`, 1 = anomalous, 0 = not, 255 = ignored, beside `mask` or
+    instead of it, and `dataset`, a list of B names of sets: of these the anomaly scores are measured, of those with a
+    mask the IoU. See `eomt.metrics.anomaly_scores` for the scores and `eomt.metrics.anomaly` for their figures.
+
+    A validation of a fit that sees anomaly sets chooses the temperature whose MSP has the best AuPRC there. It lies in
+    the run's .ckpt files, and not in the adapter folder or the merged model, whose layouts are other people's; `test`
+    on these takes the field. `validate` says which one it would choose. `test` never chooses one.
 
     Args:
         network: an EoMT.
@@ -31,6 +50,14 @@ class SemanticSegmentation(AdaptationTask):
         mask_annealing: per block, the parts of the run where its masked attention starts and ends to be switched off;
             None spreads them evenly as the paper does. Fractions, so that they follow any batch size and length.
         window_batch_size: windows that are evaluated at once.
+        class_weights: C weights of the classes in the class loss, for rare ones; None weighs all alike.
+        outlier_weight: of outlier exposure: above 0, no query may claim what `outlier`, bool (B, H, W), marks in
+            training batches as pasted from elsewhere; `mask` is 255 there.
+        anomaly_scores: which scores are measured on anomaly sets.
+        temperature: of MSP and entropy; None leaves it to validation, and is 1 until then.
+        normalise_scores: MSP and entropy see L as shares of the classes instead of softmax(L / T); see `msp`.
+        component_sizes: the smallest predicted and true components that count, in pixels; None takes those of
+            SegmentMeIfYouCan, 50 and 10 for obstacle sets, 500 and 100 for others.
         lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile: see AdaptationTask.
     """
 
@@ -56,6 +83,12 @@ class SemanticSegmentation(AdaptationTask):
         num_points: int = 12544,
         mask_annealing: list[tuple[float, float]] | None = None,
         window_batch_size: int = 4,
+        class_weights: list[float] | None = None,
+        outlier_weight: float = 0.0,
+        anomaly_scores: Sequence[str] = SCORES,
+        temperature: float | None = None,
+        normalise_scores: bool = False,
+        component_sizes: tuple[int, int] | None = None,
     ) -> None:
         if not isinstance(network, EoMT):
             raise UserError(f"network: {type(network).__name__}, SemanticSegmentation takes eomt.models.EoMT")
@@ -69,18 +102,37 @@ class SemanticSegmentation(AdaptationTask):
             raise UserError(f"num_points, window_batch_size: {num_points}, {window_batch_size}, must be at least 1")
         if len(self.mask_annealing) != blocks or not all(0 <= a < b <= 1 for a, b in self.mask_annealing):
             raise UserError(f"mask_annealing: {mask_annealing!r}, must be {blocks} pairs of 0 <= start < end <= 1")
+        _check_weights(class_weights, outlier_weight, network.num_classes)
         self.window_batch_size = window_batch_size
         self.criterion = MaskClassificationLoss(
             network.num_classes, mask_weight, dice_weight, class_weight, no_object_weight, num_points
         )
+        if class_weights is not None:
+            self.criterion.class_weights[:-1] = torch.tensor(class_weights)
+        self.outlier_weight = outlier_weight
         self.train_metric = SegmentationMetric(network.num_classes)
         self.val_metric = SegmentationMetric(network.num_classes)
         self.test_metric = SegmentationMetric(network.num_classes)
         self.evaluation_loss = MeanMetric()
+        self.anomalies = AnomalyEvaluation(anomaly_scores, temperature, normalise_scores, component_sizes)
+        # set by who draws them
+        self.scores_in_predict = False
+        # of the last test, more than anybody wants to see on a screen
+        self.all_figures: dict[str, float] = {}
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], list[Prediction]]:
         predictions = self.network(batch["image"])
-        return self.criterion([tuple(prediction) for prediction in predictions], batch["mask"]), predictions
+        losses = self.criterion([tuple(prediction) for prediction in predictions], batch["mask"])
+        if self.outlier_weight:
+            if "outlier" not in batch:
+                raise UserError(
+                    f"outlier_weight: {self.outlier_weight}, but the training batches have no 'outlier'; take a "
+                    "datamodule that pastes outliers in, or 0"
+                )
+            claimed = outlier_loss(predictions[-1].mask_logits, predictions[-1].class_logits, batch["outlier"])
+            total = losses["loss"] + self.outlier_weight * claimed
+            losses = losses | {"loss": total, "outlier_loss": claimed.detach()}
+        return losses, predictions
 
     def is_supervised(self, batch: dict[str, Any]) -> bool:
         return bool((batch["mask"] != IGNORE_INDEX).any())
@@ -93,6 +145,7 @@ class SemanticSegmentation(AdaptationTask):
         return {
             "image": torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8, generator=generator),
             "mask": F.interpolate(labels.float(), size, mode="nearest")[:, 0].long(),
+            "outlier": torch.arange(size[1]).expand(batch_size, *size) < size[1] // 8,
             "name": [f"synthetic {index}" for index in range(batch_size)],
         }
 
@@ -126,26 +179,63 @@ class SemanticSegmentation(AdaptationTask):
             self.log_dict({f"train_{name}": figures[name] for name in ("iou", "dice", "accuracy")}, prog_bar=True)
             self.train_metric.reset()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(batch, self.val_metric, "val")
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        # what an interrupted validation may have left
+        self.anomalies.val_metric.reset()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        return self._evaluate(batch, self.val_metric, self.anomalies.val_metric)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metric(self.val_metric, "val")
+        anomalies = self.anomalies.val_metric.compute()
+        self.anomalies.val_metric.reset()
+        self._log_metric(self.val_metric, "val", bool(anomalies))
+        for dataset, figures in anomalies.items():
+            for name in self.anomalies.scores:
+                self.log(f"val_auprc/{dataset}/{name}", figures[name]["auprc"], sync_dist=True)
+        best = best_temperature(anomalies) if self.anomalies.chooses else None
+        if best is None:
+            return
+        self.log("val_temperature", best, sync_dist=True)
+        if self.trainer.state.fn == "fit":
+            self.anomalies.temperature = best
+        elif self.trainer.is_global_zero:
+            log.info("temperature: %g has the best AuPRC of MSP here; give it to test as --model.temperature", best)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(batch, self.test_metric, "test")
+    def on_test_epoch_start(self) -> None:
+        self.anomalies.test_metric.reset()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """`prediction`, class ids (B, H, W); of an anomaly set `anomaly_maps`, B times (S, H, W)."""
+        return self._evaluate(batch, self.test_metric, self.anomalies.test_metric)
 
     def on_test_epoch_end(self) -> None:
-        self._log_metric(self.test_metric, "test")
+        anomalies = self.anomalies.test_metric.compute()
+        self.anomalies.test_metric.reset()
+        self._log_metric(self.test_metric, "test", bool(anomalies))
+        self.all_figures = flat_figures(anomalies, "test")
+        for dataset, figures in anomalies.items():
+            for name in self.anomalies.scores:
+                self.log(f"test_auprc/{dataset}/{name}", figures[name]["auprc"], sync_dist=True)
+            if self.trainer.is_global_zero:
+                log.info("%s", anomaly_table(dataset, figures))
+        if anomalies:
+            self.all_figures["test_temperature"] = self.anomalies.temperature
+            log.info("MSP and entropy were measured at temperature %g", self.anomalies.temperature)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """`prediction`: int64 (B, H, W), class ids at the size of the image."""
-        return {"prediction": self.segment(batch["image"])[0]}
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """`prediction`: int64 (B, H, W), class ids at the size of the image; `anomaly_maps` if `scores_in_predict`."""
+        predictions, maps = [], []
+        for result in self._results(batch["image"], None):
+            predictions.append(result.maps[:-1].argmax(0))
+            if self.scores_in_predict:
+                maps.append(self.anomalies.maps(result.maps))
+        return {"prediction": _like(batch["image"], predictions)} | ({"anomaly_maps": maps} if maps else {})
 
     def segment(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Class ids of images of any size by averaged windows, and each image's mean loss if `mask` is given.
-
-        Memory is one map of class scores and `window_batch_size` windows, however many windows or queries there are.
 
         Args:
             image: uint8 (B, 3, H, W). mask: int64 (B, H, W).
@@ -153,34 +243,25 @@ class SemanticSegmentation(AdaptationTask):
         Returns:
             int64 (B, H, W); (B,), the mean over an image's windows, or None.
         """
-        size = (image.shape[-2], image.shape[-1])
-        window = self.network.img_size
-        covered = covering_size(size, window)
-        image = resize_image(image, covered)
-        mask = None if mask is None else resize_mask(mask, covered)
-        crops = [(b, top, left) for b in range(len(image)) for top, left in window_corners(covered, window)]
-        scores = torch.zeros(len(image), self.network.num_classes, *covered, device=image.device)
-        count = torch.zeros(covered, device=image.device)
-        losses: list[Tensor] = []
-        for start in range(0, len(crops), self.window_batch_size):
-            chunk = crops[start : start + self.window_batch_size]
-            areas = [(b, slice(top, top + window[0]), slice(left, left + window[1])) for b, top, left in chunk]
-            predictions = self.network(torch.stack([image[b, :, rows, columns] for b, rows, columns in areas]))
-            windows = F.interpolate(class_scores(predictions[-1]), window, mode="bilinear")
-            for scored, (b, rows, columns) in zip(windows, areas, strict=True):
-                scores[b, :, rows, columns] += scored
-                if b == 0:
-                    count[rows, columns] += 1
+        predictions, losses = [], []
+        for result in self._results(image, mask):
+            predictions.append(result.maps[:-1].argmax(0))
+            if result.loss is not None:
+                losses.append(result.loss)
+        return torch.stack(predictions), torch.stack(losses) if losses else None
+
+    def _results(self, images: Images, masks: Images | None) -> Iterator[ImageResult]:
+        """Of each image, class and void scores (C + 1, H, W), from one forward of each window."""
+
+        def evaluate(image: Tensor, mask: Tensor | None) -> WindowResult:
+            prediction = self.network(image)[-1]
+            losses = None
             if mask is not None:
-                target = torch.stack([mask[b, rows, columns] for b, rows, columns in areas])
-                losses += [
-                    self._repeatable_loss(Prediction(*(part[k : k + 1] for part in predictions[-1])), target[k : k + 1])
-                    for k in range(len(chunk))
-                ]
-        scores /= count
-        if covered != size:
-            scores = F.interpolate(scores, size, mode="bilinear")
-        return scores.argmax(1), torch.stack(losses).view(len(image), -1).mean(1) if losses else None
+                parts = [Prediction(*(part[k : k + 1] for part in prediction)) for k in range(len(image))]
+                losses = torch.stack([self._repeatable_loss(part, mask[k : k + 1]) for k, part in enumerate(parts)])
+            return WindowResult(class_and_void_scores(*prediction), losses)
+
+        return over_windows(evaluate, images, masks, self.network.img_size, self.window_batch_size)
 
     def _repeatable_loss(self, prediction: Prediction, mask: Tensor) -> Tensor:
         """The loss of the final layer, at the same points in every evaluation and without touching the global RNG."""
@@ -189,22 +270,62 @@ class SemanticSegmentation(AdaptationTask):
             torch.manual_seed(0)
             return self.criterion([tuple(prediction)], mask)["loss"]
 
-    def _evaluate(self, batch: dict[str, Any], metric: SegmentationMetric, stage: str) -> dict[str, Tensor]:
-        prediction, loss = self.segment(batch["image"], batch["mask"])
-        metric.update(prediction, batch["mask"])
-        assert loss is not None
-        # a sample without a name fills up the last step of a rank: it does not count
-        weight = torch.tensor([float(bool(name)) for name in batch["name"]], device=loss.device)
-        self.evaluation_loss.update(loss, weight)
-        return {"prediction": prediction}
+    def _evaluate(
+        self, batch: dict[str, Any], metric: SegmentationMetric, anomaly_metric: AnomalyMetric
+    ) -> dict[str, Any]:
+        masks, truths = batch.get("mask"), batch.get("anomaly")
+        predictions, maps = [], []
+        for index, result in enumerate(self._results(batch["image"], masks)):
+            predictions.append(result.maps[:-1].argmax(0))
+            # a sample without a name fills up the last step of a rank: it does not count
+            real = bool(batch["name"][index])
+            if truths is not None:
+                maps.append(self.anomalies.maps(result.maps))
+                if real:
+                    self.anomalies.update(anomaly_metric, batch["dataset"][index], result.maps, maps[-1], truths[index])
+            if masks is not None:
+                assert result.loss is not None
+                metric.update(predictions[-1], masks[index])
+                self.evaluation_loss.update(result.loss, float(real))
+        return {"prediction": _like(batch["image"], predictions)} | ({"anomaly_maps": maps} if maps else {})
 
-    def _log_metric(self, metric: SegmentationMetric, stage: str) -> None:
-        figures = metric.compute() | {"loss": self.evaluation_loss.compute()}
+    def _log_metric(self, metric: SegmentationMetric, stage: str, has_anomalies: bool) -> None:
+        figures = metric.compute()
         metric.reset()
+        if has_anomalies and figures["accuracy"].isnan():
+            # sets of anomalies alone: there is no IoU to speak of
+            return
+        figures["loss"] = self.evaluation_loss.compute()
         self.evaluation_loss.reset()
         # the metrics have summed over the ranks already; sync_dist only tells Lightning so
         for name in ("loss", "iou", "dice", "accuracy"):
             self.log(f"{stage}_{name}", figures[name], prog_bar=name != "loss", sync_dist=True)
         names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        for index, iou in enumerate(figures["class_iou"]):
+        # a metric's tensor of one value comes back without its dimension
+        for index, iou in enumerate(figures["class_iou"].view(-1)):
             self.log(f"{stage}_iou/{names[index] if names else f'class {index}'}", iou, sync_dist=True)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["temperature"] = self.anomalies.temperature
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.anomalies.chooses:
+            self.anomalies.temperature = checkpoint.get("temperature", self.anomalies.temperature)
+
+
+def _like(images: Images, predictions: list[Tensor]) -> Images:
+    """One tensor for images that were one."""
+    return torch.stack(predictions) if isinstance(images, Tensor) else predictions
+
+
+def _check_weights(class_weights: list[float] | None, outlier_weight: float, num_classes: int) -> None:
+    if class_weights is not None and (
+        len(class_weights) != num_classes or not all(0 < w < math.inf for w in class_weights)
+    ):
+        raise UserError(f"class_weights: {class_weights}, must be {num_classes} numbers above 0, one for each class")
+    if not 0 <= outlier_weight < math.inf:
+        raise UserError(f"outlier_weight: {outlier_weight}, must be at least 0")

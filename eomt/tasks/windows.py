@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
+
+
+class WindowResult(NamedTuple):
+    """What a function makes of K windows."""
+
+    maps: Tensor  # (K, C, h, w), at any resolution
+    loss: Tensor | None  # (K,)
+
+
+class ImageResult(NamedTuple):
+    """The mean over the windows of an image."""
+
+    maps: Tensor  # (C, H, W)
+    loss: Tensor | None  # ()
 
 
 def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
@@ -33,3 +52,83 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """int64 (B, H, W) to `size` by nearest neighbours."""
     nearest = TF.InterpolationMode.NEAREST
     return mask if tuple(mask.shape[-2:]) == size else TF.resize(mask, list(size), interpolation=nearest)
+
+
+class _Canvas:
+    """An image, uint8 (3, H, W), whose windows are still being evaluated, and its mask (H, W)."""
+
+    def __init__(self, image: Tensor, mask: Tensor | None, window: tuple[int, int]) -> None:
+        self.size = (image.shape[-2], image.shape[-1])
+        self.covered = covering_size(self.size, window)
+        self.image = resize_image(image[None], self.covered)[0]
+        self.mask = None if mask is None else resize_mask(mask[None], self.covered)[0]
+        self.areas = [
+            (slice(top, top + window[0]), slice(left, left + window[1]))
+            for top, left in window_corners(self.covered, window)
+        ]
+        self.missing = len(self.areas)
+        self.total, self.count = torch.empty(0), torch.empty(0)
+        self.losses: list[Tensor] = []
+
+    def add(self, maps: Tensor, rows: slice, columns: slice) -> None:
+        """maps: (C, h, w) of one window, at the resolution of the image."""
+        if self.missing == len(self.areas):
+            self.total, self.count = maps.new_zeros(len(maps), *self.covered), maps.new_zeros(self.covered)
+        self.total[:, rows, columns] += maps
+        self.count[rows, columns] += 1
+        self.missing -= 1
+
+    def result(self) -> ImageResult:
+        """The mean of all windows, at the size of the image."""
+        maps = self.total.div_(self.count)
+        if self.covered != self.size:
+            maps = F.interpolate(maps[None], self.size, mode="bilinear")[0]
+        return ImageResult(maps, torch.stack(self.losses).mean() if self.losses else None)
+
+
+_Crop = tuple[_Canvas, slice, slice]
+
+
+def over_windows(
+    evaluate: Callable[[Tensor, Tensor | None], WindowResult],
+    images: Tensor | Sequence[Tensor],
+    masks: Tensor | Sequence[Tensor] | None,
+    window: tuple[int, int],
+    batch_size: int,
+) -> Iterator[ImageResult]:
+    """Evaluates images of any size by windows and gives back each image's mean, in order.
+
+    Memory is `batch_size` windows and the maps of the one image that is being put together, however many windows or
+    images there are.
+
+    Args:
+        evaluate: takes windows, uint8 (K, 3, h, w), K <= `batch_size`, and their masks, int64 (K, h, w), if given.
+        images: uint8 (3, H, W) each. masks: int64 (H, W) each.
+        window: height and width. batch_size: windows that are evaluated at once, of one image or several.
+    """
+    crops: deque[_Crop] = deque()
+    for index, image in enumerate(images):
+        canvas = _Canvas(image, None if masks is None else masks[index], window)
+        for rows, columns in canvas.areas:
+            crops.append((canvas, rows, columns))
+            if len(crops) == batch_size:
+                yield from _evaluated(evaluate, crops, window)
+    if crops:
+        yield from _evaluated(evaluate, crops, window)
+
+
+def _evaluated(
+    evaluate: Callable[[Tensor, Tensor | None], WindowResult], crops: deque[_Crop], window: tuple[int, int]
+) -> Iterator[ImageResult]:
+    """Evaluates `crops` and empties them; gives back the images that are complete with them."""
+    image = torch.stack([canvas.image[:, rows, columns] for canvas, rows, columns in crops])
+    masks = [canvas.mask[rows, columns] for canvas, rows, columns in crops if canvas.mask is not None]
+    found = evaluate(image, torch.stack(masks) if masks else None)
+    for index in range(len(crops)):
+        canvas, rows, columns = crops.popleft()
+        # one window at a time, since at the resolution of the image they are large
+        canvas.add(F.interpolate(found.maps[index : index + 1], window, mode="bilinear")[0], rows, columns)
+        if found.loss is not None:
+            canvas.losses.append(found.loss[index])
+        if not canvas.missing:
+            yield canvas.result()

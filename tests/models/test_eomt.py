@@ -1,11 +1,8 @@
 """EoMT: queries, masks, annealing."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 
 from eomt.errors import UserError
@@ -124,15 +121,3 @@ def test_sizes_that_do_not_fit_are_refused(arguments: dict, message: str) -> Non
     encoder = make_eomt().encoder
     with pytest.raises(UserError, match=message):
         EoMT(encoder, **{"num_classes": 5} | arguments)
-
-
-def test_weights_of_a_whole_network_load_or_are_refused(tmp_path: Path) -> None:
-    source = make_eomt().eval()
-    save_file(source.state_dict(), tmp_path / "model.safetensors")
-    loaded = make_eomt(pretrained=str(tmp_path)).eval()
-    assert torch.equal(loaded(make_image())[-1].mask_logits, source(make_image())[-1].mask_logits)
-    with pytest.raises(UserError, match=r"'class_head.bias' has shape \[6\], this network's has \[10\]"):
-        make_eomt(num_classes=9, pretrained=str(tmp_path))
-    save_file({"q.weight": torch.zeros(6, 64)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="lacks"):
-        make_eomt(pretrained=str(tmp_path))

@@ -9,6 +9,7 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.models import ViT
+from tests.models.eomt_pairs import DEPTH, NUM_HEADS, WIDTH, make_encoder, randomise
 from tests.tiny import make_image
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights" / "dinov2-small"
@@ -106,6 +107,38 @@ def test_hugging_face_layout_gives_hugging_face_s_answers(tmp_path: Path, regist
 def test_real_dinov2_small_loads() -> None:
     encoder = ViT("vit_small_patch14_dinov2", (126, 126), pretrained=str(SHARED))
     assert encoder(torch.zeros(1, 3, 126, 126, dtype=torch.uint8)).shape == (1, 384, 9, 9)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_hugging_face_s_dinov3_gives_its_answers(tmp_path: Path, gated: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=NUM_HEADS,
+        intermediate_size=4 * WIDTH,
+        num_register_tokens=4,
+        use_gated_mlp=gated,
+        hidden_act="silu" if gated else "gelu",
+    )
+    model = randomise(transformers.DINOv3ViTModel(config)).eval()
+    model.save_pretrained(tmp_path)
+    name = "vit_small_plus_patch16_dinov3_qkvb" if gated else "vit_small_patch16_dinov3_qkvb"
+    encoder = make_encoder(name, (32, 48), pretrained=str(tmp_path)).eval()
+    image = make_image()
+    with torch.no_grad():
+        expected = model((image / 255 - encoder.pixel_mean) / encoder.pixel_std).last_hidden_state[:, 5:]
+        found = encoder(image).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert encoder.backbone.loaded == set(encoder.backbone.state_dict())
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_224.mae", "vit_small_patch16_dinov3"])
+def test_weights_as_their_authors_keep_them(tmp_path: Path, name: str) -> None:
+    source = make_encoder(name, (32, 48))
+    torch.save({"model": source.backbone.state_dict() | {"mask_token": torch.zeros(1, 1, WIDTH)}}, tmp_path / "mae.pth")
+    loaded = make_encoder(name, (32, 48), pretrained=str(tmp_path / "mae.pth"))
+    assert torch.equal(loaded(make_image()), source(make_image()))
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,215 @@
+"""What a training step of EoMT costs beside transformers' and PEFT's. `python -m benchmarks.eomt_step [ROUNDS]`.
+
+`EomtForUniversalSegmentation` with random weights is saved, and opened here as `EoMT(pretrained=folder)`; that both
+give the same logits is checked first. DINOv2 with registers, 192 wide, 8 blocks of which 4 carry 100 queries, 19
+classes, batch 2, 192 px, fp32, one thread. Both train LoRA of rank 8 (dropout 0.1) on query, key, value, output
+projection and MLP of every block, and queries and heads in full. The rows:
+
+- training step: forward with masked attention, loss of all 5 layers at 12,544 points, backward; without the optimiser.
+  transformers gets its binary masks and normalised images ready made, which are not timed.
+- the same with this package's default adapters, one pair on the fused query, key and value instead of three.
+- loss alone: from given predictions to the gradients of these.
+- annealed evaluation: forward with masked attention switched off, without adapters.
+
+Time is the CPU time of the process, which other processes on the machine disturb less than the wall clock. The two take
+turns in every round, so that both see the same disturbances; of the two runs in a turn the second is timed.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import EomtConfig, EomtForUniversalSegmentation
+
+from eomt.losses import MaskClassificationLoss
+from eomt.models import EoMT, ViT
+from eomt.models.backbone_names import Backbone
+from eomt.models.hugging_face import quiet
+from eomt.models.lora_integration import LoRAConfig, apply_lora
+
+WIDTH, DEPTH, NUM_HEADS, NUM_BLOCKS, NUM_QUERIES, NUM_CLASSES = 192, 8, 3, 4, 100, 19
+BATCH, PIXELS, RANK, ALPHA, DROPOUT = 2, 192, 8, 16, 0.1
+PEFT_TARGETS = r"layers\.\d+\.(attention\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))"
+THEIR_HEADS = ("query", "class_predictor", "mask_head", "upscale_block")
+OUR_HEADS = ("q", "class_head", "mask_head", "upscale")
+Run = Callable[[], object]
+
+
+class NarrowViT(ViT):
+    """DINOv2 with registers at the size of the benchmark."""
+
+    def _create(self, from_hub: bool, **arguments: Any) -> Backbone:
+        return super()._create(from_hub, embed_dim=WIDTH, depth=DEPTH, num_heads=NUM_HEADS, **arguments)
+
+
+def make_pair() -> tuple[EoMT, EomtForUniversalSegmentation]:
+    """Both networks with the same weights."""
+    torch.manual_seed(0)
+    fields: dict[str, Any] = {"num_labels": NUM_CLASSES}
+    config = EomtConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=NUM_HEADS,
+        image_size=PIXELS,
+        num_blocks=NUM_BLOCKS,
+        num_queries=NUM_QUERIES,
+        **fields,
+    )
+    theirs = EomtForUniversalSegmentation(config)
+    encoder = NarrowViT("vit_small_patch14_reg4_dinov2", (PIXELS, PIXELS), pretrained=False, patch_size=16)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        theirs.save_pretrained(folder)
+        ours = EoMT(encoder, NUM_CLASSES, NUM_QUERIES, NUM_BLOCKS, pretrained=folder)
+    return ours, theirs
+
+
+def make_batch(ours: EoMT) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """uint8 images (B, 3, H, W), masks (B, H, W) of 16 blocks, and both as transformers takes them."""
+    image = torch.randint(0, 256, (BATCH, 3, PIXELS, PIXELS), dtype=torch.uint8)
+    side = PIXELS // 4
+    mask = torch.randint(0, NUM_CLASSES, (BATCH, 4, 4)).repeat_interleave(side, 1).repeat_interleave(side, 2)
+    class_labels = [labels.unique() for labels in mask]
+    mask_labels = [(m == labels[:, None, None]).float() for m, labels in zip(mask, class_labels, strict=True)]
+    pixels = (image / 255 - ours.encoder.pixel_mean) / ours.encoder.pixel_std
+    return image, mask, {"pixel_values": pixels, "mask_labels": mask_labels, "class_labels": class_labels}
+
+
+def adapt_ours(network: EoMT, targets: tuple[str, ...]) -> EoMT:
+    """This package's adapters; they get a B that is not zero, as after some steps."""
+    config = LoRAConfig(
+        rank=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=DROPOUT,
+        target_modules=list(targets),
+        freeze_base_model=True,
+        trainable_modules=list(OUR_HEADS),
+    )
+    network = copy.deepcopy(network)
+    apply_lora(network, config)
+    return _with_updates(network)
+
+
+def adapt_theirs(network: EomtForUniversalSegmentation) -> EomtForUniversalSegmentation:
+    """PEFT's adapters, put in by PEFT."""
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules=PEFT_TARGETS)
+    adapted = inject_adapter_in_model(config, copy.deepcopy(network))
+    for name in THEIR_HEADS:
+        adapted.get_submodule(name).requires_grad_(True)
+    return _with_updates(adapted)
+
+
+def _with_updates(network: Any) -> Any:
+    for name, parameter in network.named_parameters():
+        if "lora_b" in name.lower():
+            nn.init.normal_(parameter, std=0.01)
+    return network.train()
+
+
+def our_step(network: EoMT, criterion: MaskClassificationLoss, image: Tensor, mask: Tensor) -> None:
+    """Forward, loss, backward; no gradient is left."""
+    criterion([tuple(prediction) for prediction in network(image)], mask)["loss"].backward()
+    network.zero_grad(set_to_none=True)
+
+
+def their_step(network: EomtForUniversalSegmentation, batch: dict[str, Any]) -> None:
+    """Forward, loss, backward; no gradient is left."""
+    network(**batch).loss.backward()
+    network.zero_grad(set_to_none=True)
+
+
+def our_loss(criterion: MaskClassificationLoss, predictions: list[tuple[Tensor, Tensor]], mask: Tensor) -> None:
+    """Loss and gradients of predictions."""
+    leaves = [tuple(tensor.detach().requires_grad_() for tensor in layer) for layer in predictions]
+    criterion(leaves, mask)["loss"].backward()
+
+
+def their_loss(network: Any, predictions: list[tuple[Tensor, Tensor]], batch: dict[str, Any]) -> None:
+    """Loss and gradients of predictions, added up as its forward does."""
+    total = torch.zeros(())
+    for layer in predictions:
+        masks, classes = (tensor.detach().requires_grad_() for tensor in layer)
+        losses = network.get_loss_dict(masks, classes, batch["mask_labels"], batch["class_labels"], None)
+        total = total + network.get_loss(losses)
+    total.backward()
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, image: Tensor) -> object:
+    """A forward pass."""
+    return network(image)
+
+
+def annealed(network: Any) -> Any:
+    """A copy for evaluation with masked attention switched off."""
+    network = copy.deepcopy(network).eval()
+    network.attn_mask_probs.zero_()
+    return network
+
+
+def medians(runs: tuple[Run, ...], rounds: int) -> list[float]:
+    """Median CPU milliseconds of each, in turns."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for times, run in zip(seconds, runs, strict=True):
+            # no run starts in what another left scattered
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            run()
+            start = time.process_time()
+            run()
+            times.append(1000 * (time.process_time() - start))
+    return [statistics.median(times) for times in seconds]
+
+
+def main() -> None:
+    """The table."""
+    torch.set_num_threads(1)
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    ours, theirs = make_pair()
+    image, mask, batch = make_batch(ours)
+    plain, their_plain = annealed(ours), annealed(theirs)
+    expected = evaluate(their_plain, batch["pixel_values"]).masks_queries_logits  # type: ignore[attr-defined]
+    difference = (evaluate(plain, image)[-1].mask_logits - expected).abs().max() / expected.abs().max()  # type: ignore[index]
+    print(f"Largest difference of mask logits: {difference:.1e} of the largest.\n")
+    assert difference < 1e-4
+
+    criterion = MaskClassificationLoss(NUM_CLASSES)
+    sliced = adapt_ours(ours, ("query", "key", "value", "proj", "mlp"))
+    fused, adapted = adapt_ours(ours, ("attention", "mlp")), adapt_theirs(theirs)
+    predictions = [(p.mask_logits, p.class_logits) for p in ours.train()(image)]
+    rows: dict[str, tuple[Run, Run]] = {
+        "training step": (
+            lambda: our_step(sliced, criterion, image, mask),
+            lambda: their_step(adapted, batch),
+        ),
+        "training step, one pair on qkv": (
+            lambda: our_step(fused, criterion, image, mask),
+            lambda: their_step(adapted, batch),
+        ),
+        "loss alone": (
+            lambda: our_loss(criterion, predictions, mask),
+            lambda: their_loss(theirs, predictions, batch),
+        ),
+        "annealed evaluation": (
+            lambda: evaluate(plain, image),
+            lambda: evaluate(their_plain, batch["pixel_values"]),
+        ),
+    }
+    print("| | this package, ms | transformers and PEFT, ms | ratio |")
+    print("|---|---|---|---|")
+    for name, runs in rows.items():
+        one, other = medians(runs, rounds)
+        print(f"| {name} | {one:.0f} | {other:.0f} | {one / other:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Files inside zip archives, read without extraction."""
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from eomt.errors import UserError
+
+DAMAGED = (OSError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class ZipMember:
+    """A file in an archive; a value, so that it may travel to worker processes.
+
+    Args:
+        archive: The zip file.
+        member: Name inside it.
+    """
+
+    archive: Path
+    member: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.member}"
+
+    def read(self) -> bytes:
+        """Return the file's contents.
+
+        Raises:
+            UserError: The archive is damaged.
+        """
+        try:
+            return _archive(self.archive, os.getpid()).read(self.member)
+        except DAMAGED as error:
+            raise UserError(f"{self}: cannot be read ({error}): fetch the archive again") from error
+
+
+# what the readers of images and masks take
+ImageFile = Path | ZipMember
+
+
+def member_names(archive: Path) -> list[str]:
+    """Return the names of all files in an archive.
+
+    Raises:
+        UserError: It is no zip file, or a damaged one.
+    """
+    try:
+        return [name for name in _archive(archive, os.getpid()).namelist() if not name.endswith("/")]
+    except DAMAGED as error:
+        raise UserError(f"{archive}: cannot be read as a zip file ({error}): fetch it again") from error
+
+
+@lru_cache(maxsize=8)
+def _archive(archive: Path, process: int) -> zipfile.ZipFile:
+    """Open an archive once per process: a forked worker would move the file position of its parent.
+
+    Threads of one process may share it, as `ZipFile` locks its reads.
+    """
+    return zipfile.ZipFile(archive)

@@ -1,0 +1,32 @@
+"""Outlier exposure: nothing that a network knows may claim what was pasted from elsewhere."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# the least share of a pixel that a query may leave unclaimed, for log 0 has no gradient
+LEAST_UNCLAIMED = 1e-6
+
+
+def outlier_loss(mask_logits: Tensor, class_logits: Tensor, outlier: Tensor) -> Tensor:
+    """Return how surely known classes claim outliers: - log of the probability that no query does, a mean over them.
+
+    A query claims a pixel as a known class with the probability softmax(class)_known * sigmoid(mask), independently of
+    others: - sum over q of log(1 - claim_q). That pushes down every L_c, whether a query's class or its mask is at
+    fault, and unlike a loss on L itself does not flatten out where many queries agree. After outlier exposure
+    (Hendrycks et al., ICLR 2019) and its use with mask classification (Nayal et al., ICCV 2023).
+
+    Args:
+        mask_logits: `(B, Q, h, w)`.
+        class_logits: `(B, Q, C + 1)`, the last one "no object".
+        outlier: What known classes must not claim, bool `(B, H, W)`.
+
+    Returns:
+        A scalar, in fp32; 0 without outliers.
+    """
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        share = F.interpolate(outlier[:, None].float(), mask_logits.shape[-2:], mode="area")[:, 0]  # (B, h, w)
+        known = 1 - class_logits.float().softmax(-1)[..., -1]  # (B, Q)
+        claim = known[..., None, None] * mask_logits.float().sigmoid()
+        unclaimed = (1 - claim).clamp(min=LEAST_UNCLAIMED).log().sum(1)
+        return -(share * unclaimed).sum() / share.sum().clamp(min=1)

@@ -1,0 +1,114 @@
+"""Anomaly scores of whole images: their maps, the temperature that validation chooses, tables and names of figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eomt.errors import UserError
+from eomt.metrics.anomaly import FIGURES, AnomalyMetric
+from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, msp
+from eomt.metrics.components import ComponentSizes
+
+TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""What validation chooses from."""
+
+TITLES = ("AuPRC", "AUROC", "FPR95", "sIoU", "PPV", "F1*")
+
+Figures = dict[str, dict[str, float]]
+"""By score, figures by name; under "" those of the data set, as `AnomalyMetric.compute` returns them."""
+
+
+class AnomalyEvaluation:
+    """Scores of one task, and what they reach on its validation and test sets.
+
+    Args:
+        scores: names of scores. temperature, normalise: of MSP and entropy; temperature None lets validation choose.
+        component_sizes: the smallest predicted and true components that count; None takes the benchmark's.
+
+    Raises:
+        UserError: for a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        scores: Sequence[str],
+        temperature: float | None,
+        normalise: bool,
+        component_sizes: tuple[int, int] | None,
+    ) -> None:
+        unknown = [name for name in scores if name not in SCORES]
+        if unknown or not scores or len(set(scores)) < len(scores):
+            raise UserError(f"anomaly_scores: {list(scores)}, must be some of {', '.join(SCORES)}, each once")
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise UserError(f"temperature: {temperature}, must be above 0, or null to let validation choose it")
+        if component_sizes is not None and min(component_sizes) < 1:
+            raise UserError(f"component_sizes: {list(component_sizes)}, must be two numbers of pixels, at least 1")
+        self.scores, self.normalise = tuple(scores), normalise
+        self.chooses = temperature is None
+        self.temperature = 1.0 if temperature is None else temperature
+        candidates = [msp_at(candidate) for candidate in TEMPERATURES] if self.chooses else []
+        self.val_metric = AnomalyMetric([*self.scores, *candidates], components=False)
+        sizes = None if component_sizes is None else ComponentSizes(*component_sizes)
+        self.test_metric = AnomalyMetric(self.scores, sizes)
+
+    def maps(self, scores: Tensor) -> Tensor:
+        """(S, H, W) of class and void scores (C + 1, H, W)."""
+        return anomaly_maps(self.scores, scores, self.temperature, self.normalise)
+
+    def update(self, metric: AnomalyMetric, dataset: str, scores: Tensor, maps: Tensor, truth: Tensor) -> None:
+        """Takes in an image: scores (C + 1, H, W), its `maps` (S, H, W), truth (H, W) of 0, 1 and 255."""
+        if metric is self.val_metric and self.chooses:
+            candidates = [msp(scores[:-1], temperature, self.normalise) for temperature in TEMPERATURES]
+            maps = torch.cat([maps, torch.stack(candidates)])
+        metric.update(dataset, maps, truth)
+
+
+def msp_at(temperature: float) -> str:
+    """The name of MSP at a candidate temperature."""
+    return f"msp at {temperature:g}"
+
+
+def best_temperature(anomalies: dict[str, Figures]) -> float | None:
+    """The candidate with the best AuPRC of MSP, a mean over the data sets; None if no set has anomalies.
+
+    Of equals, the one nearest to 1 in ratio.
+    """
+    measured = [figures for figures in anomalies.values() if not math.isnan(figures[msp_at(1.0)]["auprc"])]
+    if not measured:
+        return None
+    auprc = {t: sum(figures[msp_at(t)]["auprc"] for figures in measured) / len(measured) for t in TEMPERATURES}
+    return max(TEMPERATURES, key=lambda t: (auprc[t], -abs(math.log(t))))
+
+
+def flat_figures(anomalies: dict[str, Figures], stage: str) -> dict[str, float]:
+    """Names as `test_auprc/<set>/<score>`; of a set itself as `test_anomalous/<set>`."""
+    return {
+        "/".join(filter(None, (f"{stage}_{figure}", dataset, score))): value
+        for dataset, figures in anomalies.items()
+        for score, of_score in figures.items()
+        for figure, value in of_score.items()
+    }
+
+
+def anomaly_table(dataset: str, figures: Figures) -> str:
+    """The figures of a data set, a row for each score, and which score is best."""
+    scores = [name for name in figures if name]
+    images, share = int(figures[""]["images"]), figures[""]["anomalous"]
+    width = max(map(len, (*scores, "score")))
+    lines = [
+        f"{dataset}: {images} images, {100 * share:.2f} % of the pixels are anomalous",
+        f"  {'score':{width}}" + "".join(f"{title:>9}" for title in TITLES),
+        *(
+            f"  {name:{width}}" + "".join(f"{figures[name].get(figure, math.nan):9.4f}" for figure in FIGURES)
+            for name in scores
+        ),
+    ]
+    measured = [name for name in scores if not math.isnan(figures[name]["auprc"])]
+    if not measured:
+        return "\n".join([*lines, "  No pixel is anomalous: there is nothing to measure"])
+    best = max(measured, key=lambda name: figures[name]["auprc"])
+    return "\n".join([*lines, f"  Best AuPRC: {best}, {figures[best]['auprc']:.4f}; by chance {share:.4f}"])
