@@ -174,7 +174,7 @@ class AnomalyMetric:
         if self.components:
             thresholds = [figures[name]["threshold"] for name in self.scores]
             for name, counts in zip(self.scores, self._count_components(dataset, seen, thresholds), strict=True):
-                figures[name] |= counts.figures() if positive else dict.fromkeys(("siou", "ppv", "f1"), np.nan)
+                figures[name] |= counts.figures()
         share = positive / (positive + negative) if positive + negative else np.nan
         images = sum(gathered(seen.num_images))
         return {"": {"images": images, "anomalous": share}, **figures}
@@ -203,6 +203,7 @@ class AnomalyMetric:
             known = (truth != IGNORE_INDEX).numpy()
             for index, threshold in enumerate(thresholds):
                 predicted = np.zeros(known.shape, dtype=bool)
+                # without positives the threshold is nan, and nothing lies above it
                 predicted[known] = scores[index].numpy() >= threshold
                 counts[index] = counts[index].plus(count_components(predicted, truth.numpy(), sizes))
         parts = gathered(counts)

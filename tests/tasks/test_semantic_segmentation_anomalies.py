@@ -140,6 +140,19 @@ def test_each_window_passes_the_network_once_for_all_scores_and_the_classes() ->
 
 
 @torch.no_grad()
+def test_the_loss_of_an_image_is_the_mean_over_its_windows() -> None:
+    task, image = make_task(), make_samples(1)[0]["image"][None]
+    mask = torch.zeros(1, 32, 100, dtype=torch.long)
+    mask[:, :, 60:] = 2
+    windows = [
+        task.segment(image[..., left : left + 48], mask[..., left : left + 48])[1].item()  # type: ignore[union-attr]
+        for left in (0, 26, 52)
+    ]
+    assert len(set(windows)) == 3
+    assert task.segment(image, mask)[1].item() == pytest.approx(sum(windows) / 3, rel=1e-5)  # type: ignore[union-attr]
+
+
+@torch.no_grad()
 def test_images_of_different_sizes_are_measured_in_one_batch() -> None:
     task = make_task()
     samples = [*make_samples(1), *make_samples(1, (40, 48))]
@@ -237,6 +250,7 @@ def test_of_equal_temperatures_the_one_nearest_to_1_is_chosen_and_none_without_a
         return {msp_at(temperature): {"auprc": auprc.get(temperature, 0.1)} for temperature in TEMPERATURES}
 
     assert best_temperature({"a": figures({0.01: 0.5, 0.3: 0.5, 3.0: 0.4})}) == 0.3
+    assert best_temperature({"a": figures({0.3: 0.5, 1.0: 0.5, 3.0: 0.5})}) == 1.0
     assert best_temperature({"a": figures({0.01: 0.5}), "b": figures({0.01: 0.1, 0.3: 0.9})}) == 0.3
     nothing = figures(dict.fromkeys(TEMPERATURES, math.nan))
     assert best_temperature({"a": nothing}) is None
