@@ -1,6 +1,7 @@
 """Callbacks: audit, checkpoints, merging, early stopping, pictures, summary."""
 
 from callbacks.adapter_audit import AdapterAudit
+from callbacks.anomaly_results import AnomalyResults
 from callbacks.answer_results import AnswerResults
 from callbacks.early_stopping import EarlyStoppingOnIoU
 from callbacks.encoder_on_save import EncoderOnSave
@@ -14,6 +15,7 @@ from callbacks.run_summary import RunSummary
 
 __all__ = [
     "AdapterAudit",
+    "AnomalyResults",
     "AnswerResults",
     "EarlyStoppingOnIoU",
     "EncoderOnSave",

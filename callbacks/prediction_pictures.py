@@ -288,11 +288,12 @@ def _at_size(image: Tensor, size: Sequence[int]) -> Tensor:
 def _classes(trainer: Trainer) -> tuple[list[str], list[Color | None]]:
     """Names and colours by value of the maps; the background has no colour."""
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    task: Any = trainer.lightning_module
     # data to test on alone have no classes of their own
-    num_classes = getattr(datamodule, "num_classes", None) or trainer.lightning_module.network.num_classes
+    num_classes: int = getattr(datamodule, "num_classes", None) or task.network.num_classes
     names = getattr(datamodule, "class_names", None) or [f"class {index}" for index in range(num_classes)]
     colors = palette(num_classes)
-    if getattr(trainer.lightning_module, "has_background", False):
+    if getattr(task, "has_background", False):
         return ["background", *names], [None, *colors]
     return names, [*colors]
 

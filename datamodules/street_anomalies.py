@@ -18,7 +18,7 @@ from datamodules.road_anomaly_sets import ANOMALY, AnomalySet, find_anomaly_sets
 from datamodules.splits import Pair
 from datamodules.street_canvas import Scene
 from datamodules.street_drawing import CLASS_NAMES, NO_CLASS, draw_street
-from datamodules.street_light import light_by_day
+from datamodules.street_light import light_by_night
 from datamodules.street_obstacles import UNKNOWN, add_obstacles
 from datamodules.zip_members import ImageFile
 from eomt.errors import UserError
@@ -36,7 +36,7 @@ LABEL_IDS = [LABEL_ID_OF_NAME[name] for name in CLASS_NAMES]
 
 
 class StreetAnomalies(ImageMaskFolder):
-    """Generated streets of 96 x 160 pixels (height x width) by day: seven known classes, and a test set of unknowns.
+    """Generated streets of 96 x 160 pixels (height x width) by night: seven known classes, and unknown objects in test.
 
     `prepare_data` writes the images to train and to validate on as Cityscapes does (leftImg8bit, and gtFine with
     labelIds), and those to test on as `RoadAnomaly` reads them (Validation_Dataset/StreetObstacles). These show
@@ -166,13 +166,13 @@ class StreetAnomalies(ImageMaskFolder):
     def _write_known(self, folder: Path, split: str, number: int, random: Generator) -> None:
         scene = draw_street(random)
         stem = f"{split}/street/street_{number:06d}_000019"
-        _save(light_by_day(scene, random), folder / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+        _save(light_by_night(scene, random), folder / "leftImg8bit" / f"{stem}_leftImg8bit.png")
         _save(_mapped(scene, LABEL_IDS, UNLABELED), folder / "gtFine" / f"{stem}_gtFine_labelIds.png")
 
 
 def _write_unknown(folder: Path, name: str, random: Generator) -> None:
     scene = add_obstacles(draw_street(random), random)
-    _save(light_by_day(scene, random), folder / "images" / name)
+    _save(light_by_night(scene, random), folder / "images" / name)
     _save(_mapped(scene, [0] * UNKNOWN + [ANOMALY], IGNORED), folder / "labels_masks" / name)
 
 

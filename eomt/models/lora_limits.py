@@ -89,7 +89,8 @@ def bypass_reason(modules: Mapping[str, nn.Module], path: str) -> str | None:
         if isinstance(parent, nn.TransformerEncoderLayer):
             return "the fast path of torch.nn.TransformerEncoderLayer reads its weights without calling it in eval mode"
         name = _full_name(parent)
-        if name in READS_QKV_WEIGHT and parts[depth:] == ["qkv"] and getattr(parent, "q_bias", None) is not None:
+        reads = getattr(parent, "q_bias", None) is not None and not getattr(parent, "qkv_bias_separate", False)
+        if name in READS_QKV_WEIGHT and parts[depth:] == ["qkv"] and reads:
             return f"{name} reads qkv.weight without calling qkv"
     return None
 

@@ -63,7 +63,7 @@ class ViT(nn.Module):
         self.backbone = self._create(pretrained is True, **arguments)
         for attention in self.backbone.modules():
             if isinstance(attention, EvaAttention):
-                # else timm multiplies by qkv's weight without calling qkv, past any adapter
+                # else timm multiplies by qkv's weight without calling qkv, past any adapter, where there is a bias
                 attention.qkv_bias_separate = True
         self.patch_size: int = self.backbone.patch_embed.patch_size[0]
         if self.img_size[0] % self.patch_size or self.img_size[1] % self.patch_size:

@@ -1,4 +1,4 @@
-"""Anomaly scores of whole images: their maps, the temperature that validation chooses, tables and names of figures."""
+"""Anomaly scores of whole images: their maps, temperatures compared, tables and names of figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, msp
 from eomt.metrics.components import ComponentSizes
 
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""What validation chooses from."""
+"""What validation compares."""
 
 TITLES = ("AuPRC", "AUROC", "FPR95", "sIoU", "PPV", "F1*")
 
@@ -26,7 +26,8 @@ class AnomalyEvaluation:
     """Scores of one task, and what they reach on its validation and test sets.
 
     Args:
-        scores: names of scores. temperature, normalise: of MSP and entropy; temperature None lets validation choose.
+        scores: names of scores.
+        temperature, normalise: of MSP and entropy; temperature None is 1, and lets validation compare some.
         component_sizes: the smallest predicted and true components that count; None takes the benchmark's.
 
     Raises:
@@ -44,13 +45,13 @@ class AnomalyEvaluation:
         if unknown or not scores or len(set(scores)) < len(scores):
             raise UserError(f"anomaly_scores: {list(scores)}, must be some of {', '.join(SCORES)}, each once")
         if temperature is not None and not 0 < temperature < math.inf:
-            raise UserError(f"temperature: {temperature}, must be above 0, or null to let validation choose it")
+            raise UserError(f"temperature: {temperature}, must be above 0, or null for 1")
         if component_sizes is not None and min(component_sizes) < 1:
             raise UserError(f"component_sizes: {list(component_sizes)}, must be two numbers of pixels, at least 1")
         self.scores, self.normalise = tuple(scores), normalise
-        self.chooses = temperature is None
+        self.compares_temperatures = temperature is None
         self.temperature = 1.0 if temperature is None else temperature
-        candidates = [msp_at(candidate) for candidate in TEMPERATURES] if self.chooses else []
+        candidates = [msp_at(candidate) for candidate in TEMPERATURES] if self.compares_temperatures else []
         self.val_metric = AnomalyMetric([*self.scores, *candidates], components=False)
         sizes = None if component_sizes is None else ComponentSizes(*component_sizes)
         self.test_metric = AnomalyMetric(self.scores, sizes)
@@ -61,7 +62,7 @@ class AnomalyEvaluation:
 
     def update(self, metric: AnomalyMetric, dataset: str, scores: Tensor, maps: Tensor, truth: Tensor) -> None:
         """Takes in an image: scores (C + 1, H, W), its `maps` (S, H, W), truth (H, W) of 0, 1 and 255."""
-        if metric is self.val_metric and self.chooses:
+        if metric is self.val_metric and self.compares_temperatures:
             candidates = [msp(scores[:-1], temperature, self.normalise) for temperature in TEMPERATURES]
             maps = torch.cat([maps, torch.stack(candidates)])
         metric.update(dataset, maps, truth)

@@ -38,9 +38,8 @@ class SemanticSegmentation(AdaptationTask):
     instead of it, and `dataset`, a list of B names of sets: of these the anomaly scores are measured, of those with a
     mask the IoU. See `eomt.metrics.anomaly_scores` for the scores and `eomt.metrics.anomaly` for their figures.
 
-    A validation of a fit that sees anomaly sets chooses the temperature whose MSP has the best AuPRC there. It lies in
-    the run's .ckpt files, and not in the adapter folder or the merged model, whose layouts are other people's; `test`
-    on these takes the field. `validate` says which one it would choose. `test` never chooses one.
+    A validation that sees anomaly sets says which temperature gives MSP the best AuPRC there; `test` takes the one that
+    it is given, and never chooses.
 
     Args:
         network: an EoMT.
@@ -54,7 +53,7 @@ class SemanticSegmentation(AdaptationTask):
         outlier_weight: of outlier exposure: above 0, no query may claim what `outlier`, bool (B, H, W), marks in
             training batches as pasted from elsewhere; `mask` is 255 there.
         anomaly_scores: which scores are measured on anomaly sets.
-        temperature: of MSP and entropy; None leaves it to validation, and is 1 until then.
+        temperature: of MSP and entropy; None is 1, and lets `validate` say which would be best.
         normalise_scores: MSP and entropy see L as shares of the classes instead of softmax(L / T); see `msp`.
         component_sizes: the smallest predicted and true components that count, in pixels; None takes those of
             SegmentMeIfYouCan, 50 and 10 for obstacle sets, 500 and 100 for others.
@@ -195,13 +194,11 @@ class SemanticSegmentation(AdaptationTask):
         for dataset, figures in anomalies.items():
             for name in self.anomalies.scores:
                 self.log(f"val_auprc/{dataset}/{name}", figures[name]["auprc"], sync_dist=True)
-        best = best_temperature(anomalies) if self.anomalies.chooses else None
+        best = best_temperature(anomalies) if self.anomalies.compares_temperatures else None
         if best is None:
             return
         self.log("val_temperature", best, sync_dist=True)
-        if self.trainer.state.fn == "fit":
-            self.anomalies.temperature = best
-        elif self.trainer.is_global_zero:
+        if self.trainer.is_global_zero:
             log.info("temperature: %g has the best AuPRC of MSP here; give it to test as --model.temperature", best)
 
     def on_test_epoch_start(self) -> None:
@@ -304,17 +301,6 @@ class SemanticSegmentation(AdaptationTask):
         # a metric's tensor of one value comes back without its dimension
         for index, iou in enumerate(figures["class_iou"].view(-1)):
             self.log(f"{stage}_iou/{names[index] if names else f'class {index}'}", iou, sync_dist=True)
-
-    # -- checkpoints -------------------------------------------------------------------------------------------------
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["temperature"] = self.anomalies.temperature
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if self.anomalies.chooses:
-            self.anomalies.temperature = checkpoint.get("temperature", self.anomalies.temperature)
 
 
 def _like(images: Images, predictions: list[Tensor]) -> Images:

@@ -205,7 +205,9 @@ def test_memory_does_not_grow_with_the_number_of_windows() -> None:
     assert growth < 5 * 4 * (60 * 32 * 48) * 4
 
 
-def test_validation_chooses_the_temperature_and_test_does_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_validation_names_the_best_temperature_and_test_takes_what_it_is_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     samples = make_samples()
     task, trainer = make_task(), make_trainer(tmp_path)
     data = Batches([batch_of(samples)], [batch_of(samples)])
@@ -222,27 +224,14 @@ def test_validation_chooses_the_temperature_and_test_does_not(tmp_path: Path, ca
     assert len(set(auprc.values())) > 1
     assert auprc[logged["val_temperature"]] == pytest.approx(max(auprc.values()), abs=1e-3)
     assert any(f"temperature: {logged['val_temperature']:g} has the best" in text for text in caplog.messages)
-    assert task.anomalies.temperature == 1  # only a fit keeps it
 
-    task._trainer.state.fn = "fit"  # type: ignore[union-attr, assignment]
-    task.log = lambda *_, **__: None  # type: ignore[method-assign]
-    with torch.no_grad():
-        task.validation_step(data.val[0], 0)
-    task.on_validation_epoch_end()
-    assert task.anomalies.temperature == logged["val_temperature"]
-
-    checkpoint: dict[str, Any] = {}
-    task.anomalies.temperature = 0.42
-    task.on_save_checkpoint(checkpoint)
-    other = make_task()
-    other.on_load_checkpoint(checkpoint)
-    assert other.anomalies.temperature == 0.42
-    trainer.test(other, data, verbose=False)
-    assert other.all_figures["test_temperature"] == other.anomalies.temperature == 0.42
+    trainer.test(task, data, verbose=False)
+    assert task.all_figures["test_temperature"] == 1
     fixed = make_task(temperature=0.7)
-    fixed.on_load_checkpoint(checkpoint)
-    assert fixed.anomalies.temperature == 0.7
-    assert fixed.anomalies.val_metric.scores == list(SCORES)
+    assert "val_temperature" not in trainer.validate(fixed, data, verbose=False)[0]
+    trainer.test(fixed, data, verbose=False)
+    assert fixed.all_figures["test_temperature"] == 0.7
+    assert fixed.all_figures["test_auprc/farm/msp"] != task.all_figures["test_auprc/farm/msp"]
 
 
 def test_of_equal_temperatures_the_one_nearest_to_1_is_chosen_and_none_without_anomalies() -> None:
