@@ -166,12 +166,13 @@ class CLI(LightningCLI):
         stem = _config_stem(config)
         self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, stem)
         self._check_settings(config)
-        recorded = bool(self.checkpoint and self.checkpoint.run and use_recorded_split(config, self.checkpoint.run))
+        run = self.checkpoint.run if self.checkpoint else None
+        recorded = bool(run and use_recorded_split(config, run))
         if config.data is None:
             assumed = ASSUMED_CLASSES if self.subcommand == "inspect" and self.checkpoint is None else None
-            if assumed := fill_without_data(config, assumed):
+            if assumed := fill_without_data(config, run, assumed):
                 log.info("data: null, so %d classes are assumed; else give --model.network.num_classes", assumed)
-        fill_from_data(config)
+        fill_from_data(config, run)
         self.folder = root
         if self.subcommand not in WITHOUT_RUN:
             self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))

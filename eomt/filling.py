@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from safetensors import safe_open
 
 from datamodules.splits import SPLITS
 from eomt.errors import UserError
-from eomt.merging import WEIGHTS_FILE, has_layout
+from eomt.merging import has_layout
+from eomt.models.eomt_checkpoint import classes_in
 from eomt.models.vqa_layout import TOKENIZER, longest_question, tokenizer_source
 
 # fields that hold paths: saved absolute, so that a run opens from another working directory
@@ -43,8 +43,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def fill_from_data(config: Namespace) -> None:
+def fill_from_data(config: Namespace, run: Path | None) -> None:
     """Fills in what belongs to the data, and for the data the network's image size and tokenizer.
+
+    Args:
+        run: the folder that the checkpoint to open belongs to, whose classes are those of data that have none.
 
     Raises:
         UserError: for a `num_classes` or `answers` in the config that are not the data's.
@@ -65,7 +68,7 @@ def fill_from_data(config: Namespace) -> None:
         if name in data and data[name] is None and size is not None:
             data[name] = size
     if "num_classes" in network:
-        _fill_classes(network, data, config.data.class_path)
+        _fill_classes(network, data, config.data.class_path, run)
     if "answer_head" in network:
         _fill_questions(config.model.init_args, network, data, config.data.class_path)
 
@@ -75,12 +78,12 @@ def _make_datamodule(class_path: str, data: Namespace) -> Any:
     return getattr(importlib.import_module(module), name)(**data.as_dict())
 
 
-def _fill_classes(network: Namespace, data: Namespace, class_path: str) -> None:
+def _fill_classes(network: Namespace, data: Namespace, class_path: str, run: Path | None) -> None:
     datamodule = _make_datamodule(class_path, data)
     given = network.num_classes
     if not hasattr(datamodule, "num_classes"):
         # data to test on alone: the classes are those of the network
-        network.num_classes = given or _classes_of_head(network.get("pretrained"))
+        network.num_classes = given or _known_classes(network, run)
         if network.num_classes is None:
             raise UserError("model.network.num_classes: null, and the data has no classes: give it as in training")
         return
@@ -124,14 +127,15 @@ def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_
         data.answers = found
 
 
-def fill_without_data(config: Namespace, assumed: int | None) -> int | None:
+def fill_without_data(config: Namespace, run: Path | None, assumed: int | None) -> int | None:
     """Puts a number of classes where neither the data nor the user gives one.
 
     Args:
+        run: see `fill_from_data`.
         assumed: that number; None refuses to guess.
 
     Returns:
-        The number that was assumed; None if it was given, is that of the pre-trained head, or there are no classes.
+        The number that was assumed; None if it is known, or there are no classes.
 
     Raises:
         UserError: if it is not given and none may be assumed.
@@ -139,7 +143,7 @@ def fill_without_data(config: Namespace, assumed: int | None) -> int | None:
     network = _init_args(config.model.init_args.get("network"))
     if network is None or "num_classes" not in network or network.num_classes is not None:
         return None
-    network.num_classes = _classes_of_head(network.get("pretrained"))
+    network.num_classes = _known_classes(network, run)
     if network.num_classes is not None:
         return None
     if assumed is None:
@@ -148,16 +152,13 @@ def fill_without_data(config: Namespace, assumed: int | None) -> int | None:
     return assumed
 
 
-def _classes_of_head(pretrained: Any) -> int | None:
-    """The number of classes of an EoMT in a file or folder, None if it holds none."""
-    path = Path(pretrained) if isinstance(pretrained, str) else Path()
-    file = path / WEIGHTS_FILE if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".safetensors":
-        return None
-    with safe_open(file, "pt") as weights:
-        head = "class_head.weight"
-        # the last output is "no object"
-        return weights.get_slice(head).get_shape()[0] - 1 if head in weights.keys() else None  # noqa: SIM118
+def _known_classes(network: Namespace, run: Path | None) -> int | None:
+    """The number of classes of a run or, without one, of the EoMT in a local file or folder; None if neither says."""
+    pretrained = network.get("pretrained")
+    if run is None:
+        return classes_in(pretrained) if isinstance(pretrained, str) else None
+    model = read_config(run / "config.yaml").get("model") or {}
+    return ((model.get("init_args") or {}).get("network") or {}).get("init_args", {}).get("num_classes")
 
 
 def use_recorded_split(config: Namespace, run: Path) -> bool:
