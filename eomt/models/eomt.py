@@ -51,7 +51,7 @@ class ScaleBlock(nn.Module):
         self.norm = LayerNorm2d(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pixel_shuffle(self.conv1(x), 2) + self.bias[:, None, None]
+        x = F.pixel_shuffle(self.conv1(x), 2).add_(self.bias[:, None, None])
         return self.norm(self.conv2(self.act(x)))
 
 
@@ -185,7 +185,9 @@ class EoMT(nn.Module):
         tokens = self.encoder.norm(tokens)
         num_q = self.q.num_embeddings
         queries, patches = tokens[:, :num_q], tokens[:, num_q + self.encoder.num_prefix_tokens :]
-        features = self.upscale(patches.transpose(1, 2).unflatten(2, grid))  # (B, D, h', w')
+        patches = patches.transpose(1, 2).unflatten(2, grid)
+        # without the other tokens between the images all of upscale runs channels last, and copies nothing for its norms
+        features = self.upscale(patches.contiguous(memory_format=torch.channels_last))  # (B, D, h', w')
         mask_logits = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), features)
         return Prediction(mask_logits, self.class_head(queries))
 
