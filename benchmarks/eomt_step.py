@@ -169,7 +169,7 @@ def medians(runs: tuple[Run, ...], rounds: int) -> list[float]:
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc give nothing back to the system: pages that are faulted in anew in every run are no network's doing."""
+    """Lets glibc give nothing back to the system: faulting pages in anew in every run is no network's doing."""
     mmap_threshold, trim_threshold = -3, -1
     libc = ctypes.CDLL("libc.so.6")
     assert libc.mallopt(mmap_threshold, 1 << 30)

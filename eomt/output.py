@@ -39,6 +39,8 @@ def set_up_output() -> None:
         ".*module\\(s\\) in eval mode at the start of training.*",
         # the samplers know where a resumed run goes on
         ".*dataloader is not resumable.*",
+        # evaluation with other callbacks than training had is no mistake
+        ".*callbacks used to create the checkpoint need to be provided.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message)

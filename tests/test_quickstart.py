@@ -19,6 +19,7 @@ CONFIG = "configs/quickstart/eomt.yaml"
 SAM2_CONFIG = "configs/quickstart/sam2.yaml"
 MAE_CONFIG = "configs/quickstart/morph_mae.yaml"
 MORPH_CONFIG = "configs/quickstart/morph.yaml"
+ANOMALY_CONFIG = "configs/quickstart/anomaly.yaml"
 VQA_CONFIG = "configs/quickstart/vqa.yaml"
 
 
@@ -66,6 +67,27 @@ def test_without_adapters_there_is_nothing_to_train(
         run(folder, monkeypatch, "fit", "--model.lora_config.enabled", "false")
     assert stop.value.code == 2
     assert "nothing to train" in capsys.readouterr().err
+
+
+def test_what_no_training_image_shows_is_found_by_night(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ("--trainer.max_steps", "150", "--trainer.val_check_interval", "150")
+    run(folder, monkeypatch, "fit", *short, config=ANOMALY_CONFIG)
+    run(folder, monkeypatch, "test", "--ckpt_path", "best", config=ANOMALY_CONFIG)
+    made = newest_run(folder / "runs")
+    found = summary(made)
+    assert found["best"] > found["baseline"] + 0.10
+    (result,) = (made / "results").glob("*_eval.json")
+    figures = json.loads(result.read_text())["metrics"]
+    share = figures["test_anomalous/StreetObstacles"]
+    auprc = {name: value for name, value in figures.items() if name.startswith("test_auprc/")}
+    assert len(auprc) == 6
+    assert max(auprc.values()) > 2 * share
+    best = max(auprc, key=lambda name: auprc[name]).rpartition("/")[2]
+    printed = capsys.readouterr()
+    assert f"Best AuPRC: {best}, " in printed.out + printed.err
+    assert len(list((made / "pictures").glob("anomaly_StreetObstacles_*.png"))) == 4
 
 
 def test_adapters_alone_adapt_the_tiny_sam2_to_steel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,16 +52,11 @@ def max_logit(class_scores: Tensor) -> Tensor:
     return -class_scores.amax(0)
 
 
-def entropy(class_scores: Tensor, temperature: float = 1.0, normalise: bool = False, relative: bool = False) -> Tensor:
-    """Return - sum of p log p, in nats, `(H, W)`; see `msp` for p and the arguments.
-
-    Args:
-        relative: Divide by log C, so that it lies in [0, 1] for any number of classes; 0 for one class.
-    """
+def entropy(class_scores: Tensor, temperature: float = 1.0, normalise: bool = False) -> Tensor:
+    """Return - sum of p log p, in nats, `(H, W)`; see `msp` for p and the arguments."""
     log_p = _logits(class_scores, temperature, normalise).log_softmax(0)
     # subtracted from 0, since minus a sum of zeros would be -0
-    nats = 0 - (log_p.exp() * log_p).sum(0)
-    return nats / torch.tensor(max(2, len(class_scores))).log().item() if relative else nats
+    return 0 - (log_p.exp() * log_p).sum(0)
 
 
 def energy(class_scores: Tensor) -> Tensor:

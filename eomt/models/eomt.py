@@ -186,7 +186,7 @@ class EoMT(nn.Module):
         num_q = self.q.num_embeddings
         queries, patches = tokens[:, :num_q], tokens[:, num_q + self.encoder.num_prefix_tokens :]
         patches = patches.transpose(1, 2).unflatten(2, grid)
-        # without the other tokens between the images all of upscale runs channels last, and copies nothing for its norms
+        # without the other tokens in between, all of upscale runs channels last and copies nothing for its norms
         features = self.upscale(patches.contiguous(memory_format=torch.channels_last))  # (B, D, h', w')
         mask_logits = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), features)
         return Prediction(mask_logits, self.class_head(queries))

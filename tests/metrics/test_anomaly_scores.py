@@ -68,12 +68,10 @@ def test_msp_still_tells_pixels_apart_where_one_class_is_all_but_certain() -> No
     assert msp(scores)[0].tolist() == pytest.approx([math.exp(-20), math.exp(-30), math.exp(-40)])
 
 
-def test_relative_entropy_is_1_where_nothing_is_known_for_any_number_of_classes() -> None:
-    for num_classes in (2, 19):
-        flat = torch.full((num_classes, 1, 1), 0.2)
-        assert entropy(flat, relative=True).item() == pytest.approx(1)
-        assert entropy(flat).item() == pytest.approx(math.log(num_classes))
-    assert entropy(torch.rand(1, 1, 1), relative=True).item() == 0
+def test_entropy_is_largest_where_nothing_is_known_and_0_for_one_class() -> None:
+    for number in (2, 19):
+        assert entropy(torch.full((number, 1, 1), 0.3)).item() == pytest.approx(math.log(number))
+    assert entropy(torch.rand(1, 1, 1)).item() == 0
 
 
 def test_what_no_query_claims_is_more_anomalous_than_what_one_claims() -> None:
