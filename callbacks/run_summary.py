@@ -83,6 +83,9 @@ class RunSummary(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
+        if step >= trainer.estimated_stepping_batches:
+            # what the last steps made competes for best too, wherever the validations before fell
+            trainer.should_stop = True
         if trainer.is_global_zero and step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             wanted = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("val_")}
             self._metrics.add(trainer.global_step, {name: float(value) for name, value in wanted.items()})

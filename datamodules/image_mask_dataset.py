@@ -78,11 +78,8 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the GPU's generator too, which belongs to the network
             torch.default_generator.manual_seed(seed)
-            image, ids = self.transform(image, ids)
-            sample = {"image": image, "mask": ids.long()}
-            if self.outliers is not None:
-                sample = self.outliers(**sample)
-        return {**sample, "name": self.samples.pairs[position].name}
+            sample = self.transform(image, ids, self.outliers)
+        return {**sample, "mask": sample["mask"].long(), "name": self.samples.pairs[position].name}
 
 
 class ImageDataset(Dataset[dict[str, Any]]):

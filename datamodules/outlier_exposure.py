@@ -97,7 +97,7 @@ class OutlierPaste:
 
         Args:
             image: (3, H, W) uint8.
-            mask: (H, W) int64 class ids.
+            mask: (H, W) class ids.
 
         Returns:
             `image` and `mask` like the arguments, the mask 255 under the object; `outlier` (H, W) bool, true there.

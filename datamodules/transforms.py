@@ -2,10 +2,15 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.labels import IGNORED
+from datamodules.outlier_exposure import OutlierPaste
+
+# what stands around a sample that is smaller than the crop
+FILL = {"image": 0, "mask": IGNORED, "outlier": False}
 
 
 class TrainTransform:
@@ -30,14 +35,26 @@ class TrainTransform:
         # no hue: by way of floating-point HSV it would take four times as long as all the rest
         self.color_jitter = v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5) if color_jitter else None
 
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform an image (3, H, W) uint8 and its class ids (H, W) uint8 to the crop size."""
+    def __call__(self, image: Tensor, mask: Tensor, outliers: OutlierPaste | None = None) -> dict[str, Tensor]:
+        """Transform an image (3, H, W) uint8 and its class ids (H, W) uint8 to the crop size.
+
+        Args:
+            image, mask: The sample.
+            outliers: What is pasted in before the colours vary: in other light than its surroundings it would be known
+                by that.
+
+        Returns:
+            `image` and `mask` of the crop size and, with `outliers`, `outlier` (H, W) bool.
+        """
         image, mask = self._crop_and_resize(image, mask)
         if self.flip and torch.rand(()) < 0.5:
             image, mask = image.flip(-1), mask.flip(-1)
+        sample = {"image": image, "mask": mask}
+        if outliers is not None:
+            sample = outliers(**sample)
         if self.color_jitter is not None:
-            image = self.color_jitter(image)
-        return self._pad(image, mask)
+            sample["image"] = self.color_jitter(sample["image"])
+        return self._pad(sample)
 
     def _crop_and_resize(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Cut out what a crop of the scaled image would show, at most `crop_size` large."""
@@ -58,15 +75,15 @@ class TrainTransform:
         mask = F.resize(mask[None, rows, columns], resized, InterpolationMode.NEAREST_EXACT)[0]
         return image, mask
 
-    def _pad(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _pad(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """Lay what is smaller than the crop at a random place, with black and ignored pixels around it."""
-        if mask.shape == self.crop_size:
-            return image, mask
-        height, width = mask.shape
+        height, width = sample["mask"].shape
+        if (height, width) == tuple(self.crop_size):
+            return sample
         top = _random_offset(self.crop_size[0] - height)
         left = _random_offset(self.crop_size[1] - width)
-        padding = [left, top, self.crop_size[1] - width - left, self.crop_size[0] - height - top]
-        return F.pad(image, padding, fill=[0]), F.pad(mask[None], padding, fill=[IGNORED])[0]
+        padding = (left, self.crop_size[1] - width - left, top, self.crop_size[0] - height - top)
+        return {name: pad(value, padding, value=FILL[name]) for name, value in sample.items()}
 
 
 def _random_offset(largest: int) -> int:

@@ -4,9 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# the least share of a pixel that a query may leave unclaimed, for log 0 has no gradient
-LEAST_UNCLAIMED = 1e-6
-
 
 def outlier_loss(mask_logits: Tensor, class_logits: Tensor, outlier: Tensor) -> Tensor:
     """Return how surely known classes claim outliers: - log of the probability that no query does, a mean over them.
@@ -26,7 +23,8 @@ def outlier_loss(mask_logits: Tensor, class_logits: Tensor, outlier: Tensor) -> 
     """
     with torch.autocast(mask_logits.device.type, enabled=False):
         share = F.interpolate(outlier[:, None].float(), mask_logits.shape[-2:], mode="area")[:, 0]  # (B, h, w)
-        known = 1 - class_logits.float().softmax(-1)[..., -1]  # (B, Q)
-        claim = known[..., None, None] * mask_logits.float().sigmoid()
-        unclaimed = (1 - claim).clamp(min=LEAST_UNCLAIMED).log().sum(1)
+        log_p = class_logits.float().log_softmax(-1)
+        none, known = log_p[..., -1, None, None], log_p[..., :-1].logsumexp(-1)[..., None, None]  # (B, Q, 1, 1)
+        # 1 - claim, in logarithms: where a claim is sure it would round to 0, and have no gradient
+        unclaimed = torch.logaddexp(none, known + F.logsigmoid(-mask_logits.float())).sum(1)
         return -(share * unclaimed).sum() / share.sum().clamp(min=1)

@@ -176,6 +176,11 @@ class AdaptationTask(LightningModule, ABC):
     def training_metrics(self, batch: dict[str, Any], output: Any) -> None:
         """Figures of the training batches, whose distance to those of validation is what LoRA is for."""
 
+    def ends_logged_step(self) -> bool:
+        """Whether the batch at hand is the last one of an optimiser step whose figures are logged."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0 and not self.trainer.fit_loop._should_accumulate()
+
     # -- checkpoints: what was trained, and nothing frozen -------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

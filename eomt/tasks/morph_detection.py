@@ -125,7 +125,7 @@ class MorphDetection(AdaptationTask):
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: MorphPrediction) -> None:
         self.train_accuracy.update((output.logits.argmax(1) == batch["label"]).float())
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.ends_logged_step():
             self.log("train_accuracy", self.train_accuracy.compute(), prog_bar=True)
             self.train_accuracy.reset()
 

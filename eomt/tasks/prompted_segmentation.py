@@ -187,7 +187,7 @@ class PromptedSegmentation(AdaptationTask):
         found = F.interpolate(logits, targets.shape[-2:], mode="bilinear") > 0
         union = (found | targets).sum((2, 3)).clamp(min=1)
         self.train_iou.update((found & targets).sum((2, 3)) / union, valid.float())
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.ends_logged_step():
             self.log("train_iou", self.train_iou.compute(), prog_bar=True)
             self.train_iou.reset()
 

@@ -173,7 +173,7 @@ class SemanticSegmentation(AdaptationTask):
     def training_metrics(self, batch: dict[str, Any], output: list[Prediction]) -> None:
         scores = F.interpolate(class_scores(output[-1]), batch["mask"].shape[-2:], mode="bilinear")
         self.train_metric.update(scores.argmax(1), batch["mask"])
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.ends_logged_step():
             figures = self.train_metric.compute()
             self.log_dict({f"train_{name}": figures[name] for name in ("iou", "dice", "accuracy")}, prog_bar=True)
             self.train_metric.reset()

@@ -165,7 +165,7 @@ class VisualQuestionAnswering(AdaptationTask):
         hits = (output.logits.argmax(-1) == target) | (target < 0)
         real = (target >= 0).view(len(target), -1).any(1)
         self.train_accuracy.update(hits.view(len(target), -1).all(1)[real].float())
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.ends_logged_step():
             self.log("train_accuracy", self.train_accuracy.compute(), prog_bar=True)
             self.train_accuracy.reset()
 

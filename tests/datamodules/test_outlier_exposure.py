@@ -7,6 +7,7 @@ from PIL import Image
 
 from datamodules import ImageMaskFolder
 from datamodules.outlier_exposure import LARGEST, SMALLEST, OutlierPaste
+from datamodules.transforms import TrainTransform
 from eomt.errors import UserError
 from tests.datamodules.image_files import write_pair, write_split
 
@@ -83,6 +84,23 @@ def test_training_batches_mark_what_was_pasted_and_depend_on_the_seed_alone(tmp_
         assert batch["outlier"].flatten(1).any(1).all()
         assert (batch["mask"][batch["outlier"]] == 255).all()
         assert all(torch.equal(batch[key], other[key]) for key in ("image", "mask", "outlier"))
+
+
+def test_what_is_pasted_is_in_the_light_of_its_surroundings_and_in_no_padding(tmp_path: Path) -> None:
+    outliers = OutlierPaste(write_disc(tmp_path), 1.0)
+    image, mask = torch.full((3, 24, 24), 128, dtype=torch.uint8), torch.zeros(24, 24, dtype=torch.uint8)
+    colours = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        sample = TrainTransform((48, 48), (0.5, 0.5), flip=False, color_jitter=True)(image, mask, outliers)
+        assert sample["outlier"].shape == sample["mask"].shape == (48, 48)
+        assert sample["outlier"].any()
+        padding = (sample["image"] == 0).all(0)
+        assert padding.any()
+        assert not (sample["outlier"] & padding).any()
+        assert (sample["mask"][sample["outlier"]] == 255).all()
+        colours.add(tuple(sample["image"][:, sample["outlier"]].float().mean(1).round().tolist()))
+    assert len(colours) >= 7
 
 
 def test_without_outliers_batches_are_as_before(tmp_path: Path) -> None:

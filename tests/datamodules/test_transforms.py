@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +9,15 @@ from torch import Tensor
 from datamodules.labels import IGNORED
 from datamodules.transforms import TrainTransform
 from tests.datamodules.image_files import gray_of
+
+
+def pair_of(transform: TrainTransform) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    def image_and_mask(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sample = transform(image, mask)
+        assert set(sample) == {"image", "mask"}
+        return sample["image"], sample["mask"]
+
+    return image_and_mask
 
 
 def stripes(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -22,7 +32,7 @@ def stripes(height: int, width: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("scale_range", [(0.5, 2.0), (0.3, 0.4), (3.0, 3.0), (1.0, 1.0)])
 def test_image_and_mask_stay_aligned(size: tuple[int, int], scale_range: tuple[float, float]) -> None:
     torch.manual_seed(0)
-    transform = TrainTransform((32, 40), scale_range, flip=True, color_jitter=False)
+    transform = pair_of(TrainTransform((32, 40), scale_range, flip=True, color_jitter=False))
     # interpolation mixes greys beside an edge, as far as a source pixel reaches, nowhere else
     reach = max(1, math.ceil(max(32 / size[0], 40 / size[1]) * scale_range[1]))
     compared = 0
@@ -45,28 +55,28 @@ def test_image_and_mask_stay_aligned(size: tuple[int, int], scale_range: tuple[f
 def test_labels_keep_to_pixel_centres() -> None:
     """Doubling a mask doubles each pixel, which nearest neighbours off by half a pixel would not."""
     mask = torch.randint(0, 200, (6, 8), dtype=torch.uint8)
-    transform = TrainTransform((12, 16), (1.0, 1.0), flip=False, color_jitter=False)
+    transform = pair_of(TrainTransform((12, 16), (1.0, 1.0), flip=False, color_jitter=False))
     _, doubled = transform(torch.zeros(3, 6, 8, dtype=torch.uint8), mask)
     assert torch.equal(doubled, mask.repeat_interleave(2, 0).repeat_interleave(2, 1))
 
 
 def test_no_option_leaves_an_image_of_the_crop_size_alone() -> None:
     image, mask = stripes(32, 40)
-    same_image, same_mask = TrainTransform((32, 40), (1.0, 1.0), flip=False, color_jitter=False)(image, mask)
+    same_image, same_mask = pair_of(TrainTransform((32, 40), (1.0, 1.0), flip=False, color_jitter=False))(image, mask)
     assert torch.equal(same_image, image)
     assert torch.equal(same_mask, mask)
 
 
 def test_scale_range_sets_the_size_of_things() -> None:
-    _, mask = TrainTransform((40, 40), (0.5, 0.5), flip=False, color_jitter=False)(*stripes(20, 20))
+    _, mask = pair_of(TrainTransform((40, 40), (0.5, 0.5), flip=False, color_jitter=False))(*stripes(20, 20))
     assert (mask != IGNORED).sum() == 20 * 20
-    _, mask = TrainTransform((40, 40), (2.0, 2.0), flip=False, color_jitter=False)(*stripes(20, 20))
+    _, mask = pair_of(TrainTransform((40, 40), (2.0, 2.0), flip=False, color_jitter=False))(*stripes(20, 20))
     assert (mask != IGNORED).all()
 
 
 def test_crops_reach_every_corner() -> None:
     torch.manual_seed(0)
-    transform = TrainTransform((10, 10), (4.0, 4.0), flip=False, color_jitter=False)
+    transform = pair_of(TrainTransform((10, 10), (4.0, 4.0), flip=False, color_jitter=False))
     corners = {int(label) for _ in range(60) for label in transform(*stripes(20, 20))[1].unique()}
     assert corners == {0, 1, 2, 3}
 
@@ -74,7 +84,7 @@ def test_crops_reach_every_corner() -> None:
 def test_flip_mirrors_both_about_half_of_the_time() -> None:
     torch.manual_seed(0)
     image, mask = stripes(16, 16)
-    transform = TrainTransform((16, 16), (1.0, 1.0), flip=True, color_jitter=False)
+    transform = pair_of(TrainTransform((16, 16), (1.0, 1.0), flip=True, color_jitter=False))
     flips = 0
     for _ in range(100):
         new_image, new_mask = transform(image, mask)
@@ -87,8 +97,8 @@ def test_flip_mirrors_both_about_half_of_the_time() -> None:
 def test_color_jitter_changes_colours_but_not_the_padding() -> None:
     torch.manual_seed(0)
     image, mask = stripes(16, 16)
-    new_image, new_mask = TrainTransform((16, 16), (1.0, 1.0), False, True)(image, mask)
+    new_image, new_mask = pair_of(TrainTransform((16, 16), (1.0, 1.0), False, True))(image, mask)
     assert not torch.equal(new_image, image)
     assert torch.equal(new_mask, mask)
-    padded, padded_mask = TrainTransform((64, 64), (0.5, 0.5), False, True)(image, mask)
+    padded, padded_mask = pair_of(TrainTransform((64, 64), (0.5, 0.5), False, True))(image, mask)
     assert (padded[:, padded_mask == IGNORED] == 0).all()

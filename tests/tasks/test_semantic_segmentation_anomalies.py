@@ -341,8 +341,19 @@ def test_outlier_loss_is_how_likely_no_query_claims_an_outlier() -> None:
             total -= share * math.log(1 - known * inside)
     assert outlier_loss(mask_logits, class_logits, outlier).item() == pytest.approx(total / 1.5, rel=1e-5)
     assert outlier_loss(mask_logits, class_logits, torch.zeros_like(outlier)).item() == 0
-    certain = outlier_loss(100 + mask_logits, class_logits * torch.tensor([1, 1, 1, -1e4]), outlier)
-    assert certain.isfinite()
+
+
+def test_outlier_loss_has_a_gradient_however_sure_a_claim_is() -> None:
+    outlier = torch.ones(1, 2, 2, dtype=torch.bool)
+    for logit in (15.0, 40.0, 1e4):
+        mask_logits = torch.full((1, 1, 2, 2), logit, requires_grad=True)
+        class_logits = torch.tensor([[[0.0, -2 * logit]]], requires_grad=True)
+        loss = outlier_loss(mask_logits, class_logits, outlier)
+        # 1 - claim is about the share of the mask that is left
+        assert loss.item() == pytest.approx(logit, rel=1e-3)
+        loss.backward()
+        assert mask_logits.grad is not None
+        assert mask_logits.grad.sum().item() == pytest.approx(1, rel=1e-3)
 
 
 def test_outlier_exposure_takes_what_known_classes_claim_there_and_leaves_the_rest() -> None:
