@@ -64,8 +64,8 @@ class Spread:
 
     def chosen(self) -> list[ScoredImage]:
         """The wanted number, or all if there are fewer."""
-        number = min(self.wanted, len(self.kept))
-        return [self.kept[index * len(self.kept) // number] for index in range(number)]
+        number, last = min(self.wanted, len(self.kept)), len(self.kept) - 1
+        return [self.kept[round(index * last / max(1, number - 1))] for index in range(number)]
 
 
 class AnomalyResults(Callback):
@@ -89,7 +89,7 @@ class AnomalyResults(Callback):
         if not isinstance(pl_module, SemanticSegmentation):
             raise UserError(f"callbacks: AnomalyResults is for SemanticSegmentation, not {type(pl_module).__name__}")
         self._folder = run_folder(trainer)
-        pl_module.scores_in_predict = True
+        pl_module.keeps_anomaly_maps = True
 
     # test
 

@@ -99,6 +99,8 @@ class Cityscapes(ImageMaskFolder):
         super().setup(stage)
 
     def _check_test_annotations(self) -> None:
+        if not self._pairs_of("test"):
+            raise UserError(f"{self.path}: no annotated test images: use validate, or predict")
         if not any(self._classes_present("test")):
             raise UserError(f"{self.path}: the test images have no public annotations: use validate, or predict")
 

@@ -14,6 +14,7 @@ from datamodules.road_anomaly_sets import ANOMALY, AnomalySample, AnomalySet
 from datamodules.sampling import PADDING_INDEX
 from datamodules.splits import Pair
 from datamodules.threads import map_in_threads
+from eomt.errors import UserError
 
 
 class AnomalyDataset(Dataset[dict[str, Any]]):
@@ -57,12 +58,28 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
 def find_anomalous(samples: list[AnomalySample], sets: dict[str, AnomalySet]) -> list[bool]:
     """Check all files, and return which images hold an anomaly.
 
+    Args:
+        samples: All of a set's that have masks, of one set or several.
+        sets: The sets, by name.
+
     Raises:
-        UserError: A file is damaged, image and mask differ in size, or a mask has labels beyond 0, 1 and 255.
+        UserError: A file is damaged, image and mask differ in size, a mask has labels beyond 0, 1 and 255, or a set
+            marks nothing as anomalous, or nothing as usual: its labels mean something else.
     """
     dataset = AnomalyDataset(samples, sets)
 
-    def check(sample: AnomalySample) -> bool:
-        return bool((dataset._anomaly(sample, check_image(sample.image)) == ANOMALY).any())
+    def labels_of(sample: AnomalySample) -> set[int]:
+        anomaly = dataset._anomaly(sample, check_image(sample.image))
+        return set(anomaly.flatten().bincount().nonzero().flatten().tolist())
 
-    return map_in_threads(check, samples, "Checking anomaly masks")
+    labels = map_in_threads(labels_of, samples, "Checking anomaly masks")
+    for name in dict.fromkeys(sample.dataset for sample in samples):
+        found = set().union(*(of for sample, of in zip(samples, labels, strict=True) if sample.dataset == name))
+        if not {0, ANOMALY} <= found:
+            missing = "anomalous (1)" if ANOMALY not in found else "usual (0)"
+            mapped = f", read as the original's {sets[name].raw_labels}" if sets[name].label_map else ""
+            raise UserError(
+                f"{name}: no pixel of its {len(samples)} masks is {missing}; they hold {sorted(found)}{mapped}: masks "
+                f"are 0 usual, 1 anomaly, {IGNORED} ignored"
+            )
+    return [ANOMALY in of for of in labels]

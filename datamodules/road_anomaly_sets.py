@@ -42,6 +42,11 @@ class AnomalySet:
     samples: list[AnomalySample]
     label_map: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def raw_labels(self) -> str:
+        """What a mask may hold, for people."""
+        return f"0 to {max(self.label_map)} or {IGNORED}" if self.label_map else f"0, {ANOMALY} or {IGNORED}"
+
     def read_anomaly(self, mask: Path) -> np.ndarray:
         """Read a mask as 0 usual, 1 anomaly, 255 ignored, (H, W) uint8.
 
@@ -55,10 +60,10 @@ class AnomalySet:
         unknown = ~np.isin(labels, (0, ANOMALY, IGNORED))
         if unknown.any():
             values, pixels = np.unique(labels[unknown], return_counts=True)
-            raise UserError(
-                f"{mask}: label {values[0]} ({pixels[0]} pixels), must be 0, 1 or 255 in {self.name}: "
-                "RoadAnomaly's and LostAndFound's own labels are understood in folders of these names"
-            )
+            advice = "RoadAnomaly's and LostAndFound's own labels are understood in folders of these names"
+            if self.label_map:
+                advice = f"a folder of that name is read as the original; give one of 0, 1 and {IGNORED} another name"
+            raise UserError(f"{mask}: label {values[0]} ({pixels[0]} pixels), must be {self.raw_labels}: {advice}")
         return labels.astype(np.uint8)
 
 

@@ -73,16 +73,17 @@ def msp_at(temperature: float) -> str:
     return f"msp at {temperature:g}"
 
 
-def best_temperature(anomalies: dict[str, Figures]) -> float | None:
-    """The candidate with the best AuPRC of MSP, a mean over the data sets; None if no set has anomalies.
-
-    Of equals, the one nearest to 1 in ratio.
-    """
+def auprc_by_temperature(anomalies: dict[str, Figures]) -> dict[float, float]:
+    """The AuPRC of MSP at each candidate, a mean over the data sets; empty if no set has anomalies."""
     measured = [figures for figures in anomalies.values() if not math.isnan(figures[msp_at(1.0)]["auprc"])]
     if not measured:
-        return None
-    auprc = {t: sum(figures[msp_at(t)]["auprc"] for figures in measured) / len(measured) for t in TEMPERATURES}
-    return max(TEMPERATURES, key=lambda t: (auprc[t], -abs(math.log(t))))
+        return {}
+    return {t: sum(figures[msp_at(t)]["auprc"] for figures in measured) / len(measured) for t in TEMPERATURES}
+
+
+def best_temperature(auprc: dict[float, float]) -> float:
+    """The candidate with the best AuPRC; of equals, the one nearest to 1 in ratio."""
+    return max(auprc, key=lambda t: (auprc[t], -abs(math.log(t))))
 
 
 def flat_figures(anomalies: dict[str, Figures], stage: str) -> dict[str, float]:

@@ -20,7 +20,13 @@ from eomt.metrics.anomaly import AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, class_and_void_scores
 from eomt.models.eomt import EoMT, Prediction, anneal, class_scores
 from eomt.models.lora_integration import LoRAConfig
-from eomt.tasks.anomaly_evaluation import AnomalyEvaluation, anomaly_table, best_temperature, flat_figures
+from eomt.tasks.anomaly_evaluation import (
+    AnomalyEvaluation,
+    anomaly_table,
+    auprc_by_temperature,
+    best_temperature,
+    flat_figures,
+)
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.windows import ImageResult, WindowResult, covering_size, over_windows, resize_image
 
@@ -114,8 +120,8 @@ class SemanticSegmentation(AdaptationTask):
         self.test_metric = SegmentationMetric(network.num_classes)
         self.evaluation_loss = MeanMetric()
         self.anomalies = AnomalyEvaluation(anomaly_scores, temperature, normalise_scores, component_sizes)
-        # set by who draws them
-        self.scores_in_predict = False
+        # set by who draws them; they are large
+        self.keeps_anomaly_maps = False
         # of the last test, more than anybody wants to see on a screen
         self.all_figures: dict[str, float] = {}
 
@@ -194,18 +200,22 @@ class SemanticSegmentation(AdaptationTask):
         for dataset, figures in anomalies.items():
             for name in self.anomalies.scores:
                 self.log(f"val_auprc/{dataset}/{name}", figures[name]["auprc"], sync_dist=True)
-        best = best_temperature(anomalies) if self.anomalies.compares_temperatures else None
-        if best is None:
+        auprc = auprc_by_temperature(anomalies) if self.anomalies.compares_temperatures else {}
+        if not auprc:
             return
+        best = best_temperature(auprc)
         self.log("val_temperature", best, sync_dist=True)
         if self.trainer.is_global_zero:
+            compared = ", ".join(f"{temperature:g}: {value:.4f}" for temperature, value in auprc.items())
+            log.info("AuPRC of MSP by temperature: %s", compared)
             log.info("temperature: %g has the best AuPRC of MSP here; give it to test as --model.temperature", best)
 
     def on_test_epoch_start(self) -> None:
         self.anomalies.test_metric.reset()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """`prediction`, class ids (B, H, W); of an anomaly set `anomaly_maps`, B times (S, H, W)."""
+        """`prediction`, class ids (B, H, W); of an anomaly set, if `keeps_anomaly_maps`, `anomaly_maps`, B times
+        (S, H, W)."""
         return self._evaluate(batch, self.test_metric, self.anomalies.test_metric)
 
     def on_test_epoch_end(self) -> None:
@@ -223,11 +233,11 @@ class SemanticSegmentation(AdaptationTask):
             log.info("MSP and entropy were measured at temperature %g", self.anomalies.temperature)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """`prediction`: int64 (B, H, W), class ids at the size of the image; `anomaly_maps` if `scores_in_predict`."""
+        """`prediction`: int64 (B, H, W), class ids at the size of the image; see `test_step` for `anomaly_maps`."""
         predictions, maps = [], []
         for result in self._results(batch["image"], None):
             predictions.append(result.maps[:-1].argmax(0))
-            if self.scores_in_predict:
+            if self.keeps_anomaly_maps:
                 maps.append(self.anomalies.maps(result.maps))
         return {"prediction": _like(batch["image"], predictions)} | ({"anomaly_maps": maps} if maps else {})
 
@@ -277,9 +287,13 @@ class SemanticSegmentation(AdaptationTask):
             # a sample without a name fills up the last step of a rank: it does not count
             real = bool(batch["name"][index])
             if truths is not None:
-                maps.append(self.anomalies.maps(result.maps))
+                scored = self.anomalies.maps(result.maps)
                 if real:
-                    self.anomalies.update(anomaly_metric, batch["dataset"][index], result.maps, maps[-1], truths[index])
+                    self.anomalies.update(anomaly_metric, batch["dataset"][index], result.maps, scored, truths[index])
+                if self.keeps_anomaly_maps:
+                    maps.append(scored)
+                # not beside those of the next image
+                del scored
             if masks is not None:
                 assert result.loss is not None
                 metric.update(predictions[-1], masks[index])

@@ -44,8 +44,9 @@ def test_samples_are_spread_over_a_stream_of_any_length(length: int) -> None:
     assert numbers[0] == 0
     assert numbers == sorted(set(numbers))
     if length >= 8:
-        gaps = np.diff([*numbers, length])
-        assert gaps.max() <= length / 2
+        # the last quarter is seen too
+        assert np.diff([*numbers, length]).max() <= length / 2
+        assert numbers[-1] >= 0.7 * length
 
 
 def test_colours_follow_the_scores_and_stop_at_the_ends_of_the_scale() -> None:
@@ -118,9 +119,9 @@ def test_files_for_each_set_and_for_predicted_images(tmp_path: Path) -> None:
         strategy=SimpleNamespace(broadcast=lambda value: value),
     )
     callback = AnomalyResults(num_samples=2)
-    assert not task.scores_in_predict
+    assert not task.keeps_anomaly_maps
     callback.setup(trainer, task, "test")
-    assert task.scores_in_predict
+    assert task.keeps_anomaly_maps
     callback.on_test_epoch_start(trainer, task)
     for number in range(5):
         for dataset in ("farm", "road/../x"):

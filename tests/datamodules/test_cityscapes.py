@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,34 @@ def test_archives_that_are_others_are_refused(tmp_path: Path) -> None:
     (tmp_path / "damaged" / ARCHIVES["leftImg8bit"]).write_bytes(b"no zip")
     with pytest.raises(UserError, match="cannot be read as a zip file"):
         cityscapes(tmp_path / "damaged").setup("fit")
+
+
+# where the general flags and the method of compression stand in the headers of a file and of the directory
+FIELDS = {
+    "encrypted": ((b"PK\x03\x04", 6, 1), (b"PK\x01\x02", 8, 1)),
+    "deflate64": ((b"PK\x03\x04", 8, 9), (b"PK\x01\x02", 10, 9)),
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_an_archive_that_python_cannot_unpack_is_refused_in_a_line(tmp_path: Path, kind: str) -> None:
+    packed = write_archives(write_cityscapes(tmp_path / "extracted"), tmp_path / "packed")
+    archive = packed / ARCHIVES["gtFine"]
+    content = bytearray(archive.read_bytes())
+    for signature, offset, value in FIELDS[kind]:
+        start = content.find(signature)
+        while start >= 0:
+            content[start + offset] = value
+            start = content.find(signature, start + 4)
+    archive.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"gtFine_trainvaltest\.zip/.*cannot be read .*extract it") as error:
+        cityscapes(packed).setup("fit")
+    assert "\n" not in str(error.value)
+
+
+def test_without_test_annotations_it_is_said_that_there_are_none(tmp_path: Path) -> None:
+    folder = write_cityscapes(tmp_path)
+    for root in ARCHIVES:
+        shutil.rmtree(folder / root / "test")
+    with pytest.raises(UserError, match="no annotated test images: use validate"):
+        cityscapes(folder).setup("test")

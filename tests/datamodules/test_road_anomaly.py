@@ -158,7 +158,7 @@ def instance_labels(path: Path) -> None:
     ("spoil", "message"),
     [
         (road_anomaly_21_with_2, r"RoadAnomaly21.labels_masks.0\.png: label 2 \(3 pixels\), must be 0, 1 or 255"),
-        (instance_labels, r"RoadAnomaly.labels_masks.1\.png: label 7 \(3 pixels\), must be 0, 1 or 255"),
+        (instance_labels, r"RoadAnomaly.labels_masks.1\.png: label 7 \(3 pixels\), must be 0 to 2 or 255"),
         (lambda path: (path / "fs_static/labels_masks/1.png").unlink(), r"no mask for .*1\.jpg \(1 of 2 images"),
         (lambda path: (path / "fs_static/images/1.jpg").unlink(), r"labels_masks.1\.png: no image 1 in"),
         (lambda path: write_image(path / "fs_static/images/1.jpg", (3, 3)), "mask of 2 x 4 .* an image of 3 x 3"),
@@ -170,6 +170,28 @@ def test_mistakes_in_files_are_found_before_anything_is_measured(tmp_path: Path,
     with pytest.raises(UserError, match=message) as error:
         anomalies(tmp_path).setup("test")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "message"),
+    [
+        # its folder's name says that 1 is road
+        (
+            "LostAndFound",
+            MASK,
+            r"no pixel of its 2 masks is anomalous \(1\); they hold \[0, 255\], read as .* 0 to 200",
+        ),
+        ("Cones", np.where(MASK == 1, 255, 0), r"Cones: no pixel of its 2 masks is anomalous .*they hold \[0, 255\]:"),
+        ("Cones", np.full_like(MASK, 255), "is anomalous"),
+        ("Cones", np.full_like(MASK, 1), r"is usual \(0\); they hold \[1\]"),
+    ],
+)
+def test_sets_whose_labels_mean_something_else_are_refused(
+    tmp_path: Path, name: str, mask: np.ndarray, message: str
+) -> None:
+    write_course_set(tmp_path, name, [mask.astype(np.uint8)] * 2)
+    with pytest.raises(UserError, match=message):
+        anomalies(tmp_path).setup("test")
 
 
 @pytest.mark.parametrize(

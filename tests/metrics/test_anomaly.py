@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from sklearn import metrics
 from torch import Tensor
 
 from eomt.errors import UserError
@@ -111,7 +112,6 @@ def test_pixels_at_the_threshold_itself_make_components() -> None:
 
 
 def test_figures_are_those_of_scikit_learn() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
     for crowd in CROWDS:
         scores, labels = labelled(crowd, 0.02)
         found = measured(scores, labels)
