@@ -200,7 +200,9 @@ class MaskLayout(Layout):
     @cached_property
     def _values(self) -> list[tuple[Pair, list[int]]]:
         """Values other than the background in each mask."""
-        pairs = sorted(find_pairs(self.folder, None, None), key=lambda pair: pair.name)
+        pairs = sorted(
+            find_pairs(self.folder / "images", self.folder / "masks", None, None), key=lambda pair: pair.name
+        )
         values = map_in_threads(lambda pair: _values(read_mask(pair.mask)), pairs, "Reading masks")
         return list(zip(pairs, values, strict=True))
 

@@ -12,7 +12,7 @@ from datamodules.labels import LabelTable, declared_num_classes, infer_num_class
 from datamodules.outlier_exposure import OutlierPaste
 from datamodules.rare_classes import RepeatFactorSampler, repeat_factors
 from datamodules.scanning import scan_pairs
-from datamodules.splits import SPLITS, Pair, find_pairs, read_split_record, seeded_split
+from datamodules.splits import SPLITS, Pair, find_pairs, find_split_folders, read_split_record, seeded_split
 from datamodules.transforms import TrainTransform
 from datamodules.zip_members import ImageFile
 from eomt.errors import UserError
@@ -23,8 +23,9 @@ SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test
 class ImageMaskFolder(ImageDataModule):
     """Images and their segmentation masks in folders.
 
-    `path` holds `train`, `val` and optionally `test`, each with `images` and `masks`; or it holds `images` and `masks`
-    itself, and is split by a seed. Subclasses for other layouts override `find_splits`.
+    `path` holds `train`, `val` and optionally `test`, each with `images` and `masks`; or `images` and `masks` hold
+    these in their turn (ADE20K's `images` and `annotations` with `training` and `validation`); or there are just
+    `images` and `masks`, which are split by a seed. Subclasses for other layouts override `find_splits`.
 
     Batches are dicts: `image` (B, 3, H, W) uint8 RGB, `mask` (B, H, W) int64 with 255 = ignored, `name` list of B
     file names relative to the images folder. In evaluation a sample with an empty name is padding of a rank. With
@@ -146,7 +147,7 @@ class ImageMaskFolder(ImageDataModule):
     @property
     def is_split_by_seed(self) -> bool:
         """Whether the split is made here, and not by folders."""
-        return not (self.path / "train").is_dir()
+        return find_split_folders(self.path) is None
 
     @property
     def split_record(self) -> dict[str, list[str]]:
@@ -161,11 +162,11 @@ class ImageMaskFolder(ImageDataModule):
         """
         if not self.path.is_dir():
             raise UserError(f"path: {self.path} is not a folder: give the data set's folder")
-        if not self.is_split_by_seed:
-            return self._given_splits()
+        if (folders := find_split_folders(self.path)) is not None:
+            return self._given_splits(folders)
         if not (self.path / "images").is_dir():
             raise UserError(f"path: {self.path} holds neither 'train' nor 'images': see ImageMaskFolder for the layout")
-        pairs = find_pairs(self.path, self.image_suffix, self.mask_suffix)
+        pairs = find_pairs(self.path / "images", self.path / "masks", self.image_suffix, self.mask_suffix)
         names = [pair.name for pair in pairs]
         if self.splits is None:
             record = seeded_split(names, self.val_fraction, self.test_fraction, self.split_seed)
@@ -174,15 +175,17 @@ class ImageMaskFolder(ImageDataModule):
         pair_of_name = {pair.name: pair for pair in pairs}
         return {split: [pair_of_name[name] for name in record[split]] for split in SPLITS}
 
-    def _given_splits(self) -> dict[str, list[Pair]]:
+    def _given_splits(self, folders: dict[str, tuple[Path, Path]]) -> dict[str, list[Pair]]:
         if self.splits is not None:
             raise UserError(f"splits: {self.path} is split by its folders: leave splits out")
-        if not (self.path / "val").is_dir():
-            raise UserError(f"{self.path / 'val'}: no such folder: add one beside 'train', or let images be split")
+        if "val" not in folders:
+            beside = folders["train"][0]
+            train = beside.parent if beside.name == "images" else beside
+            raise UserError(
+                f"{train.parent / 'val'}: no such folder: add one beside '{train.name}', or let images be split"
+            )
         return {
-            split: find_pairs(self.path / split, self.image_suffix, self.mask_suffix)
-            if (self.path / split).is_dir()
-            else []
+            split: find_pairs(*folders[split], self.image_suffix, self.mask_suffix) if split in folders else []
             for split in SPLITS
         }
 

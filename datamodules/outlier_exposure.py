@@ -59,7 +59,7 @@ def read_cutouts(folder: Path) -> list[Cutout]:
         UserError: There are none, or a file cannot be used.
     """
     if (folder / "images").is_dir():
-        return [Cutout(pair.image, pair.mask) for pair in find_pairs(folder, None, None)]
+        return [Cutout(pair.image, pair.mask) for pair in find_pairs(folder / "images", folder / "masks", None, None)]
     files = [folder / name for name in find_files(folder, TRANSPARENT_EXTENSIONS)]
     if not files:
         raise UserError(

@@ -14,6 +14,8 @@ from eomt.errors import UserError
 log = logging.getLogger("eomt")
 
 SPLITS = ("train", "val", "test")
+# of folders
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -42,33 +44,53 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(names)
 
 
-def find_pairs(folder: Path, image_suffix: str | None, mask_suffix: str | None) -> list[Pair]:
-    """Pair the files of `folder/images` with those of `folder/masks`.
+def find_split_folders(path: Path) -> dict[str, tuple[Path, Path]] | None:
+    """Find the folders of images and of masks of each split, None where the splits are not folders.
+
+    Either the splits hold `images` and `masks`, or `images` and `masks` (or `annotations`) hold the splits, whose names
+    may be ADE20K's: training, validation.
+    """
+    if (path / "train").is_dir():
+        return {split: (path / split / "images", path / split / "masks") for split in SPLITS if (path / split).is_dir()}
+    images = {
+        split: name for split, names in SPLIT_NAMES.items() for name in names if (path / "images" / name).is_dir()
+    }
+    if "train" not in images:
+        return None
+    masks = path / "annotations" if (path / "annotations").is_dir() else path / "masks"
+    return {split: (path / "images" / name, masks / name) for split, name in images.items()}
+
+
+def find_pairs(
+    images_folder: Path, masks_folder: Path, image_suffix: str | None, mask_suffix: str | None
+) -> list[Pair]:
+    """Pair images with masks.
 
     Args:
-        folder: Holds `images` and `masks`.
+        images_folder: Holds the images, in folders of its own or not.
+        masks_folder: Holds the masks, likewise.
         image_suffix: How image names end; None for any common extension.
         mask_suffix: What stands in a mask's name where the image's has its suffix; None for ".png".
 
     Raises:
         UserError: A folder is missing or empty, or files are left without a partner.
     """
-    for name in ("images", "masks"):
-        if not (folder / name).is_dir():
-            raise UserError(f"{folder / name}: no such folder: put the {name} of the data set there")
+    for folder in (images_folder, masks_folder):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder: put the {folder.name} of the data set there")
     mask_ending = mask_suffix or ".png"
-    images = find_files(folder / "images", (image_suffix,) if image_suffix else IMAGE_EXTENSIONS)
-    masks = find_files(folder / "masks", (mask_ending,))
+    images = find_files(images_folder, (image_suffix,) if image_suffix else IMAGE_EXTENSIONS)
+    masks = find_files(masks_folder, (mask_ending,))
     if not images:
         wanted = image_suffix or ", ".join(IMAGE_EXTENSIONS)
-        raise UserError(f"{folder / 'images'}: no file ends with {wanted}: put images there, or check image_suffix")
+        raise UserError(f"{images_folder}: no file ends with {wanted}: put images there, or check image_suffix")
 
     image_of_mask: dict[str, str] = {}
     for image in images:
         mask = (image[: -len(image_suffix)] if image_suffix else os.path.splitext(image)[0]) + mask_ending
         if mask in image_of_mask:
             raise UserError(
-                f"{folder / 'images' / image}: shares its mask {mask} with {image_of_mask[mask]}: keep one of the two"
+                f"{images_folder / image}: shares its mask {mask} with {image_of_mask[mask]}: keep one of the two"
             )
         image_of_mask[mask] = image
     on_disk = set(masks)
@@ -76,16 +98,16 @@ def find_pairs(folder: Path, image_suffix: str | None, mask_suffix: str | None) 
     if lonely:
         mask = next(mask for mask, image in image_of_mask.items() if image == lonely[0])
         raise UserError(
-            f"{folder / 'images' / lonely[0]}: no mask {folder / 'masks' / mask} ({len(lonely)} of {len(images)} "
+            f"{images_folder / lonely[0]}: no mask {masks_folder / mask} ({len(lonely)} of {len(images)} "
             "images have none): add the masks, or set mask_suffix"
         )
     orphans = [mask for mask in masks if mask not in image_of_mask]
     if orphans:
         raise UserError(
-            f"{folder / 'masks' / orphans[0]}: no image belongs to it ({len(orphans)} of {len(masks)} masks have "
+            f"{masks_folder / orphans[0]}: no image belongs to it ({len(orphans)} of {len(masks)} masks have "
             "none): remove the masks, or set image_suffix and mask_suffix"
         )
-    return [Pair(image, folder / "images" / image, folder / "masks" / mask) for mask, image in image_of_mask.items()]
+    return [Pair(image, images_folder / image, masks_folder / mask) for mask, image in image_of_mask.items()]
 
 
 def seeded_split(names: list[str], val_fraction: float, test_fraction: float, split_seed: int) -> dict[str, list[str]]:

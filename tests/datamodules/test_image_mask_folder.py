@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,6 +144,42 @@ def test_split_is_recorded_and_used_again(tmp_path: Path) -> None:
     again = folder(tmp_path / "data", split_seed=2, splits=str(tmp_path / "splits.json"))
     assert again.split_record == record
     assert [batch["name"][0] for batch in again.val_dataloader()] == record["val"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "splits"), [("annotations", ("training", "validation")), ("masks", ("train", "val", "test"))]
+)
+def test_splits_may_lie_inside_images_and_masks(tmp_path: Path, masks: str, splits: tuple[str, ...]) -> None:
+    for index, split in enumerate(splits):
+        write_split(tmp_path / "other" / split, number=2 + index)
+        for source, target in (("images", "images"), ("masks", masks)):
+            (tmp_path / target).mkdir(exist_ok=True)
+            (tmp_path / "other" / split / source).rename(tmp_path / target / split)
+    data = folder(tmp_path)
+    assert not data.is_split_by_seed
+    numbers = {split: len(names) for split, names in data.split_record.items()}
+    assert numbers == {"train": 2, "val": 3, "test": 4 if "test" in splits else 0}
+    (batch,) = data.train_dataloader()
+    assert sorted(batch["name"]) == ["0.png", "1.png"]
+    shutil.rmtree(tmp_path / "images" / splits[1])
+    with pytest.raises(UserError, match=rf"val: no such folder: add one beside '{splits[0]}'"):
+        folder(tmp_path).setup("fit")
+
+
+def test_ade20k_is_read_as_it_is_published(tmp_path: Path) -> None:
+    for split, labels in (("training", [[0, 1], [2, 150]]), ("validation", [[0, 3], [2, 1]])):
+        for kind in ("images", "annotations"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        stem = f"ADE_{split[:5]}_00000001"
+        mask = np.kron(np.array(labels, np.uint8), np.ones((8, 8), np.uint8))
+        Image.fromarray(mask).save(tmp_path / "annotations" / split / f"{stem}.png")
+        Image.fromarray(np.stack([mask] * 3, -1)).save(tmp_path / "images" / split / f"{stem}.jpg")
+    data = folder(tmp_path, class_map="ade20k", batch_size=1)
+    data.setup("fit")
+    assert (data.num_classes, data.class_names[:2], data.class_names[-1]) == (150, ["wall", "building"], "flag")
+    (batch,) = data.val_dataloader()
+    assert batch["name"] == ["ADE_valid_00000001.jpg"]
+    assert batch["mask"].unique().tolist() == [0, 1, 2, 255]
 
 
 def test_given_splits_are_recorded(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_pairs_are_found_in_folders_by_stem(tmp_path: Path) -> None:
         hidden.parent.mkdir(exist_ok=True)
         hidden.write_text("")
     (tmp_path / "images" / "notes.txt").write_text("")
-    pairs = find_pairs(tmp_path, None, None)
+    pairs = find_pairs(tmp_path / "images", tmp_path / "masks", None, None)
     assert sorted(pair.name for pair in pairs) == ["2.bmp", "a/1.png", "b/1.PNG"]
     for pair in pairs:
         assert pair.image == tmp_path / "images" / pair.name
@@ -47,7 +47,7 @@ def test_pairs_are_found_by_suffixes(tmp_path: Path) -> None:
         (tmp_path / folder / "ulm").mkdir(parents=True)
         for ending in endings:
             (tmp_path / folder / "ulm" / f"7{ending}").write_text("")
-    (pair,) = find_pairs(tmp_path, "_leftImg8bit.png", "_gt_labelIds.png")
+    (pair,) = find_pairs(tmp_path / "images", tmp_path / "masks", "_leftImg8bit.png", "_gt_labelIds.png")
     assert (pair.name, pair.mask) == ("ulm/7_leftImg8bit.png", tmp_path / "masks/ulm/7_gt_labelIds.png")
 
 
@@ -67,13 +67,13 @@ def test_files_without_a_partner_are_refused(tmp_path: Path, remove: list[str], 
     for name in add:
         (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=message):
-        find_pairs(tmp_path, None, None)
+        find_pairs(tmp_path / "images", tmp_path / "masks", None, None)
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(UserError, match="masks: no such folder"):
-        find_pairs(tmp_path, None, None)
+        find_pairs(tmp_path / "images", tmp_path / "masks", None, None)
 
 
 def test_recorded_split_is_read_back(tmp_path: Path) -> None:

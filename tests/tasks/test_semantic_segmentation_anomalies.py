@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_number_of_windows() -> None:
     given_back = 30 * 32 * 96 * torch.int64.itemsize
     growth = peak_of(make_samples(32, (32, 96))) - peak_of(make_samples(2, (32, 96)))
     assert 0.95 * given_back < growth < 1.05 * given_back
-    # one image of 4 and of 64 windows: what grows are 24 maps of its size, of classes, scores and what they are ranked by
+    # one image of 4 and of 64 windows: what grows are 24 maps of its size: classes, scores, what they are ranked by
     growth = peak_of(make_samples(1, (32, 64 * 48))) - peak_of(make_samples(1, (32, 4 * 48)))
     assert growth < 24.5 * (60 * 32 * 48) * torch.float32.itemsize
 
