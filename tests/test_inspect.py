@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import eomt.models.eomt
 from eomt.inspection import joined
 from eomt.models.eomt import EoMT
 from eomt.models.vit import ViT
@@ -215,13 +216,13 @@ def test_a_dead_adapter_is_one_line_and_status_2(
 def test_a_half_loaded_base_is_a_fault_as_in_a_fit(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = EoMT._load
+    original = eomt.models.eomt.load_eomt
 
-    def half(self: EoMT, path: str) -> None:
-        original(self, path)
-        self.loaded = {name for name in self.loaded if not name.startswith("upscale")}
+    def half(network: EoMT, source: str, load_class_head: bool) -> None:
+        original(network, source, load_class_head)
+        network.loaded = {name for name in network.loaded if not name.startswith("upscale")}  # type: ignore[union-attr]
 
-    monkeypatch.setattr(EoMT, "_load", half)
+    monkeypatch.setattr(eomt.models.eomt, "load_eomt", half)
     errors = [refusal(capsys, workspace, command, "--run_name", "half") for command in ("inspect", "fit")]
     assert "is frozen but was never loaded" in errors[0]
     assert errors[0] == errors[1]

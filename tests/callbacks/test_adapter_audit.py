@@ -151,7 +151,7 @@ def fast_path(task: SemanticSegmentation) -> None:
 def reentrant_checkpointing(task: SemanticSegmentation) -> None:
     encoder = task.network.encoder
 
-    def run_block(index: int, tokens: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def run_block(index: int, tokens: Tensor, attn_mask: Tensor | None = None, rope: None = None) -> Tensor:
         return checkpoint(encoder.blocks[index], tokens, attn_mask, use_reentrant=True)
 
     encoder.run_block = run_block  # type: ignore[method-assign]

@@ -177,7 +177,7 @@ def test_a_network_adapted_by_hand_is_described_as_it_is(tmp_path: Path, capsys:
     print_lora_summary(model)
     printed = capsys.readouterr().out
     assert "full fine-tuning" not in printed
-    assert "32 params across 2 layers" in printed
+    assert "32 trainable params across 2 layers" in printed
     with pytest.raises(UserError, match="not made by apply_lora"):
         save_adapter(model, tmp_path / "adapter")
 
