@@ -97,6 +97,18 @@ def test_a_run_on_cityscapes_is_tested_on_anomalies_in_each_of_its_three_forms(
         assert Image.open(picture).size[0] > 6 * 64
 
 
+def test_a_run_is_tested_on_anomalies_with_its_own_configuration(place: Place) -> None:
+    checkpoint = str(place.file("best_lora_*.ckpt"))
+    place.anomalies("test", "--ckpt_path", checkpoint)
+    expected = newest_figures(place.runs)
+    pictures = place.trained / "pictures"
+    for picture in pictures.glob("anomaly_*.png"):
+        picture.unlink()
+    main(["test", "--ckpt_path", checkpoint, "--data", "RoadAnomaly", "--data.path", str(place.folder / "sets")])
+    assert newest_figures(place.runs) == pytest.approx(expected)
+    assert len(list(pictures.glob("anomaly_*.png"))) == 4
+
+
 def test_what_is_merged_opens_in_transformers_and_as_a_base(place: Place) -> None:
     merged = place.file("best_merged_*")
     model, report = EomtForUniversalSegmentation.from_pretrained(merged, output_loading_info=True)

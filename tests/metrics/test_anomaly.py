@@ -1,5 +1,8 @@
 """Pixel metrics of anomaly scores against all single pixels, wherever scores crowd, in any order and by any process."""
 
+import errno
+import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +122,33 @@ def test_figures_are_those_of_scikit_learn() -> None:
         assert found["auprc"] == pytest.approx(metrics.average_precision_score(labels, scores), abs=1e-3)
         assert found["auroc"] == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-3)
         assert found["fpr95"] == pytest.approx(fall_out[recall >= 0.95][0], abs=1e-3)
+
+
+def test_a_full_disk_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(UserError, match="TMPDIR: No space left on device while keeping anomaly scores") as error:
+        AnomalyMetric(["a"]).update("set", torch.rand(1, 4, 4), torch.zeros(4, 4, dtype=torch.long))
+    assert "\n" not in str(error.value)
+
+
+def test_pixels_wait_on_disk_and_not_in_memory() -> None:
+    metric = AnomalyMetric(["a"], components=False)
+    truth = torch.zeros(1000, 1000, dtype=torch.long)
+    truth[:10] = 1
+    tracemalloc.start()
+    for _ in range(20):
+        metric.update("set", torch.rand(1, 1000, 1000), truth)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    file = metric._datasets["set"].pixels._file
+    assert os.fstat(file.fileno()).st_size > 20 * 4_000_000
+    # histograms of 2 x 8 bytes a bin
+    assert held < 4_000_000
+    metric.reset()
+    assert file.closed
 
 
 def test_bins_are_split_only_where_it_matters() -> None:
