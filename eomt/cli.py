@@ -35,6 +35,7 @@ from eomt.checkpoints import claim, find_checkpoint, make_run_name, option, step
 from eomt.errors import UserError
 from eomt.filling import (
     fill_from_data,
+    fill_from_weights,
     fill_without_data,
     open_merged,
     read_config,
@@ -173,6 +174,7 @@ class CLI(LightningCLI):
             if assumed := fill_without_data(config, run, assumed):
                 log.info("data: null, so %d classes are assumed; else give --model.network.num_classes", assumed)
         fill_from_data(config, run)
+        fill_from_weights(config)
         self.folder = root
         if self.subcommand not in WITHOUT_RUN:
             self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from datamodules.splits import SPLITS
 from eomt.errors import UserError
 from eomt.merging import has_layout
-from eomt.models.eomt_checkpoint import classes_in
+from eomt.models.eomt_checkpoint import classes_in, holds_encoder
 from eomt.models.vqa_layout import TOKENIZER, longest_question, tokenizer_source
 
 # fields that hold paths: saved absolute, so that a run opens from another working directory
@@ -125,6 +125,14 @@ def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_
     network.answers = found
     if "answers" in data:
         data.answers = found
+
+
+def fill_from_weights(config: Namespace) -> None:
+    """Lets the encoder fetch nothing where a whole network's weights are given, which hold the encoder's."""
+    network = _init_args(config.model.init_args.get("network")) or Namespace()
+    encoder = _init_args(network.get("encoder"))
+    if encoder is not None and encoder.get("pretrained") is True and isinstance(network.get("pretrained"), str):
+        encoder.pretrained = not holds_encoder(network.pretrained)
 
 
 def fill_without_data(config: Namespace, run: Path | None, assumed: int | None) -> int | None:

@@ -174,5 +174,7 @@ def test_an_official_file_is_tested_as_it_is(place: Place, tmp_path: Path) -> No
     place.anomalies("test", "--ckpt_path", str(place.file("best_merged_*")))
     expected = newest_figures(place.runs)
     pretrained = str(tmp_path / "pytorch_model.bin")
-    place.anomalies("test", "--model.network.pretrained", pretrained, "--model.lora_config", "null")
+    # it holds the encoder's weights too: nothing is fetched
+    whole = ["--model.network.pretrained", pretrained, "--model.network.encoder.pretrained", "true"]
+    place.anomalies("test", *whole, "--model.lora_config", "null")
     assert newest_figures(place.runs) == pytest.approx(expected)

@@ -72,6 +72,12 @@ def classes_in(source: str) -> int | None:
     return None if head is None else len(head) - 1
 
 
+def holds_encoder(source: str) -> bool:
+    """Whether an EoMT in a local file or folder holds its encoder's weights, and not changes to them."""
+    path = Path(source).expanduser()
+    return path.exists() and not sort_names(read_weights(path)).deltas
+
+
 def locate(source: str) -> Path:
     """A local file or folder, or that of a repository in the hub's cache.
 
