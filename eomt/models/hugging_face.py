@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
-from eomt.models.pretrained import require_hub
+from eomt.models.pretrained import first_line, require_hub
 
 # a folder in Hugging Face layout, a repository on the hub, or the fields of a configuration
 Source = str | Mapping[str, Any]
@@ -140,9 +140,3 @@ def quiet() -> Iterator[None]:
 def describe(source: Source) -> str:
     """Where a model comes from, for people."""
     return source if isinstance(source, str) else f"a new {source.get('model_type')}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message that has any text, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:160] if lines else type(error).__name__
