@@ -163,9 +163,7 @@ def _fit_backbone(network: EoMT, weights: EoMTWeights, settings: Settings, path:
     if weights.deltas:
         return _add_deltas(network, state, path)
     if "pos_embed" in state and encoder.backbone.pos_embed is not None:
-        state["pos_embed"] = _resize_positions(
-            network, state["pos_embed"], settings.img_size, weights.foreign, path
-        )
+        state["pos_embed"] = _resize_positions(network, state["pos_embed"], settings.img_size, weights.foreign, path)
     return state
 
 

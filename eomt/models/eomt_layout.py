@@ -107,7 +107,6 @@ def hugging_face_config(network: EoMT) -> PreTrainedConfig | None:
             intermediate_size=hidden,
             query_bias=has_bias,
             value_bias=has_bias,
-            rope_parameters={"rope_type": "default", "rope_theta": backbone.rope.temperature},
             # positions are not augmented in training
             pos_embed_rescale=None,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 from eomt.errors import UserError
@@ -61,7 +61,7 @@ def locate(source: str) -> Path:
     require_hub(source, "--model.network.pretrained")
     try:
         return _fetch(source)
-    except (OSError, HFValidationError) as error:
+    except OSError as error:
         raise UserError(
             f"pretrained: {source!r} is no local file or folder and cannot be had from the hub ({first_line(error)}); "
             "give a local one: --model.network.pretrained PATH"
@@ -151,8 +151,12 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _is_repository(source: str) -> bool:
-    """Whether it has the form of a repository's name, and not that of a file."""
-    return Path(source).suffix not in SUFFIXES and bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source))
+    """Whether it has the form of a repository's name, owner/name, and not that of a file."""
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return "/" in source and Path(source).suffix not in SUFFIXES
 
 
 def _fetch(repository: str) -> Path:
