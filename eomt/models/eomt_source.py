@@ -74,8 +74,13 @@ def locate_cached(source: str) -> Path | None:
     names = WEIGHT_FILES + INDEX_FILES
     if path.exists() or not _is_repository(source):
         return path if path.is_file() or any((path / name).is_file() for name in names) else None
-    files = (try_to_load_from_cache(source, name) for name in names)
-    return next((Path(file).parent for file in files if isinstance(file, str)), None)
+    for name in names:
+        file = try_to_load_from_cache(source, name)
+        if isinstance(file, str):
+            folder = Path(file).parent
+            parts = shards(Path(file)) if name in INDEX_FILES else []
+            return folder if all((folder / part).is_file() for part in parts) else None
+    return None
 
 
 def read_own_settings(path: Path) -> Settings | None:

@@ -21,7 +21,6 @@ from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
 from eomt.models.hugging_face import Colours, Source, build, describe, load, locate, read_colours, read_config
 
-
 CLASSES: dict[str, type[PreTrainedModel]] = {
     "dinov2": Dinov2Model,
     "dinov2_with_registers": Dinov2WithRegistersModel,

@@ -26,7 +26,6 @@ from eomt.models.backbone_names import Backbone
 from eomt.models.hugging_face import Colours, as_colours
 from eomt.models.pretrained import load_backbone, require_hub
 
-
 # that take a mask; timm's others of a ViT refuse it
 PLAIN_BLOCKS = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}
 

@@ -109,7 +109,7 @@ def test_official_deltas_of_dinov3_are_added_to_the_backbone(tmp_path: Path) -> 
         make_network("dinov3", pretrained=path)
     assert_equal_answers(make_network("dinov3", pretrained=write(absolute, tmp_path)), expected)
     unknown = {name: value for name, value in absolute.items() if "encoder.pixel" not in name}
-    with pytest.raises(UserError, match="pixel_mean', so that it cannot be told whether .* changes to them; give the"):
+    with pytest.raises(UserError, match=r"pixel_mean', so that it cannot be told whether .* changes to them; give the"):
         make_network(encoder=encoder, pretrained=write(unknown, tmp_path))
 
 

@@ -50,6 +50,11 @@ def test_a_cached_repository_of_several_files_opens(snapshot: Path, tmp_path: Pa
     shutil.copy(tmp_path / "whole" / "config.json", snapshot)
     assert torch.equal(make_network(pretrained=REPOSITORY).q.weight, model.query.weight)
     assert classes_in(REPOSITORY) == NUM_CLASSES
+    next(snapshot.glob("model-*")).unlink()
+    # the rest is fetched when the network is opened
+    assert classes_in(REPOSITORY) is None
+    with pytest.raises(UserError, match="cannot be had from the hub"):
+        make_network(pretrained=REPOSITORY)
 
 
 def test_official_weights_of_a_repository_that_is_known_to_have_no_configuration_open(snapshot: Path) -> None:

@@ -51,7 +51,8 @@ def test_text_is_told_from_a_file_that_holds_objects(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path, as_zip: bool) -> None:
     file = tmp_path / "model.pth"
     torch.save({"a": torch.ones(4), "b": torch.ones(2)}, file, _use_new_zipfile_serialization=as_zip)
-    whole, generator, refused = file.read_bytes(), random.Random(0), 0
+    whole, generator = file.read_bytes(), random.Random(0)
+    messages: list[str] = []
     for _ in range(400):
         damaged = bytearray(whole)
         for _ in range(3):
@@ -62,9 +63,9 @@ def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path, as_zip
         try:
             read_weights(file)  # the damage may be in a value
         except UserError as error:
-            assert "\n" not in str(error)
-            refused += 1
-    assert refused > 100
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert not any("\n" in message for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_weights_in_several_files_are_read_whole(tmp_path: Path, kind: str, by_i
 def test_a_file_that_an_index_names_must_be_there(tmp_path: Path) -> None:
     write_shards({name: torch.ones(1) for name in "abcde"}, tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(UserError, match="names model-00002-of-00002.safetensors, which is not beside it"):
+    with pytest.raises(UserError, match=r"names model-00002-of-00002.safetensors, which is not beside it"):
         read_weights(tmp_path)
 
 
@@ -145,5 +146,5 @@ def test_a_whole_eomt_is_no_encoder_and_the_message_says_where_it_goes(tmp_path:
     network.write_layout(tmp_path)
     torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, tmp_path / "whole.bin")
     for path in (tmp_path, tmp_path / "whole.bin"):
-        with pytest.raises(UserError, match="is a whole EoMT; give it as --model.network.pretrained"):
+        with pytest.raises(UserError, match=r"is a whole EoMT; give it as --model.network.pretrained"):
             ViT("vit_small_patch14_reg4_dinov2", (42, 42), pretrained=str(path))
