@@ -111,9 +111,12 @@ def read_own_settings(path: Path) -> Settings | None:
 
 
 def metadata_of(settings: Settings) -> dict[str, str]:
-    """`settings`, but for `config`, as the metadata of a safetensors file."""
+    """`settings`, but for `config`, as the metadata of a safetensors file.
+
+    One field alone: several would be written in any order, and equal weights are to be equal files.
+    """
     names = ("layer_norm_eps", "img_size", "colours", "class_names")
-    return {"format": "pt", METADATA: json.dumps({name: getattr(settings, name) for name in names})}
+    return {METADATA: json.dumps({name: getattr(settings, name) for name in names})}
 
 
 def read_settings(path: Path, colours: tuple[Colours, Colours]) -> Settings:

@@ -183,6 +183,17 @@ def test_names_of_classes_are_written_and_read(tmp_path: Path, size: tuple[int, 
         assert len(fields["id2label"]) == NUM_CLASSES
 
 
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (SIDE, 2 * SIDE)])
+def test_equal_networks_are_equal_files(tmp_path: Path, size: tuple[int, int]) -> None:
+    network = make_odd(img_size=size)
+    written = []
+    for index in range(8):
+        (tmp_path / str(index)).mkdir()
+        network.write_layout(tmp_path / str(index))
+        written.append({path.name: path.read_bytes() for path in (tmp_path / str(index)).iterdir()})
+    assert all(files == written[0] for files in written)
+
+
 def test_metadata_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     make_network(img_size=(32, 96)).write_layout(tmp_path)
