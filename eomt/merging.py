@@ -23,7 +23,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
 # of a network that writes its library's layout instead of its own state dict
 LAYOUT_FILE = "config.json"
-LAYOUT_FILES = frozenset({LAYOUT_FILE, "class_prompts.safetensors", "tokenizer"})
+LAYOUT_FILES = frozenset({LAYOUT_FILE, "preprocessor_config.json", "class_prompts.safetensors", "tokenizer"})
 # of a file in the names of a model's authors, where a network can write it
 ORIGINAL_SUFFIX = ".pt"
 TOLERANCE = 1e-4

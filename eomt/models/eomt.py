@@ -72,6 +72,9 @@ class EoMT(nn.Module):
             them. False starts from the encoder's weights and new heads.
         load_class_head: false starts a new class head for the classes of your data, trained wherever adapters are.
 
+    Attributes:
+        class_names: in the order of the class head's outputs, for the files that are written; None if not known.
+
     Raises:
         UserError: for sizes that do not fit or weights that cannot be read.
     """
@@ -101,6 +104,7 @@ class EoMT(nn.Module):
         self.encoder = encoder
         self.num_classes, self.num_blocks, self.masked_attn_enabled = num_classes, num_blocks, masked_attn_enabled
         self.pretrained, self.load_class_head = pretrained, load_class_head
+        self.class_names: list[str] | None = None
         self.q = nn.Embedding(num_q, dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = nn.Sequential(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,30 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import resample_abs_pos_embed
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
 from eomt.models.backbone_names import fit_to
 from eomt.models.eomt_names import BACKBONE, EoMTWeights, sort_names
-from eomt.models.pretrained import WEIGHT_FILES, read_weights, require_hub
+from eomt.models.eomt_source import Settings, locate, locate_cached, read_own_settings, read_settings
+from eomt.models.hugging_face import as_colours
+from eomt.models.pretrained import read_weights
 
 if TYPE_CHECKING:
     from eomt.models.eomt import EoMT
 
-CONFIG_FILE = "config.json"
-MODEL_TYPES = ("eomt", "eomt_dinov3")
 CLASS_HEAD = ("class_head.weight", "class_head.bias")
 
 
 def load_eomt(network: EoMT, source: str, load_class_head: bool) -> None:
     """Fills a network from a file or folder in any layout, or a repository on the hub; positions are resized.
 
-    Read with `weights_only=True`: no code in a file is run. Masked attention stays switched off in a file that does
-    not say otherwise: it was trained to the end.
+    Its images are normalised from then on as those that the weights were trained with, where the source tells. Masked
+    attention stays switched off in a file that does not say otherwise: it was trained to the end. Files are read with
+    `weights_only=True`: no code in them is run.
 
     Args:
         network: its encoder must hold the weights that a file of deltas was trained from.
@@ -43,7 +42,9 @@ def load_eomt(network: EoMT, source: str, load_class_head: bool) -> None:
         UserError: if there is no such thing, or it is of another backbone, number of queries, blocks or classes.
     """
     path = locate(source)
-    weights, config = sort_names(read_weights(path)), read_config(path)
+    weights = sort_names(read_weights(path))
+    settings = _settings(network, weights, path)
+    config = settings.config
     heads = {name: value.float() for name, value in weights.heads.items()}
     heads.setdefault("attn_mask_probs", torch.zeros(config.get("num_blocks", network.num_blocks)))
     # 1 before training, so that its delta is -1 when all is annealed
@@ -52,7 +53,7 @@ def load_eomt(network: EoMT, source: str, load_class_head: bool) -> None:
     _check_class_head(network, heads, load_class_head, path)
     if not load_class_head:
         heads = {name: value for name, value in heads.items() if name not in CLASS_HEAD}
-    backbone = _fit_backbone(network, weights, config, path)
+    backbone = _fit_backbone(network, weights, settings, path)
     state = heads | {BACKBONE + name: value for name, value in backbone.items()}
     own = network.state_dict()
     if not load_class_head:
@@ -60,80 +61,50 @@ def load_eomt(network: EoMT, source: str, load_class_head: bool) -> None:
     _check_tensors(state, own, path)
     network.load_state_dict(state, strict=load_class_head)
     mark_loaded(network, state)
+    _apply(network, settings, load_class_head)
 
 
 def classes_in(source: str) -> int | None:
-    """The number of classes of an EoMT in a local file or folder, None if it holds none."""
-    path = Path(source).expanduser()
-    if not path.is_file() and not any((path / name).is_file() for name in WEIGHT_FILES):
-        return None
-    head = sort_names(read_weights(path)).heads.get("class_head.bias")
+    """The number of classes of an EoMT in a local file or folder, or of a repository in the hub's cache; else None."""
+    path = locate_cached(source)
+    head = None if path is None else sort_names(read_weights(path)).heads.get("class_head.bias")
     # the last output is "no object"
     return None if head is None else len(head) - 1
 
 
 def holds_encoder(source: str) -> bool:
-    """Whether an EoMT in a local file or folder holds its encoder's weights, and not changes to them."""
-    path = Path(source).expanduser()
-    return path.exists() and not sort_names(read_weights(path)).deltas
-
-
-def locate(source: str) -> Path:
-    """A local file or folder, or that of a repository in the hub's cache.
+    """Whether an EoMT in a file, folder or repository holds its encoder's weights, and not changes to them.
 
     Raises:
-        UserError: if there is none, or the hub has none.
+        UserError: if there is none, or it cannot be read.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".safetensors") or not re.fullmatch(
-        r"[\w-][\w.-]*/[\w-][\w.-]*", source
-    ):
-        raise UserError(
-            f"pretrained: {source!r} is no file or folder; give weights of this package, an official "
-            "pytorch_model.bin, or a folder or repository in Hugging Face layout"
-        )
-    require_hub(source, "--model.network.pretrained")
-    try:
-        for name in WEIGHT_FILES:
-            try:
-                file = Path(hf_hub_download(source, name))
-            except EntryNotFoundError:
-                continue
-            try:
-                hf_hub_download(source, CONFIG_FILE)
-            except EntryNotFoundError:
-                return file
-            return file.parent
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"pretrained: {source!r} is no local file or folder and cannot be had from the hub ({reason}); "
-            "give a local one: --model.network.pretrained PATH"
-        ) from error
-    raise UserError(f"pretrained: {source!r} holds neither {' nor '.join(WEIGHT_FILES)}; give another repository")
+    return not sort_names(read_weights(locate(source))).deltas
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The fields of an EoMT's config.json in a folder of Hugging Face layout; empty without one.
+def _settings(network: EoMT, weights: EoMTWeights, path: Path) -> Settings:
+    """What goes with these weights, from wherever their layout has it."""
+    own = read_own_settings(path)
+    if own is not None:
+        return own
+    if weights.transformers:
+        return read_settings(path, network.encoder.colours)
+    if weights.colours is None:
+        return Settings()
+    mean, std = weights.colours
+    return Settings(colours=(as_colours(mean), as_colours(std)))
 
-    Raises:
-        UserError: if it cannot be read, or is of another family.
-    """
-    file = path / CONFIG_FILE
-    if not file.is_file():
-        return {}
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
-    found = fields.get("model_type") if isinstance(fields, dict) else None
-    if found not in MODEL_TYPES:
-        raise UserError(f"{file}: model_type {found!r}, must be {' or '.join(MODEL_TYPES)}")
-    if fields.get("hidden_act", "gelu") != "gelu":
-        raise UserError(f"{file}: hidden_act {fields['hidden_act']!r}, EoMT's heads are made with 'gelu'")
-    return fields
+
+def _apply(network: EoMT, settings: Settings, load_class_head: bool) -> None:
+    encoder = network.encoder
+    if settings.layer_norm_eps is not None:
+        for module in encoder.backbone.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = settings.layer_norm_eps
+    if settings.colours is not None:
+        for buffer, values in zip((encoder.pixel_mean, encoder.pixel_std), settings.colours, strict=True):
+            buffer.copy_(torch.tensor(values).view_as(buffer))
+    if load_class_head and settings.class_names and len(settings.class_names) == network.num_classes:
+        network.class_names = list(settings.class_names)
 
 
 def _check_sizes(network: EoMT, heads: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
@@ -148,6 +119,20 @@ def _check_sizes(network: EoMT, heads: Mapping[str, Tensor], config: Mapping[str
             raise UserError(
                 f"{field}: {own}, but {path} has {found[field]}; give --model.network.{field} {found[field]}"
             )
+    doubled = len({name.split(".")[1] for name in heads if name.startswith("upscale.")})
+    if doubled not in (0, len(network.upscale)):
+        patch = network.encoder.patch_size
+        raise UserError(
+            f"{path}: num_upscale_blocks {doubled}, but patches of {patch} take {len(network.upscale)} here; give "
+            "weights that were trained with patches of 16, and --model.network.encoder.patch_size 16"
+        )
+    backbone = network.encoder.backbone
+    theta = (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta"))
+    if theta is not None and isinstance(backbone, Eva) and theta != backbone.rope.temperature:
+        raise UserError(
+            f"{path}: rope_theta {theta}, {network.encoder.backbone_name} has {backbone.rope.temperature}; choose the "
+            "backbone_name that these weights are of"
+        )
     number = network.encoder.blocks[0].attn.num_heads  # type: ignore[union-attr]
     if config.get("num_attention_heads", number) != number:
         raise UserError(
@@ -167,7 +152,7 @@ def _check_class_head(network: EoMT, heads: Mapping[str, Tensor], load_class_hea
         raise UserError(f"{path}: a class head of {found} classes, but num_classes is {network.num_classes}; {instead}")
 
 
-def _fit_backbone(network: EoMT, weights: EoMTWeights, config: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+def _fit_backbone(network: EoMT, weights: EoMTWeights, settings: Settings, path: Path) -> dict[str, Tensor]:
     """The backbone's tensors as this network has them."""
     encoder = network.encoder
     state = {name: value.float() for name, value in weights.backbone.items()}
@@ -179,14 +164,15 @@ def _fit_backbone(network: EoMT, weights: EoMTWeights, config: Mapping[str, Any]
             f"{path}: its backbone has {found}, but {encoder.backbone_name} has {own}; "
             "choose the backbone_name and patch_size that these weights are of"
         )
-    if "layer_norm_eps" in config:
-        for module in encoder.backbone.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = config["layer_norm_eps"]
+    if weights.deltas is None:
+        raise UserError(
+            f"{path}: lacks 'network.encoder.pixel_mean', so that it cannot be told whether it holds the weights of a "
+            "DINOv3 or changes to them; give the whole file that the official code saved"
+        )
     if weights.deltas:
         return _add_deltas(network, state, path)
     if "pos_embed" in state and encoder.backbone.pos_embed is not None:
-        state["pos_embed"] = _resize_positions(network, state["pos_embed"], weights.foreign, path)
+        state["pos_embed"] = _resize_positions(network, state["pos_embed"], settings.img_size, weights.foreign, path)
     return state
 
 
@@ -203,25 +189,34 @@ def _add_deltas(network: EoMT, deltas: Mapping[str, Tensor], path: Path) -> dict
     }
 
 
-def _resize_positions(network: EoMT, positions: Tensor, is_square: bool, path: Path) -> Tensor:
+def _resize_positions(
+    network: EoMT, positions: Tensor, img_size: tuple[int, int] | None, is_square: bool, path: Path
+) -> Tensor:
     """Learned positions (1, prefix + N, D) resampled to the network's grid.
 
     Args:
-        is_square: whether they are known to be of a square image; else as many as the network has are of its grid.
+        img_size: height and width that they are of, if that is known.
+        is_square: whether they are of a square image if they can be; else as many as the network has are of its grid.
     """
     backbone = network.encoder.backbone
     grid: tuple[int, int] = backbone.patch_embed.grid_size
     prefix = backbone.pos_embed.shape[1] - grid[0] * grid[1]  # type: ignore[union-attr]
     number = positions.shape[1] - prefix
     side = math.isqrt(number)
-    if (number == grid[0] * grid[1] and not is_square) or (side, side) == grid:
+    patch = network.encoder.patch_size
+    found = None if img_size is None else (img_size[0] // patch, img_size[1] // patch)
+    if found is None or found[0] * found[1] != number:
+        if number == grid[0] * grid[1] and not (is_square and side * side == number):
+            return positions
+        if side * side != number:
+            raise UserError(
+                f"{path}: its {number} positions are of no square image, which alone are resized; "
+                f"give the img_size that it was made for, of {number} patches"
+            )
+        found = (side, side)
+    if found == grid:
         return positions
-    if side * side != number:
-        raise UserError(
-            f"{path}: its {number} positions are of no square image, which alone are resized; "
-            f"give the img_size that it was made for, of {number} patches"
-        )
-    return resample_abs_pos_embed(positions, list(grid), [side, side], num_prefix_tokens=prefix)
+    return resample_abs_pos_embed(positions, list(grid), list(found), num_prefix_tokens=prefix)
 
 
 def _describe(backbone: Mapping[str, Tensor]) -> str:

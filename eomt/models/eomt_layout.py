@@ -16,12 +16,14 @@ from transformers import (
     EomtDinov3Config,
     EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,
+    EomtImageProcessor,
     PreTrainedConfig,
 )
 
 from eomt.models.adapter_layer import require_merged
 from eomt.models.backbone_names import without_class_position
 from eomt.models.eomt_names import BACKBONE, to_hugging_face
+from eomt.models.eomt_source import Settings, metadata_of
 from eomt.models.pretrained import WEIGHT_FILES
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ LOSS_WEIGHTS = "criterion.empty_weight"
 def write_eomt(network: EoMT, folder: Path) -> None:
     """Writes a network without adapters into a folder that exists: `EoMT(pretrained=folder)` gives the same answers.
 
-    In Hugging Face layout, with a config.json, where transformers' EoMT with DINOv2 or DINOv3 computes the same; else
-    its own state dict alone.
+    In Hugging Face layout, with a config.json and a preprocessor_config.json, where transformers' EoMT with DINOv2 or
+    DINOv3 computes the same; else its own state dict, with what goes with it in the file's metadata.
 
     Raises:
         UserError: if the network holds adapters.
@@ -43,11 +45,34 @@ def write_eomt(network: EoMT, folder: Path) -> None:
     require_merged(network)
     config = hugging_face_config(network)
     state = dict(network.state_dict())
+    settings = own_settings(network)
+    metadata = metadata_of(settings)
     if config is not None:
         config.save_pretrained(folder)
+        _image_processor(settings).save_pretrained(folder)
+        # nothing is said twice
+        metadata = {"format": "pt"}
         state = hugging_face_state(network, config)
     plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(plain, folder / WEIGHT_FILES[0], {"format": "pt"})
+    save_file(plain, folder / WEIGHT_FILES[0], metadata)
+
+
+def own_settings(network: EoMT) -> Settings:
+    """What no tensor of `network` tells."""
+    encoder = network.encoder
+    epsilons = {module.eps for module in encoder.backbone.modules() if isinstance(module, nn.LayerNorm)}
+    # several are as timm made them: files know one
+    epsilon = epsilons.pop() if len(epsilons) == 1 else None
+    return Settings(epsilon, network.img_size, encoder.colours, network.class_names)
+
+
+def _image_processor(settings: Settings) -> EomtImageProcessor:
+    """transformers' for semantic segmentation: the short side resized, then square windows along the long one."""
+    assert settings.img_size is not None
+    assert settings.colours is not None
+    mean, std = settings.colours
+    size = {"shortest_edge": settings.img_size[0]}
+    return EomtImageProcessor(image_mean=mean, image_std=std, size=size, do_split_image=True)
 
 
 def hugging_face_config(network: EoMT) -> PreTrainedConfig | None:
@@ -70,6 +95,10 @@ def hugging_face_config(network: EoMT) -> PreTrainedConfig | None:
         "num_register_tokens": 0 if backbone.reg_token is None else backbone.reg_token.shape[1],
         "num_labels": network.num_classes,
     }
+    if network.class_names is not None:
+        assert len(network.class_names) == network.num_classes
+        fields["id2label"] = dict(enumerate(network.class_names))
+        fields["label2id"] = {name: index for index, name in enumerate(network.class_names)}
     config: PreTrainedConfig
     if isinstance(backbone, Eva):
         has_bias = block.attn.q_bias is not None

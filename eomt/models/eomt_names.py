@@ -25,8 +25,11 @@ HEADS = (
     ("mask_head.4.", "mask_head.fc3."),
     ("upscale.", "upscale_block.block."),
 )
-# buffers that a network has of its own
-NOT_LOADED = ("criterion.", "encoder.pixel_mean", "encoder.pixel_std")
+# of the loss, which is no part of the network here
+LOSS = "criterion."
+COLOURS = ("encoder.pixel_mean", "encoder.pixel_std")
+# what torch.compile puts into the names below a compiled module
+COMPILED = "_orig_mod."
 HUGGING_FACE_BACKBONE = ("embeddings.", "layers.", "layernorm.")
 
 
@@ -38,45 +41,56 @@ class EoMTWeights:
         heads: all but the backbone.
         backbone: in timm's names.
         hugging_face: whether the backbone had transformers' names, whose tensors are not quite timm's.
-        foreign: whether the file is official or transformers', so that its images are square.
-        deltas: whether the backbone's values are to be added to those it was trained from.
+        foreign: whether the file is official or transformers', so that its images are most likely square.
+        transformers: whether the heads have transformers' names, so that a config.json beside is of this file.
+        deltas: whether the backbone's values are to be added to those it was trained from; None if it cannot be told.
+        colours: mean and deviation that the official code normalises images with.
     """
 
     heads: dict[str, Tensor]
     backbone: dict[str, Tensor]
     hugging_face: bool
     foreign: bool
-    deltas: bool
+    transformers: bool
+    deltas: bool | None
+    colours: tuple[Tensor, Tensor] | None
 
 
 def sort_names(state: Mapping[str, Tensor]) -> EoMTWeights:
     """Takes the tensors of a file in any layout apart and renames them; names that are in none stay.
 
-    A file of the official code holds deltas if its `encoder.pixel_mean`, a buffer that no training changes, is 0. That
-    is so in the released ones of DINOv3, which the code adds to a network tensor by tensor.
+    A file of the official code holds deltas if its `encoder.pixel_mean` and `pixel_std`, buffers that no training
+    changes, are 0. That is so in the released ones of DINOv3, which the code adds to a network tensor by tensor; one
+    with names of DINOv3 and without these buffers may be either.
     """
     heads: dict[str, Tensor] = {}
     backbone: dict[str, Tensor] = {}
-    foreign = deltas = False
+    buffers: dict[str, Tensor] = {}
+    foreign = transformers = False
     for full_name, value in state.items():
-        name = full_name.removeprefix("network.")
-        if name == "encoder.pixel_mean":
-            deltas = not value.any()
-        if name.startswith(NOT_LOADED):
-            continue
-        if name.startswith((BACKBONE, *HUGGING_FACE_BACKBONE)):
+        name = full_name.replace(COMPILED, "").removeprefix("network.")
+        if name in COLOURS:
+            buffers[name] = value.float().flatten()
+        elif name.startswith((BACKBONE, *HUGGING_FACE_BACKBONE)):
             backbone[name.removeprefix(BACKBONE)] = value
-        else:
+        elif not name.startswith(LOSS):
             foreign = foreign or name.endswith(".conv1.bias")
+            transformers = transformers or name == "query.weight"
             heads |= _own_head(name, value)
+    mean, std = (buffers.get(name) for name in COLOURS)
+    deltas: bool | None = mean is not None and not mean.any() and (std is None or not std.any())
     if "patch_embed.cls_token" in backbone:  # official, of DINOv3
+        deltas = None if mean is None else deltas
         moved = (re.sub(r"^patch_embed\.", "embeddings.", name) for name in backbone)
         backbone = {
             re.sub(r"^blocks\.", "layers.", name): value for name, value in zip(moved, backbone.values(), strict=True)
         }
     hugging_face = is_hugging_face(backbone)
     backbone = from_hugging_face(backbone) if hugging_face else backbone
-    return EoMTWeights(heads, backbone, hugging_face, foreign, deltas)
+    colours = None
+    if mean is not None and std is not None and len(mean) == len(std) == 3 and std.all():
+        colours = (mean, std)
+    return EoMTWeights(heads, backbone, hugging_face, foreign, transformers, deltas, colours)
 
 
 def to_hugging_face(heads: Mapping[str, Tensor], backbone: Mapping[str, Tensor], rotary: bool) -> dict[str, Tensor]:

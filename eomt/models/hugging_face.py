@@ -12,15 +12,19 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging as transformers_logging
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
-from eomt.models.pretrained import require_hub
+from eomt.models.pretrained import first_line, require_hub
 
 # a folder in Hugging Face layout, a repository on the hub, or the fields of a configuration
 Source = str | Mapping[str, Any]
+# of red, green and blue, 0 to 1
+Colours = tuple[float, float, float]
 # what transformers raises for a folder or a configuration that cannot be used
 READING_ERRORS = (
     *(OSError, ValueError, RuntimeError, EOFError, ImportError),
@@ -142,7 +146,37 @@ def describe(source: Source) -> str:
     return source if isinstance(source, str) else f"a new {source.get('model_type')}"
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of a message that has any text, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:160] if lines else type(error).__name__
+def as_colours(values: Tensor) -> Colours:
+    """Three numbers in any shape."""
+    red, green, blue = values.flatten().tolist()
+    return red, green, blue
+
+
+def read_colours(place: str, default: tuple[Colours, Colours]) -> tuple[Colours, Colours]:
+    """Mean and deviation that a folder or repository says its images are normalised with, `default` if it does not.
+
+    Raises:
+        UserError: for a file that cannot be read, or values that cannot be.
+    """
+    folder = Path(place)
+    if folder.is_dir() and not any(
+        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
+    ):
+        return default
+    try:
+        with quiet():
+            fields, _ = ImageProcessingMixin.get_image_processor_dict(place)
+    except OSError as error:
+        if folder.is_dir():
+            raise UserError(f"{place}: its preprocessor_config.json cannot be read ({first_line(error)})") from error
+        return default
+    if fields.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    found = []
+    for name, values in zip(("image_mean", "image_std"), default, strict=True):
+        stored = fields.get(name, list(values))
+        good = isinstance(stored, list) and len(stored) == 3 and all(isinstance(v, int | float) for v in stored)
+        if not good or (name == "image_std" and min(stored) <= 0):
+            raise UserError(f"{place}: preprocessor_config.json: {name} {stored!r}, must be three numbers")
+        found.append((float(stored[0]), float(stored[1]), float(stored[2])))
+    return found[0], found[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +16,10 @@ from transformers import (
     PreTrainedModel,
     SiglipVisionModel,
 )
-from transformers.image_processing_base import ImageProcessingMixin
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
-from eomt.models.hugging_face import Source, build, describe, first_line, load, locate, quiet, read_config
-
-Colours = tuple[float, float, float]
+from eomt.models.hugging_face import Colours, Source, build, describe, load, locate, read_colours, read_config
 
 CLASSES: dict[str, type[PreTrainedModel]] = {
     "dinov2": Dinov2Model,
@@ -184,33 +180,6 @@ def _remove_unused(model: PreTrainedModel) -> None:
 
 
 def _colours(source: Source, family: str) -> tuple[Colours, Colours]:
-    """Mean and deviation beside the weights, else those of the family.
-
-    Raises:
-        UserError: for a file that cannot be read, or values that cannot be.
-    """
+    """Mean and deviation beside the weights, else those of the family."""
     default = COLOURS.get(family, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    if not isinstance(source, str):
-        return default
-    place = locate(source, "vision_model")
-    if Path(place).is_dir() and not any(
-        (Path(place) / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
-    ):
-        return default
-    try:
-        with quiet():
-            fields, _ = ImageProcessingMixin.get_image_processor_dict(place)
-    except OSError as error:
-        if Path(place).is_dir():
-            raise UserError(f"{place}: its preprocessor_config.json cannot be read ({first_line(error)})") from error
-        return default
-    if fields.get("do_normalize") is False:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    found = []
-    for name, values in zip(("image_mean", "image_std"), default, strict=True):
-        stored = fields.get(name, list(values))
-        good = isinstance(stored, list) and len(stored) == 3 and all(isinstance(v, int | float) for v in stored)
-        if not good or (name == "image_std" and min(stored) <= 0):
-            raise UserError(f"{place}: preprocessor_config.json: {name} {stored!r}, must be three numbers")
-        found.append((float(stored[0]), float(stored[1]), float(stored[2])))
-    return found[0], found[1]
+    return read_colours(locate(source, "vision_model"), default) if isinstance(source, str) else default

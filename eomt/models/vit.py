@@ -7,16 +7,27 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.models import PretrainedCfg, is_model_in_modules
+from timm.layers import PatchEmbed, RotaryEmbeddingDinoV3
+from timm.models import PretrainedCfg
 from timm.models.eva import Eva, EvaAttention, EvaBlock
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import (
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
 from eomt.models.backbone_names import Backbone
+from eomt.models.hugging_face import Colours, as_colours
 from eomt.models.pretrained import load_backbone, require_hub
+
+# that take a mask; timm's others of a ViT refuse it
+PLAIN_BLOCKS = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}
 
 
 class Embedding(NamedTuple):
@@ -93,6 +104,11 @@ class ViT(nn.Module):
         return self.backbone.blocks
 
     @property
+    def colours(self) -> tuple[Colours, Colours]:
+        """Mean and deviation that images are normalised with."""
+        return as_colours(self.pixel_mean), as_colours(self.pixel_std)
+
+    @property
     def base(self) -> str:
         """Where the weights come from, for people."""
         if isinstance(self.pretrained, str):
@@ -161,11 +177,10 @@ class ViT(nn.Module):
             nearest = difflib.get_close_matches(self.backbone_name.split(".")[0], timm.list_models(), n=3)
             hint = f"nearest: {', '.join(nearest)}" if nearest else "see timm.list_models('vit_*')"
             raise UserError(f"backbone_name: {self.backbone_name!r} is no timm model; {hint}")
-        architecture = self.backbone_name.split(".")[0]
-        if not is_model_in_modules(architecture, ["vision_transformer"]) and not _is_dinov3(architecture):
+        if not _takes_queries(self.backbone_name.split(".")[0]):
             raise UserError(
-                f"backbone_name: {self.backbone_name!r} is no plain ViT or DINOv3, so its blocks take no queries "
-                "beside the patches; see timm.list_models('vit_*')"
+                f"backbone_name: {self.backbone_name!r} is no plain ViT or DINOv3, whose blocks take queries "
+                "beside the patches, and a mask; see timm.list_models('vit_*')"
             )
         repository = _pretrained_config(self.backbone_name).hf_hub_id
         if from_hub and repository:
@@ -191,9 +206,20 @@ class ViT(nn.Module):
         return backbone
 
 
-def _is_dinov3(architecture: str) -> bool:
-    """Of timm's Eva models, whose others rotate or fuse query and key in ways of their own."""
-    return "dinov3" in architecture and is_model_in_modules(architecture, ["eva"])
+def _takes_queries(architecture: str) -> bool:
+    """Whether a timm model is a plain ViT or DINOv3: further tokens can go through its blocks, with a mask.
+
+    Decided by what is built, on no device, for the names and modules of plain ViTs are many.
+    """
+    with torch.device("meta"):
+        model: Any = timm.create_model(architecture, num_classes=0)
+    blocks = getattr(model, "blocks", None)
+    kinds = {type(block) for block in blocks} if isinstance(blocks, nn.Sequential | nn.ModuleList) else set()
+    if type(model) is VisionTransformer:
+        return kinds <= PLAIN_BLOCKS and type(model.patch_embed) is PatchEmbed
+    # timm's other Eva models rotate or fuse query and key in ways of their own
+    rotated = type(model) is Eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
+    return rotated and kinds == {EvaBlock} and all(type(block.attn) is EvaAttention for block in model.blocks)
 
 
 def _pretrained_config(backbone_name: str) -> PretrainedCfg:

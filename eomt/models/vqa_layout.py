@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded
-from eomt.models.hugging_face import Source, read_config
+from eomt.models.hugging_face import Colours, Source, read_config
 from eomt.models.pretrained import WEIGHT_FILES, read_weights
 from eomt.models.text_tower import AnswerHead
 from eomt.models.tokenizer import DEFAULT_LENGTH, holds_tokenizer, usable_positions
-from eomt.models.vision_tower import Colours
 
 CONFIG_FILE = "config.json"
 TOKENIZER = "tokenizer"

@@ -16,7 +16,11 @@ from transformers import (
 from eomt.models import EoMT, ViT
 from eomt.models.backbone_names import Backbone
 
-BACKBONES = {"dinov2": "vit_small_patch14_reg4_dinov2", "dinov3": "vit_tiny_patch16_dinov3_qkvb"}
+BACKBONES = {
+    "dinov2": "vit_small_patch14_reg4_dinov2",
+    "gated": "vit_giant_patch14_reg4_dinov2",
+    "dinov3": "vit_tiny_patch16_dinov3_qkvb",
+}
 NUM_CLASSES, NUM_QUERIES, NUM_BLOCKS, SIDE, NUM_POINTS = 5, 6, 2, 48, 64
 DEPTH, WIDTH, NUM_HEADS = 3, 64, 2
 
@@ -25,6 +29,9 @@ class SmallViT(ViT):
     """timm's architecture of a name at a size of our own."""
 
     def _create(self, from_hub: bool, **arguments: Any) -> Backbone:
+        if "giant" in self.backbone_name:
+            # two thirds of four times the width, for gate and value, in steps of 8 as transformers has it
+            arguments["mlp_ratio"] = 2 * 176 / WIDTH
         return super()._create(from_hub, depth=DEPTH, embed_dim=WIDTH, num_heads=NUM_HEADS, **arguments)
 
 
@@ -42,8 +49,8 @@ def make_network(
     return EoMT(encoder or make_encoder(kind, img_size), **settings)
 
 
-def make_transformers(kind: str = "dinov2") -> PreTrainedModel:
-    """transformers' model with random weights, eager attention."""
+def make_transformers(kind: str = "dinov2", **fields: object) -> PreTrainedModel:
+    """transformers' model with random weights, eager attention; `fields` of its configuration."""
     shared: dict = {
         "hidden_size": WIDTH,
         "num_hidden_layers": DEPTH,
@@ -56,12 +63,12 @@ def make_transformers(kind: str = "dinov2") -> PreTrainedModel:
         "train_num_points": NUM_POINTS,
         "attn_implementation": "eager",
     }
-    if kind == "dinov2":
-        model = EomtForUniversalSegmentation(EomtConfig(**shared))
-    else:
+    if kind == "dinov3":
         # without the augmentation of positions in training
-        config = EomtDinov3Config(intermediate_size=4 * WIDTH, layer_norm_eps=1e-5, pos_embed_rescale=None, **shared)
-        model = EomtDinov3ForUniversalSegmentation(config)
+        shared |= {"intermediate_size": 4 * WIDTH, "layer_norm_eps": 1e-5, "pos_embed_rescale": None}
+        model = EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**shared | fields))
+    else:
+        model = EomtForUniversalSegmentation(EomtConfig(**{"use_swiglu_ffn": kind == "gated"} | shared | fields))
     return randomise(model)
 
 

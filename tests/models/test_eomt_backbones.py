@@ -10,7 +10,8 @@ from eomt.models.lora import lora_layers
 from eomt.models.lora_integration import LoRAConfig, apply_lora
 from tests.models.eomt_pairs import make_encoder, make_network, randomise
 
-# DINOv2 with and without registers, DINOv3 with and without biases and with gates, MAE and supervised, class-token-less
+# DINOv2 with and without registers and with gates, DINOv3 with and without biases and with gates, MAE and supervised,
+# class-token-less, CLIP's norm before the blocks, DeiT-III, flexible patches, norms behind their layers
 NAMES = [
     "vit_small_patch14_reg4_dinov2",
     "vit_small_patch14_dinov2",
@@ -20,6 +21,11 @@ NAMES = [
     "vit_base_patch16_224.mae",
     "vit_small_patch16_224",
     "vit_base_patch16_siglip_gap_224",
+    "vit_giant_patch14_reg4_dinov2",
+    "vit_base_patch16_clip_224",
+    "deit3_small_patch16_224",
+    "flexivit_small",
+    "vit_base_patch16_rpn_224",
 ]
 DINOV3 = [name for name in NAMES if "dinov3" in name]
 SIZE = (32, 64)
@@ -117,7 +123,18 @@ def test_a_block_of_dinov3_compiles_into_one_graph() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["swin_tiny_patch4_window7_224", "convnext_tiny", "eva02_tiny_patch14_224", "vit_pe_core_tiny_patch16_384"]
+    "name",
+    [
+        "swin_tiny_patch4_window7_224",
+        "convnext_tiny",
+        "beit_base_patch16_224",
+        "eva02_tiny_patch14_224",
+        "vit_pe_core_tiny_patch16_384",
+        # of plain ViTs' modules: two layers side by side, which take no mask, two class tokens, a ResNet before
+        "vit_small_patch16_18x2_224",
+        "deit_tiny_distilled_patch16_224",
+        "vit_tiny_r_s16_p8_224",
+    ],
 )
 def test_backbones_whose_blocks_take_no_queries_are_refused_by_name(name: str) -> None:
     with pytest.raises(UserError, match=f"{name}' is no plain ViT or DINOv3") as caught:

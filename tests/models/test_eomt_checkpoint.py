@@ -103,9 +103,26 @@ def test_official_deltas_of_dinov3_are_added_to_the_backbone(tmp_path: Path) -> 
     network = make_network(encoder=encoder, pretrained=path)
     for found, wanted in zip(answers(network), answers(expected), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    # the file's are zeros
+    assert network.encoder.colours == expected.encoder.colours
     with pytest.raises(UserError, match=r"holds changes to the weights of its backbone.*encoder.pretrained true"):
         make_network("dinov3", pretrained=path)
     assert_equal_answers(make_network("dinov3", pretrained=write(absolute, tmp_path)), expected)
+    unknown = {name: value for name, value in absolute.items() if "encoder.pixel" not in name}
+    with pytest.raises(UserError, match=r"pixel_mean', so that it cannot be told whether .* changes to them; give the"):
+        make_network(encoder=encoder, pretrained=write(unknown, tmp_path))
+
+
+@pytest.mark.parametrize("layout", ["own", "official"])
+def test_weights_of_a_compiled_network_are_read(tmp_path: Path, layout: str) -> None:
+    source = make_network()
+    randomise(source)
+    state = official(source) if layout == "official" else source.state_dict()
+    places = ("network.", ".blocks.0.", ".blocks.1.")
+    for place in places if layout == "official" else places[1:]:
+        state = {name.replace(place, place + "_orig_mod."): value for name, value in state.items()}
+    assert sum("_orig_mod" in name for name in state) > 20
+    assert_equal_answers(make_network(pretrained=write(state, tmp_path)), source)
 
 
 def test_what_is_written_in_its_own_layout_opens_bit_exact(tmp_path: Path) -> None:
@@ -168,13 +185,6 @@ def test_positions_are_resized_to_another_image(tmp_path: Path, img_size: tuple[
     # which is what the source does itself with a batch of that size
     for found, expected in zip(answers(network, image), answers(source, image), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_positions_of_an_image_that_is_not_square_are_not_guessed(tmp_path: Path) -> None:
-    make_network(img_size=(32, 96)).write_layout(tmp_path)
-    make_network(img_size=(32, 96), pretrained=str(tmp_path))
-    with pytest.raises(UserError, match="its 12 positions are of no square image"):
-        make_network(img_size=(64, 64), pretrained=str(tmp_path))
 
 
 def test_a_class_head_of_another_size_is_refused_or_new(tmp_path: Path) -> None:
@@ -257,6 +267,19 @@ def test_another_patch_size_is_refused(tmp_path: Path) -> None:
         make_network(encoder=encoder, pretrained=save(make_transformers("dinov2"), tmp_path))
 
 
+@pytest.mark.parametrize("layout", ["official", "hugging face"])
+def test_another_number_of_upscale_blocks_is_refused_by_name(tmp_path: Path, layout: str) -> None:
+    # the official code rounds the logarithm of 14 down
+    if layout == "official":
+        state = {name: v for name, v in official(make_network()).items() if "upscale.1." not in name}
+        path = write(state, tmp_path)
+    else:
+        path = save(make_transformers(num_upscale_blocks=1), tmp_path)
+    message = r"num_upscale_blocks 1, but patches of 14 take 2 here; give .* --model.network.encoder.patch_size 16"
+    with pytest.raises(UserError, match=message):
+        make_network(encoder=make_encoder("dinov2", (42, 42), patch_size=14), pretrained=path)
+
+
 def test_biases_that_are_not_zero_need_the_backbone_that_has_them(tmp_path: Path) -> None:
     model = make_transformers("dinov3")
     with pytest.raises(UserError, match="q_bias' is not zero; choose the backbone_name that ends in _qkvb"):
@@ -271,17 +294,25 @@ def test_biases_that_are_not_zero_need_the_backbone_that_has_them(tmp_path: Path
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        (
+            "rope_parameters",
+            {"rope_theta": 10000.0},
+            "rope_theta 10000.0, vit_tiny.* has 100.0; choose the backbone_name",
+        ),
+        ("rope_theta", 10000, "rope_theta 10000, vit_tiny.* has 100.0"),
         ("model_type", "dinov2", "model_type 'dinov2', must be eomt or eomt_dinov3"),
         ("hidden_act", "silu", "hidden_act 'silu'"),
         ("num_attention_heads", 4, "4 attention heads, .* has 2"),
     ],
 )
 def test_a_configuration_of_another_model_is_refused(tmp_path: Path, field: str, value: object, message: str) -> None:
-    save(make_transformers(), tmp_path)
-    fields = json.loads((tmp_path / "config.json").read_text()) | {field: value}
+    save(make_transformers("dinov3"), tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields = fields | {field: value} if field != "rope_theta" else fields | {"rope_parameters": None, field: value}
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(UserError, match=message):
-        make_network(pretrained=str(tmp_path))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(UserError, match=message):
+            make_network("dinov3", pretrained=str(path))
 
 
 def test_what_is_no_eomt_is_refused(tmp_path: Path) -> None:

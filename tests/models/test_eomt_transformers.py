@@ -13,6 +13,7 @@ from eomt.models.eomt_names import BACKBONE, to_hugging_face
 from tests.models.eomt_pairs import (
     NUM_CLASSES,
     NUM_POINTS,
+    NUM_QUERIES,
     SIDE,
     make_batch,
     make_network,
@@ -22,8 +23,18 @@ from tests.models.eomt_pairs import (
     save,
 )
 
-KINDS = ("dinov2", "dinov3")
-CLASSES = {"dinov2": EomtForUniversalSegmentation, "dinov3": EomtDinov3ForUniversalSegmentation}
+KINDS = ("dinov2", "gated", "dinov3")
+
+
+def written_and_opened(network: EoMT, kind: str, folder: Path, **arguments: object) -> PreTrainedModel:
+    """transformers' model of what `network`, filled at random, writes."""
+    randomise(network).write_layout(folder)  # type: ignore[operator]
+    model_class = EomtDinov3ForUniversalSegmentation if "dinov3" in kind else EomtForUniversalSegmentation
+    model, report = model_class.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True, **arguments
+    )
+    assert not any(report.values())
+    return model
 
 
 def assert_same_logits(network: EoMT, model: PreTrainedModel, probability: float) -> None:
@@ -49,14 +60,11 @@ def test_weights_of_transformers_give_its_logits_masked_and_annealed(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "kind", ["dinov2", "dinov3", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"]
+    "kind", ["dinov2", "gated", "dinov3", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"]
 )  # the last two: a class position to fold, no biases of query and value
 def test_transformers_opens_what_is_written_with_equal_logits(tmp_path: Path, kind: str) -> None:
     network = make_network(kind)
-    randomise(network).write_layout(tmp_path)
-    model_class = CLASSES["dinov3" if "dinov3" in kind else "dinov2"]
-    model, report = model_class.from_pretrained(tmp_path, attn_implementation="eager", output_loading_info=True)
-    assert not any(report.values())
+    model = written_and_opened(network, kind, tmp_path)
     again = make_network(kind, pretrained=str(tmp_path))
     for probability in (1.0, 0.0):
         assert_same_logits(network, model, probability)
@@ -66,13 +74,18 @@ def test_transformers_opens_what_is_written_with_equal_logits(tmp_path: Path, ki
                 assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("probability", [1.0, 0.0])
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("probability", [1.0, 0.3, 0.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradients_are_those_of_transformers(
-    tmp_path: Path, kind: str, probability: float, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, probability: float, written: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_transformers(kind)
-    network = make_network(kind, pretrained=save(model, tmp_path))
+    if written:
+        network = make_network(kind)
+        model = written_and_opened(network, kind, tmp_path, train_num_points=NUM_POINTS)
+    else:
+        model = make_transformers(kind)
+        network = make_network(kind, pretrained=save(model, tmp_path))
     for either in (network, model):
         either.train().attn_mask_probs.fill_(probability)
     image = make_batch()
@@ -81,9 +94,9 @@ def test_loss_and_gradients_are_those_of_transformers(
     class_labels = [labels.unique() for labels in mask]
     mask_labels = [(m == labels[:, None, None]).float() for m, labels in zip(mask, class_labels, strict=True)]
 
-    found = loss_at_fixed_points()(network(image), mask)["loss"]
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", rand_at_fixed_points)
+        found = loss_at_fixed_points()(network(image), mask)["loss"]
         expected = model(normalised(image, network), mask_labels=mask_labels, class_labels=class_labels).loss
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -110,9 +123,9 @@ def loss_at_fixed_points() -> MaskClassificationLoss:
 
 
 def rand_at_fixed_points(*shape: int, device: torch.device) -> Tensor:
-    """What torch.rand must return to transformers, which asks for candidates and the other points apart."""
-    if len(shape) == 2:  # which queries are masked: none at probability 0
-        return torch.full(shape, 0.5)
+    """What torch.rand must return: which queries are masked, and to transformers candidates and the other points."""
+    if shape[1] == NUM_QUERIES:  # (B, Q) or (B, Q, 1), some of each below and above
+        return torch.linspace(0.05, 0.95, shape[0] * NUM_QUERIES).view(shape)
     first = 3 * NUM_POINTS if shape[1] == NUM_POINTS // 4 else 0
     return FIXED[first : first + shape[1]].expand(*shape).contiguous()
 
