@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.adapter_io import mark_loaded, write_folder
+from eomt.models.eomt_source import read_own_settings
 from eomt.models.lora import lora_layers, merge_lora_weights
 from eomt.models.lora_integration import evaluation_mode, expected_trainable
 from eomt.models.pretrained import read_weights
@@ -117,8 +118,11 @@ def is_merged_folder(folder: Path) -> bool:
 
 
 def has_layout(folder: Path) -> bool:
-    """Whether a merged folder is in the layout of another library, so that `pretrained` opens it."""
-    return (folder / LAYOUT_FILE).is_file()
+    """Whether a merged folder says itself how it is opened, so that `pretrained` opens it.
+
+    That is so in the layout of another library, and in this package's of an EoMT.
+    """
+    return (folder / LAYOUT_FILE).is_file() or read_own_settings(folder) is not None
 
 
 def check_output(output: str | None) -> None:
