@@ -267,6 +267,9 @@ class CLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
+        if hasattr(self.model.network, "class_names") and (names := getattr(self.datamodule, "class_names", None)):
+            # for the merged files
+            self.model.network.class_names = list(names)
         if self.checkpoint is None:
             return
         self.model.weights = str(self.checkpoint.path)

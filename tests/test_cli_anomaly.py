@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import EomtForUniversalSegmentation
+from transformers import AutoImageProcessor, EomtForUniversalSegmentation
 
 from datamodules import StreetAnomalies
 from datamodules.class_maps import CITYSCAPES_NAMES
@@ -113,7 +113,9 @@ def test_what_is_merged_opens_in_transformers_and_as_a_base(place: Place) -> Non
     merged = place.file("best_merged_*")
     model, report = EomtForUniversalSegmentation.from_pretrained(merged, output_loading_info=True)
     assert not any(report.values())
-    assert model.config.num_labels == 19
+    assert [model.config.id2label[index] for index in range(19)] == CITYSCAPES_NAMES
+    processor = AutoImageProcessor.from_pretrained(merged)
+    assert processor.image_mean == pytest.approx([0.485, 0.456, 0.406])
     place.anomalies("test", "--ckpt_path", str(merged))
     expected = newest_figures(place.runs)
     place.anomalies("test", "--model.network.pretrained", str(merged), "--model.lora_config", "null")
