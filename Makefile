@@ -28,7 +28,8 @@ quickstart: install
 	@$(BIN)/python -m eomt.report runs
 
 test: install
-	$(BIN)/python -m pytest
+	# two processes; the files of one share their fixtures
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

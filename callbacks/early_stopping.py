@@ -23,5 +23,8 @@ class EarlyStoppingOnIoU(EarlyStopping):
         super().__init__(monitor, min_delta, patience, mode=mode, verbose=False, check_on_train_epoch_end=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            # data to test on alone may have no such figure
+            return
         metric_value(trainer, self.monitor, type(self).__name__)
         super().on_validation_end(trainer, pl_module)

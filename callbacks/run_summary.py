@@ -45,6 +45,8 @@ class RunSummary(Callback):
         self.seconds = 0.0
         self._started = 0.0
         self._interval: tuple[float, int] = (0.0, 0)
+        # of the batch before
+        self._step = 0
         # where the figures of the last test are
         self.results: Path | None = None
         self._handler: logging.Handler | None = None
@@ -77,6 +79,7 @@ class RunSummary(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._interval = (time.monotonic(), trainer.global_step)
+        self._step = trainer.global_step
         if trainer.is_global_zero and trainer.ckpt_path:
             self._metrics.resume(trainer.global_step)
             self._timing.resume(trainer.global_step)
@@ -84,9 +87,11 @@ class RunSummary(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step >= trainer.estimated_stepping_batches:
-            # what the last steps made competes for best too, wherever the validations before fell
+            # an early stop ends with a validation: so what the last steps made competes for best, too
             trainer.should_stop = True
-        if trainer.is_global_zero and step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        ends_step = step > self._step
+        self._step = step
+        if trainer.is_global_zero and ends_step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             wanted = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("val_")}
             self._metrics.add(trainer.global_step, {name: float(value) for name, value in wanted.items()})
 

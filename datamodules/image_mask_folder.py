@@ -145,9 +145,16 @@ class ImageMaskFolder(ImageDataModule):
         return self._class_names or [f"class {class_id}" for class_id in range(self.num_classes)]
 
     @property
+    def _split_folders(self) -> dict[str, tuple[Path, Path]] | None:
+        folders = find_split_folders(self.path)
+        # a record tells which images of folders that are named like splits are in which
+        is_recorded = self.splits is not None and not (self.path / "train").is_dir()
+        return None if is_recorded else folders
+
+    @property
     def is_split_by_seed(self) -> bool:
         """Whether the split is made here, and not by folders."""
-        return find_split_folders(self.path) is None
+        return self._split_folders is None
 
     @property
     def split_record(self) -> dict[str, list[str]]:
@@ -162,8 +169,8 @@ class ImageMaskFolder(ImageDataModule):
         """
         if not self.path.is_dir():
             raise UserError(f"path: {self.path} is not a folder: give the data set's folder")
-        if (folders := find_split_folders(self.path)) is not None:
-            return self._given_splits(folders)
+        if self._split_folders is not None:
+            return self._given_splits(self._split_folders)
         if not (self.path / "images").is_dir():
             raise UserError(f"path: {self.path} holds neither 'train' nor 'images': see ImageMaskFolder for the layout")
         pairs = find_pairs(self.path / "images", self.path / "masks", self.image_suffix, self.mask_suffix)
@@ -179,11 +186,7 @@ class ImageMaskFolder(ImageDataModule):
         if self.splits is not None:
             raise UserError(f"splits: {self.path} is split by its folders: leave splits out")
         if "val" not in folders:
-            beside = folders["train"][0]
-            train = beside.parent if beside.name == "images" else beside
-            raise UserError(
-                f"{train.parent / 'val'}: no such folder: add one beside '{train.name}', or let images be split"
-            )
+            raise UserError(f"{self.path / 'val'}: no such folder: add one beside 'train', or let images be split")
         return {
             split: find_pairs(*folders[split], self.image_suffix, self.mask_suffix) if split in folders else []
             for split in SPLITS

@@ -64,7 +64,7 @@ def find_anomalous(samples: list[AnomalySample], sets: dict[str, AnomalySet]) ->
 
     Raises:
         UserError: A file is damaged, image and mask differ in size, a mask has labels beyond 0, 1 and 255, or a set
-            marks nothing as anomalous, or nothing as usual: its labels mean something else.
+            marks nothing as anomalous, or nothing as usual: then its labels mean something else, most likely.
     """
     dataset = AnomalyDataset(samples, sets)
 

@@ -47,18 +47,24 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 def find_split_folders(path: Path) -> dict[str, tuple[Path, Path]] | None:
     """Find the folders of images and of masks of each split, None where the splits are not folders.
 
-    Either the splits hold `images` and `masks`, or `images` and `masks` (or `annotations`) hold the splits, whose names
-    may be ADE20K's: training, validation.
+    Either the splits hold `images` and `masks`, or `images` and `masks` (or `annotations`) hold the splits and nothing
+    else; these may have ADE20K's names: training, validation. A test split inside `images` may lack masks.
     """
     if (path / "train").is_dir():
         return {split: (path / split / "images", path / split / "masks") for split in SPLITS if (path / split).is_dir()}
-    images = {
-        split: name for split, names in SPLIT_NAMES.items() for name in names if (path / "images" / name).is_dir()
-    }
-    if "train" not in images:
+    root = path / "images"
+    inside = {folder.name for folder in root.iterdir() if folder.is_dir()} if root.is_dir() else set()
+    names = {split: name for split, names in SPLIT_NAMES.items() for name in names if name in inside}
+    if not {"train", "val"} <= set(names) or inside - set(names.values()):
         return None
-    masks = path / "annotations" if (path / "annotations").is_dir() else path / "masks"
-    return {split: (path / "images" / name, masks / name) for split, name in images.items()}
+    masks = path / "masks"
+    if not (masks / names["train"]).is_dir():
+        masks = path / "annotations"
+    return {
+        split: (root / name, masks / name)
+        for split, name in names.items()
+        if split != "test" or (masks / name).is_dir()
+    }
 
 
 def find_pairs(

@@ -173,8 +173,9 @@ class CLI(LightningCLI):
             assumed = ASSUMED_CLASSES if self.subcommand == "inspect" and self.checkpoint is None else None
             if assumed := fill_without_data(config, run, assumed):
                 log.info("data: null, so %d classes are assumed; else give --model.network.num_classes", assumed)
-        fill_from_data(config, run)
-        fill_from_weights(config)
+        fill_from_data(config, self.checkpoint, self.subcommand == "fit")
+        if self.checkpoint is None or self.checkpoint.kind != "merged":
+            fill_from_weights(config)
         self.folder = root
         if self.subcommand not in WITHOUT_RUN:
             self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
@@ -267,9 +268,9 @@ class CLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        if hasattr(self.model.network, "class_names") and (names := getattr(self.datamodule, "class_names", None)):
+        if hasattr(self.model.network, "class_names"):
             # for the merged files
-            self.model.network.class_names = list(names)
+            self.model.network.class_names = self._class_names()
         if self.checkpoint is None:
             return
         self.model.weights = str(self.checkpoint.path)
@@ -277,6 +278,16 @@ class CLI(LightningCLI):
             load_adapter(self.model.network, self.checkpoint.path)
         elif self.checkpoint.kind == "merged" and not has_layout(self.checkpoint.path):
             fill_from_merged(self.model, self.checkpoint.path)
+
+    def _class_names(self) -> list[str] | None:
+        """Those of the data or, without, of the checkpoint's run or, without one, of the pre-trained network."""
+        names = getattr(self.datamodule, "class_names", None)
+        if not names and self.checkpoint and self.checkpoint.run:
+            data = read_config(self.checkpoint.run / "config.yaml").get("data") or {}
+            names = (data.get("init_args") or {}).get("class_names")
+        elif not names and self.checkpoint is None:
+            names = self.model.network.class_names
+        return list(names) if names else None
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)

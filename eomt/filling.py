@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import Namespace
 
 from datamodules.splits import SPLITS
+from eomt.checkpoints import Checkpoint
 from eomt.errors import UserError
 from eomt.merging import has_layout
 from eomt.models.eomt_checkpoint import classes_in, holds_encoder
@@ -43,11 +44,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def fill_from_data(config: Namespace, run: Path | None) -> None:
+def fill_from_data(config: Namespace, checkpoint: Checkpoint | None, trains: bool) -> None:
     """Fills in what belongs to the data, and for the data the network's image size and tokenizer.
 
     Args:
-        run: the folder that the checkpoint to open belongs to, whose classes are those of data that have none.
+        checkpoint: what is opened; the classes of its run are those of data that have none.
+        trains: whether the training data will be read.
 
     Raises:
         UserError: for a `num_classes` or `answers` in the config that are not the data's.
@@ -68,9 +70,12 @@ def fill_from_data(config: Namespace, run: Path | None) -> None:
         if name in data and data[name] is None and size is not None:
             data[name] = size
     if "num_classes" in network:
-        _fill_classes(network, data, config.data.class_path, run)
+        _fill_classes(network, data, config.data.class_path, checkpoint.run if checkpoint else None)
     if "answer_head" in network:
-        _fill_questions(config.model.init_args, network, data, config.data.class_path)
+        merged = str(checkpoint.path) if checkpoint and checkpoint.kind == "merged" else None
+        is_layout = merged is not None and has_layout(Path(merged))
+        task = config.model.init_args
+        _fill_questions(task, network, data, config.data.class_path, merged if is_layout else None, trains)
 
 
 def _make_datamodule(class_path: str, data: Namespace) -> Any:
@@ -98,12 +103,14 @@ def _fill_classes(network: Namespace, data: Namespace, class_path: str, run: Pat
         data.class_names = datamodule.class_names
 
 
-def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_path: str) -> None:
+def _fill_questions(
+    task: Namespace, network: Namespace, data: Namespace, class_path: str, merged: str | None, trains: bool
+) -> None:
     """Tokenizer, language, the answers of training and, for a type head, the question types."""
     if data.get("tokenizer", "") is None:
         data.tokenizer = tokenizer_source(network.pretrained, network.text_model, network.tokenizer)
     if data.get("max_tokens", 0) is None:
-        data.max_tokens = longest_question(network.pretrained, network.text_model)
+        data.max_tokens = longest_question(merged or network.pretrained, network.text_model)
     if task.language is None:
         task.language = data.get("language")
     datamodule = _make_datamodule(class_path, data)
@@ -111,8 +118,7 @@ def _fill_questions(task: Namespace, network: Namespace, data: Namespace, class_
         network.question_types = datamodule.question_types
     if network.answer_head == "generative":
         # only to tell which answers training has not: a decoder may be taught those of other data
-        asks_new = data.get("predict_csv") is not None or data.get("predict_path") is not None
-        if network.answers is None and not asks_new:
+        if network.answers is None and trains:
             network.answers = datamodule.answers
         return
     found, given = datamodule.answers, network.answers
@@ -139,7 +145,7 @@ def fill_without_data(config: Namespace, run: Path | None, assumed: int | None) 
     """Puts a number of classes where neither the data nor the user gives one.
 
     Args:
-        run: see `fill_from_data`.
+        run: the folder that the checkpoint to open belongs to.
         assumed: that number; None refuses to guess.
 
     Returns:
@@ -193,10 +199,12 @@ def starts_from_pissa(config: Namespace) -> bool:
 
 
 def load_nothing(config: Any) -> None:
-    """Sets every `pretrained` below `config` to false."""
+    """Sets every `pretrained` below `config` to false, for a file that holds every weight, those of a new head too."""
     for name, value in _items(config):
         if name == "pretrained":
             config[name] = False
+        elif name == "load_class_head":
+            config[name] = True
         elif isinstance(value, Namespace | dict):
             load_nothing(value)
 

@@ -25,7 +25,7 @@ class _PrintHandler(logging.Handler):
 
 def set_up_output() -> None:
     """Prints the log of this package and silences warnings that are settled."""
-    if not log.handlers:
+    if not any(isinstance(handler, _PrintHandler) for handler in log.handlers):
         log.addHandler(_PrintHandler())
         log.setLevel(logging.INFO)
         log.propagate = False

@@ -141,6 +141,23 @@ def test_a_class_head_of_other_classes_is_refused_or_left_out(
     place.run("fit", "eomt_cityscapes", "unused", *streets, *base, *new, "--run_name", "new")
     summary = json.loads((place.runs / "new" / "training_summary.json").read_text())
     assert "class_head" in summary["audit"]
+    assert_forms_agree(place.runs / "new")
+    # the same in this package's layout, which has images that are not square
+    wide = ["--model.network.encoder.img_size", "[32, 64]"]
+    place.run("fit", "eomt_cityscapes", "unused", *streets, *base, *new, *wide, "--run_name", "wide")
+    assert not any((place.runs / "wide").glob("best_merged_*/config.json"))
+    assert_forms_agree(place.runs / "wide")
+
+
+def assert_forms_agree(run: Path) -> None:
+    """The trained class head is in each form, and not the one that a new network would start with."""
+    found = []
+    for pattern in ("best_lora_*.ckpt", "best_merged_*"):
+        (checkpoint,) = run.glob(pattern)
+        main(["test", "--ckpt_path", str(checkpoint)])
+        found.append(newest_figures(run.parent))
+    auprc = [{name: value for name, value in figures.items() if "auprc" in name} for figures in found]
+    assert auprc[1] == pytest.approx(auprc[0], rel=1e-3)
 
 
 def test_a_temperature_is_named_on_a_set_that_is_not_tested(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,6 +170,16 @@ def test_a_temperature_is_named_on_a_set_that_is_not_tested(place: Place, capsys
     figures = newest_figures(place.runs)
     assert figures["test_temperature"] == 0.1
     assert not any("fs_static" in name for name in figures)
+
+
+def test_a_temperature_is_named_for_any_run_with_its_own_configuration(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = ["--data", "RoadAnomaly", "--data.path", str(place.folder / "sets"), "--data.val_fraction", "0.5"]
+    capsys.readouterr()
+    main(["validate", "--ckpt_path", str(place.file("best_lora_*.ckpt")), *sets])
+    printed = capsys.readouterr()
+    assert "give it to test as --model.temperature" in printed.out + printed.err
 
 
 def test_predict_draws_the_scores_of_new_images(place: Place, tmp_path: Path) -> None:

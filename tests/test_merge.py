@@ -82,12 +82,7 @@ def test_without_the_data_a_synthetic_batch_compares(
         output = str(tmp_path / f"merged{number}")
         workspace.run("merge", "--ckpt_path", str(best(run)), "--output", output, *args, config=False)
         assert "on a synthetic batch (" in capsys.readouterr().out
-        written, expected = (
-            load_file(folder / "model.safetensors") for folder in (Path(output), next(run.glob("best_merged_*")))
-        )
-        # what differs is that without data nobody knows the classes' names
-        assert written.keys() == expected.keys()
-        assert all(torch.equal(written[name], expected[name]) for name in expected)
+        assert files(Path(output))["model.safetensors"] == files(next(run.glob("best_merged_*")))["model.safetensors"]
 
 
 def test_an_adapter_away_from_its_run_needs_the_config(

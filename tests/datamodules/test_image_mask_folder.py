@@ -161,9 +161,35 @@ def test_splits_may_lie_inside_images_and_masks(tmp_path: Path, masks: str, spli
     assert numbers == {"train": 2, "val": 3, "test": 4 if "test" in splits else 0}
     (batch,) = data.train_dataloader()
     assert sorted(batch["name"]) == ["0.png", "1.png"]
-    shutil.rmtree(tmp_path / "images" / splits[1])
-    with pytest.raises(UserError, match=rf"val: no such folder: add one beside '{splits[0]}'"):
-        folder(tmp_path).setup("fit")
+    # a test split whose masks nobody has is none
+    shutil.rmtree(tmp_path / masks / splits[-1])
+    if "test" in splits:
+        assert folder(tmp_path).split_record["test"] == []
+
+
+@pytest.mark.parametrize("names", [("train", "bus"), ("train", "test"), ("train", "val", "car")])
+def test_folders_inside_images_that_are_no_splits_are_split_by_the_seed(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        for kind in ("images", "masks"):
+            write_split(tmp_path / "other" / name, number=6)
+            (tmp_path / kind).mkdir(exist_ok=True)
+            shutil.move(tmp_path / "other" / name / kind, tmp_path / kind / name)
+    data = folder(tmp_path)
+    assert data.is_split_by_seed
+    assert sum(map(len, data.split_record.values())) == 6 * len(names)
+
+
+def test_a_record_goes_before_the_names_of_folders_and_masks_before_annotations(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_split(tmp_path / "other" / split, number=2)
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            shutil.move(tmp_path / "other" / split / kind, tmp_path / kind / split)
+    (tmp_path / "annotations").mkdir()
+    assert folder(tmp_path).split_record == {"train": ["0.png", "1.png"], "val": ["0.png", "1.png"], "test": []}
+    record = {"train": ["train/0.png", "val/1.png"], "val": ["val/0.png"], "test": ["train/1.png"]}
+    (tmp_path / "splits.json").write_text(json.dumps(record))
+    assert folder(tmp_path, splits=str(tmp_path / "splits.json")).split_record == record
 
 
 def test_ade20k_is_read_as_it_is_published(tmp_path: Path) -> None:
