@@ -27,8 +27,8 @@ quickstart: install
 	$(RUN) predict --config $(QUICKSTART) --ckpt_path best
 	@$(BIN)/python -m eomt.report runs
 
+# two processes, a file in one of them: its tests share their fixtures
 test: install
-	# two processes; the files of one share their fixtures
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install

@@ -143,6 +143,23 @@ def test_new_questions_are_answered_without_the_training_data(adapted: Workspace
         gone.with_suffix(".away").rename(gone)
 
 
+def test_a_merged_folder_knows_how_long_questions_may_be_without_the_models_it_came_from(
+    adapted: Workspace, tmp_path: Path
+) -> None:
+    merged = next(path for path in forms(adapted.runs / "vqa") if "merged" in path.name)
+    folder = tmp_path / "run" / merged.name
+    shutil.copytree(merged, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["data"]["init_args"] |= {"max_tokens": None, "predict_csv": None}
+    for name in ("text_model", "vision_model"):
+        config["model"]["init_args"]["network"]["init_args"][name] = str(tmp_path / "gone")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    write_face(tmp_path / "one.png", 800)
+    asked = ("--data.predict_path", str(tmp_path / "one.png"), "--data.predict_question", "is there a circle ?")
+    adapted.run("predict", "--run_name", "moved", "--ckpt_path", str(folder), *asked, config=False)
+    assert len(table(only(adapted.runs / "moved" / "predictions", "*_answers.csv"))) == 1
+
+
 def test_one_question_is_asked_of_one_image(adapted: Workspace, tmp_path: Path) -> None:
     write_face(tmp_path / "one.png", 800)
     run = adapted.runs / "vqa"
