@@ -9,11 +9,9 @@ import pytest
 import torch
 import yaml
 
-from callbacks.metrics_file import MetricsFile
 from eomt.checkpoints import claim
 from eomt.cli import main
 from eomt.errors import UserError
-from eomt.tasks import SemanticSegmentation
 from tests.cli_runs import Workspace, make_workspace, refusal, write_images
 
 
@@ -375,30 +373,6 @@ def test_a_linear_probe_trains_the_named_heads_only(workspace: Workspace) -> Non
 def test_a_dry_run_leaves_no_folder(workspace: Workspace) -> None:
     workspace.run("fit", "--run_name", "dry", "--trainer.fast_dev_run", "true")
     assert not (workspace.runs / "dry").exists()
-
-
-def test_figures_of_training_and_the_last_validation_keep_to_optimiser_steps(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ends: list[bool] = []
-    original = SemanticSegmentation.ends_logged_step
-    monkeypatch.setattr(SemanticSegmentation, "ends_logged_step", lambda task: ends.append(original(task)) or ends[-1])
-    # 4 batches an epoch, in steps of 3 and 1
-    accumulated = ("--trainer.accumulate_grad_batches", "3", "--trainer.max_epochs", "3")
-    validated = ("--trainer.val_check_interval", "9", "--trainer.check_val_every_n_epoch", "null")
-    logged: list[int] = []
-    add = MetricsFile.add
-
-    def record(file: MetricsFile, step: int, row: dict[str, float]) -> None:
-        logged.extend([step] if "train_loss" in row else [])
-        add(file, step, row)
-
-    monkeypatch.setattr(MetricsFile, "add", record)
-    run = workspace.fit("accumulated", *accumulated, *validated)
-    assert logged == [2, 4, 6]
-    assert ends == [False, False, False, True] * 3
-    rows = {int(row["step"]): row for row in csv.DictReader((run / "metrics.csv").open())}
-    assert [step for step, row in rows.items() if row["val_iou"]] == [0, 4, 6]
 
 
 def test_one_batch_can_be_overfitted(workspace: Workspace) -> None:
