@@ -1,6 +1,5 @@
 """Morph detection: losses and heads that fit, a threshold that travels, figures that depend on nothing but scores."""
 
-import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,9 +88,8 @@ def test_what_cannot_be_is_refused() -> None:
 
 @pytest.mark.parametrize(("balanced", "weights", "warned"), [(True, [1, 3], 1), (False, [1, 3], 0), (True, [1, 1], 0)])
 def test_balancing_twice_is_warned_of(
-    balanced: bool, weights: list[float], warned: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    balanced: bool, weights: list[float], warned: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("eomt"), "propagate", True)
     task = make_task(class_weights=weights)
     task._trainer = SimpleNamespace(datamodule=SimpleNamespace(balanced=balanced))  # type: ignore[assignment]
     task.on_fit_start()
