@@ -8,8 +8,6 @@ and all are measured on the test images. Every run is a process of its own on on
 repeated.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -15,8 +15,6 @@ Time is the CPU time of the process, which other processes on the machine distur
 turns in every round, so that both see the same disturbances; of the two runs in a turn the second is timed.
 """
 
-from __future__ import annotations
-
 import copy
 import ctypes
 import statistics
@@ -31,11 +29,12 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
 from eomt.losses import MaskClassificationLoss
 from eomt.models import EoMT, ViT
-from eomt.models.backbone_names import Backbone
-from eomt.models.hugging_face import quiet
-from eomt.models.lora_integration import LoRAConfig, apply_lora
+from eomt.models.weights.backbone.names import Backbone
+from eomt.utils.hub import quiet
 
 WIDTH, DEPTH, NUM_HEADS, NUM_BLOCKS, NUM_QUERIES, NUM_CLASSES = 192, 8, 3, 4, 100, 19
 BATCH, PIXELS, RANK, ALPHA, DROPOUT = 2, 192, 8, 16, 0.1

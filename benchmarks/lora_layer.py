@@ -10,8 +10,6 @@ processes on the machine disturb less than the wall clock. The ways take turns i
 the same disturbances; of the two steps in a turn the second is timed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import statistics
 import sys
@@ -26,7 +24,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
-from eomt.models.lora_integration import LoRAConfig, apply_lora
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
 
 BATCH, PIXELS, CLASSES, RANK, ALPHA = 8, 224, 10, 8, 16
 # the linear layers of the blocks: timm's names, then Hugging Face's

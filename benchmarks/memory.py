@@ -1,15 +1,13 @@
 """Does `inspect` estimate the peak memory of training well? `python -m benchmarks.memory`.
 
-EoMT on a random ViT-S, 224 px, synthetic batches of 4, fp32, one thread, on the CPU; three ways of training, each with
-and without activation checkpointing. The estimate comes from `eomt.memory`, on steps of one and two samples. The
-measurement knows nothing of it: Lightning trains a few steps in a fresh process, and the kernel tells the most memory
-that was resident meanwhile, less what was resident before the network was built. A tiny training has loaded and warmed
-up the libraries by then.
+EoMT on a random ViT-S, 224 px, synthetic batches of 4, fp32, one thread, on the CPU; three ways of training, each
+with and without activation checkpointing. The estimate comes from `eomt.verification.memory`, on steps of one and two
+samples. The measurement knows nothing of it: Lightning trains a few steps in a fresh process, and the kernel tells
+the most memory that was resident meanwhile, less what was resident before the network was built. A tiny training has
+loaded and warmed up the libraries by then.
 
 The allocator gives large blocks back at once, so that what is resident is what is used.
 """
-
-from __future__ import annotations
 
 import gc
 import json
@@ -23,12 +21,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from eomt.memory import TrainingMemory, training_memory
+from eomt.app.log import set_up_output
+from eomt.app.trainer import Trainer
+from eomt.lora.config import LoRAConfig
 from eomt.models import EoMT, ViT
-from eomt.models.lora_integration import LoRAConfig
-from eomt.output import set_up_output
 from eomt.tasks import SemanticSegmentation
-from eomt.trainer import Trainer
+from eomt.verification.memory import TrainingMemory, training_memory
 
 BATCH, PIXELS, CLASSES, QUERIES, STEPS = 4, 224, 19, 100, 3
 HEADS = ["q", "class_head", "mask_head", "upscale"]

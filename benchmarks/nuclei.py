@@ -6,8 +6,6 @@ values, then three other seeds are run at the best. Every run is a process of it
 there already are not repeated.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

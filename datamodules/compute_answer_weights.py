@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from datamodules.answer_vocabulary import count_answers
-from datamodules.answer_weights import METHODS, weigh_answers
-from datamodules.question_images import ImageFinder
-from datamodules.question_pairs import read_annotated_answers, read_pair
-from datamodules.question_rows import OnMissing, read_questions
-from datamodules.vqa_csv import VQACsv
-from datamodules.vqa_v2 import VQA_TYPES
+from datamodules.questions.answer_weights import METHODS, weigh_answers
+from datamodules.questions.images import ImageFinder
+from datamodules.questions.rows import OnMissing, read_questions
+from datamodules.questions.vocabulary import count_answers
+from datamodules.questions.vqa_csv import VQACsv
+from datamodules.questions.vqa_v2 import VQA_TYPES
+from datamodules.questions.vqa_v2_files import read_annotated_answers, read_pair
 from eomt.errors import UserError
 
 # fields of VQACsv that make its training split another one than the whole file, or are needed to read it

@@ -1,7 +1,5 @@
 """LightningCLI for all tasks: what is filled in, where a run is kept, how mistakes are told."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
@@ -30,10 +28,7 @@ from callbacks import (
     ProgressBar,
     RunSummary,
 )
-from callbacks.run_folder import write_file
-from eomt.checkpoints import claim, find_checkpoint, make_run_name, option, step_of, with_saved_config
-from eomt.errors import UserError
-from eomt.filling import (
+from eomt.app.config import (
     fill_from_data,
     fill_from_weights,
     fill_without_data,
@@ -44,12 +39,16 @@ from eomt.filling import (
     use_recorded_split,
     with_absolute_paths,
 )
-from eomt.merging import check_output, fill_from_merged, has_layout
-from eomt.mistakes import mistake, one_line
-from eomt.models.adapter_io import load_adapter
-from eomt.output import rank, set_up_output
+from eomt.app.log import set_up_output
+from eomt.app.messages import mistake, one_line
+from eomt.app.runs import claim, find_checkpoint, make_run_name, option, step_of, with_saved_config
+from eomt.app.trainer import Trainer
+from eomt.errors import UserError
+from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
-from eomt.trainer import Trainer
+from eomt.utils.distributed import rank
+from eomt.utils.files import write_file
+from eomt.verification.merging import check_output, fill_from_merged, has_layout
 
 log = logging.getLogger("eomt")
 

@@ -4,8 +4,6 @@ The network is a tiny EoMT with random weights, so that nothing has to be fetche
 example, `ViT("vit_base_patch14_reg4_dinov2", (518, 518))`, whose weights come from the hub.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,17 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from eomt.models.adapter_io import load_adapter, save_adapter
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
+from eomt.lora.files import load_adapter, save_adapter
+from eomt.lora.layers import merge_lora_weights
+from eomt.lora.summary import get_lora_stats, print_lora_summary
 from eomt.models.eomt import EoMT, class_scores
-from eomt.models.lora import merge_lora_weights
-from eomt.models.lora_integration import LoRAConfig, apply_lora, get_lora_stats, print_lora_summary
 from eomt.models.vit import ViT
 
 CONFIG = """
 lora_config:
-  class_path: eomt.models.lora_integration.LoRAConfig
+  class_path: eomt.lora.config.LoRAConfig
   init_args:
     rank: 4
     lora_alpha: 8

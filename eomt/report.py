@@ -1,7 +1,5 @@
 """The closing table of a run, from its files. `python -m eomt.report [RUN]` prints it again."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """Runs of the command line on tiny data, for tests."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The weights of the bases follow a formula, so that they are the same wherever and whenever they are made.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -15,8 +13,8 @@ from torch import Tensor
 
 from datamodules import SteelStrips
 from tests.cli_runs import Workspace, make_workspace
-from tests.datamodules.face_files import write_face, write_splits
-from tests.datamodules.question_files import color_rows, write_csv, write_questions
+from tests.datamodules.faces.face_files import write_face, write_splits
+from tests.datamodules.questions.question_files import color_rows, write_csv, write_questions
 from tests.tiny_morph import SIZES
 from tests.tiny_morph import tiny_model as tiny_mae
 from tests.tiny_sam2 import tiny_model as tiny_sam2

@@ -13,10 +13,11 @@ import yaml
 import eomt.tasks
 from eomt.cli import CLI
 from eomt.errors import UserError
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
+from eomt.lora.files import save_adapter
+from eomt.lora.layers import lora_layers
 from eomt.models import EoMT
-from eomt.models.adapter_io import save_adapter
-from eomt.models.lora import lora_layers
-from eomt.models.lora_integration import LoRAConfig, apply_lora
 from eomt.models.vit import ViT
 from tests.tiny import make_eomt
 

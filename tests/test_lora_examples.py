@@ -6,8 +6,8 @@ import sys
 import torch
 
 from eomt import lora_examples
-from eomt.models.adapter_layer import adapter_parameters, lora_layers
-from eomt.models.lora_integration import apply_lora
+from eomt.lora.adapter_layer import adapter_parameters, lora_layers
+from eomt.lora.apply import apply_lora
 
 
 def test_the_dummy_config_trains_adapters_alone() -> None:

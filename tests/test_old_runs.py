@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eomt.models.lora_integration import LoRAConfig
+from eomt.lora.config import LoRAConfig
 from tests import old_runs
 
 # of each run: the figure in the name of its best checkpoint

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from eomt.models.mae import MaskedAutoencoder
-from eomt.models.mae_checkpoint import initialise_positions
 from eomt.models.mae_encoder import MAEEncoder
 from eomt.models.morph_detector import MorphDetector
+from eomt.models.weights.mae import initialise_positions
 
 SIDE = 32
 PATCH = 8

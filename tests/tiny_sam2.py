@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import Sam2Config, Sam2Model
 
 from eomt.models import SAM2
-from eomt.models.sam2_checkpoint import original_shapes
-from eomt.models.sam2_config import Size
-from eomt.models.sam2_names import ONLY_IN_2_1, POSITIONS_TWICE
+from eomt.models.weights.sam2.config import Size
+from eomt.models.weights.sam2.load import original_shapes
+from eomt.models.weights.sam2.names import ONLY_IN_2_1, POSITIONS_TWICE
 
 IMAGE_SIZE = 64
 WIDTH = 32  # of embeddings and decoder

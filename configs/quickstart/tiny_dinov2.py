@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
-from datamodules.question_drawing import COLORS, SHAPES, SIZE, Scene, make_scene, render
-from eomt.models.mae_encoder import PixelNormalisation
+from datamodules.generated.shapes.scenes import COLORS, SHAPES, SIZE, Scene, make_scene, render
+from eomt.models.parts.pixels import PixelNormalisation
 
 PATCH, WIDTH, STEPS, BATCH, SCENES = 7, 64, 3000, 64, 10000
 CONFIG = {

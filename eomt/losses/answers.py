@@ -1,7 +1,5 @@
 """The loss of answers, written or chosen, each sample with its weight."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Losses of face morph detection: of the two classes, and of pre-training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, get_args
 

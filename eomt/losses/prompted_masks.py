@@ -1,7 +1,5 @@
 """The criterion of SAM 2 for prompted objects: focal, dice, predicted IoU and object score."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,10 +1,7 @@
 """Pixel and component metrics of anomaly scores, per data set, at bounded memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from tempfile import TemporaryFile
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,11 +25,10 @@ from eomt.metrics.score_histogram import (
     score_keys,
 )
 from eomt.metrics.segmentation import IGNORE_INDEX
+from eomt.utils.distributed import gathered
 
 FIGURES = ("auprc", "auroc", "fpr95", "siou", "ppv", "f1")
 """Figures of a score, as in the tables."""
-
-Gathered = TypeVar("Gathered")
 
 
 def component_sizes_of(dataset: str) -> ComponentSizes:
@@ -211,15 +207,6 @@ class AnomalyMetric:
         for part in parts[1:]:
             total = [mine.plus(theirs) for mine, theirs in zip(total, part, strict=True)]
         return total
-
-
-def gathered(value: Gathered) -> list[Gathered]:
-    """Return what each process holds."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    parts: list[Gathered | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, value)
-    return parts  # type: ignore[return-value]
 
 
 def _sum_over_ranks(counts: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Answers without looking: the most frequent one, and the best guess from the question alone."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -10,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
-from eomt.metrics.answer_scores import text_tokens
+from eomt.utils.answers import text_tokens
 
 # with these, fitting takes seconds; rarer answers and features add next to nothing
 MOST_SAMPLES = 40_000

@@ -1,106 +1,15 @@
 """Scores of an answer against reference answers: soft accuracy, exact match, token F1, ROUGE-L, BLEU."""
 
-from __future__ import annotations
-
 import math
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence, Set
-from functools import lru_cache
+
+from eomt.utils.answers import normalize_answer, text_tokens
 
 # longest n-grams of BLEU
 MOST_WORDS = 4
 # matches with people's answers that make an answer fully right
 ENOUGH_MATCHES = 3
-
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBERS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)} | {"none": "0"}
-ARTICLES = frozenset({"a", "an", "the"})
-MARKS = ';/[]"{}()=+\\_-><@`,?!'
-COMMA_IN_NUMBER = re.compile(r"\d,\d")
-PERIOD = re.compile(r"\.(?!\d)")
-# what carries meaning at the end of an answer though Unicode calls it punctuation: 50 %, #3, -2
-KEPT_AT_ENDS = "%‰#&@-"
-
-
-def _spellings() -> dict[str, str]:
-    """Return contractions without their apostrophe, or one of them, by what they mean; none that is another word."""
-    endings = {
-        "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
-        "'ve": "could might must not should they we what where who would you",
-        "'d": "he how it somebody someone something there they where who you",
-        "'ll": "how it somebody someone something they what who why you",
-        "'re": "there they what why you",
-        "'s": "he how somebody someone that there what when where who why",
-    }
-    doubled = {
-        ("n't", "'ve"): "could had might should would",
-        ("'d", "'ve"): "he it she somebody someone something there they we who y'all you",
-        ("'", "all"): "y",
-        ("'all", "'ll"): "y",
-    }
-    spellings: dict[str, str] = {}
-    for ending, stems in endings.items():
-        spellings |= {stem + ending.replace("'", ""): stem + ending for stem in stems.split()}
-    for (first, second), stems in doubled.items():
-        for stem in stems.split():
-            whole = stem + first + second
-            spellings[stem + first.replace("'", "") + second] = whole
-            spellings[stem + first + second.replace("'", "")] = whole
-    spellings["yall'd've"] = "y'all'd've"
-    spellings |= {"maam": "ma'am", "oclock": "o'clock", "twas": "'twas"}
-    return spellings | dict.fromkeys(("ow's'at", "'ows'at", "'ow'sat"), "'ow's'at")
-
-
-CONTRACTIONS = _spellings()
-
-
-@lru_cache(maxsize=2**16)
-def normalize_answer(text: str, language: str) -> str:
-    """Return the form of an answer in which two answers are compared.
-
-    "en": the rules of the VQAv2 evaluation. Marks and full stops go, number words become figures, articles go,
-    contractions get their apostrophe. Unlike there, the rules also hold where all references are equal.
-
-    Any other language: lower case, single spaces, no punctuation at the ends. No word and no diacritic is touched: "an"
-    is a word of Vietnamese.
-
-    Both in Unicode's form NFC. Where the rules would leave nothing, as of "A" or "?", only case and spaces are changed:
-    an empty prediction is no answer.
-
-    Args:
-        text: An answer.
-        language: Its code, as "en" or "vi".
-    """
-    plain = " ".join(unicodedata.normalize("NFC", text).lower().split())
-    normal = _english(plain) if language == "en" else _without_ends(plain)
-    return normal or plain
-
-
-def _english(text: str) -> str:
-    has_comma_in_number = COMMA_IN_NUMBER.search(text) is not None
-    cleaned = text
-    for mark in MARKS:
-        # a mark between two words parts them, one beside a space or in a number is only dropped
-        at_end_of_word = f"{mark} " in text or f" {mark}" in text
-        cleaned = cleaned.replace(mark, "" if at_end_of_word or has_comma_in_number else " ")
-    cleaned = PERIOD.sub("", cleaned)
-    words = [NUMBERS.get(word, word) for word in cleaned.split()]
-    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
-
-
-def _without_ends(text: str) -> str:
-    start, end = 0, len(text)
-    while start < end and _may_go(text[start]):
-        start += 1
-    while end > start and _may_go(text[end - 1]):
-        end -= 1
-    return text[start:end]
-
-
-def _may_go(character: str) -> bool:
-    return character.isspace() or (unicodedata.category(character)[0] == "P" and character not in KEPT_AT_ENDS)
 
 
 def answer_tokens(text: str, language: str) -> list[str]:
@@ -109,12 +18,6 @@ def answer_tokens(text: str, language: str) -> list[str]:
     Words are what spaces part: syllables in Vietnamese, a whole sentence in Chinese.
     """
     return text_tokens(normalize_answer(text, language))
-
-
-def text_tokens(text: str) -> list[str]:
-    """Return the words of a text in NFC and lower case, without punctuation at their ends."""
-    words = map(_without_ends, unicodedata.normalize("NFC", text).lower().split())
-    return [word for word in words if word]
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str], language: str = "en") -> float:

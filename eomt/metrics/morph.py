@@ -1,7 +1,5 @@
 """Metrics of face morph detection, per attack and data set, that do not depend on batches or processes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +52,7 @@ class MorphScores:
     attacks: np.ndarray
     datasets: np.ndarray
 
-    def part(self, chosen: np.ndarray) -> MorphScores:
+    def part(self, chosen: np.ndarray) -> "MorphScores":
         """Return the images where `chosen` (N,) is true."""
         return MorphScores(self.scores[chosen], self.labels[chosen], self.attacks[chosen], self.datasets[chosen])
 
@@ -63,7 +61,7 @@ class MorphScores:
         """Whether there are bona fide images and morphs."""
         return set(self.labels.tolist()) == {0, 1}
 
-    def groups(self) -> dict[tuple[str, str], MorphScores]:
+    def groups(self) -> "dict[tuple[str, str], MorphScores]":
         """Return the parts by data set and attack: with "" all of a data set, else its bona fide and that attack."""
         groups = {}
         for dataset in sorted(set(self.datasets.tolist())):

@@ -1,7 +1,5 @@
 """Metrics of prompted objects, from pixel counts per object that do not depend on batches or processes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 

@@ -8,8 +8,6 @@ alone, however the scores are spread. Each split needs another look at all score
 number.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,13 +79,13 @@ class ScoreHistogram:
     counts: np.ndarray
 
     @classmethod
-    def coarse(cls, counts: np.ndarray) -> ScoreHistogram:
+    def coarse(cls, counts: np.ndarray) -> "ScoreHistogram":
         """Make a histogram of `coarse_counts`."""
         keys = np.arange(NUM_COARSE, dtype=np.int64) << COARSE_SHIFT
         return cls._ordered(keys, np.full(NUM_COARSE, COARSE_SHIFT), counts)
 
     @classmethod
-    def _ordered(cls, keys: np.ndarray, shifts: np.ndarray, counts: np.ndarray) -> ScoreHistogram:
+    def _ordered(cls, keys: np.ndarray, shifts: np.ndarray, counts: np.ndarray) -> "ScoreHistogram":
         occupied = np.flatnonzero(counts.any(axis=1))
         order = occupied[np.argsort(-keys[occupied])]
         return cls(keys[order], shifts[order], counts[order])
@@ -123,7 +121,7 @@ class ScoreHistogram:
         chosen &= self.shifts == open_bits
         return self.keys[chosen][::-1] >> open_bits
 
-    def split(self, parents: np.ndarray, shift: int, counts: np.ndarray) -> ScoreHistogram:
+    def split(self, parents: np.ndarray, shift: int, counts: np.ndarray) -> "ScoreHistogram":
         """Return the histogram with some bins split.
 
         Args:

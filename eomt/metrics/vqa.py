@@ -1,7 +1,5 @@
 """Metrics of visual question answering, by type of question, that do not depend on batches or processes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,16 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from eomt.metrics.answer_scores import (
-    best_accuracy,
-    bleu,
-    exact_match,
-    normalize_answer,
-    rouge_l,
-    soft_accuracy,
-    token_f1,
-)
+from eomt.metrics.answer_scores import best_accuracy, bleu, exact_match, rouge_l, soft_accuracy, token_f1
 from eomt.metrics.prompted import mean
+from eomt.utils.answers import normalize_answer
 
 
 @dataclass(frozen=True, order=True)

@@ -3,8 +3,6 @@
 Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025 (arXiv:2503.19108).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.models.eomt_checkpoint import load_eomt
-from eomt.models.eomt_layout import write_eomt
-from eomt.models.lora_integration import LoRAConfig, apply_lora
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
 from eomt.models.vit import ViT
+from eomt.models.weights.eomt.load import load_eomt
+from eomt.models.weights.eomt.save import write_eomt
 
 
 class Prediction(NamedTuple):

@@ -1,7 +1,5 @@
 """What stands between an encoder's features and the classes."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

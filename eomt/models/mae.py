@@ -3,8 +3,6 @@
 He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022 (arXiv:2111.06377).
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,7 +12,10 @@ from torch import Tensor, nn
 from transformers import ViTMAEForPreTraining
 
 from eomt.errors import UserError
-from eomt.models.mae_checkpoint import (
+from eomt.models.mae_encoder import describe_base, enable_checkpointing
+from eomt.models.masking import apply_mask, block_noise, check_ratio, num_kept, random_noise
+from eomt.models.parts.pixels import PixelNormalisation
+from eomt.models.weights.mae import (
     DECODER_POSITIONS,
     POSITIONS,
     decoder_fields,
@@ -25,8 +26,6 @@ from eomt.models.mae_checkpoint import (
     read_checkpoint,
     save_encoder_folder,
 )
-from eomt.models.mae_encoder import PixelNormalisation, describe_base, enable_checkpointing
-from eomt.models.masking import apply_mask, block_noise, check_ratio, num_kept, random_noise
 
 log = logging.getLogger("eomt")
 

@@ -3,21 +3,18 @@
 He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022 (arXiv:2111.06377).
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTMAEModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
 
 from eomt.errors import UserError
-from eomt.models.lora_integration import evaluation_mode
-from eomt.models.mae_checkpoint import (
+from eomt.models.parts.pixels import PixelNormalisation
+from eomt.models.weights.mae import (
     POSITIONS,
     REPOSITORY,
     fill_encoder,
@@ -25,26 +22,7 @@ from eomt.models.mae_checkpoint import (
     make_config,
     read_checkpoint,
 )
-
-
-class PixelNormalisation(nn.Module):
-    """uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), to zero mean and unit deviation on ImageNet."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        scale = 255.0 if image.dtype == torch.uint8 else 1.0
-        return (image / scale - self.mean) / self.std
-
-    def invert(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels as uint8 images."""
-        return ((pixels.float() * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
+from eomt.utils.modes import evaluation_mode
 
 
 class MAEEncoder(nn.Module):

@@ -1,7 +1,5 @@
 """Which patches a masked autoencoder does not see: at random, or block by block."""
 
-from __future__ import annotations
-
 import math
 
 import torch

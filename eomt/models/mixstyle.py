@@ -1,7 +1,5 @@
 """MixStyle: another image's style for an image's features, so that a network does not rely on it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

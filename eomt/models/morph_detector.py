@@ -1,7 +1,5 @@
 """Face morph detection: the encoder of a masked autoencoder and a classifier of its class token."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -10,9 +8,9 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.heads import CosineClassifier, MorphClassifier, ProjectionHead
-from eomt.models.mae_checkpoint import POSITIONS
 from eomt.models.mae_encoder import MAEEncoder
 from eomt.models.mixstyle import MixStyle
+from eomt.models.weights.mae import POSITIONS
 
 NUM_CLASSES = 2
 MORPH = 1

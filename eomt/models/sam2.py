@@ -4,8 +4,6 @@ Ravi et al., "SAM 2: Segment Anything in Images and Videos" (arXiv:2408.00714). 
 part of it.
 """
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 
@@ -14,12 +12,13 @@ from torch import Tensor, nn
 from transformers import Sam2Model
 
 from eomt.errors import UserError
-from eomt.models.adapter_io import mark_loaded
-from eomt.models.lora_integration import LoRAConfig
-from eomt.models.sam2_checkpoint import Weights, hub_repository, load_weights, save_original, write_hugging_face
-from eomt.models.sam2_config import SIZES, check_image_size, make_config, read_config, set_image_size
-from eomt.models.sam2_names import POSITIONS_TWICE
-from eomt.models.sam2_outputs import SAM2Features, SAM2Prediction
+from eomt.lora.config import LoRAConfig
+from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction
+from eomt.models.weights.sam2.config import SIZES, check_image_size, make_config, read_config, set_image_size
+from eomt.models.weights.sam2.load import Weights, hub_repository, load_weights
+from eomt.models.weights.sam2.names import POSITIONS_TWICE
+from eomt.models.weights.sam2.save import save_original, write_hugging_face
+from eomt.utils.loaded import mark_loaded
 
 # The attention of the image encoder (fused qkv, and proj), and attention and MLPs of the mask decoder's transformer.
 LORA_TARGETS = ("attn", "mask_decoder.transformer")

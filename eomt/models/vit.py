@@ -1,7 +1,5 @@
 """A timm ViT as encoder: from the hub, from a folder in timm or Hugging Face layout, or untrained."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any, NamedTuple
 
@@ -21,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
-from eomt.models.adapter_io import mark_loaded
-from eomt.models.backbone_names import Backbone
-from eomt.models.hugging_face import Colours, as_colours
-from eomt.models.pretrained import load_backbone, require_hub
+from eomt.models.weights.backbone.load import load_backbone
+from eomt.models.weights.backbone.names import Backbone
+from eomt.models.weights.transformers import Colours, as_colours
+from eomt.utils.hub import require_hub
+from eomt.utils.loaded import mark_loaded
 
 # that take a mask; timm's others of a ViT refuse it
 PLAIN_BLOCKS = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}

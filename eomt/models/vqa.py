@@ -1,10 +1,8 @@
 """Visual question answering: patch tokens of an image, question states that look at them, and an answer."""
 
-from __future__ import annotations
-
 import unicodedata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +10,18 @@ from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from eomt.errors import UserError
-from eomt.models.adapter_layer import require_merged
-from eomt.models.freezing import freeze_models
-from eomt.models.gated_fusion import DROPOUT, GatedFusion
-from eomt.models.hugging_face import describe
-from eomt.models.lora_integration import LoRAConfig, apply_lora, evaluation_mode, print_lora_summary
+from eomt.lora.adapter_layer import require_merged
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
+from eomt.lora.summary import print_lora_summary
 from eomt.models.mae_encoder import enable_checkpointing
-from eomt.models.text_tower import AnswerHead, decoder_of, encoder_of, load_tokenizer_for, make_text_tower
-from eomt.models.tokenizer import usable_positions
-from eomt.models.vision_tower import make_vision_tower
-from eomt.models.vqa_layout import (
+from eomt.models.parts.freezing import freeze_models
+from eomt.models.parts.gated_fusion import DROPOUT, GatedFusion
+from eomt.models.parts.text_tower import decoder_of, encoder_of, load_tokenizer_for, make_text_tower
+from eomt.models.parts.vision_tower import make_vision_tower
+from eomt.models.weights.transformers import describe
+from eomt.models.weights.vqa import (
+    AnswerHead,
     Layout,
     answers_hash,
     fill_from_layout,
@@ -29,6 +29,8 @@ from eomt.models.vqa_layout import (
     tokenizer_source,
     write_layout,
 )
+from eomt.utils.modes import evaluation_mode
+from eomt.utils.tokenizer import usable_positions
 
 IGNORED = -100
 
@@ -165,7 +167,7 @@ class DeterministicVQA(nn.Module):
         for block in self.vision_encoder.blocks:
             block.compile()
 
-    def train(self, mode: bool = True) -> DeterministicVQA:
+    def train(self, mode: bool = True) -> Self:
         """Training mode, but for towers of which nothing is trained: their dropout would only be noise."""
         super().train(mode)
         towers = (self.vision_encoder, encoder_of(self.text_model), decoder_of(self.text_model))

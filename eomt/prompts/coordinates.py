@@ -4,8 +4,6 @@ Coordinates are (x, y) indices of pixels, as SAM2 takes them: its prompt encoder
 centre. Boxes are (x1, y1, x2, y2), the indices of the first and the last column and row.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -27,7 +25,7 @@ class Prompts(NamedTuple):
     labels: Tensor | None  # (..., N, P) int32
     boxes: Tensor | None  # (..., N, 4) float32
 
-    def scaled(self, size: tuple[int, int], new_size: tuple[int, int]) -> Prompts:
+    def scaled(self, size: tuple[int, int], new_size: tuple[int, int]) -> "Prompts":
         """Move the prompts from an image of `size` (height, width) to the same image resized to `new_size`.
 
         Centres of pixels stay where they are in the picture: x becomes (x + 0.5) * new / old - 0.5.
@@ -43,14 +41,14 @@ class Prompts(NamedTuple):
             None if self.boxes is None else scale(self.boxes),
         )
 
-    def with_click(self, point: Tensor, label: Tensor) -> Prompts:
+    def with_click(self, point: Tensor, label: Tensor) -> "Prompts":
         """Add one click per object, at `(..., N, 2)` with label `(..., N)`."""
         points, labels = point.unsqueeze(-2), label.unsqueeze(-1)
         if self.points is not None and self.labels is not None:
             points, labels = torch.cat([self.points, points], dim=-2), torch.cat([self.labels, labels], dim=-1)
         return Prompts(points, labels, self.boxes)
 
-    def padded_where(self, valid: Tensor) -> Prompts:
+    def padded_where(self, valid: Tensor) -> "Prompts":
         """Blank the prompts of objects that are not `valid`, bool `(..., N)`: zeros, and labels -10."""
         return Prompts(
             None if self.points is None else self.points * valid[..., None, None],

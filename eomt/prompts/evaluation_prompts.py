@@ -3,8 +3,6 @@
 They are made from the true mask at its original size: an oracle that a user's clicks will not quite match.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ Random numbers come from a generator on the CPU (None: the global one), whatever
 seed means the same prompts everywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

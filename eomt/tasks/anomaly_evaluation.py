@@ -1,7 +1,5 @@
 """Anomaly scores of whole images: their maps, temperatures compared, tables and names of figures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What every task shares: adaptation, optimiser, schedule, checkpoints that hold only what was trained."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal
@@ -12,10 +10,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.models.adapter_io import fill, trained_state
-from eomt.models.adapter_layer import adapter_parameters
-from eomt.models.fingerprint import same_base
-from eomt.models.lora_integration import Adaptation, LoRAConfig, adaptation, apply_lora, check_trainable
+from eomt.lora.adapter_layer import adapter_parameters
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import Adaptation, LoRAConfig, adaptation
+from eomt.lora.files import fill, trained_state
+from eomt.lora.fingerprint import same_base
+from eomt.lora.trainable import check_trainable
 
 NETWORK = "network."
 

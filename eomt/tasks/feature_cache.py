@@ -1,7 +1,5 @@
 """What a frozen encoder says of an image, kept from one epoch to the next."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

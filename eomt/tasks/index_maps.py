@@ -1,7 +1,5 @@
 """Masks of classes as one map of class ids, for pictures and files."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Pre-training of a masked autoencoder on images without labels."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any, Literal
 
@@ -11,8 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from eomt.errors import UserError
+from eomt.lora.config import LoRAConfig
 from eomt.losses.morph import mae_loss
-from eomt.models.lora_integration import LoRAConfig
 from eomt.models.mae import MAEPictures, MAEPrediction, MaskedAutoencoder
 from eomt.models.masking import num_kept
 from eomt.tasks.base import AdaptationTask

@@ -1,7 +1,5 @@
 """Face morph detection."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence
@@ -13,10 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from eomt.errors import UserError
+from eomt.lora.config import LoRAConfig
 from eomt.losses.morph import MorphLoss
 from eomt.metrics.morph import MorphMetric
 from eomt.models.heads import CosineClassifier
-from eomt.models.lora_integration import LoRAConfig
 from eomt.models.morph_detector import MORPH, MorphDetector, MorphPrediction
 from eomt.tasks.base import AdaptationTask
 

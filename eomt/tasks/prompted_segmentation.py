@@ -1,7 +1,5 @@
 """Segmentation of prompted objects with SAM 2, and of classes without prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,11 +9,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from eomt.errors import UserError
+from eomt.lora.config import LoRAConfig
 from eomt.losses import PromptedMaskLoss
 from eomt.metrics import PromptedSegmentationMetric
-from eomt.models.lora_integration import LoRAConfig
+from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction
 from eomt.models.sam2 import SAM2
-from eomt.models.sam2_outputs import SAM2Features, SAM2Prediction
 from eomt.prompts import (
     MODES,
     Prompts,

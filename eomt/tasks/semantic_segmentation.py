@@ -1,7 +1,5 @@
 """Semantic segmentation with EoMT."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -13,13 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from eomt.errors import UserError
+from eomt.lora.config import LoRAConfig
 from eomt.losses import MaskClassificationLoss
 from eomt.losses.outlier_exposure import outlier_loss
 from eomt.metrics import IGNORE_INDEX, SegmentationMetric
 from eomt.metrics.anomaly import AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, class_and_void_scores
 from eomt.models.eomt import EoMT, Prediction, anneal, class_scores
-from eomt.models.lora_integration import LoRAConfig
 from eomt.tasks.anomaly_evaluation import (
     AnomalyEvaluation,
     anomaly_table,

@@ -1,7 +1,5 @@
 """Visual question answering."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,10 +9,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from eomt.errors import UserError
+from eomt.lora.config import LoRAConfig
 from eomt.losses.answers import AnswerLoss
 from eomt.metrics.answer_scores import soft_accuracy
 from eomt.metrics.vqa import VQAMetric
-from eomt.models.lora_integration import LoRAConfig
 from eomt.models.vqa import DeterministicVQA, VQAOutput
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.feature_cache import FeatureCache

@@ -1,7 +1,5 @@
 """Square-ish windows over images larger than the network was made for."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

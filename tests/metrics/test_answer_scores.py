@@ -9,17 +9,16 @@ import pytest
 from torchmetrics.functional.text import bleu_score, rouge_score
 
 from eomt.metrics.answer_scores import (
-    CONTRACTIONS,
     accuracy_of_matches,
     answer_tokens,
     best_accuracy,
     bleu,
     exact_match,
-    normalize_answer,
     rouge_l,
     soft_accuracy,
     token_f1,
 )
+from eomt.utils.answers import CONTRACTIONS, normalize_answer
 
 WORDS = ("con", "mèo", "đen", "ở", "trên", "ghế", "an", "toàn")
 

@@ -9,11 +9,13 @@ from torch import Tensor
 from transformers import ViTMAEForPreTraining
 
 from eomt.errors import UserError
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
+from eomt.lora.summary import get_lora_stats
 from eomt.losses.morph import mae_loss
-from eomt.models.adapter_io import loaded_names
-from eomt.models.lora_integration import LoRAConfig, apply_lora, get_lora_stats
 from eomt.models.mae import MAEPrediction, MaskedAutoencoder
 from eomt.models.masking import block_noise, mask_by_noise, random_noise
+from eomt.verification.audit import loaded_names
 from tests.tiny_morph import (
     DECODER,
     NUM_PATCHES,

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 from transformers import ViTMAEModel
 
 from eomt.errors import UserError
+from eomt.lora.adapter_layer import lora_layers
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
+from eomt.lora.files import load_adapter, save_adapter
+from eomt.lora.layers import merge_lora_weights
+from eomt.lora.summary import get_lora_stats
 from eomt.losses.morph import MorphLoss
-from eomt.models.adapter_io import load_adapter, loaded_names, save_adapter
-from eomt.models.adapter_layer import lora_layers
-from eomt.models.lora import merge_lora_weights
-from eomt.models.lora_integration import LoRAConfig, apply_lora, get_lora_stats
 from eomt.models.mae_encoder import MAEEncoder
 from eomt.models.mixstyle import MixStyle
 from eomt.models.morph_detector import MorphDetector
+from eomt.verification.audit import loaded_names
 from tests.tiny_morph import NUM_PATCHES, PATCH, enlarge_weights, make_detector, make_encoder, make_image, tiny_model
 
 HEADS: list[dict[str, Any]] = [

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from transformers import Sam2Model
 
 from eomt.errors import UserError
+from eomt.lora.apply import apply_lora
+from eomt.lora.layers import lora_layers
+from eomt.lora.summary import get_lora_stats
+from eomt.lora.targets import resolve_targets
 from eomt.models import SAM2
-from eomt.models.lora import lora_layers
-from eomt.models.lora_integration import apply_lora, get_lora_stats
-from eomt.models.lora_targets import resolve_targets
+from eomt.models.parts.sam2_outputs import SAM2Prediction
 from eomt.models.sam2 import LORA_TARGETS, default_lora
-from eomt.models.sam2_outputs import SAM2Prediction
 from tests.tiny_sam2 import make_boxes, make_image, make_points, make_sam2, tiny_model
 
 PROMPTS = ["points", "boxes", "both", "none"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.models import ViT
-from tests.models.eomt_pairs import DEPTH, NUM_HEADS, WIDTH, make_encoder, randomise
+from tests.models.weights.eomt_pairs import DEPTH, NUM_HEADS, WIDTH, make_encoder, randomise
 from tests.tiny import make_image
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights" / "dinov2-small"

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from eomt.errors import UserError
-from eomt.models.adapter_io import loaded_names
-from eomt.models.lora_integration import LoRAConfig
+from eomt.lora.config import LoRAConfig
 from eomt.models.vqa import DeterministicVQA
+from eomt.verification.audit import loaded_names
 from tests.tiny_vqa import (
     ANSWERS,
     BART,

@@ -7,22 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from callbacks.adapter_audit import check_base_is_loaded
 from eomt.errors import UserError
-from eomt.models.adapter_io import load_adapter, save_adapter
-from eomt.models.adapter_layer import adapter_parameters, lora_layers
-from eomt.models.lora import replace_linear_with_lora
-from eomt.models.lora_integration import (
-    LoRAConfig,
-    adaptation,
-    apply_lora,
-    check_trainable,
-    expected_trainable,
-    get_lora_stats,
-    lora_summary,
-)
-from eomt.models.vision_tower import make_vision_tower
+from eomt.lora.adapter_layer import adapter_parameters, lora_layers
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig, adaptation
+from eomt.lora.files import load_adapter, save_adapter
+from eomt.lora.layers import replace_linear_with_lora
+from eomt.lora.summary import get_lora_stats, lora_summary
+from eomt.lora.trainable import check_trainable, expected_trainable
+from eomt.models.parts.vision_tower import make_vision_tower
 from eomt.models.vqa import DeterministicVQA
+from eomt.verification.audit import check_base_is_loaded
 from tests.tiny_vqa import BART, SIDE, TYPES, VISION, enlarge_weights, make_questions, make_vqa
 
 both = pytest.mark.parametrize("backend", ["native", "peft"])

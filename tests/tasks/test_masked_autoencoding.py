@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.adapter_audit import audit_batch
 from eomt.errors import UserError
-from eomt.models.lora_integration import LoRAConfig
+from eomt.lora.config import LoRAConfig
 from eomt.tasks import MaskedAutoencoding
+from eomt.verification.audit import audit_batch
 from tests.tiny_morph import make_detector, make_image, make_mae
 
 LORA = LoRAConfig(rank=2, target_modules=["attention"], freeze_base_model=True, trainable_modules=["decoder"])

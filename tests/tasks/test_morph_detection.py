@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from callbacks.adapter_audit import audit_batch
-from callbacks.morph_results import Row, decision, error_curves, glowing
+from callbacks.results.morphs import Row, decision, error_curves, glowing
 from eomt.errors import UserError
-from eomt.merging import fill_from_merged, merged_copy, write_merged
+from eomt.lora.config import LoRAConfig
+from eomt.lora.files import load_adapter, save_adapter
 from eomt.metrics.error_rates import error_curve, threshold_at_eer
-from eomt.models.adapter_io import load_adapter, save_adapter
-from eomt.models.lora_integration import LoRAConfig
 from eomt.models.mixstyle import MixStyle
 from eomt.tasks import MorphDetection
 from eomt.tasks.morph_detection import rounded_up
+from eomt.verification.audit import audit_batch
+from eomt.verification.merging import fill_from_merged, merged_copy, write_merged
 from tests.tiny_morph import enlarge_weights, make_detector, make_encoder, make_image, make_mae
 
 LORA: dict[str, Any] = {"rank": 2, "target_modules": ["query", "key", "value"], "freeze_base_model": True}

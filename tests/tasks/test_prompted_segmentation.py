@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from callbacks.adapter_audit import audit_batch
 from eomt.errors import UserError
-from eomt.models.adapter_layer import lora_layers
-from eomt.models.lora_integration import LoRAConfig
+from eomt.lora.adapter_layer import lora_layers
+from eomt.lora.config import LoRAConfig
 from eomt.models.sam2 import default_lora
 from eomt.prompts import PromptSampling
 from eomt.tasks import PromptedSegmentation
 from eomt.tasks.index_maps import index_map
+from eomt.verification.audit import audit_batch
 from tests.tiny_sam2 import IMAGE_SIZE, make_image, make_sam2
 
 NAMES = ["pit", "line", "scratch", "patch"]

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eomt.errors import UserError
-from eomt.models.adapter_layer import lora_layers
+from eomt.lora.adapter_layer import lora_layers
+from eomt.lora.config import LoRAConfig
 from eomt.models.eomt import class_scores
-from eomt.models.lora_integration import LoRAConfig
 from eomt.tasks import SemanticSegmentation
 from eomt.tasks.windows import covering_size, window_corners
 from tests.tiny import make_eomt

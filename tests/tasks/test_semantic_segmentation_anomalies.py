@@ -15,12 +15,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from eomt.errors import UserError
+from eomt.lora.config import LoRAConfig
 from eomt.losses import MaskClassificationLoss
 from eomt.losses.outlier_exposure import outlier_loss
 from eomt.metrics.anomaly import AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, class_and_void_scores, msp
 from eomt.metrics.components import ComponentSizes
-from eomt.models.lora_integration import LoRAConfig
 from eomt.tasks import SemanticSegmentation
 from eomt.tasks.anomaly_evaluation import TEMPERATURES, auprc_by_temperature, best_temperature, msp_at
 from tests.tiny import make_eomt

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks.adapter_audit import audit_batch
 from eomt.errors import UserError
-from eomt.merging import merged_copy, write_merged
-from eomt.models.lora_integration import LoRAConfig
+from eomt.lora.config import LoRAConfig
 from eomt.tasks import VisualQuestionAnswering
+from eomt.verification.audit import audit_batch
+from eomt.verification.merging import merged_copy, write_merged
 from tests.tiny_vqa import ANSWERS, SPECIAL, TYPES, WORDS, enlarge_weights, make_questions, make_tokenizer, make_vqa
 
 HEADS = ["generative", "classification"]

@@ -1,0 +1,1 @@
+"""A run's folder: checkpoints, merged models, summary, audit, progress."""

@@ -1,0 +1,192 @@
+"""Best, latest and final checkpoints that hold only what was trained, each best also as an adapter folder."""
+
+import logging
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from callbacks.run.run_folder import metric_value, run_folder
+from eomt.errors import UserError
+from eomt.lora.config import adaptation
+from eomt.lora.files import save_adapter
+from eomt.tasks.base import AdaptationTask
+
+log = logging.getLogger("eomt")
+
+
+class LoRACheckpoint(Checkpoint):
+    """Saves the best, the latest and the final state of a run into its folder.
+
+    A `.ckpt` holds adapters, modules trained in full, optimiser, loops and random states, and no frozen weight. The
+    best is saved a second time as an adapter folder in PEFT's format. Step 0, the base as it came, competes for best.
+
+    Args:
+        monitor: the metric that decides; None takes the task's.
+        mode: max or min; None takes the task's.
+        every_n_steps: save the latest also every so many steps; None does so after each validation only.
+    """
+
+    def __init__(
+        self, monitor: str | None = None, mode: Literal["min", "max"] | None = None, every_n_steps: int | None = None
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(f"every_n_steps: {every_n_steps}, must be at least 1, or null")
+        self.monitor, self.mode, self.every_n_steps = monitor, mode, every_n_steps
+        self.best_score: float | None = None
+        self.best_step: int | None = None
+        # names in the run's folder, which may have been moved or copied since
+        self.best_name = ""
+        self.latest_name = ""
+        self.baseline: float | None = None
+        # called with (trainer, task, path) after a best was saved; MergeOnSave adds itself
+        self.on_best: list[Callable[[Trainer, LightningModule, Path], None]] = []
+        self._folder = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, AdaptationTask)
+        self._folder = run_folder(trainer)
+        self.monitor = self.monitor or pl_module.monitor
+        self.mode = self.mode or pl_module.mode
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops a run that diverged: NaN scores have an arg-max too, and would be praised.
+
+        Raises:
+            UserError: naming a tensor with NaN or infinity.
+        """
+        if trainer.state.fn != "fit":
+            return
+        for name, parameter in pl_module.named_parameters():
+            if parameter.requires_grad and not bool(parameter.isfinite().all()):
+                raise UserError(
+                    f"{name!r} is not finite at step {trainer.global_step}: the training diverged; "
+                    "lower --model.lr, or set --trainer.gradient_clip_val 1.0"
+                )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert self.monitor is not None
+        score = metric_value(trainer, self.monitor, "LoRACheckpoint")
+        if trainer.global_step == 0:
+            self.baseline = score
+        if self._is_best(score):
+            self.best_score, self.best_step = score, trainer.global_step
+            self._save_best(trainer, pl_module)
+        if not trainer.sanity_checking:
+            self._save_latest(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_latest(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._replace(trainer, f"final_lora_step{trainer.global_step}.ckpt", "final_lora_step*.ckpt")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """What was trained so far is not lost: Ctrl-C or a failure leaves a latest checkpoint to resume from."""
+        if trainer.global_step and not isinstance(exception, UserError) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_latest(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "best_name": self.best_name,
+            "baseline": self.baseline,
+            "random": _gather_random_states(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+        self.best_name, self.baseline = state_dict["best_name"], state_dict["baseline"]
+        if self.best_name and not (self._folder / self.best_name).is_file():
+            # the checkpoint was taken out of its run: what comes next is the best here
+            self.best_name, self.best_score, self.best_step = "", None, None
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        states = state_dict["random"]
+        if rank < len(states):
+            _set_random_state(states[rank])
+
+    def _is_best(self, score: float) -> bool:
+        if score != score:
+            return False
+        if self.best_score is None:
+            return True
+        return score > self.best_score if self.mode == "max" else score < self.best_score
+
+    def _save_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AdaptationTask)
+        name = f"best_lora_step{trainer.global_step}"
+        for figure in pl_module.file_metrics:
+            name += f"_{figure}{metric_value(trainer, f'val_{figure}', 'LoRACheckpoint'):.4f}"
+        previous, self.best_name = self.best_name, f"{name}.ckpt"
+        path = self._folder / self.best_name
+        if trainer.is_global_zero:
+            done = adaptation(pl_module.network)
+            if done and done.adapters:
+                try:
+                    save_adapter(pl_module.network, path.with_suffix(""), getattr(pl_module.network, "base", None))
+                except UserError as error:
+                    log.info("%s", error)
+        # before the checkpoint, which keeps what these callbacks know
+        for call in self.on_best:
+            call(trainer, pl_module, path)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero and previous and previous != self.best_name:
+            (self._folder / previous).unlink(missing_ok=True)
+            shutil.rmtree((self._folder / previous).with_suffix(""), ignore_errors=True)
+
+    def _save_latest(self, trainer: Trainer) -> None:
+        name = f"latest_lora_step{trainer.global_step}.ckpt"
+        if name != self.latest_name:
+            self._replace(trainer, name, "latest_lora_step*.ckpt")
+            self.latest_name = name
+
+    def _replace(self, trainer: Trainer, name: str, pattern: str) -> None:
+        """Saves a checkpoint and removes the earlier ones of its kind."""
+        trainer.save_checkpoint(self._folder / name)
+        if trainer.is_global_zero:
+            for other in self._folder.glob(pattern):
+                if other.name != name:
+                    other.unlink()
+
+
+def _random_state() -> dict[str, Any]:
+    """Of torch, CUDA, numpy and Python, as tensors, numbers and lists: what weights_only=True reads back."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _gather_random_states() -> list[dict[str, Any]]:
+    """Of every rank: each draws its own augmentations."""
+    if not torch.distributed.is_initialized():
+        return [_random_state()]
+    states: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(states, _random_state())
+    return states

@@ -1,0 +1,261 @@
+"""What a run was and what came of it: logs, figures, training_summary.json, the closing table."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import re
+import time
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from callbacks.run.adapter_audit import AdapterAudit
+from callbacks.run.lora_checkpoint import LoRACheckpoint
+from callbacks.run.merge_on_save import WEIGHTS_FILE, MergeOnSave
+from callbacks.run.metrics_file import MetricsFile
+from callbacks.run.run_folder import run_folder, validation_metrics
+from eomt.lora.adapter_layer import lora_layers
+from eomt.lora.config import adaptation
+from eomt.lora.files import WEIGHTS_FILE as ADAPTER_FILE
+from eomt.lora.layers import count_lora_parameters
+from eomt.lora.summary import get_lora_stats, lora_summary
+from eomt.report import SUMMARY, print_report, verdict
+from eomt.tasks.base import AdaptationTask
+from eomt.utils.files import write_file
+
+log = logging.getLogger("eomt")
+
+PACKAGES = ("eomt", "torch", "lightning", "timm", "transformers", "peft")
+
+
+class RunSummary(Callback):
+    """Writes metrics.csv, timing.csv, training.log, splits.json, training_summary.json, and results/ after `test`.
+
+    Step 0 stands in metrics.csv like any other validation.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+        self._interval: tuple[float, int] = (0.0, 0)
+        # of the batch before
+        self._step = 0
+        # where the figures of the last test are
+        self.results: Path | None = None
+        self._handler: logging.Handler | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._folder = run_folder(trainer)
+        self._metrics = MetricsFile(self._folder / "metrics.csv")
+        self._timing = MetricsFile(self._folder / "timing.csv")
+
+    # -- fit ------------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AdaptationTask)
+        self._started = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._handler = logging.FileHandler(self._folder / "training.log")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(self._handler)
+        log.info("Run folder: %s", self._folder)
+        for split, counts in getattr(trainer.datamodule, "counts", {}).items():  # type: ignore[attr-defined]
+            log.info("Data: %s: %s", split, ", ".join(f"{name} {count}" for name, count in counts.items()))
+        for line in [*lora_summary(pl_module.network), *adapted_modules(pl_module.network)]:
+            log.info("%s", line)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(datamodule, "is_split_by_seed", False) and not (self._folder / "splits.json").exists():
+            text = json.dumps(datamodule.split_record, indent=1) + "\n"
+            write_file(self._folder / "splits.json", lambda path: path.write_text(text))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._interval = (time.monotonic(), trainer.global_step)
+        self._step = trainer.global_step
+        if trainer.is_global_zero and trainer.ckpt_path:
+            self._metrics.resume(trainer.global_step)
+            self._timing.resume(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step >= trainer.estimated_stepping_batches:
+            # an early stop ends with a validation: so what the last steps made competes for best, too
+            trainer.should_stop = True
+        ends_step = step > self._step
+        self._step = step
+        if trainer.is_global_zero and ends_step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            wanted = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("val_")}
+            self._metrics.add(trainer.global_step, {name: float(value) for name, value in wanted.items()})
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        since, step = self._interval
+        if trainer.is_global_zero and not trainer.sanity_checking and trainer.global_step > step:
+            per_step = (time.monotonic() - since) / (trainer.global_step - step)
+            self._timing.add(trainer.global_step, {"seconds": round(self._elapsed(), 2), "seconds_per_step": per_step})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AdaptationTask)
+        self._interval = (time.monotonic(), trainer.global_step)
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        figures = validation_metrics(trainer)
+        if trainer.sanity_checking:
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=0)
+        self._metrics.add(trainer.global_step, figures)
+        self._metrics.save()
+        if self._timing.rows:
+            self._timing.save()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Rows that a checkpoint has behind it are on disk with it."""
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            self._metrics.save()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._handler is not None and trainer.state.fn == "fit":
+            log.info("Stopped at step %d by %s", trainer.global_step, type(exception).__name__)
+            if trainer.global_step:
+                self._finish(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not (self._folder / SUMMARY).is_file():
+            return
+        print_report(self._folder)
+        summary = json.loads((self._folder / SUMMARY).read_text())
+        log.info("%s", verdict(summary))
+        log.info("Run folder: %s", self._folder)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def _elapsed(self) -> float:
+        return self.seconds + (time.monotonic() - self._started if self._started else 0.0)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, AdaptationTask)
+        self._metrics.save()
+        text = json.dumps(self._summary(trainer, pl_module), indent=2, allow_nan=False) + "\n"
+        write_file(self._folder / SUMMARY, lambda path: path.write_text(text))
+
+    def _summary(self, trainer: Trainer, task: AdaptationTask) -> dict[str, Any]:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        checkpoint = next((c for c in callbacks if isinstance(c, LoRACheckpoint)), None)
+        merge = next((c for c in callbacks if isinstance(c, MergeOnSave)), None)
+        audit = next((c for c in callbacks if isinstance(c, AdapterAudit)), None)
+        best_path = self._folder / checkpoint.best_name if checkpoint and checkpoint.best_name else None
+        stats = get_lora_stats(task.network)
+        done = adaptation(task.network)
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        return {
+            "task": type(task).__name__,
+            "metric": checkpoint.monitor if checkpoint else task.monitor,
+            "mode": checkpoint.mode if checkpoint else task.mode,
+            "baseline": _number(checkpoint.baseline) if checkpoint else None,
+            "best": _number(checkpoint.best_score) if checkpoint else None,
+            "best_step": checkpoint.best_step if checkpoint else None,
+            "steps": trainer.global_step,
+            "trainable_parameters": stats["trainable_parameters"],
+            "total_parameters": stats["total_parameters"],
+            "lora_parameters": stats["lora_parameters"],
+            "adapted_modules": len(stats["adapted_modules"]),
+            "adapter_bytes": _size(best_path.with_suffix("") / ADAPTER_FILE) if best_path else None,
+            "merged_bytes": _size(self._folder / merge.name / WEIGHTS_FILE) if merge and merge.name else None,
+            "merge_max_abs_diff": _number(merge.max_abs_diff) if merge else None,
+            "merge_relative_diff": _number(merge.relative_diff) if merge else None,
+            "audit": audit.verdict if audit else "not run",
+            "base": {
+                "id": getattr(task.network, "base", type(task.network).__name__),
+                "fingerprint": _digest(done.fingerprint) if done else None,
+            },
+            "best_checkpoint": best_path.name if best_path else None,
+            "data": getattr(trainer.datamodule, "counts", None),  # type: ignore[attr-defined]
+            "seed": int(seed) if seed else None,
+            "versions": versions(),
+            "seconds": round(self._elapsed(), 1),
+        }
+
+    # -- test -----------------------------------------------------------------------------------------------------
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        now = datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = self._folder / "results" / f"{now}_eval.json"
+        while path.exists():
+            path = path.with_name(f"{path.name.removesuffix('_eval.json')}_again_eval.json")
+        # those that a task shows, and those that it only keeps
+        figures = {**getattr(pl_module, "all_figures", {}), **trainer.callback_metrics}
+        result = {
+            "task": type(pl_module).__name__,
+            "weights": getattr(pl_module, "weights", None),
+            "metrics": {name: _number(value) for name, value in figures.items()},
+            "versions": versions(),
+        }
+        write_file(path, lambda beside: beside.write_text(json.dumps(result, indent=2) + "\n"))
+        self.results = path
+        log.info("Results: %s", path)
+
+
+def adapted_modules(network: nn.Module) -> list[str]:
+    """A short table of the adapted layers: those that differ only in their numbers are one row."""
+    rows: dict[tuple[str, str, int], list[int]] = {}
+    done = adaptation(network)
+    for path, layer in lora_layers(network).items():
+        assert done is not None
+        shape = " x ".join(str(size) for size in layer.weight.shape)
+        key = (re.sub(r"\.\d+(?=\.|$)", ".*", path), shape, done.adapters[path].rank)
+        rows.setdefault(key, []).append(count_lora_parameters(layer))
+    width = max((len(path) for path, _, _ in rows), default=0)
+    return [
+        f"  {path:{width}}  {len(counts):3} of {shape:12}  rank {rank:3}  {sum(counts):10,} parameters"
+        for (path, shape, rank), counts in rows.items()
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _digest(fingerprint: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _number(value: Any) -> float | None:
+    """JSON knows no NaN and no infinity: the IoU of a class that does not occur is null."""
+    return float(value) if value is not None and math.isfinite(value) else None

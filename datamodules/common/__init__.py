@@ -1,0 +1,1 @@
+"""What every data module shares: reading, splits, sampling."""

@@ -1,0 +1,123 @@
+"""Images and their masks, found by their names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.common.reading import IMAGE_EXTENSIONS
+from datamodules.common.splits import SPLITS
+from datamodules.common.zip_members import ImageFile
+from eomt.errors import UserError
+
+
+def check_same_size(pair: Pair, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
+    """Raise a UserError unless an image and its mask have the same (height, width)."""
+    if image_size != mask_size:
+        raise UserError(
+            f"{pair.mask}: mask of {mask_size[0]} x {mask_size[1]} (height x width) for an image of "
+            f"{image_size[0]} x {image_size[1]}, {pair.image}: make them the same size"
+        )
+
+
+# of folders
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, its mask, and the image's name relative to the images folder."""
+
+    name: str
+    image: ImageFile
+    mask: ImageFile
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the sorted names, relative to `folder`, of all files below it that end with one of `suffixes`.
+
+    Upper and lower case count as equal; hidden files are left out; linked folders are followed.
+    """
+    names = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(parent).relative_to(folder)
+        names += [
+            (relative / name).as_posix()
+            for name in files
+            if name.lower().endswith(tuple(suffix.lower() for suffix in suffixes)) and not name.startswith(".")
+        ]
+    return sorted(names)
+
+
+def find_split_folders(path: Path) -> dict[str, tuple[Path, Path]] | None:
+    """Find the folders of images and of masks of each split, None where the splits are not folders.
+
+    Either the splits hold `images` and `masks`, or `images` and `masks` (or `annotations`) hold the splits and nothing
+    else; these may have ADE20K's names: training, validation. A test split inside `images` may lack masks.
+    """
+    if (path / "train").is_dir():
+        return {split: (path / split / "images", path / split / "masks") for split in SPLITS if (path / split).is_dir()}
+    root = path / "images"
+    inside = {folder.name for folder in root.iterdir() if folder.is_dir()} if root.is_dir() else set()
+    names = {split: name for split, names in SPLIT_NAMES.items() for name in names if name in inside}
+    if not {"train", "val"} <= set(names) or inside - set(names.values()):
+        return None
+    masks = path / "masks"
+    if not (masks / names["train"]).is_dir():
+        masks = path / "annotations"
+    return {
+        split: (root / name, masks / name)
+        for split, name in names.items()
+        if split != "test" or (masks / name).is_dir()
+    }
+
+
+def find_pairs(
+    images_folder: Path, masks_folder: Path, image_suffix: str | None, mask_suffix: str | None
+) -> list[Pair]:
+    """Pair images with masks.
+
+    Args:
+        images_folder: Holds the images, in folders of its own or not.
+        masks_folder: Holds the masks, likewise.
+        image_suffix: How image names end; None for any common extension.
+        mask_suffix: What stands in a mask's name where the image's has its suffix; None for ".png".
+
+    Raises:
+        UserError: A folder is missing or empty, or files are left without a partner.
+    """
+    for folder in (images_folder, masks_folder):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder: put the {folder.name} of the data set there")
+    mask_ending = mask_suffix or ".png"
+    images = find_files(images_folder, (image_suffix,) if image_suffix else IMAGE_EXTENSIONS)
+    masks = find_files(masks_folder, (mask_ending,))
+    if not images:
+        wanted = image_suffix or ", ".join(IMAGE_EXTENSIONS)
+        raise UserError(f"{images_folder}: no file ends with {wanted}: put images there, or check image_suffix")
+
+    image_of_mask: dict[str, str] = {}
+    for image in images:
+        mask = (image[: -len(image_suffix)] if image_suffix else os.path.splitext(image)[0]) + mask_ending
+        if mask in image_of_mask:
+            raise UserError(
+                f"{images_folder / image}: shares its mask {mask} with {image_of_mask[mask]}: keep one of the two"
+            )
+        image_of_mask[mask] = image
+    on_disk = set(masks)
+    lonely = [image for mask, image in image_of_mask.items() if mask not in on_disk]
+    if lonely:
+        mask = next(mask for mask, image in image_of_mask.items() if image == lonely[0])
+        raise UserError(
+            f"{images_folder / lonely[0]}: no mask {masks_folder / mask} ({len(lonely)} of {len(images)} "
+            "images have none): add the masks, or set mask_suffix"
+        )
+    orphans = [mask for mask in masks if mask not in image_of_mask]
+    if orphans:
+        raise UserError(
+            f"{masks_folder / orphans[0]}: no image belongs to it ({len(orphans)} of {len(masks)} masks have "
+            "none): remove the masks, or set image_suffix and mask_suffix"
+        )
+    return [Pair(image, images_folder / image, masks_folder / mask) for mask, image in image_of_mask.items()]

@@ -1,0 +1,62 @@
+"""Pairs of image and mask files, and their split into train, val and test."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from eomt.errors import UserError
+
+log = logging.getLogger("eomt")
+
+SPLITS = ("train", "val", "test")
+
+
+def seeded_split(names: list[str], val_fraction: float, test_fraction: float, split_seed: int) -> dict[str, list[str]]:
+    """Split names at random but repeatably: the order is that of a hash of seed and name, whatever the input order.
+
+    A fraction above 0 gives at least one name. Every name lands in exactly one split.
+    """
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{split_seed}/{name}".encode()).hexdigest())
+    num_val = max(1, round(len(names) * val_fraction)) if val_fraction > 0 else 0
+    num_test = max(1, round(len(names) * test_fraction)) if test_fraction > 0 else 0
+    return {
+        "train": sorted(order[num_val + num_test :]),
+        "val": sorted(order[:num_val]),
+        "test": sorted(order[num_val : num_val + num_test]),
+    }
+
+
+def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
+    """Read a split written earlier as JSON, `{"train": [...], "val": [...], "test": [...]}`.
+
+    Raises:
+        UserError: The file is no such record, names an image twice, or one that is not in `names`.
+    """
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}): give the splits.json of an earlier run") from error
+    valid = isinstance(record, dict) and set(record) <= set(SPLITS)
+    if not valid or not all(
+        isinstance(part, list) and all(isinstance(n, str) for n in part) for part in record.values()
+    ):
+        raise UserError(f"{file}: not a record of splits: it must hold lists of names under train, val and test")
+    recorded = [name for part in record.values() for name in part]
+    on_disk = set(names)
+    missing = [name for name in recorded if name not in on_disk]
+    if missing:
+        raise UserError(
+            f"{file}: {missing[0]} is not on disk ({len(missing)} of {len(recorded)} names are not): "
+            "restore the images, or give another copy of the data"
+        )
+    if len(set(recorded)) < len(recorded):
+        doubled = next(name for name in recorded if recorded.count(name) > 1)
+        raise UserError(f"{file}: {doubled} stands there twice: each image belongs to one split")
+    if unknown := sorted(on_disk - set(recorded)):
+        # in no split they can neither be trained on nor measured: the recorded figures stay what they are
+        log.warning("%s: %d images on disk are in no split and left out (%s, ...)", file, len(unknown), unknown[0])
+    return {split: record.get(split, []) for split in SPLITS}
+
+
+SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}

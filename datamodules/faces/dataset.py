@@ -1,0 +1,152 @@
+"""Samples of faces."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
+
+from datamodules.common.reading import check_image, read_image
+from datamodules.common.sampling import PADDING_INDEX
+from datamodules.faces.boxes import face_window
+from datamodules.faces.folders import BONA_FIDE, Face
+from datamodules.faces.transforms import MorphTransform, PretrainingTransform
+from eomt.errors import UserError
+
+# patches of the usual networks
+LEAST_SIDE = 16
+
+
+def check_face(face: Face) -> tuple[int, int]:
+    """Return an image's (height, width).
+
+    Raises:
+        UserError: The file is damaged, is of a kind that cannot be converted to RGB, is smaller than a patch, or its
+            box leaves it.
+    """
+    height, width = check_image(face.image)
+    left, top, right, bottom = face.box or (0, 0, width, height)
+    # a detector may see a face's edge beyond the image's
+    right, bottom, left, top = min(right, width), min(bottom, height), max(left, 0), max(top, 0)
+    if min(right - left, bottom - top) < LEAST_SIDE:
+        what = "image" if face.box is None else f"face box in an image of {height} x {width}"
+        raise UserError(
+            f"{face.image}: {what} of {max(0, bottom - top)} x {max(0, right - left)} (height x width): must be at "
+            f"least {LEAST_SIDE} pixels each way, a patch"
+        )
+    return height, width
+
+
+def read_window(face: Face, size: tuple[int, int]) -> Tensor:
+    """Return the part of an image that is shown at `size`, not yet resized, (3, H, W) uint8 RGB."""
+    image = F.pil_to_tensor(read_image(face.image))
+    left, top, right, bottom = face_window((image.shape[-2], image.shape[-1]), face.box, size)
+    return image[:, top:bottom, left:right]
+
+
+def read_face(face: Face, size: tuple[int, int]) -> Tensor:
+    """Return a face at `size`, (3, *size) uint8 RGB."""
+    return F.resize(read_window(face, size), list(size), antialias=True)
+
+
+def _described(face: Face) -> dict[str, Any]:
+    return {
+        "label": torch.tensor(face.label),
+        "path": str(face.image),
+        "attack": face.attack,
+        "dataset": face.dataset,
+        "name": face.name,
+    }
+
+
+class FaceDataset(Dataset[dict[str, Any]]):
+    """Faces for evaluation.
+
+    A sample holds `image` (3, *size) uint8 RGB, `label` int64 (1 = morph), `path`, `attack` ("" for bona fide),
+    `dataset` and `name`. `PADDING_INDEX` gives the first image as bona fide with an empty name.
+
+    Args:
+        faces: The files.
+        size: Height and width of the images.
+    """
+
+    def __init__(self, faces: Sequence[Face], size: tuple[int, int]) -> None:
+        self.faces = faces
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        face = self.faces[max(index, 0)]
+        described = _described(face)
+        if index == PADDING_INDEX:
+            described |= {"label": torch.tensor(BONA_FIDE), "attack": "", "name": ""}
+        return {"image": read_face(face, self.size), **described}
+
+
+class AugmentedFaces(Dataset[dict[str, Any]]):
+    """Faces for training; an index comes with the seed of its changes. Samples are those of `FaceDataset`.
+
+    Args:
+        faces: The files.
+        size: Height and width of the images.
+        transform: The changes; None for none.
+    """
+
+    def __init__(self, faces: Sequence[Face], size: tuple[int, int], transform: MorphTransform | None) -> None:
+        self.faces = faces
+        self.size = size
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
+        position, seed = _with_seed(index)
+        image = read_face(self.faces[position], self.size)
+        if self.transform is not None:
+            image = _seeded(self.transform, image, seed)
+        return {"image": image, **_described(self.faces[position])}
+
+
+class UnlabelledFaces(Dataset[dict[str, Any]]):
+    """Faces alone: `image` (3, *size) uint8 RGB, `path` and `name`; `PADDING_INDEX` gives the first without a name.
+
+    Args:
+        faces: The files; labels are not looked at.
+        size: Height and width of the images.
+        transform: Random changes for training, where an index comes with their seed; None for evaluation.
+    """
+
+    def __init__(self, faces: Sequence[Face], size: tuple[int, int], transform: PretrainingTransform | None) -> None:
+        self.faces = faces
+        self.size = size
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
+        position, seed = _with_seed(index)
+        face = self.faces[max(position, 0)]
+        if self.transform is None:
+            image = read_face(face, self.size)
+        else:
+            image = _seeded(self.transform, read_window(face, self.size), seed)
+        return {"image": image, "path": str(face.image), "name": "" if position == PADDING_INDEX else face.name}
+
+
+def _with_seed(index: tuple[int, int] | int) -> tuple[int, int]:
+    # Lightning's overfit_batches takes the sampler away, and with it the seeds
+    return index if isinstance(index, tuple) else (index, index)
+
+
+def _seeded(transform: MorphTransform | PretrainingTransform, image: Tensor, seed: int) -> Tensor:
+    """Change an image at random, without touching any other randomness."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed the GPU's generator too, which belongs to the network
+        torch.default_generator.manual_seed(seed)
+        return transform(image)

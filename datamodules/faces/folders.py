@@ -1,0 +1,134 @@
+"""Faces with labels on disk: folders of bona fide photos and morphs, and the identities in their file names."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datamodules.common.pairs import find_files
+from datamodules.common.reading import IMAGE_EXTENSIONS
+from datamodules.common.splits import SPLITS
+from eomt.errors import UserError
+
+BONA_FIDE, MORPH = 0, 1
+CLASS_NAMES = ("bonafide", "morph")
+# attack of morphs about which nothing is known
+UNNAMED_ATTACK = "morph"
+
+SMDD_FOLDERS = {"o25k_bf_t": BONA_FIDE, "m15k_t": MORPH}
+SMDD_IDENTITY = r"img\d+"
+# FRLL: 001_03, 001_002; FRGC: 04927d04, 02463d252.png_vs_04494d50; FERET: 00001_930831_fa. A number behind a letter is
+# no person but a session.
+IDIAP_IDENTITY = r"(?<![0-9A-Za-z])(?:\d{5}|\d{3})(?!\d)"
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Face:
+    """A photo or a morph.
+
+    Args:
+        name: Its path relative to the data set's folder; as it is listed, where a CSV lists it.
+        image: The file.
+        label: 0 for a bona fide photo, 1 for a morph.
+        attack: How a morph was made; "" for a bona fide photo.
+        identities: The people who are seen in it, two in a morph; empty where nobody says.
+        split: "train", "val" or "test" where the data set says so; else "".
+        dataset: Name of the data set.
+        box: Left, top, right and bottom of the face in pixels, right and bottom exclusive; None for the whole image.
+    """
+
+    name: str
+    image: Path
+    label: int
+    attack: str = ""
+    identities: frozenset[str] = frozenset()
+    split: str = ""
+    dataset: str = ""
+    box: Box | None = None
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether everybody in it is known: one person in a photo, two or more in a morph."""
+        return len(self.identities) > self.label
+
+
+def find_labelled_faces(folder: Path, identity_pattern: str | None) -> list[Face]:
+    """Find the faces of a folder in one of the known layouts; `train`, `val` and `test` may each hold one.
+
+    Args:
+        folder: Holds `bonafide` and `morph` (whose folders name attacks); SMDD's `o25k_bf_t` and `m15k_t`; or `raw`
+            and `morph_<attack>`, as FRLL-, FRGC- and FERET-Morphs do.
+        identity_pattern: Regular expression; each match in a file's name, or its first group, is an identity. Where it
+            finds none, that of the layout is tried.
+
+    Raises:
+        UserError: The folder holds no such layout, or one of its folders no image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"path: {folder} is neither a folder nor a CSV file: give the data set's folder")
+    if not (folder / "train").is_dir():
+        return _faces_of_layout(folder, folder, identity_pattern)
+    if not (folder / "val").is_dir():
+        raise UserError(f"{folder / 'val'}: no such folder: add one beside 'train', or let images be split")
+    return [
+        replace(face, split=split)
+        for split in SPLITS
+        if (folder / split).is_dir()
+        for face in _faces_of_layout(folder / split, folder, identity_pattern)
+    ]
+
+
+def _faces_of_layout(folder: Path, root: Path, identity_pattern: str | None) -> list[Face]:
+    """Return the faces of one layout, named relative to `root`."""
+    faces = []
+    parts, pattern = _layout(folder)
+    for part, label, attack in parts:
+        names = find_files(part, IMAGE_EXTENSIONS)
+        if not names:
+            raise UserError(
+                f"{part}: no image ({', '.join(IMAGE_EXTENSIONS)}): put the {CLASS_NAMES[label]} images there"
+            )
+        for name in names:
+            file = part / name
+            identities = identities_in(file.name, identity_pattern) or identities_in(file.name, pattern)
+            # `morph/opencv/1.png`
+            by_folder = name.split("/")[0] if "/" in name and part.name == "morph" else attack
+            faces.append(Face(file.relative_to(root).as_posix(), file, label, by_folder, identities))
+    return faces
+
+
+def _layout(folder: Path) -> tuple[list[tuple[Path, int, str]], str | None]:
+    """Return folder, label and attack of each part, and the pattern of identities that goes with the layout."""
+    if (folder / "bonafide").is_dir() and (folder / "morph").is_dir():
+        return [(folder / "bonafide", BONA_FIDE, ""), (folder / "morph", MORPH, UNNAMED_ATTACK)], None
+    if all((folder / name).is_dir() for name in SMDD_FOLDERS):
+        return [
+            (folder / name, label, "smdd" if label == MORPH else "") for name, label in SMDD_FOLDERS.items()
+        ], SMDD_IDENTITY
+    morphs = sorted(part for part in folder.glob("morph_*") if part.is_dir())
+    if (folder / "raw").is_dir() and morphs:
+        attacks = [(part, MORPH, part.name.removeprefix("morph_")) for part in morphs]
+        return [(folder / "raw", BONA_FIDE, ""), *attacks], IDIAP_IDENTITY
+    raise UserError(
+        f"{folder}: holds neither bonafide and morph, nor o25k_bf_t and m15k_t (SMDD), nor raw and morph_* (FRLL-, "
+        "FRGC-, FERET-Morphs): arrange it so, or give a CSV file"
+    )
+
+
+def identities_in(file_name: str, pattern: str | None) -> frozenset[str]:
+    """Return what a pattern finds in a file's name without its ending; its first group, where it has one."""
+    if pattern is None:
+        return frozenset()
+    matches = re.finditer(pattern, Path(file_name).stem)
+    return frozenset(match.group(1 if match.re.groups else 0) for match in matches)
+
+
+def check_identity_pattern(pattern: str | None) -> None:
+    """Raise a UserError unless the pattern is a regular expression."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise UserError(
+            f"identity_pattern: {pattern!r} is no regular expression ({error}): give one such as 'id\\d+'"
+        ) from error

@@ -1,0 +1,311 @@
+"""Bona fide faces and morphs."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from datamodules.common.balanced_sampling import BalancedSampler
+from datamodules.common.sampling import TrainingSampler
+from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
+from datamodules.common.threads import map_in_threads
+from datamodules.faces.boxes import with_boxes
+from datamodules.faces.data_module import FaceDataModule, find_unlabelled_faces
+from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabelledFaces, check_face
+from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern, find_labelled_faces
+from datamodules.faces.identity_splits import (
+    FaceSplit,
+    by_folds,
+    by_fractions,
+    leave_out,
+    refuse_leaks,
+    split_by_identity,
+)
+from datamodules.faces.statistics import count_faces, warn_about
+from datamodules.faces.table import read_face_table
+from datamodules.faces.transforms import MorphTransform
+from eomt.errors import UserError
+
+log = logging.getLogger("eomt")
+
+LARGEST_MAGNITUDE = 30
+FEWEST_FOLDS = 3
+
+
+class MorphFaces(FaceDataModule):
+    """Bona fide photos and morphs, split so that no person is on two sides.
+
+    `path` is a folder with `bonafide` and `morph/<attack>`; or SMDD (`o25k_bf_t`, `m15k_t`); or FRLL-, FRGC- or
+    FERET-Morphs (`raw`, `morph_<attack>`); or it holds `train`, `val` and optionally `test`, each in one of these
+    layouts; or it is a CSV file: `path,label[,attack,subject_a,subject_b,split]`. Where neither folders nor a column
+    say so, people are split by a seed and morphs of people on different sides are dropped. In a given split, a person,
+    file or copy that is on two sides is refused.
+
+    Batches are dicts: `image` (B, 3, *img_size) uint8 RGB, `label` (B,) int64, 1 = morph, and lists of B strings:
+    `path`; `attack`, "" for bona fide; `dataset`, the name of the data set; `name`, relative to `path`. In evaluation a
+    sample with an empty name is padding of a rank. Images are cut to the proportions of `img_size`, not squashed.
+
+    Args:
+        path: Folder or CSV file of the data set.
+        batch_size: Training samples per step and process.
+        img_size: Height and width of images, one number for a square; the command line fills in the network's; null
+            for 224.
+        eval_batch_size: Samples per step in evaluation.
+        num_workers: Processes that read files.
+        test_paths: Further sets that are tested, never trained on or selected by: folders or CSV files by their names,
+            or a list of them. Of a set with splits its test split is taken.
+        identity_pattern: Regular expression that finds the people in a file's name: each match, or its first group.
+            In SMDD and in FRLL-, FRGC- and FERET-Morphs those sets' own patterns are tried as well.
+        shared_identities: Whether equal identities in `path` and in a test set are one person, who may then not be in
+            training; false where two sets number their people anew.
+        face_boxes: Names of text files in each data set's folder with lines `path x1 x2 y1 y2`; null for whole images.
+        balanced: Whether training draws both classes equally often.
+        augment: Whether training images are changed at random: flip, RandAugment, resize, blur and JPEG.
+        num_ops: Changes of RandAugment per image, 0 for none.
+        magnitude: Their strength, 0 to 30.
+        leave_out_attack: An attack that is met in test only, where it is the only one.
+        val_fraction: Share of validation, in people, where the split is seeded.
+        test_fraction: Share of test, in people, where the split is seeded.
+        split_seed: Seed of that split.
+        num_folds: For small sets, so many folds instead of the shares.
+        fold: The fold that is tested, from 0; the next one is validation.
+        splits: JSON file of an earlier split to be used again.
+        predict_path: Folder of images, or one image, to predict, without labels; null for what is tested, or else val.
+
+    Attributes:
+        counts: After `setup`, per part the number of "images", of each class, of "identities", and of images of
+            "unknown identity"; under "dropped" what no part has, by reason.
+
+    Raises:
+        UserError: Fields contradict each other or have impossible values.
+    """
+
+    num_classes = len(CLASS_NAMES)
+
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 32,
+        img_size: int | tuple[int, int] | None = None,
+        eval_batch_size: int = 32,
+        num_workers: int = 2,
+        test_paths: dict[str, str] | list[str] | None = None,
+        identity_pattern: str | None = None,
+        shared_identities: bool = True,
+        face_boxes: list[str] | None = None,
+        balanced: bool = False,
+        augment: bool = True,
+        num_ops: int = 2,
+        magnitude: int = 9,
+        leave_out_attack: str | None = None,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+        num_folds: int | None = None,
+        fold: int = 0,
+        splits: str | None = None,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__(path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, test_fraction)
+        check_identity_pattern(identity_pattern)
+        if num_ops < 0 or not 0 <= magnitude <= LARGEST_MAGNITUDE:
+            raise UserError(
+                f"num_ops, magnitude: {num_ops}, {magnitude}: must be at least 0, and 0 to {LARGEST_MAGNITUDE}"
+            )
+        if num_folds is not None and not (num_folds >= FEWEST_FOLDS and 0 <= fold < num_folds):
+            raise UserError(
+                f"num_folds, fold: {num_folds}, {fold}: give at least {FEWEST_FOLDS} folds (train, val and test), and "
+                "a fold from 0 to num_folds - 1"
+            )
+        self.test_paths = _named_paths(test_paths, Path(path))
+        self.identity_pattern = identity_pattern
+        self.shared_identities = shared_identities
+        self.face_boxes = face_boxes
+        self.balanced = balanced
+        self.transform = MorphTransform(num_ops, magnitude) if augment else None
+        self.leave_out_attack = leave_out_attack
+        self.split_seed = split_seed
+        self.num_folds = num_folds
+        self.fold = fold
+        self.splits = Path(splits) if splits is not None else None
+        self.predict_path = Path(predict_path) if predict_path is not None else None
+        self._split: FaceSplit | None = None
+        self._all_faces: list[Face] | None = None
+        self._sets: dict[str, list[Face]] | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by class id."""
+        return list(CLASS_NAMES)
+
+    @property
+    def is_split_by_seed(self) -> bool:
+        """Whether the split is made here, and not by folders or by a column of the CSV."""
+        return not any(face.split for face in self._faces())
+
+    @property
+    def split_record(self) -> dict[str, list[str]]:
+        """Names of the images in each split of `path`, as `splits` takes them from a JSON file."""
+        return {split: [face.name for face in faces] for split, faces in self._found().faces.items()}
+
+    def faces(self, part: str) -> list[Face]:
+        """Return the faces of "train", "val" or "test", or of a test set by its name."""
+        return self._test_sets()[part] if part in self.test_paths else self._found().faces[part]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at every file of the parts that the stage needs, fill `counts`, and say what is unknown or was dropped.
+
+        Raises:
+            UserError: A file cannot be used, a part lacks a class, or there are too few samples to train.
+        """
+        parts = [part for part in SPLITS_OF_STAGE[stage] if part != "test" or self.faces("test")]
+        parts += self.test_paths if "test" in SPLITS_OF_STAGE[stage] else []
+        for part in parts:
+            faces = self.faces(part)
+            self._check_classes(part, faces)
+            sizes = map_in_threads(check_face, faces, f"Checking {part} files")
+            self.counts[part] = count_faces(faces)
+            warn_about(part, faces, sizes)
+        if parts:
+            self._report_dropped()
+        if stage in ("fit", None):
+            sampler = self._training_sampler()
+            self._check_batch_size(len(sampler) * self._world_size)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return shuffled, augmented batches; what does not fill a batch is left out."""
+        dataset = AugmentedFaces(self.faces("train"), self.img_size, self.transform)
+        return self.training_loader(dataset, self._training_sampler())
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the validation images, in order."""
+        return self._labelled_loader(self.faces("val"))
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the images of the test split, then those of each test set, in order.
+
+        Raises:
+            UserError: There is neither.
+        """
+        faces = self._tested()
+        if not faces:
+            raise UserError(f"{self.path}: no test split: use validate, add test_paths, or set test_fraction")
+        return self._labelled_loader(faces)
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the images of `predict_path`, without labels, or else what is tested, or else the validation images.
+
+        Raises:
+            UserError: `predict_path` does not exist or holds no image.
+        """
+        if self.predict_path is None:
+            return self._labelled_loader(self._tested() or self.faces("val"))
+        faces = find_unlabelled_faces(self.predict_path, "predict_path")
+        # all of them first: a run that stops half-way is lost
+        map_in_threads(check_face, faces, "Checking images")
+        return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
+
+    def _labelled_loader(self, faces: Sequence[Face]) -> DataLoader[dict[str, Any]]:
+        return self.evaluation_loader(FaceDataset(faces, self.img_size))
+
+    def _tested(self) -> list[Face]:
+        return self.faces("test") + [face for faces in self._test_sets().values() for face in faces]
+
+    def _training_sampler(self) -> TrainingSampler:
+        labels = [face.label for face in self.faces("train")]
+        if not self.balanced:
+            return TrainingSampler(len(labels), self._world_size, self._rank, self._run_seed)
+        if min(Counter(labels).values()) < self._world_size:
+            raise UserError(f"balanced: {self._world_size} processes, more than a class has training images: set false")
+        return BalancedSampler(labels, self._world_size, self._rank, self._run_seed)
+
+    def _check_classes(self, part: str, faces: Sequence[Face]) -> None:
+        for label, name in enumerate(CLASS_NAMES):
+            number = sum(face.label == label for face in faces)
+            if not number:
+                raise UserError(
+                    f"{self.test_paths.get(part, self.path)}: no {name} image in {part} (of {len(faces)} images"
+                    f"{self._dropped_text(part)}): more people or another split are needed"
+                )
+
+    def _dropped_text(self, part: str) -> str:
+        dropped = {} if part in self.test_paths else self._found().dropped
+        return "".join(f"; dropped: {count} {reason}" for reason, count in dropped.items())
+
+    def _report_dropped(self) -> None:
+        dropped = self._found().dropped
+        if dropped:
+            self.counts["dropped"] = dict(dropped)
+            log.info("%s%s", self.path, self._dropped_text("train"))
+
+    def _found(self) -> FaceSplit:
+        if self._split is None:
+            split = self._splits_of(self._faces())
+            if self.leave_out_attack is not None:
+                split = leave_out(split, self.leave_out_attack)
+            refuse_leaks(split.faces, self._test_sets(), self.shared_identities)
+            self._split = split
+        return self._split
+
+    def _splits_of(self, faces: list[Face]) -> FaceSplit:
+        if not self.is_split_by_seed:
+            if self.splits is not None or self.num_folds is not None:
+                raise UserError(f"splits, num_folds: {self.path} has splits of its own: leave these fields out")
+            return FaceSplit({split: [face for face in faces if face.split == split] for split in SPLITS})
+        if self.splits is not None:
+            face_of = {face.name: face for face in faces}
+            record = read_split_record(self.splits, list(face_of))
+            split = FaceSplit({name: [face_of[face] for face in record[name]] for name in SPLITS})
+            recorded = sum(map(len, record.values()))
+            split.dropped += Counter({"images that are not in the recorded split": len(faces) - recorded})
+            return split
+        if self.num_folds is not None:
+            return split_by_identity(faces, by_folds(self.num_folds, self.fold, self.split_seed))
+        return split_by_identity(faces, by_fractions(self.val_fraction, self.test_fraction, self.split_seed))
+
+    def _faces(self) -> list[Face]:
+        if self._all_faces is None:
+            faces = self._read(self.path, self.path.stem)
+            if self.identity_pattern is not None and not any(face.identities for face in faces):
+                raise UserError(
+                    f"identity_pattern: {self.identity_pattern!r} matches no file name in {self.path}, "
+                    f"e.g. {faces[0].name}"
+                )
+            self._all_faces = faces
+        return self._all_faces
+
+    def _test_sets(self) -> dict[str, list[Face]]:
+        if self._sets is None:
+            found = {name: self._read(path, name) for name, path in self.test_paths.items()}
+            self._sets = {name: [face for face in faces if face.split in ("", "test")] for name, faces in found.items()}
+        return self._sets
+
+    def _read(self, path: Path, dataset: str) -> list[Face]:
+        if path.suffix.lower() == ".csv":
+            faces, folder = read_face_table(path, self.identity_pattern), path.parent
+        else:
+            faces, folder = find_labelled_faces(path, self.identity_pattern), path
+        if doubled := [name for name, count in Counter(face.name for face in faces).items() if count > 1]:
+            raise UserError(f"{path}: {doubled[0]} is listed twice: each image belongs to one class and split")
+        if self.face_boxes is not None:
+            faces = with_boxes(faces, folder, self.face_boxes)
+        return [replace(face, dataset=dataset) for face in faces]
+
+
+def _named_paths(test_paths: dict[str, str] | list[str] | None, path: Path) -> dict[str, Path]:
+    """Return test sets by name; in a list, folders and files name themselves."""
+    if isinstance(test_paths, dict):
+        pairs = [(name, Path(given)) for name, given in test_paths.items()]
+    else:
+        pairs = [(Path(given).stem, Path(given)) for given in test_paths or []]
+    names = Counter([path.stem, *SPLITS, *(name for name, _ in pairs)])
+    for name, given in pairs:
+        if names[name] > 1:
+            raise UserError(
+                f"test_paths: {given} is called {name!r}, as is another part: name sets as in frll: {given}"
+            )
+    return dict(pairs)

@@ -1,0 +1,68 @@
+"""CSV files that list faces."""
+
+import csv
+from pathlib import Path
+
+from datamodules.common.splits import SPLITS
+from datamodules.faces.folders import BONA_FIDE, MORPH, UNNAMED_ATTACK, Face, identities_in
+from eomt.errors import UserError
+
+LABELS = {"bonafide": BONA_FIDE, "0": BONA_FIDE, "morph": MORPH, "attack": MORPH, "1": MORPH}
+PATH_COLUMNS = ("path", "image_path")
+
+
+def read_face_table(file: Path, identity_pattern: str | None) -> list[Face]:
+    """Read a CSV with the columns `path` (or `image_path`) and `label`; other columns may be absent or empty.
+
+    `label` is bonafide or 0, morph, attack or 1. `attack` names how a morph was made, `subject_a` and `subject_b` the
+    people in it, `split` is train, val or test. Paths are relative to the CSV's folder, or absolute.
+
+    Args:
+        file: The CSV.
+        identity_pattern: Finds identities in file names of rows without subjects.
+
+    Raises:
+        UserError: The file cannot be read, columns are missing, or a row is wrong; it is named, the header is row 1.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            table = csv.DictReader(lines, skipinitialspace=True)
+            columns = [column.strip() for column in table.fieldnames or []]
+            table.fieldnames = columns
+            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read as CSV ({error}): save it as text with commas") from error
+    path_column = next((column for column in PATH_COLUMNS if column in columns), None)
+    if path_column is None or "label" not in columns:
+        raise UserError(f"{file}: columns {', '.join(columns) or 'none'}: must have path and label")
+    if not rows:
+        raise UserError(f"{file}: no row below the header: list the images there")
+    faces = [_face(file, number, row, row[path_column], identity_pattern) for number, row in enumerate(rows, start=2)]
+    without = [number for number, face in enumerate(faces, start=2) if not face.split]
+    if 0 < len(without) < len(faces):
+        raise UserError(f"{file}: row {without[0]}: no split, where other rows have one: give all rows one, or none")
+    return faces
+
+
+def _face(file: Path, number: int, row: dict[str, str], name: str, identity_pattern: str | None) -> Face:
+    label = LABELS.get(row["label"].lower())
+    if label is None:
+        raise UserError(f"{file}: row {number}: label {row['label']!r}, must be bonafide or morph (or 0, 1: 1 = morph)")
+    split = row.get("split", "")
+    if split and split not in SPLITS:
+        raise UserError(f"{file}: row {number}: split {split!r}, must be {', '.join(SPLITS)}")
+    image = file.parent / name
+    if not name or not image.is_file():
+        raise UserError(f"{file}: row {number}: no image {image}: restore it, or take the row out")
+    attack = row.get("attack", "")
+    subjects = frozenset(subject for key in ("subject_a", "subject_b") if (subject := row.get(key, "")))
+    if label == BONA_FIDE and attack.lower() not in ("", "bonafide", "none"):
+        raise UserError(
+            f"{file}: row {number}: attack {attack!r} of a bona fide image: leave it empty, or mend the label"
+        )
+    if label == BONA_FIDE and len(subjects) > 1:
+        raise UserError(
+            f"{file}: row {number}: two subjects of a bona fide image: leave subject_b empty, or mend the label"
+        )
+    identities = subjects or identities_in(image.name, identity_pattern)
+    return Face(Path(name).as_posix(), image, label, (attack or UNNAMED_ATTACK) if label else "", identities, split)

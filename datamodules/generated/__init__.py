@@ -1,0 +1,1 @@
+"""Worlds drawn on the spot, for the quickstarts."""

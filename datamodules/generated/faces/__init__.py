@@ -1,0 +1,1 @@
+"""Faces and morphs of them."""

@@ -1,0 +1,1 @@
+"""Shapes on a ground, and questions about them."""

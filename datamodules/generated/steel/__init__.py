@@ -1,0 +1,1 @@
+"""Strips of steel with defects."""

@@ -1,0 +1,1 @@
+"""Streets by day and by night, and things that do not belong there."""

@@ -1,0 +1,187 @@
+"""The quickstart's street scenes with unknown objects, drawn on the spot in the layouts of the real data sets."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from datamodules.class_maps import CITYSCAPES_LABEL_IDS, CITYSCAPES_NAMES, IGNORED
+from datamodules.common.pairs import Pair
+from datamodules.common.zip_members import ImageFile
+from datamodules.generated.folder import generate_once
+from datamodules.generated.streets.canvas import Scene
+from datamodules.generated.streets.drawing import CLASS_NAMES, NO_CLASS, draw_street
+from datamodules.generated.streets.lighting import light_by_night
+from datamodules.generated.streets.obstacles import UNKNOWN, add_obstacles
+from datamodules.segmentation.cityscapes_files import find_cityscapes
+from datamodules.segmentation.image_mask_folder import ImageMaskFolder
+from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_anomalous
+from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySet, find_anomaly_sets
+from eomt.errors import UserError
+
+RECORD_FILE = "street_anomalies.json"
+# raised whenever the same settings would draw other pictures
+GENERATOR_VERSION = 1
+ANOMALY_FOLDER = "Validation_Dataset"
+TEST_SET, VAL_SET = "StreetObstacles", "StreetObstaclesVal"
+UNLABELED = 0
+LABEL_ID_OF_NAME = {
+    CITYSCAPES_NAMES[train_id]: label for label, train_id in CITYSCAPES_LABEL_IDS.items() if train_id != IGNORED
+}
+LABEL_IDS = [LABEL_ID_OF_NAME[name] for name in CLASS_NAMES]
+
+
+class StreetAnomalies(ImageMaskFolder):
+    """Generated streets of 96 x 160 pixels (height x width) by night: seven known classes, and unknown objects in test.
+
+    `prepare_data` writes the images to train and to validate on as Cityscapes does (leftImg8bit, and gtFine with
+    labelIds), and those to test on as `RoadAnomaly` reads them (Validation_Dataset/StreetObstacles). These show
+    animals, crates, balls, cones and sofas, which no other image does. A smaller set of their kind,
+    StreetObstaclesVal, is there to choose a temperature on with `RoadAnomaly`. Lamps and the own car belong to no class
+    and are ignored.
+
+    Batches to train and to validate on are those of `ImageMaskFolder`, to test on those of `RoadAnomaly`.
+
+    Args:
+        path: Folder for the files.
+        num_train: Images to train on.
+        num_val: Images of validation.
+        num_test: Images of test; half as many are in StreetObstaclesVal.
+        seed: Seed of the streets.
+        batch_size: Training samples per step and process.
+        crop_size: Height and width of training samples; the command line fills in the network's.
+        eval_batch_size: Samples per step in evaluation.
+        num_workers: Processes that read files.
+        scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
+        flip: Whether training images are mirrored at random.
+        color_jitter: Whether training images vary in brightness, contrast and saturation.
+        predict_path: Folder of images, or one image, to predict; null for the images of test.
+
+    Raises:
+        UserError: A field has an impossible value.
+    """
+
+    def __init__(
+        self,
+        path: str = "data/street_anomalies",
+        num_train: int = 100,
+        num_val: int = 40,
+        num_test: int = 40,
+        seed: int = 0,
+        batch_size: int = 4,
+        crop_size: tuple[int, int] | None = None,
+        eval_batch_size: int = 8,
+        num_workers: int = 0,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+        color_jitter: bool = True,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__(
+            path=path,
+            batch_size=batch_size,
+            crop_size=crop_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            class_names=list(CLASS_NAMES),
+            class_map={UNLABELED: IGNORED} | {label: class_id for class_id, label in enumerate(LABEL_IDS)},
+            scale_range=scale_range,
+            flip=flip,
+            color_jitter=color_jitter,
+            predict_path=predict_path,
+        )
+        for field, value, least in (
+            ("num_train", num_train, 1),
+            ("num_val", num_val, 1),
+            ("num_test", num_test, 2),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise UserError(f"{field}: {value}: must be at least {least}")
+        self.num_images = {"train": num_train, "val": num_val, "test": num_test}
+        self.seed = seed
+
+    @property
+    def is_split_by_seed(self) -> bool:
+        """Never: each split is drawn for itself."""
+        return False
+
+    def prepare_data(self) -> None:
+        """Write the images and masks unless they are there; the folder appears whole or not at all.
+
+        Raises:
+            UserError: The folder holds something else, or scenes of other settings.
+        """
+        record = {"version": GENERATOR_VERSION, **self.num_images, "seed": self.seed}
+        generate_once(self.path, RECORD_FILE, record, "street anomalies", self._write)
+
+    def find_splits(self) -> dict[str, list[Pair]]:
+        """Return the pairs of "train" and "val"; those of test are no pairs of images and classes.
+
+        Raises:
+            UserError: Files are missing.
+        """
+        return find_cityscapes(self.path, "labelIds").pairs
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at every file of the splits that the stage needs, and fill `counts`.
+
+        Raises:
+            UserError: A file cannot be used.
+        """
+        super().setup(stage)
+        if stage in ("test", None):
+            test_set = self._test_set()
+            find_anomalous(test_set.samples, {TEST_SET: test_set})
+            self.counts["test"] = {"images": len(test_set.samples)}
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the images with unknown objects, in order."""
+        test_set = self._test_set()
+        return self.evaluation_loader(AnomalyDataset(test_set.samples, {TEST_SET: test_set}))
+
+    def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
+        if self.predict_path is not None:
+            return super()._files_to_predict()
+        return [(sample.name, sample.image) for sample in self._test_set().samples]
+
+    def _test_set(self) -> AnomalySet:
+        return find_anomaly_sets(self.path / ANOMALY_FOLDER)[TEST_SET]
+
+    def _write(self, folder: Path) -> None:
+        for index, split in enumerate(("train", "val")):
+            for number in range(self.num_images[split]):
+                self._write_known(folder, split, number, np.random.default_rng([self.seed, index, number]))
+        for index, (name, count) in enumerate(
+            ((TEST_SET, self.num_images["test"]), (VAL_SET, self.num_images["test"] // 2)), 2
+        ):
+            for number in range(count):
+                file = folder / ANOMALY_FOLDER / name
+                _write_unknown(file, f"{number:04d}.png", np.random.default_rng([self.seed, index, number]))
+
+    def _write_known(self, folder: Path, split: str, number: int, random: Generator) -> None:
+        scene = draw_street(random)
+        stem = f"{split}/street/street_{number:06d}_000019"
+        _save(light_by_night(scene, random), folder / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+        _save(_mapped(scene, LABEL_IDS, UNLABELED), folder / "gtFine" / f"{stem}_gtFine_labelIds.png")
+
+
+def _write_unknown(folder: Path, name: str, random: Generator) -> None:
+    scene = add_obstacles(draw_street(random), random)
+    _save(light_by_night(scene, random), folder / "images" / name)
+    _save(_mapped(scene, [0] * UNKNOWN + [ANOMALY], IGNORED), folder / "labels_masks" / name)
+
+
+def _mapped(scene: Scene, labels: list[int], no_class: int) -> np.ndarray:
+    """Return the scene's classes as labels, (H, W) uint8: `labels` by class id, and that of pixels without a class."""
+    table = np.full(NO_CLASS + 1, no_class, dtype=np.uint8)
+    table[: len(labels)] = labels
+    return table[scene.class_ids()]
+
+
+def _save(pixels: np.ndarray, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file, compress_level=1)

@@ -1,0 +1,315 @@
+"""What the data modules of questions about images have in common."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datamodules.common.data_module import ImageDataModule, find_images
+from datamodules.common.reading import check_image
+from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE
+from datamodules.common.threads import map_in_threads
+from datamodules.questions.answer_weights import read_answer_weights
+from datamodules.questions.dataset import QuestionDataset, collate_questions
+from datamodules.questions.images import ImageFinder
+from datamodules.questions.rows import (
+    OnMissing,
+    QuestionRow,
+    QuestionTable,
+    number_images,
+    order_by_image,
+    read_questions,
+    tidy,
+)
+from datamodules.questions.sampling import ContiguousSampler, QuestionSampler
+from datamodules.questions.tokens import TokenTable
+from datamodules.questions.types import QuestionTypes
+from datamodules.questions.vocabulary import count_answers, normalise_answer
+from datamodules.questions.weights import weigh_rows, weigh_types
+from eomt.errors import UserError
+
+log = logging.getLogger("eomt")
+
+DEFAULT_SIZE = 224
+
+
+class QuestionDataModule(ImageDataModule, ABC):
+    """Loaders of questions about images; subclasses read the files.
+
+    Batches are those of `collate_questions`. In evaluation a sample with an empty name is padding of a rank.
+
+    Args:
+        types: The types of questions.
+        batch_size: Training questions per step and process.
+        eval_batch_size: Questions per step in evaluation.
+        num_workers: Processes that read files.
+        img_size: Height and width of images, one number for a square; the command line fills in the network's; null
+            for 224.
+        tokenizer: Folder or hub id of a tokenizer; the command line fills in the network's.
+        max_tokens: Tokens that the text model takes, longer questions are truncated; the command line fills in the
+            network's; null for the tokenizer's own limit.
+        min_answer_count: How often an answer must occur in training to be in the vocabulary; training rows with
+            rarer ones are dropped. In evaluation a network that chooses from the vocabulary misses such answers, one
+            that writes may still find them.
+        answers: The vocabulary; null for that of the training split. The command line fills it in, so that a saved
+            run needs no training data to predict.
+        answer_weights: JSON that `python -m datamodules.compute_answer_weights` wrote; null for equal weights.
+        type_weights: Weight of each type in training, 1 for those not named; null for equal weights. The guide's type
+            loss is {count: 1.5, location: 1.4, colour: 1.3}.
+        on_missing: Whether a missing image is an error, or its rows are left out and counted.
+        questions_per_image: How many questions of an image stand together in training at most; null for all of
+            them, so that an image is decoded once in an epoch.
+        predict_csv: Questions to predict, as a CSV; `answer` may be absent.
+        predict_path: Folder of images, or one image, to ask `predict_question` of.
+        predict_question: That question.
+
+    Attributes:
+        counts: After `setup`, per split the number of "images" and "questions" and of each type, of "truncated"
+            questions, that the text model cannot take whole, and of rows "skipped" for want of their image; in
+            training also of rows "dropped", whose answer is not in the vocabulary, "leaked", whose image is measured
+            on, and "too_long", whose answer is more than the network writes (see `count_long_answers`).
+
+    Raises:
+        UserError: Fields contradict each other or have impossible values.
+    """
+
+    def __init__(
+        self,
+        types: QuestionTypes,
+        batch_size: int = 16,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        img_size: int | tuple[int, int] | None = None,
+        tokenizer: str | None = None,
+        max_tokens: int | None = None,
+        min_answer_count: int = 1,
+        answers: list[str] | None = None,
+        answer_weights: str | None = None,
+        type_weights: dict[str, float] | None = None,
+        on_missing: OnMissing = "error",
+        questions_per_image: int | None = None,
+        predict_csv: str | None = None,
+        predict_path: str | None = None,
+        predict_question: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers)
+        img_size = DEFAULT_SIZE if img_size is None else img_size
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        for field, value in (
+            ("img_size", min(height, width)),
+            ("min_answer_count", min_answer_count),
+            ("max_tokens", 1 if max_tokens is None else max_tokens),
+            ("questions_per_image", 1 if questions_per_image is None else questions_per_image),
+        ):
+            if value < 1:
+                raise UserError(f"{field}: {value}: must be at least 1")
+        if (predict_path is None) != (predict_question is None):
+            raise UserError("predict_path, predict_question: give both, the images and what to ask, or none")
+        if predict_csv is not None and predict_path is not None:
+            raise UserError("predict_csv, predict_path: give one of them")
+        if predict_question is not None and not tidy(predict_question):
+            raise UserError("predict_question: is empty: write the question there")
+        self.types = types
+        self.img_size = (height, width)
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.min_answer_count = min_answer_count
+        self.answer_weights = Path(answer_weights) if answer_weights is not None else None
+        self.type_weights = weigh_types(type_weights or {}, types)
+        self.on_missing: OnMissing = on_missing
+        self.questions_per_image = questions_per_image
+        self.predict_csv = Path(predict_csv) if predict_csv is not None else None
+        self.predict_path = Path(predict_path) if predict_path is not None else None
+        self.predict_question = tidy(predict_question) if predict_question is not None else None
+        self._answers = answers
+        self._found: dict[str, QuestionTable] | None = None
+        self._tokens: TokenTable | None = None
+
+    @abstractmethod
+    def find_tables(self) -> dict[str, QuestionTable]:
+        """Return the rows of "train", "val" and "test" (empty where there is none).
+
+        Raises:
+            UserError: A file cannot be used.
+        """
+
+    @abstractmethod
+    def weights_command(self) -> str:
+        """Return how the answer weights of this training split are made, for messages."""
+
+    @property
+    def question_types(self) -> list[str]:
+        """Names of the types of questions."""
+        return list(self.types.names)
+
+    @property
+    def answers(self) -> list[str]:
+        """The answer vocabulary of the training split, normalised, by falling count, then by text."""
+        if self._answers is None:
+            rows = self._table("train").rows
+            self._answers = list(count_answers((row.answer for row in rows), self.min_answer_count))
+        return list(self._answers)
+
+    def rows(self, split: str) -> list[QuestionRow]:
+        """Return the questions of "train", "val" or "test", by image; in training those with a known answer alone."""
+        rows = self._table(split).rows
+        if split == "train":
+            known = set(self.answers)
+            rows = [row for row in rows if normalise_answer(row.answer) in known]
+        return rows
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at every image of the splits that the stage needs, fill `counts`, and say what was left out.
+
+        Raises:
+            UserError: A file cannot be used, a split is empty, or there are too few questions to train.
+        """
+        for split in SPLITS_OF_STAGE[stage]:
+            rows = self.rows(split)
+            if rows:
+                self._check_files(rows, split)
+                self.counts[split] = self._count(split, rows)
+            elif split != "test":
+                raise UserError(f"the {split} split of the questions is empty: more rows or another split are needed")
+        if stage in ("fit", None):
+            self._check_training()
+
+    def count_long_answers(self, most: int) -> None:
+        """Count the training rows whose answers a network cannot write, and tell of them.
+
+        Args:
+            most: Tokens that the network writes; the one that ends an answer need not be among them.
+        """
+        rows = self.rows("train")
+        labels = self._tokenised(rows).labels
+        found = [row.answer for row in rows if len(labels[row.answer]) - 1 > most]
+        self.counts["train"]["too_long"] = len(found)
+        if found:
+            log.warning(
+                "train: %d of %d answers have more than the %d tokens of max_answer_tokens and cannot be written whole "
+                "(%.40s...)",
+                *(len(found), len(rows), most, found[0]),
+            )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return shuffled batches, an image's questions together; what does not fill a batch is left out."""
+        rows = self.rows("train")
+        dataset = self._dataset(rows, self._weights(rows))
+        images = number_images(rows)
+        sampler = QuestionSampler(images, self.questions_per_image, self._world_size, self._rank, self._run_seed)
+        return self.training_loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the validation questions, by image."""
+        return self._ordered_loader(self.rows("val"))
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the test questions, by image.
+
+        Raises:
+            UserError: There is no test split.
+        """
+        rows = self.rows("test")
+        if not rows:
+            raise UserError("there is no test split: use validate, or give the files of one")
+        return self._ordered_loader(rows)
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the questions to predict, or else those of validation.
+
+        Raises:
+            UserError: Files to predict are missing or cannot be used.
+        """
+        rows = order_by_image(self.rows_to_predict())
+        # all of them first: a run that stops half-way is lost
+        self._check_files(rows, "predict")
+        return self._ordered_loader(rows)
+
+    def rows_to_predict(self) -> list[QuestionRow]:
+        """Return the questions of `predict_csv`, or of `predict_path`, or else those of validation."""
+        if self.predict_csv is not None:
+            find = ImageFinder(self._image_folder(self.predict_csv))
+            return read_questions(self.predict_csv, find, self.types, answered=False, on_missing=self.on_missing).rows
+        if self.predict_path is not None and self.predict_question is not None:
+            asked = QuestionRow(
+                self.predict_question, "", (), self.types.guessed(self.predict_question), self.predict_path, ""
+            )
+            images = find_images(self.predict_path, "predict_path")
+            return [replace(asked, image=image, name=name) for name, image in images.items()]
+        return self.rows("val")
+
+    def _image_folder(self, csv_file: Path) -> Path:
+        return csv_file.parent
+
+    def _table(self, split: str) -> QuestionTable:
+        if self._found is None:
+            tables = self.find_tables()
+            self._found = {split: replace(tables[split], rows=order_by_image(tables[split].rows)) for split in SPLITS}
+        return self._found[split]
+
+    def _dataset(self, rows: Sequence[QuestionRow], weights: np.ndarray | None) -> QuestionDataset:
+        tokens = self._tokenised(rows)
+        self.collate = partial(collate_questions, padding_id=tokens.padding_id)
+        # new questions, which have no answers, need no training data
+        answers = self.answers if any(row.answer for row in rows) else []
+        return QuestionDataset(rows, tokens, answers, self.img_size, weights)
+
+    def _ordered_loader(self, rows: Sequence[QuestionRow]) -> DataLoader[dict[str, Any]]:
+        sampler = ContiguousSampler(len(rows), self._world_size, self._rank)
+        return self.evaluation_loader(self._dataset(rows, None), sampler)
+
+    def _tokenised(self, rows: Sequence[QuestionRow]) -> TokenTable:
+        if self._tokens is None or self._tokens.source != self.tokenizer:
+            self._tokens = TokenTable(self.tokenizer, self.max_tokens, self.types.language)
+        self._tokens.add((row.question for row in rows), (row.answer for row in rows if row.answer))
+        return self._tokens
+
+    def _check_files(self, rows: Sequence[QuestionRow], split: str) -> None:
+        """Look at every image, and tell what the text model cannot take whole."""
+        map_in_threads(check_image, sorted({row.image for row in rows}), f"Checking {split} images")
+        too_long = self._tokenised(rows).truncated
+        for what, texts in (("questions", [row.question for row in rows]), ("answers", [row.answer for row in rows])):
+            if found := [text for text in texts if text in too_long]:
+                log.warning(
+                    "%s: %d of %d %s are longer than the text model takes and were truncated (%.40s...)",
+                    *(split, len(found), len(rows), what, found[0]),
+                )
+
+    def _count(self, split: str, rows: Sequence[QuestionRow]) -> dict[str, int]:
+        counts = {"images": len({row.image for row in rows}), "questions": len(rows)}
+        for name in self.question_types:
+            counts[name] = sum(row.question_type == name for row in rows)
+        if split == "train":
+            counts["dropped"] = len(self._table(split).rows) - len(rows)
+            counts["leaked"] = self._table(split).leaked
+        too_long = self._tokenised(rows).truncated
+        counts["truncated"] = sum(row.question in too_long for row in rows)
+        counts["skipped"] = self._table(split).skipped
+        return counts
+
+    def _check_training(self) -> None:
+        counts = self.counts["train"]
+        if counts["questions"] // self._world_size < self.batch_size:
+            raise UserError(
+                f"batch_size: {self.batch_size} on {self._world_size} processes is more than the "
+                f"{counts['questions']} training questions: set a smaller batch_size"
+            )
+        if counts["dropped"]:
+            log.info(
+                "train: %d rows are dropped, whose answers are not in the vocabulary of %d",
+                *(counts["dropped"], len(self.answers)),
+            )
+        # a file of another vocabulary is refused before the first step
+        self._weights(self.rows("train"))
+
+    def _weights(self, rows: Sequence[QuestionRow]) -> np.ndarray:
+        of_answer = None
+        if self.answer_weights is not None:
+            of_answer = read_answer_weights(self.answer_weights, self.answers, self.weights_command())
+        return weigh_rows(rows, of_answer, self.type_weights)

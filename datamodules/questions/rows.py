@@ -1,0 +1,216 @@
+"""Questions about images, and how they are read from CSV files."""
+
+import csv
+import json
+import logging
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from datamodules.questions.types import QuestionTypes
+from eomt.errors import UserError
+
+log = logging.getLogger("eomt")
+
+OnMissing = Literal["error", "skip"]
+
+IMAGE_COLUMNS = ("image", "filename", "img_id", "image_id")
+TYPE_COLUMNS = ("type", "question_type")
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRow:
+    """A question about an image; all texts are in Unicode's composed form (NFC).
+
+    Attributes:
+        question: The question.
+        answer: The main answer; "" where it is not known.
+        answers: All references, `answer` alone where there is one; none where it is not known.
+        question_type: What is asked for; "" where it is not known.
+        image: The file.
+        name: Unique among the rows of a file.
+    """
+
+    question: str
+    answer: str
+    answers: tuple[str, ...]
+    question_type: str
+    image: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class QuestionTable:
+    """Rows, and how many were left out: `skipped` for want of their image, `leaked` because it is measured on."""
+
+    rows: list[QuestionRow]
+    skipped: int = 0
+    leaked: int = 0
+
+
+def tidy(text: str) -> str:
+    """Return a text in Unicode's composed form (NFC), with single spaces and none around it."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def number_images(rows: Sequence[QuestionRow]) -> list[int]:
+    """Return the number of each row's image, from 0, in the order in which they first occur."""
+    numbers: dict[Path, int] = {}
+    return [numbers.setdefault(row.image, len(numbers)) for row in rows]
+
+
+def order_by_image(rows: Sequence[QuestionRow]) -> list[QuestionRow]:
+    """Return rows with those of an image behind one another."""
+    numbers = number_images(rows)
+    return [rows[position] for position in sorted(range(len(rows)), key=numbers.__getitem__)]
+
+
+def read_questions(
+    file: Path,
+    find_image: Callable[[str], Path | None],
+    types: QuestionTypes | None,
+    answered: bool = True,
+    on_missing: OnMissing = "error",
+) -> QuestionTable:
+    """Read a CSV with the columns image (or filename, img_id, image_id), `question` and `answer`.
+
+    `answers`, a JSON list of all references, and `type` (or question_type), a number or a name, may be there; where it
+    is blank, rules of the language find it. Other columns are passed over. Rows are named by file and row; the header
+    is row 1.
+
+    Args:
+        file: The CSV.
+        find_image: Returns the file that an image's name stands for.
+        types: The types that there are; None to pass over types.
+        answered: Whether the column `answer` must be there.
+        on_missing: Whether a missing image is an error, or its rows are left out.
+
+    Raises:
+        UserError: The file cannot be read, a column is missing, or a row is wrong.
+    """
+    header, lines = _read_table(file)
+    columns = _Columns(file, header, answered)
+    if types is not None and columns.type is None and answered and not types.can_guess:
+        raise UserError(
+            f"{file}: columns {_listed(header)}: must have type, for rules know object, count, colour and location "
+            f"alone, and question_types are {', '.join(types.names)}"
+        )
+    rows: list[QuestionRow] = []
+    missing: list[str] = []
+    for number, cells in lines:
+        if len(cells) > len(header):
+            raise UserError(
+                f"{file}: row {number}: {len(cells)} cells under {len(header)} columns: "
+                "put texts with commas between quotation marks"
+            )
+        row = _Row(file, number, dict(zip(header, cells, strict=False)))
+        image = find_image(row.cells.get(columns.image, ""))
+        if image is None and on_missing == "error":
+            raise UserError(
+                f"{file}: row {number}: no image {row.cells.get(columns.image, '')!r}: restore it, check image_folder, "
+                "or set on_missing: skip"
+            )
+        if image is None:
+            missing.append(f"row {number}: {row.cells.get(columns.image, '')}")
+            continue
+        rows.append(_question_row(row, columns, image, types, answered))
+    if missing:
+        log.warning("%s: %d rows are left out, whose images are missing (%s, ...)", file, len(missing), missing[0])
+    if not rows:
+        reason = "no row whose image is there: check image_folder" if missing else "no row below the header"
+        raise UserError(f"{file}: {reason}")
+    return QuestionTable(rows, len(missing))
+
+
+class _Columns:
+    """Which columns of a file are looked at."""
+
+    def __init__(self, file: Path, header: list[str], answered: bool) -> None:
+        image = next((column for column in IMAGE_COLUMNS if column in header), None)
+        lacking = [] if image else [f"an image column ({', '.join(IMAGE_COLUMNS)})"]
+        lacking += [name for name in ("question", *(("answer",) if answered else ())) if name not in header]
+        if image is None or lacking:
+            raise UserError(f"{file}: columns {_listed(header)}: must have {' and '.join(lacking)} too")
+        type_column = next((column for column in TYPE_COLUMNS if column in header), None)
+        looked_at = (image, "question", "answer", "answers", type_column)
+        if twice := [name for name in looked_at if header.count(name or "") > 1 and name]:
+            raise UserError(f"{file}: columns {_listed(header)}: {twice[0]} stands there twice: take one out")
+        self.image = image
+        self.type = type_column
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The cells of a row by column."""
+
+    file: Path
+    number: int
+    cells: dict[str, str]
+
+    def text(self, column: str) -> str:
+        return tidy(self.cells.get(column, ""))
+
+    def error(self, problem: str) -> UserError:
+        return UserError(f"{self.file}: row {self.number}: {problem}")
+
+
+def _question_row(
+    row: _Row, columns: _Columns, image: Path, types: QuestionTypes | None, answered: bool
+) -> QuestionRow:
+    question, answer = row.text("question"), row.text("answer")
+    if not question:
+        raise row.error("the question is empty: write it there, or take the row out")
+    if answered and not answer:
+        raise row.error("the answer is missing: write it there, or take the row out")
+    references = _references(row) or ((answer,) if answer else ())
+    name = f"{row.file.name}:{row.number}"
+    return QuestionRow(question, answer, references, _type_of(row, columns, types, question, answered), image, name)
+
+
+def _references(row: _Row) -> tuple[str, ...]:
+    text = row.text("answers")
+    if not text:
+        return ()
+    try:
+        answers = json.loads(text)
+    except ValueError as error:
+        raise row.error(f"answers {_short(text)} is no JSON ({error}): write a list of texts") from error
+    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and tidy(a) for a in answers):
+        raise row.error(f'answers {_short(text)}: must be a list of texts, as in ["red", "dark red"]')
+    # texts that were escaped were not composed with the rest
+    return tuple(tidy(answer) for answer in answers)
+
+
+def _type_of(row: _Row, columns: _Columns, types: QuestionTypes | None, question: str, answered: bool) -> str:
+    if types is None:
+        return ""
+    text = row.text(columns.type) if columns.type is not None else ""
+    if not text and (columns.type is None or not answered or types.can_guess):
+        return types.guessed(question)
+    name = types.named(text)
+    if name is None:
+        numbered = ", ".join(f"{number} {name}" for number, name in enumerate(types.names))
+        raise row.error(f"unknown type {text!r}: must be one of {numbered} (or set question_types)")
+    return name
+
+
+def _read_table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the columns in lower case, and the cells of each row that is not blank, with its number from 1."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            table = [(number, cells) for number, cells in enumerate(csv.reader(lines), start=1) if any(cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read as CSV ({error}): save it as UTF-8 text with commas") from error
+    if not table:
+        raise UserError(f"{file}: is empty: the first row must name the columns")
+    return [tidy(column).lower() for column in table[0][1]], table[1:]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(name or "(unnamed)" for name in names)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."

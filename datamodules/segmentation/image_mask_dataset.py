@@ -1,0 +1,100 @@
+"""Samples of images with masks, and of images alone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
+
+from datamodules.class_maps import IGNORED
+from datamodules.common.pairs import Pair, check_same_size
+from datamodules.common.reading import Color, read_image, read_mask
+from datamodules.common.sampling import PADDING_INDEX
+from datamodules.common.zip_members import ImageFile
+from datamodules.segmentation.labels import LabelTable
+from datamodules.segmentation.outlier_exposure import OutlierPaste
+from datamodules.segmentation.transforms import TrainTransform
+
+
+class ImageMaskDataset(Dataset[dict[str, Any]]):
+    """Images with their masks.
+
+    A sample holds `image` (3, H, W) uint8 RGB, `mask` (H, W) int64 with 255 = ignored, and `name`.
+    `PADDING_INDEX` gives the first sample with everything ignored and an empty name.
+
+    Args:
+        pairs: The files.
+        table: Class ids of the masks' raw labels.
+        class_colors: Colours of the raw labels, where masks are coloured.
+    """
+
+    def __init__(self, pairs: list[Pair], table: LabelTable, class_colors: list[Color] | None) -> None:
+        self.pairs = pairs
+        self.table = table
+        self.class_colors = class_colors
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, position: int) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) uint8 and class ids (H, W) uint8."""
+        pair = self.pairs[position]
+        image = F.pil_to_tensor(read_image(pair.image))
+        ids = torch.from_numpy(self.table.class_ids(read_mask(pair.mask, self.class_colors), pair.mask))
+        check_same_size(pair, tuple(image.shape[-2:]), tuple(ids.shape))
+        return image, ids
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, ids = self.read(max(index, 0))
+        if index == PADDING_INDEX:
+            return {"image": image, "mask": ids.long().fill_(IGNORED), "name": ""}
+        return {"image": image, "mask": ids.long(), "name": self.pairs[index].name}
+
+
+class AugmentedDataset(Dataset[dict[str, Any]]):
+    """Randomly changed samples, for training; an index comes with the seed of the changes.
+
+    Args:
+        samples: Images with their masks.
+        transform: The random changes.
+        outliers: What is pasted into some images. A sample then holds `outlier` (H, W) bool too, true where it is.
+    """
+
+    def __init__(
+        self, samples: ImageMaskDataset, transform: TrainTransform, outliers: OutlierPaste | None = None
+    ) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.outliers = outliers
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
+        # Lightning's overfit_batches takes the sampler away, and with it the seeds
+        position, seed = index if isinstance(index, tuple) else (index, index)
+        image, ids = self.samples.read(position)
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the GPU's generator too, which belongs to the network
+            torch.default_generator.manual_seed(seed)
+            sample = self.transform(image, ids, self.outliers)
+        return {**sample, "mask": sample["mask"].long(), "name": self.samples.pairs[position].name}
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Images alone: `image` (3, H, W) uint8 RGB and `name`; `PADDING_INDEX` gives the first one without a name.
+
+    Args:
+        files: Name and path of each image.
+    """
+
+    def __init__(self, files: list[tuple[str, ImageFile]]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, str | Tensor]:
+        name, path = self.files[max(index, 0)]
+        return {"image": F.pil_to_tensor(read_image(path)), "name": "" if index == PADDING_INDEX else name}

@@ -1,0 +1,160 @@
+"""From the raw labels in mask files to class ids."""
+
+import numpy as np
+
+from datamodules.class_maps import IGNORED
+from datamodules.common.reading import Color
+from datamodules.common.zip_members import ImageFile
+from eomt.errors import UserError
+
+MAX_CLASSES = 255
+MAX_LABEL = 0xFFFF
+
+
+def declared_num_classes(
+    class_names: list[str] | None,
+    class_map: dict[int, int] | None,
+    ignore_labels: list[int],
+    class_colors: list[Color] | None,
+) -> int | None:
+    """Return the number of classes that the fields state, None if they leave it to the masks.
+
+    Raises:
+        UserError: A field has values that cannot be, or two fields contradict each other.
+    """
+    _check_values(class_names, class_map, ignore_labels, class_colors)
+    stated: dict[str, int] = {}
+    if class_names is not None:
+        stated["class_names"] = len(class_names)
+    if class_map is not None:
+        stated["class_map"] = _num_mapped_classes(class_map)
+    elif class_colors is not None:
+        stated["class_colors"] = len(class_colors) - sum(label < len(class_colors) for label in set(ignore_labels))
+    if len(set(stated.values())) > 1:
+        numbers = ", ".join(f"{field} has {number} classes" for field, number in stated.items())
+        raise UserError(f"{numbers}: give the same number of classes in each")
+    if not stated:
+        return None
+    num_classes = next(iter(stated.values()))
+    if not 2 <= num_classes <= MAX_CLASSES:
+        raise UserError(f"{next(iter(stated))}: {num_classes} classes: from 2 to {MAX_CLASSES} are possible")
+    used = class_map if class_map is not None else range(num_classes)
+    doubled = sorted(set(used) & set(ignore_labels))
+    if doubled:
+        raise UserError(
+            f"ignore_labels: label {doubled[0]} is also a class: take it out of ignore_labels, "
+            "or map the labels that are classes with class_map"
+        )
+    return num_classes
+
+
+def _check_values(
+    class_names: list[str] | None,
+    class_map: dict[int, int] | None,
+    ignore_labels: list[int],
+    class_colors: list[Color] | None,
+) -> None:
+    for name in class_names or []:
+        if not name or name == "images" or (class_names or []).count(name) > 1:
+            raise UserError(f"class_names: {name!r}: names must differ, and be neither empty nor 'images'")
+    for field, labels in {"class_map": list(class_map or {}), "ignore_labels": ignore_labels}.items():
+        for label in labels:
+            if not 0 <= label <= MAX_LABEL:
+                raise UserError(f"{field}: label {label}: labels from 0 to {MAX_LABEL} can be read")
+    for color in class_colors or []:
+        if any(not 0 <= value <= 255 for value in color) or (class_colors or []).count(color) > 1:
+            raise UserError(f"class_colors: {tuple(color)}: colours must differ and have values from 0 to 255")
+    if class_colors and len(class_colors) > MAX_CLASSES:
+        raise UserError(f"class_colors: {len(class_colors)} colours: at most {MAX_CLASSES} are possible")
+
+
+def _num_mapped_classes(class_map: dict[int, int]) -> int:
+    ids = sorted(set(class_map.values()) - {IGNORED})
+    if ids != list(range(len(ids))):
+        raise UserError(f"class_map: class ids {ids}: they must be 0, 1, 2, ... without a gap ({IGNORED} = ignored)")
+    return len(ids)
+
+
+def infer_num_classes(labels: set[int], ignore_labels: list[int]) -> int:
+    """Return the number of classes of masks that hold just these raw labels.
+
+    Raises:
+        UserError: The labels are not 0..K-1 with K of at least 2, beside the ignored ones.
+    """
+    classes = sorted(labels - set(ignore_labels))
+    if len(classes) < 2:
+        raise UserError(f"the training masks hold only {one_class_problem(labels)}")
+    if classes != list(range(len(classes))):
+        missing = min(set(range(len(classes))) - set(classes))
+        proposal = "{" + ", ".join(f"{label}: {index}" for index, label in enumerate(classes[:12])) + "}"
+        proposal = proposal if len(classes) <= 12 else proposal[:-1] + ", ...}"
+        raise UserError(
+            f"the training masks hold labels {_listed(classes)}, but no {missing}: "
+            f"give class_names if some classes are absent, or class_map: {proposal}"
+        )
+    if len(classes) > MAX_CLASSES:
+        raise UserError(f"the training masks hold {len(classes)} labels: at most {MAX_CLASSES} classes are possible")
+    return len(classes)
+
+
+def one_class_problem(labels: set[int]) -> str:
+    """Say which labels masks of a single class hold, and what would do."""
+    if labels == {0, 255}:
+        return "labels 0 and 255 (ignored): if 255 is a class, give class_map: {0: 0, 255: 1} and ignore_labels: []"
+    return f"labels {_listed(sorted(labels))}, of which fewer than two are classes: check class_map and ignore_labels"
+
+
+def _listed(labels: list[int]) -> str:
+    return ", ".join(map(str, labels[:12])) + (", ..." if len(labels) > 12 else "")
+
+
+class LabelTable:
+    """The class id of every raw label.
+
+    Args:
+        num_classes: Number of classes; without `class_map`, label i is class i.
+        class_map: Class id of each raw label, 255 for ignored.
+        ignore_labels: Raw labels that become 255.
+        advice: What helps against a label that is none of these.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_map: dict[int, int] | None,
+        ignore_labels: list[int],
+        advice: str = "give it a class in class_map, or add it to ignore_labels",
+    ) -> None:
+        self.advice = advice
+        self._table = np.full(MAX_LABEL + 1, -1, dtype=np.int16)
+        if class_map is None:
+            self._table[:num_classes] = np.arange(num_classes)
+        else:
+            self._table[list(class_map)] = list(class_map.values())
+        self._table[ignore_labels] = IGNORED
+
+    def class_ids(self, raw: np.ndarray, file: ImageFile) -> np.ndarray:
+        """Map raw labels (H, W) to class ids (H, W) uint8, 255 = ignored.
+
+        Raises:
+            UserError: A label is neither a class nor ignored; `file` is named.
+        """
+        ids = self._table[raw]
+        if ids.min(initial=0) < 0:
+            labels, pixels = np.unique(raw[ids < 0], return_counts=True)
+            self._refuse(int(labels[0]), int(pixels[0]), file)
+        return ids.astype(np.uint8)
+
+    def classes_present(self, histogram: dict[int, int], file: ImageFile) -> set[int]:
+        """Return the class ids among a mask's raw labels, given as pixels per label.
+
+        Raises:
+            UserError: A label is neither a class nor ignored; `file` is named.
+        """
+        for label, pixels in histogram.items():
+            if self._table[label] < 0:
+                self._refuse(label, pixels, file)
+        return {int(self._table[label]) for label in histogram} - {IGNORED}
+
+    def _refuse(self, label: int, pixels: int, file: ImageFile) -> None:
+        raise UserError(f"{file}: label {label} ({pixels} pixels) is neither a class nor ignored: {self.advice}")

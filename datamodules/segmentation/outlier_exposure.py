@@ -1,0 +1,137 @@
+"""Unknown objects pasted into training images, so that a network learns to call them unknown (outlier exposure)."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from datamodules.class_maps import IGNORED
+from datamodules.common.pairs import find_files, find_pairs
+from datamodules.common.reading import check_image, read_image, read_mask
+from datamodules.common.threads import map_in_threads
+from datamodules.common.zip_members import ImageFile
+from eomt.errors import UserError
+
+# longer side of a pasted object, as a share of the shorter side of what it is pasted into
+SMALLEST, LARGEST = 0.1, 0.5
+TRANSPARENT_EXTENSIONS = (".png", ".webp")
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """An image of an object, and where the object is: in its mask, or, without one, where it is not transparent."""
+
+    image: ImageFile
+    mask: ImageFile | None = None
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Return colours (3, h, w) and opacity (1, h, w), float32 from 0 to 1, cut to the object.
+
+        Raises:
+            UserError: A file is damaged, no pixel belongs to the object, or image and mask differ in size.
+        """
+        if self.mask is None:
+            with Image.open(str(self.image)) as image:
+                pixels = F.pil_to_tensor(image.convert("RGBA")).float() / 255
+            colors, opacity = pixels[:3], pixels[3:]
+        else:
+            colors = F.pil_to_tensor(read_image(self.image)).float() / 255
+            labels = read_mask(self.mask)
+            opacity = torch.from_numpy(((labels > 0) & (labels != IGNORED)).astype(np.float32))[None]
+        if colors.shape[1:] != opacity.shape[1:]:
+            raise UserError(f"{self.mask}: not the size of {self.image}: make them the same size")
+        rows, columns = ((opacity[0] >= 0.5).any(axis).nonzero().flatten() for axis in (1, 0))
+        if not len(rows):
+            raise UserError(f"{self.mask or self.image}: no pixel belongs to an object: remove the file")
+        box = (slice(None), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+        return colors[box], opacity[box]
+
+
+def read_cutouts(folder: Path) -> list[Cutout]:
+    """Find the objects of a folder: transparent images, or `images` and `masks` whose labels above 0 are the object.
+
+    Raises:
+        UserError: There are none, or a file cannot be used.
+    """
+    if (folder / "images").is_dir():
+        return [Cutout(pair.image, pair.mask) for pair in find_pairs(folder / "images", folder / "masks", None, None)]
+    files = [folder / name for name in find_files(folder, TRANSPARENT_EXTENSIONS)]
+    if not files:
+        raise UserError(
+            f"outliers: {folder} holds neither transparent images ({', '.join(TRANSPARENT_EXTENSIONS)}) "
+            "nor the folders 'images' and 'masks'"
+        )
+    map_in_threads(_check_transparency, files, "Checking outliers")
+    return [Cutout(file) for file in files]
+
+
+def _check_transparency(file: Path) -> None:
+    check_image(file)
+    with Image.open(file) as image:
+        if not image.has_transparency_data:
+            raise UserError(f"{file}: an outlier without transparency: cut the object out, or add masks for all images")
+
+
+class OutlierPaste:
+    """Pastes an object into some images, at a random place and scale, mirrored at random.
+
+    Args:
+        folder: Holds the objects, see `read_cutouts`.
+        probability: Share of images that get one.
+
+    Raises:
+        UserError: The folder holds no objects that can be used.
+    """
+
+    def __init__(self, folder: Path, probability: float) -> None:
+        self.cutouts = read_cutouts(folder)
+        self.probability = probability
+
+    def __call__(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Draw with torch's generator whether, what and where to paste.
+
+        Args:
+            image: (3, H, W) uint8.
+            mask: (H, W) class ids.
+
+        Returns:
+            `image` and `mask` like the arguments, the mask 255 under the object; `outlier` (H, W) bool, true there.
+        """
+        outlier = torch.zeros_like(mask, dtype=torch.bool)
+        if torch.rand(()) >= self.probability:
+            return {"image": image, "mask": mask, "outlier": outlier}
+        colors, opacity = self.cutouts[int(torch.randint(len(self.cutouts), ()))].read()
+        if torch.rand(()) < 0.5:
+            colors, opacity = colors.flip(-1), opacity.flip(-1)
+        colors, opacity = _resize(colors, opacity, _random_length(mask.shape))
+        height, width = opacity.shape[1:]
+        top, left = (
+            int(torch.randint(total - part + 1, ())) for total, part in zip(mask.shape, (height, width), strict=True)
+        )
+        area = (slice(top, top + height), slice(left, left + width))
+        outlier[area] = opacity[0] >= 0.5
+        pasted = image.clone()
+        # the colours are weighted with the opacity already
+        pasted[:, *area] = (image[:, *area] * (1 - opacity) + colors * 255).round().clamp(0, 255).to(torch.uint8)
+        return {"image": pasted, "mask": mask.masked_fill(outlier, IGNORED), "outlier": outlier}
+
+
+def _random_length(size: torch.Size) -> int:
+    share = SMALLEST * math.exp(torch.rand(()).item() * math.log(LARGEST / SMALLEST))
+    return max(1, round(share * min(size)))
+
+
+def _resize(colors: Tensor, opacity: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Resize an object to a longer side of `length`; the colours that come out are weighted with the opacity.
+
+    Without the weights the hidden colours of transparent pixels would seep into the edge.
+    """
+    scale = length / max(opacity.shape)
+    size = [max(1, round(side * scale)) for side in opacity.shape[1:]]
+    resized = F.resize(torch.cat([colors * opacity, opacity]), size, antialias=True).clamp(0, 1)
+    return resized[:3], resized[3:]

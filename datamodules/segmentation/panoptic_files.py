@@ -1,0 +1,140 @@
+"""COCO's panoptic format: a JSON file of segments and their categories, and PNG files of segment ids."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.class_maps import IGNORED
+from datamodules.common.pairs import Pair
+from datamodules.common.reading import read_image
+from datamodules.segmentation.labels import MAX_CLASSES
+from eomt.errors import UserError
+
+NO_SEGMENT = 0
+
+
+@dataclass(frozen=True)
+class PanopticSplit:
+    """One split.
+
+    Args:
+        source: The JSON file.
+        names: Name of each category id, sorted by id; a category's class id is its place in this order.
+        pairs: Images and PNG files.
+        segments: For each pair (N, 2) int64, ids of segments and their class ids, sorted.
+        pixels: For each pair the number of pixels per class id.
+    """
+
+    source: Path
+    names: dict[int, str]
+    pairs: list[Pair]
+    segments: list[np.ndarray]
+    pixels: list[dict[int, int]]
+
+
+def read_panoptic_categories(source: Path) -> dict[int, str]:
+    """Return the names of a JSON file's categories by id, sorted.
+
+    Raises:
+        UserError: The file is not in COCO's panoptic format.
+    """
+    return _categories(source, _load(source))
+
+
+def read_panoptic_split(source: Path) -> PanopticSplit:
+    """Read `annotations/panoptic_NAME.json`, with PNG files in `annotations/panoptic_NAME` and images in `NAME`.
+
+    Raises:
+        UserError: The file is not in COCO's panoptic format, or other files are missing.
+    """
+    content = _load(source)
+    names = _categories(source, content)
+    class_of_category = {category: index for index, category in enumerate(names)}
+    root, name = source.parent.parent, source.stem
+    images, masks = root / name.removeprefix("panoptic_"), source.parent / name
+    # where others than COCO's own archive put them
+    masks = masks if masks.is_dir() else root / name
+    pairs, segments, pixels = [], [], []
+    try:
+        file_of_image = {image["id"]: image["file_name"] for image in content["images"]}
+        for annotation in sorted(content["annotations"], key=lambda annotation: annotation["file_name"]):
+            image = file_of_image[annotation["image_id"]]
+            _check_segments(source, annotation, class_of_category)
+            rows = [(part["id"], class_of_category[part["category_id"]]) for part in annotation["segments_info"]]
+            areas: dict[int, int] = {}
+            for part, (_, class_id) in zip(annotation["segments_info"], rows, strict=True):
+                areas[class_id] = areas.get(class_id, 0) + part["area"]
+            pairs.append(Pair(image, images / image, masks / annotation["file_name"]))
+            segments.append(np.array(sorted(rows), dtype=np.int64).reshape(-1, 2))
+            pixels.append(areas)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source}: not in COCO's panoptic format ({error!r}): give the official file") from error
+    _check_files(source, images, [pair.name for pair in pairs])
+    _check_files(source, masks, [annotation["file_name"] for annotation in content["annotations"]])
+    return PanopticSplit(source, names, pairs, segments, pixels)
+
+
+def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray:
+    """Return the class ids of a PNG file of segments, (H, W) uint8, 255 where there is no segment.
+
+    Args:
+        pair: The files.
+        segments: (N, 2) int64, ids of segments and their class ids, sorted.
+        source: The JSON file, for messages.
+
+    Raises:
+        UserError: The file is damaged, or has a segment that is not in the JSON file.
+    """
+    channels = np.asarray(read_image(pair.mask)).astype(np.int64)
+    # the id of a segment is spread over the colours: red + 256 green + 65536 blue
+    ids = channels @ np.array([1, 1 << 8, 1 << 16])
+    found, place, pixels = np.unique(ids, return_inverse=True, return_counts=True)
+    class_of_segment = {NO_SEGMENT: IGNORED} | {int(segment): int(class_id) for segment, class_id in segments}
+    for segment, count in zip(found.tolist(), pixels.tolist(), strict=True):
+        if segment not in class_of_segment:
+            raise UserError(
+                f"{pair.mask}: segment {segment} ({count} pixels) is not in {source}: give files of one release"
+            )
+    classes = np.array([class_of_segment[segment] for segment in found.tolist()], dtype=np.uint8)
+    return classes[place].reshape(ids.shape)
+
+
+def _load(source: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(source.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source}: cannot be read as JSON ({error}): give COCO's panoptic annotations") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: not in COCO's panoptic format: give the official file")
+    return content
+
+
+def _categories(source: Path, content: dict[str, Any]) -> dict[int, str]:
+    try:
+        names = {category["id"]: category["name"] for category in content["categories"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source}: not in COCO's panoptic format ({error!r}): give the official file") from error
+    if not 2 <= len(names) <= MAX_CLASSES or len(set(names.values())) < len(names):
+        raise UserError(f"{source}: {len(names)} categories: from 2 to {MAX_CLASSES} of different names are possible")
+    return dict(sorted(names.items()))
+
+
+def _check_segments(source: Path, annotation: dict[str, Any], class_of_category: dict[int, int]) -> None:
+    for part in annotation["segments_info"]:
+        if part["category_id"] not in class_of_category:
+            raise UserError(
+                f"{source}: {annotation['file_name']}: category {part['category_id']} ({part['area']} pixels) is not "
+                "among the file's categories: correct the file"
+            )
+
+
+def _check_files(source: Path, folder: Path, names: list[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder / missing[0]}: no such file, but {source} names it ({len(missing)} of {len(names)} are missing): "
+            "add the files"
+        )

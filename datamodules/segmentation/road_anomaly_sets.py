@@ -1,0 +1,149 @@
+"""Road-anomaly data sets on disk: which images and masks there are, and what their labels mean."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.class_maps import IGNORED
+from datamodules.common.pairs import find_files
+from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
+from eomt.errors import UserError
+
+ANOMALY = 1
+FRAME_LABELS = "labels_semantic.png"
+# raw label -> 0 usual, 1 anomaly, 255 ignored, as in the literature; other sets hold these three already
+ROAD_ANOMALY_LABELS = {2: ANOMALY}
+LOST_AND_FOUND_LABELS = {0: IGNORED, 1: 0} | dict.fromkeys(range(2, 201), ANOMALY)
+
+
+@dataclass(frozen=True)
+class AnomalySample:
+    """An image of a set and its mask, None where the mask is not public; the name begins with the set's."""
+
+    dataset: str
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class AnomalySet:
+    """A data set.
+
+    Args:
+        name: The folder's name.
+        samples: Images, sorted by name.
+        label_map: New values of raw labels; a label that is not there stays.
+    """
+
+    name: str
+    samples: list[AnomalySample]
+    label_map: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def raw_labels(self) -> str:
+        """What a mask may hold, for people."""
+        return f"0 to {max(self.label_map)} or {IGNORED}" if self.label_map else f"0, {ANOMALY} or {IGNORED}"
+
+    def read_anomaly(self, mask: Path) -> np.ndarray:
+        """Read a mask as 0 usual, 1 anomaly, 255 ignored, (H, W) uint8.
+
+        Raises:
+            UserError: The file is damaged, or has labels beyond these.
+        """
+        raw = read_mask(mask)
+        table = np.arange(0x10000)
+        table[list(self.label_map)] = list(self.label_map.values())
+        labels = table[raw]
+        unknown = ~np.isin(labels, (0, ANOMALY, IGNORED))
+        if unknown.any():
+            values, pixels = np.unique(labels[unknown], return_counts=True)
+            advice = "RoadAnomaly's and LostAndFound's own labels are understood in folders of these names"
+            if self.label_map:
+                advice = f"a folder of that name is read as the original; give one of 0, 1 and {IGNORED} another name"
+            raise UserError(f"{mask}: label {values[0]} ({pixels[0]} pixels), must be {self.raw_labels}: {advice}")
+        return labels.astype(np.uint8)
+
+
+def find_anomaly_sets(path: Path) -> dict[str, AnomalySet]:
+    """Find the sets in a folder, or the one that the folder is, sorted by name.
+
+    Layouts: `images` and `labels_masks`, masks under the image's name; the same with "_labels_semantic" after the name
+    (SegmentMeIfYouCan), where images may lack a mask; `frames` with X.jpg and X.labels/labels_semantic.png (the
+    original RoadAnomaly).
+
+    Raises:
+        UserError: There is none, or images and masks do not belong together.
+    """
+    if not path.is_dir():
+        raise UserError(f"path: {path} is not a folder: give the folder of the anomaly sets")
+    folders = [path] if _is_set(path) else sorted(folder for folder in path.iterdir() if _is_set(folder))
+    if not folders:
+        raise UserError(
+            f"path: {path} holds no folder with 'images' and 'labels_masks' or with 'frames': see RoadAnomaly's layouts"
+        )
+    return {found.name: found for found in map(_read_set, folders)}
+
+
+def _is_set(folder: Path) -> bool:
+    return (folder / "labels_masks").is_dir() or (folder / "frames").is_dir()
+
+
+def _read_set(folder: Path) -> AnomalySet:
+    # a relative path such as "." has no name of its own
+    name = folder.absolute().name
+    if (folder / "frames").is_dir():
+        files = _frames(folder / "frames")
+        return AnomalySet(name, _samples(name, files), ROAD_ANOMALY_LABELS)
+    files = _images_and_masks(folder)
+    label_map = {"RoadAnomaly": ROAD_ANOMALY_LABELS, "LostAndFound": LOST_AND_FOUND_LABELS}.get(name, {})
+    return AnomalySet(name, _samples(name, files), label_map)
+
+
+def _samples(dataset: str, files: list[tuple[str, Path, Path | None]]) -> list[AnomalySample]:
+    return [AnomalySample(dataset, f"{dataset}/{name}", image, mask) for name, image, mask in files]
+
+
+def _frames(folder: Path) -> list[tuple[str, Path, Path | None]]:
+    masks = {mask.parent.name.removesuffix(".labels"): mask for mask in folder.glob(f"*.labels/{FRAME_LABELS}")}
+    images = _by_stem(folder, [file for file in os.listdir(folder) if file.lower().endswith(IMAGE_EXTENSIONS)])
+    return _paired(folder, images, masks, may_lack_masks=False)
+
+
+def _images_and_masks(folder: Path) -> list[tuple[str, Path, Path | None]]:
+    images = _by_stem(folder / "images", find_files(folder / "images", IMAGE_EXTENSIONS))
+    names = find_files(folder / "labels_masks", (".png",))
+    ending = "_labels_semantic.png"
+    is_official = any(name.endswith(ending) for name in names)
+    # the official masks have coloured twins for the eye
+    ending = ending if is_official else ".png"
+    masks = {name.removesuffix(ending): folder / "labels_masks" / name for name in names if name.endswith(ending)}
+    return _paired(folder / "images", images, masks, may_lack_masks=is_official)
+
+
+def _by_stem(folder: Path, names: list[str]) -> dict[str, str]:
+    stems: dict[str, str] = {}
+    for name in sorted(names):
+        stem = os.path.splitext(name)[0]
+        if stem in stems:
+            raise UserError(f"{folder / name}: shares its mask with {stems[stem]}: keep one of the two")
+        stems[stem] = name
+    return stems
+
+
+def _paired(
+    folder: Path, images: dict[str, str], masks: dict[str, Path], may_lack_masks: bool
+) -> list[tuple[str, Path, Path | None]]:
+    lonely = [stem for stem in images if stem not in masks]
+    if not images or (lonely and not may_lack_masks):
+        missing = f"no mask for {folder / images[lonely[0]]}" if lonely else f"{folder}: no images"
+        raise UserError(f"{missing} ({len(lonely)} of {len(images)} images have none): add files, or remove the folder")
+    orphans = sorted(stem for stem in masks if stem not in images)
+    if orphans:
+        raise UserError(
+            f"{masks[orphans[0]]}: no image {orphans[0]} in {folder} ({len(orphans)} of {len(masks)} masks have none): "
+            "add the images, or remove the masks"
+        )
+    return [(name, folder / name, masks.get(stem)) for stem, name in images.items()]

@@ -1,0 +1,23 @@
+"""One look at all files before training starts."""
+
+import numpy as np
+
+from datamodules.common.pairs import Pair, check_same_size
+from datamodules.common.reading import Color, check_image, read_mask
+from datamodules.common.threads import map_in_threads
+
+
+def scan_pairs(pairs: list[Pair], class_colors: list[Color] | None, title: str) -> list[dict[int, int]]:
+    """Check every pair's files and return each mask's number of pixels per raw label.
+
+    Raises:
+        UserError: A file is damaged, an image cannot be used, or image and mask differ in size.
+    """
+
+    def scan(pair: Pair) -> dict[int, int]:
+        raw = read_mask(pair.mask, class_colors)
+        check_same_size(pair, check_image(pair.image), raw.shape)
+        pixels = np.bincount(raw.ravel())
+        return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels)}
+
+    return map_in_threads(scan, pairs, title)

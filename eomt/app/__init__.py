@@ -1,0 +1,1 @@
+"""The rooms of the command line: configuration, runs, trainer, inspection, messages, log."""

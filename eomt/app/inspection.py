@@ -1,0 +1,224 @@
+"""What `inspect` tells of a task: its modules, sizes, memory, data, and whether every adapter learns."""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+
+from eomt.errors import UserError
+from eomt.lora.adapter_layer import adapter_parameters
+from eomt.lora.config import adaptation
+from eomt.lora.files import save_adapter
+from eomt.lora.layers import count_lora_parameters, lora_layers
+from eomt.lora.summary import lora_summary
+from eomt.lora.targets import is_inside
+from eomt.tasks.base import AdaptationTask
+from eomt.verification.audit import audit_batch, check_base_is_loaded, first_supervised, loaded_names, refuse, summarise
+from eomt.verification.memory import TrainingMemory, checkpointing_set, checkpointing_switches, training_memory
+
+Row = tuple[str, ...]
+
+
+def module_lines(network: nn.Module) -> Iterator[str]:
+    """Three tables, of what is adapted, trained and frozen, and the totals; `{0-11}` stands for twelve paths."""
+    adapted, done = lora_layers(network), adaptation(network)
+    specs = done.adapters if done else {}
+    yield "Adapted modules" if adapted else "Adapted modules: none"
+    rows: dict[str, Row] = {}
+    for path, layer in adapted.items():
+        shape = " x ".join(str(size) for size in layer.weight.shape)
+        slices = f" on {', '.join(specs[path].slices)}" if specs[path].slices else ""
+        settings = f"rank {specs[path].rank}, alpha {specs[path].alpha:g}{slices}"
+        rows[path] = (shape, settings, f"{count_lora_parameters(layer):,} parameters")
+    yield from table(rows)
+    adapters = adapter_parameters(network)
+    counts: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    for name, parameter in network.named_parameters():
+        # the weight inside an adapted layer stands in the table above
+        if name not in adapters and (parameter.requires_grad or not is_inside(name, adapted)):
+            # of an adapted layer only the bias may be trained: the table above has the layer
+            path = name if is_inside(name, adapted) else name.rpartition(".")[0] or name
+            of_kind = counts[parameter.requires_grad]
+            of_kind[path] = of_kind.get(path, 0) + parameter.numel()
+    yield "Trained in full" if counts[True] else "Trained in full: none"
+    yield from table({path: (f"{count:,} parameters",) for path, count in counts[True].items()})
+    skipped = done.skipped if done else {}
+    left = {path: (skipped.get(path, "no target"), f"{count:,} parameters") for path, count in counts[False].items()}
+    left |= {path: (reason, "") for path, reason in skipped.items() if path not in left}
+    yield "Left as it is" if left else "Left as it is: none"
+    yield from table(left)
+    # what was left has a table of its own above
+    yield from (line for line in lora_summary(network) if not line.startswith("[LoRA] Left as it is"))
+
+
+def table(rows: Mapping[str, Row]) -> list[str]:
+    """Rows by path, aligned; paths that differ in numbers alone, and whose cells are the same, are one row."""
+    groups: dict[tuple[str, Row], list[str]] = {}
+    for path, cells in rows.items():
+        groups.setdefault((re.sub(r"\.\d+(?=\.|$)", ".*", path), cells), []).append(path)
+    merged = [(text, count, cells) for (_, cells), paths in groups.items() for text, count in joined(paths).items()]
+    if not merged:
+        return []
+    widths = [max(len(text) for text, _, _ in merged)]
+    widths += [max(len(cells[column]) for _, _, cells in merged) for column in range(len(merged[0][2]))]
+    lines = []
+    for text, count, cells in merged:
+        several = f"{count:3} x" if count > 1 else " " * 5
+        padded = [cell.ljust(width) for cell, width in zip((text, *cells), widths, strict=True)]
+        lines.append("  " + "  ".join([padded[0], several, *padded[1:]]).rstrip())
+    return lines
+
+
+def joined(paths: list[str]) -> dict[str, int]:
+    """Paths that differ in numbers alone, as few texts with their counts: `blocks.{0-11}.attn.qkv`.
+
+    Each text stands for every combination of its numbers, and together for exactly `paths`.
+    """
+    parts = [re.split(r"(?<=\.)(\d+)(?=\.|$)", path) for path in paths]
+    places = range(1, len(parts[0]), 2)
+    products: list[tuple[tuple[int, ...], ...]] = [tuple((int(part[place]),) for place in places) for part in parts]
+    for position in reversed(range(len(places))):
+        merged: dict[tuple[Any, ...], list[int]] = {}
+        for product in products:
+            rest = (product[:position], product[position + 1 :])
+            merged.setdefault(rest, []).extend(product[position])
+        products = [(*before, tuple(sorted(found)), *after) for (before, after), found in merged.items()]
+    texts = {}
+    for product in products:
+        pieces, count = list(parts[0]), 1
+        for place, numbers in zip(places, product, strict=True):
+            pieces[place] = ranges(numbers)
+            count *= len(numbers)
+        texts["".join(pieces)] = count
+    return texts
+
+
+def ranges(numbers: tuple[int, ...]) -> str:
+    """`7`, `{0-11}`, `{0,2,4-6}` of sorted numbers."""
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return "{" + ",".join(texts) + "}"
+
+
+def adapter_line(network: nn.Module) -> str:
+    """The exact size of the adapter's files: they are written to a temporary folder and measured."""
+    if not lora_layers(network):
+        return "Adapter on disk: none, there are no adapters"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            written = save_adapter(network, Path(folder) / "adapter", getattr(network, "base", None))
+        except UserError as error:
+            return f"Adapter on disk: none ({error})"
+        files = {
+            str(path.relative_to(written)): path.stat().st_size for path in sorted(written.rglob("*")) if path.is_file()
+        }
+    parts = ", ".join(f"{name} {size:,}" for name, size in files.items())
+    return f"Adapter on disk: {sum(files.values()):,} bytes ({parts})"
+
+
+def base_line(task: AdaptationTask, allow_random_base: bool) -> str:
+    """Whether the base was loaded.
+
+    Raises:
+        UserError: if some of it was loaded and something frozen was not, which is no smoke test but a mistake.
+    """
+    network = task.network
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    if not loaded_names(network):
+        needed = "; `fit` wants --audit.allow_random_base true" if frozen and not allow_random_base else ""
+        return f"Base: random, no weights were loaded{needed}"
+    if not allow_random_base:
+        check_base_is_loaded(network)
+    base = getattr(network, "base", type(network).__name__)
+    if adaptation(network) is None:
+        # a merged folder or a checkpoint of full fine-tuning holds every weight
+        base = getattr(task, "weights", base)
+    return f"Base: {base}"
+
+
+def data_lines(datamodule: LightningDataModule) -> Iterator[str]:
+    """Images per split and class, of a datamodule that was set up to fit."""
+    counts: dict[str, dict[str, int]] = dict(getattr(datamodule, "counts", {}))
+    for split, names in getattr(datamodule, "split_record", {}).items():
+        # a split that `fit` does not look into
+        counts.setdefault(split, {"images": len(names)})
+    for split, count in counts.items():
+        yield f"Data: {split}: " + ", ".join(f"{name} {number}" for name, number in count.items())
+    if (num_classes := getattr(datamodule, "num_classes", None)) is not None:
+        yield f"Data: {num_classes} classes: {', '.join(getattr(datamodule, 'class_names', []))}"
+
+
+def not_there_yet(datamodule: LightningDataModule) -> str | None:
+    """Why data that `fit` makes itself cannot be used yet; None if the data is there and was set up.
+
+    Raises:
+        UserError: for any other data that cannot be used.
+    """
+    try:
+        datamodule.setup("fit")
+    except UserError as error:
+        if is_overridden("prepare_data", datamodule, LightningDataModule):
+            return str(error)
+        raise
+    return None
+
+
+def real_batch(task: AdaptationTask, datamodule: LightningDataModule) -> dict[str, Any]:
+    """The first training batch that has anything to learn from."""
+    with isolate_rng():
+        return first_supervised(task, datamodule.train_dataloader())
+
+
+def memory_lines(
+    task: AdaptationTask, batch: dict[str, Any], forward_context: Callable[[], AbstractContextManager[Any]]
+) -> Iterator[str]:
+    """Estimates of a training step's peak memory on `batch`, with and without activation checkpointing."""
+    batch_size = len(batch["image"])
+    yield f"Peak memory of training, batch of {batch_size} on one {task.device.type} device (estimate, AdamW)"
+    switches = checkpointing_switches(task.network)
+    if not switches:
+        memory = training_memory(task, batch, batch_size, forward_context)
+        yield f"  {_memory_text(memory)}; no module has a `checkpointing` switch"
+    for checkpointing in (False, True) if switches else ():
+        with checkpointing_set(task.network, checkpointing):
+            memory = training_memory(task, batch, batch_size, forward_context)
+        as_set = all(switch.checkpointing is checkpointing for switch in switches)
+        name = f"checkpointing {'on' if checkpointing else 'off'}{' (as set)' if as_set else ''}"
+        yield f"  {name + ':':29}{_memory_text(memory)}"
+
+
+def audit_line(
+    task: AdaptationTask, batch: dict[str, Any], forward_context: Callable[[], AbstractContextManager[Any]]
+) -> str:
+    """The verdict of the audit.
+
+    Raises:
+        UserError: naming a fault.
+    """
+    with forward_context():
+        refuse(audit_batch(task, batch))
+    return f"Audit: {summarise(task)}"
+
+
+def _memory_text(memory: TrainingMemory) -> str:
+    parts = ("weights", "gradients", "optimizer_states", "activations")
+    text = " + ".join(f"{part.replace('_', ' ')} {_mebibytes(getattr(memory, part))}" for part in parts)
+    return f"{_mebibytes(memory.total)} MiB = {text}"
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.1f}" if count < 100 * 2**20 else f"{count / 2**20:,.0f}"

@@ -1,0 +1,111 @@
+"""LoRAConfig and what it does to a network: adapt, freeze, count, report."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+from eomt.errors import UserError
+from eomt.lora.adapter_layer import lora_layers
+from eomt.lora.backends import available_backend, inject_native, inject_peft
+from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation
+from eomt.lora.fingerprint import fingerprint
+from eomt.lora.supported_layers import all_modules, refusal, refuse_compiled, shared_weights, unsuitable_reason
+from eomt.lora.targets import resolve_modules, resolve_targets
+from eomt.lora.trainable import drifting_statistics, expected_trainable, tied_outside
+
+
+def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
+    """Adapts `model` in place as `config` says, sets what is trainable, and returns it.
+
+    None leaves the model as it is, trainable in full.
+
+    Raises:
+        UserError: if the model is adapted already, for a name or value that cannot work, or a rank above what a layer
+            can hold.
+    """
+    if config is None:
+        return model
+    if adaptation(model) is not None or lora_layers(model):
+        raise UserError("lora_config: this network is adapted already; give lora_config once, to the task or to it")
+    refuse_compiled(model, "lora_config")
+    new = [name for name in getattr(model, "new_modules", ()) if name not in config.trainable_modules]
+    trained_in_full = resolve_modules(model, [*config.trainable_modules, *new])
+    if config.freeze_base_model and (tied := tied_outside(model, trained_in_full)):
+        raise UserError(
+            f"trainable_modules: {tied[0]!r} shares its values with {tied[1]!r}, which would be trained with it; "
+            "name that module too, or neither"
+        )
+    if config.freeze_base_model and (drifting := drifting_statistics(model, trained_in_full)):
+        raise UserError(
+            f"freeze_base_model: {drifting!r} would be frozen, but its running statistics follow the training images "
+            "and change the base; add it to trainable_modules, or set track_running_stats to false"
+        )
+    adapters: dict[str, AdapterSpec] = {}
+    skipped: dict[str, str] = {}
+    if config.enabled:
+        slices, skipped = resolve_targets(
+            model, config.target_modules, config.exclude_modules, config.layers, trained_in_full
+        )
+        ranks = _by_pattern(slices, config.rank_pattern, "rank_pattern")
+        alphas = _by_pattern(slices, config.alpha_pattern, "alpha_pattern")
+        adapters = {
+            path: AdapterSpec(ranks.get(path, config.rank), alphas.get(path, config.lora_alpha), chosen)
+            for path, chosen in slices.items()
+        }
+    for path, spec in adapters.items():
+        layer = model.get_submodule(path)
+        limit = _largest_rank(layer, spec)
+        if spec.rank > limit:
+            raise UserError(
+                f"rank: {spec.rank} is above what {path!r} can hold ({limit}); lower it, "
+                f"or give this layer its own with rank_pattern: {{{path}: {limit}}}"
+            )
+    return inject(model, Adaptation(config, adapters, trained_in_full, skipped, {}))
+
+
+def apply_lora_to_vit(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
+    """The guide's name for `apply_lora` on a ViT or an EoMT."""
+    return apply_lora(model, config)
+
+
+def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
+    """Carries out an adaptation whose paths are resolved: layers, fingerprint, what is trainable.
+
+    Raises:
+        UserError: for a layer that cannot be adapted.
+    """
+    config = plan.config
+    modules, shared = all_modules(model), shared_weights(model)
+    for path in plan.adapters:
+        if reason := unsuitable_reason(modules[path]) or refusal(modules, path, shared):
+            raise UserError(f"{path!r} cannot be adapted: {reason}")
+    plan.fingerprint = fingerprint(model, list(plan.adapters))
+    plan.backend = available_backend(config) if plan.adapters else "native"
+    (inject_peft if plan.backend == "peft" else inject_native)(model, plan)
+    model.adaptation = plan  # type: ignore[assignment]
+    expected = expected_trainable(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in expected)
+    return model
+
+
+def _by_pattern(slices: dict[str, tuple[str, ...]], pattern: dict[str, Any], field_name: str) -> dict[str, Any]:
+    """The value of each path that a pattern names; a later name wins."""
+    values: dict[str, Any] = {}
+    for name, value in pattern.items():
+        if name.startswith("re:"):
+            matches = [path for path in slices if re.fullmatch(name.removeprefix("re:"), path)]
+        else:
+            matches = [path for path in slices if f".{name}." in f".{path}."]
+        if not matches:
+            raise UserError(f"{field_name}: {name!r} matches none of the {len(slices)} adapted modules")
+        values |= dict.fromkeys(matches, value)
+    return values
+
+
+def _largest_rank(layer: nn.Module, spec: AdapterSpec) -> int:
+    """min(in, out) of the matrix that is updated: a higher rank only adds parameters."""
+    shape = layer.get_parameter("weight").flatten(1).shape
+    out_features = shape[0] // 3 if spec.slices else shape[0]
+    return min(out_features, shape[1])

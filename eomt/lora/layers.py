@@ -1,0 +1,348 @@
+"""LoRA layers: a frozen layer W plus a trained low-rank update, W + (alpha / r) B A (Hu et al., arXiv:2106.09685).
+
+Each class subclasses the layer that it replaces and keeps its parameter names (`weight`, `bias`), so a state dict of
+the plain network loads into the adapted one with nothing but `lora_*` missing.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eomt.errors import UserError
+from eomt.lora.adapter_layer import AdapterLayer, adapter_parameters, lora_layers, set_module
+from eomt.lora.dropout import dropped_projection, keep_share
+from eomt.lora.supported_layers import all_modules, refusal, shared_weights, unsuitable_reason
+
+SLICES = ("query", "key", "value")
+
+
+class LoRALayer(AdapterLayer):
+    """What the three native layers share: `lora_a`, `lora_b`, `scaling`, merging."""
+
+    base_weight_name = "weight"
+    # of each subclass: the plain layer of the same shape, without values
+    _empty_plain_layer: Callable[[], nn.Module]
+
+    def _add_adapter(
+        self, a_shape: tuple[int, ...], b_shape: tuple[int, ...], rank: int, alpha: float, dropout: float, rslora: bool
+    ) -> None:
+        if not isinstance(rank, int) or rank < 1:
+            raise UserError(f"rank: {rank!r}, must be an integer of at least 1")
+        if not (0 <= dropout < 1 and keep_share(dropout) > 0):
+            raise UserError(f"lora_dropout: {dropout!r}, must be at least 0 and at most 0.99999")
+        self.rank, self.lora_alpha, self.lora_dropout, self.use_rslora = rank, alpha, dropout, rslora
+        self.adapter_enabled = True
+        # fp32 whatever the base: B starts at zero and its first steps are below the resolution of bf16
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        self.lora_a = nn.Parameter(torch.empty(a_shape, dtype=dtype, device=self.weight.device))
+        self.lora_b = nn.Parameter(torch.empty(b_shape, dtype=dtype, device=self.weight.device))
+        self.weight.requires_grad_(False)
+        self.reset_adapter()
+
+    @property
+    def scaling(self) -> float:
+        """alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv:2312.03732)."""
+        return self.lora_alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+    def reset_adapter(self) -> None:
+        """A as nn.Linear initialises its weight, B zero: the adapted layer starts equal to the plain one."""
+        for a in self.lora_a.data if self.lora_a.dim() == 3 else [self.lora_a.data]:
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_b)
+
+    def plain_layer(self, merge: bool) -> nn.Module:
+        """A plain layer of the base class: with the update added in fp32 if `merge`, else with the base weight."""
+        plain = self._empty_plain_layer()
+        plain.weight, plain.bias = self.weight, self.bias
+        if merge:
+            with torch.no_grad(), torch.autocast(self.weight.device.type, enabled=False):
+                merged = (self.weight.to(self.lora_a.dtype) + self.delta_weight()).to(self.weight.dtype)
+            plain.weight = nn.Parameter(merged, requires_grad=False)
+        return plain.train(self.training)
+
+    def adapter_repr(self) -> str:
+        return f"rank={self.rank}, lora_alpha={self.lora_alpha}, lora_dropout={self.lora_dropout}"
+
+
+class LoRALinear(LoRALayer, nn.Linear):
+    """A linear layer with LoRA: y = W x + b + (alpha / r) B A dropout(x).
+
+    Attributes:
+        weight, bias: of the plain layer; `weight` is frozen.
+        lora_a: (r, in_features); lora_b: (out_features, r), zero at the start.
+
+    Raises:
+        UserError: for a rank below 1 or a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.1,
+        bias: bool = True,
+        use_rslora: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self._add_adapter((rank, in_features), (out_features, rank), rank, lora_alpha, lora_dropout, use_rslora)
+
+    @classmethod
+    def from_layer(cls, layer: nn.Linear, **adapter: Any) -> Self:
+        """The adapted form of `layer`, whose parameters it shares."""
+        adapted = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta", **adapter)
+        return _share_parameters(adapted, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features) -> (..., out_features)."""
+        x2 = x.reshape(-1, self.in_features)
+        y = F.linear(x2, self.weight, self.bias)
+        if self._adapter_runs():
+            h = dropped_projection(x2, self.lora_a, self.lora_dropout, self.training) * self.scaling  # (n, r)
+            # into y: one pass over it instead of a product, a sum and a copy
+            y = y.addmm_(h, self.lora_b.t().to(h.dtype))
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def delta_weight(self) -> Tensor:
+        return self.lora_b @ self.lora_a * self.scaling
+
+    def _empty_plain_layer(self) -> nn.Linear:
+        return nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+
+    def extra_repr(self) -> str:
+        return f"{nn.Linear.extra_repr(self)}, {self.adapter_repr()}"
+
+
+class LoRAAttention(LoRALayer, nn.Linear):
+    """A fused qkv projection with one update per chosen slice.
+
+    The output holds query, key and value one after the other, each `out_features // 3` wide, as in timm and SAM2.
+
+    Attributes:
+        slices: which of query, key, value are adapted, k of them.
+        lora_a: (k, r, in_features); lora_b: (k, out_features // 3, r), zero at the start.
+
+    Raises:
+        UserError: for a width that is not a multiple of 3, unknown slices, a bad rank or dropout.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.1,
+        slices: tuple[str, ...] = SLICES,
+        bias: bool = True,
+        use_rslora: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if out_features % 3:
+            raise UserError(f"out_features: {out_features} is no multiple of 3, so this is no fused query-key-value")
+        if not slices or set(slices) - set(SLICES):
+            raise UserError(f"slices: {slices!r}, must be some of {', '.join(SLICES)}")
+        nn.Linear.__init__(self, in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self.slices = tuple(name for name in SLICES if name in slices)
+        k = len(self.slices)
+        self._add_adapter(
+            (k, rank, in_features), (k, out_features // 3, rank), rank, lora_alpha, lora_dropout, use_rslora
+        )
+
+    @classmethod
+    def from_layer(cls, layer: nn.Linear, **adapter: Any) -> Self:
+        """The adapted form of `layer`, whose parameters it shares."""
+        adapted = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta", **adapter)
+        return _share_parameters(adapted, layer)
+
+    @property
+    def slice_indices(self) -> list[int]:
+        return [SLICES.index(name) for name in self.slices]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features) -> (..., out_features)."""
+        y = F.linear(x, self.weight, self.bias)
+        if not self._adapter_runs():
+            return y
+        k = len(self.slices)
+        h = dropped_projection(x, self.lora_a.flatten(0, 1), self.lora_dropout, self.training) * self.scaling
+        h = h.reshape(-1, k, self.rank).transpose(0, 1)  # (k, n, r)
+        update = torch.bmm(h, self.lora_b.transpose(1, 2).to(h.dtype)).transpose(0, 1)  # (n, k, out / 3)
+        parts = list(y.reshape(-1, 3, self.out_features // 3).unbind(1))
+        for position, index in enumerate(self.slice_indices):
+            parts[index] = parts[index] + update[:, position]
+        return torch.stack(parts, 1).view(y.shape)
+
+    def delta_weight(self) -> Tensor:
+        delta = self.lora_a.new_zeros(3, self.out_features // 3, self.in_features)
+        delta[self.slice_indices] = torch.bmm(self.lora_b, self.lora_a) * self.scaling
+        return delta.flatten(0, 1)
+
+    def _empty_plain_layer(self) -> nn.Linear:
+        return nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+
+    def extra_repr(self) -> str:
+        return f"{nn.Linear.extra_repr(self)}, slices={self.slices}, {self.adapter_repr()}"
+
+
+class LoRAConv2d(LoRALayer, nn.Conv2d):
+    """A 2-D convolution with LoRA: A is a convolution like the base (same stride, padding, dilation), B is 1 x 1.
+
+    Attributes:
+        lora_a: (r, in_channels, kh, kw); lora_b: (out_channels, r, 1, 1), zero at the start.
+
+    Raises:
+        UserError: for groups other than 1 (an update of a grouped convolution has no such form), a bad rank or dropout.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        rank: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.1,
+        use_rslora: bool = False,
+        **convolution: Any,
+    ) -> None:
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **convolution)
+        if self.groups != 1:
+            raise UserError(f"groups: {self.groups}, LoRA adapts convolutions with groups=1 only")
+        self._add_adapter(
+            (rank, in_channels, *self.kernel_size),
+            (out_channels, rank, 1, 1),
+            rank,
+            lora_alpha,
+            lora_dropout,
+            use_rslora,
+        )
+
+    @classmethod
+    def from_layer(cls, layer: nn.Conv2d, **adapter: Any) -> Self:
+        """The adapted form of `layer`, whose parameters it shares."""
+        return _share_parameters(cls(**_convolution_arguments(layer), device="meta", **adapter), layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        y = self._conv_forward(x, self.weight, self.bias)
+        if not self._adapter_runs():
+            return y
+        x = F.dropout(x, self.lora_dropout, self.training)
+        h = self._conv_forward(x, self.lora_a.to(x.dtype), None) * self.scaling
+        return y + F.conv2d(h, self.lora_b.to(h.dtype))
+
+    def delta_weight(self) -> Tensor:
+        return (self.lora_b.flatten(1) @ self.lora_a.flatten(1)).view(self.weight.shape) * self.scaling
+
+    def _empty_plain_layer(self) -> nn.Conv2d:
+        return nn.Conv2d(**_convolution_arguments(self), device="meta")
+
+    def extra_repr(self) -> str:
+        return f"{nn.Conv2d.extra_repr(self)}, {self.adapter_repr()}"
+
+
+def _convolution_arguments(layer: nn.Conv2d) -> dict[str, Any]:
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {**{name: getattr(layer, name) for name in names}, "bias": layer.bias is not None}
+
+
+def _share_parameters(adapted: Any, layer: nn.Module) -> Any:
+    """Gives `adapted`, built on the meta device, the parameters of `layer` and adapters on its device."""
+    adapted.weight, adapted.bias = layer.weight, layer.bias
+    adapted.weight.requires_grad_(False)
+    dtype = torch.promote_types(adapted.weight.dtype, torch.float32)
+    for name in ("lora_a", "lora_b"):
+        shape = getattr(adapted, name).shape
+        setattr(adapted, name, nn.Parameter(torch.empty(shape, dtype=dtype, device=adapted.weight.device)))
+    adapted.reset_adapter()
+    return adapted.train(layer.training)
+
+
+def replace_linear_with_lora(
+    module: nn.Module, rank: int = 8, lora_alpha: float = 16, lora_dropout: float = 0.1
+) -> nn.Module:
+    """Adapts every linear layer in `module`, in place, and returns it (the adapted layer if it is one itself).
+
+    Raises:
+        UserError: for a layer that LoRA cannot adapt, or where an adapter would be bypassed; nothing is changed then.
+    """
+    modules, shared = all_modules(module), shared_weights(module)
+    linear = {
+        path: layer
+        for path, layer in modules.items()
+        if isinstance(layer, nn.Linear) and not isinstance(layer, AdapterLayer)
+    }
+    for path, layer in linear.items():
+        if reason := unsuitable_reason(layer) or refusal(modules, path, shared):
+            name = repr(path) if path else "the layer"
+            raise UserError(f"replace_linear_with_lora: {name} cannot be adapted: {reason}; apply_lora chooses by name")
+    for path, layer in linear.items():
+        adapted = LoRALinear.from_layer(layer, rank=rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
+        if not path:
+            return adapted
+        set_module(module, path, adapted)
+    return module
+
+
+def freeze_lora_params(model: nn.Module) -> None:
+    """Freezes everything that is not LoRA, so that the adapters alone are trained (the name is the guide's)."""
+    adapters = adapter_parameters(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in adapters)
+
+
+def count_lora_parameters(model: nn.Module) -> int:
+    """The number of values in all adapters of `model`."""
+    return sum(model.get_parameter(name).numel() for name in adapter_parameters(model))
+
+
+def merge_lora_weights(model: nn.Module) -> nn.Module:
+    """Adds every update to its base weight in fp32, in place, and returns the model with plain layers.
+
+    Raises:
+        UserError: if the model holds no adapter, which is so of a model merged already.
+    """
+    return _to_plain(model, merge=True)
+
+
+def remove_adapters(model: nn.Module) -> nn.Module:
+    """Takes the adapters away, in place: the model is the base again, bit for bit (after PiSSA up to rounding)."""
+    return _to_plain(model, merge=False)
+
+
+def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
+    layers = lora_layers(model)
+    if not layers:
+        raise UserError("the model holds no LoRA adapters: nothing to merge or remove (was it merged already?)")
+    for module in model.modules():
+        # what apply_lora noted is true no longer, and would stand in the way of adapting again
+        if hasattr(module, "adaptation"):
+            del module.adaptation
+    if isinstance(model, AdapterLayer):
+        return model.plain_layer(merge)
+    for path, layer in layers.items():
+        set_module(model, path, layer.plain_layer(merge))
+    return model
+
+
+@contextlib.contextmanager
+def disable_adapters(model: nn.Module) -> Iterator[None]:
+    """Within it the adapted model answers as its base does."""
+    layers = [layer for layer in lora_layers(model).values() if layer.adapter_enabled]
+    for layer in layers:
+        layer.adapter_enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.adapter_enabled = True

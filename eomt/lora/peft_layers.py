@@ -1,0 +1,165 @@
+"""PEFT as the other backend: its layers in place of ours, at exactly the paths that were resolved.
+
+Imported only where `backend: peft` is used, since PEFT is an optional dependency.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Conv2d, Linear
+from torch import Tensor, nn
+
+from eomt.errors import UserError
+from eomt.lora.adapter_layer import AdapterLayer, lora_layers
+from eomt.lora.supported_layers import peft_reason
+
+# PEFT's own name for the only adapter of a network
+NAME = "default"
+
+
+class PEFTLayer(AdapterLayer):
+    """What this package asks of an adapted layer, answered by PEFT's."""
+
+    base_weight_name = "base_layer.weight"
+    # what PEFT's layers hold
+    base_layer: Any
+    lora_A: nn.ModuleDict  # noqa: N815
+    lora_B: nn.ModuleDict  # noqa: N815
+    lora_magnitude_vector: nn.ModuleDict
+    scaling: dict[str, float]
+    # of PiSSA only: the pair that training starts from, which was taken out of the base weight
+    initial_a: Tensor
+    initial_b: Tensor
+
+    def adapter_tensors(self) -> dict[str, str]:
+        names = {f"{part}.weight": f"{part}.{NAME}.weight" for part in ("lora_A", "lora_B")}
+        if NAME in self.lora_magnitude_vector:
+            names["lora_magnitude_vector"] = f"lora_magnitude_vector.{NAME}.weight"
+        return names
+
+    @property
+    def lora_a(self) -> nn.Parameter:  # type: ignore[override]
+        return self.lora_A[NAME].weight  # type: ignore[return-value]
+
+    @property
+    def lora_b(self) -> nn.Parameter:  # type: ignore[override]
+        return self.lora_B[NAME].weight  # type: ignore[return-value]
+
+    @property
+    def adapter_enabled(self) -> bool:
+        return not self._disable_adapters
+
+    @adapter_enabled.setter
+    def adapter_enabled(self, enabled: bool) -> None:
+        # PEFT's own switch would change requires_grad too
+        self._disable_adapters = not enabled
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the plain layer: x (..., in_features) or (B, in_channels, H, W)."""
+        runs = self._adapter_runs()
+        y = super().forward(x)
+        if not runs and hasattr(self, "initial_a"):
+            # what was taken out of the base belongs to its answer
+            h = torch.nn.functional.linear(x, self.initial_a.to(x.dtype)) * self.scaling[NAME]
+            y = y + torch.nn.functional.linear(h, self.initial_b.to(x.dtype))
+        return y
+
+    def delta_weight(self) -> Tensor:
+        return self._merged_weight() - self.base_layer.weight
+
+    def plain_layer(self, merge: bool) -> nn.Module:
+        plain = self.base_layer
+        if merge or hasattr(self, "initial_a"):
+            with torch.no_grad(), torch.autocast(plain.weight.device.type, enabled=False):
+                weight = self._merged_weight() if merge else self.original_weight()
+            plain.weight = nn.Parameter(weight.to(plain.weight.dtype), requires_grad=False)
+        return plain.train(self.training)
+
+    def _merged_weight(self) -> Tensor:
+        """W with the update, in the adapters' dtype; PEFT merges in the dtype of W."""
+        merged = copy.deepcopy(self).to(self.lora_a.dtype)
+        merged.merge(safe_merge=True, adapter_names=[NAME])  # type: ignore[operator]
+        return merged.base_layer.weight
+
+    # -- PiSSA: the base weight is its residual while the adapter trains -----------------------------------------
+
+    def keep_initial_pair(self, weight: Tensor) -> None:
+        """Notes the pair that PiSSA starts from and makes the base the exact residual of `weight`.
+
+        PEFT computes both in fp32 and rounds the pair to the dtype of the base afterwards.
+        """
+        self.register_buffer("initial_a", self.lora_a.detach().clone())
+        self.register_buffer("initial_b", self.lora_b.detach().clone())
+        self.take_out_initial_pair(weight)
+
+    def original_weight(self) -> Tensor:
+        """The base weight as it was before PiSSA, in the adapters' dtype, up to rounding."""
+        return self.base_layer.weight + self._initial_update()
+
+    def take_out_initial_pair(self, weight: Tensor) -> None:
+        """Makes the base weight the residual of the original `weight`."""
+        with torch.no_grad():
+            self.base_layer.weight.copy_(weight - self._initial_update())
+
+    def _initial_update(self) -> Tensor:
+        return self.initial_b @ self.initial_a * self.scaling[NAME]
+
+
+class PEFTLinear(PEFTLayer, Linear):
+    """PEFT's adapted linear layer."""
+
+
+class PEFTConv2d(PEFTLayer, Conv2d):
+    """PEFT's adapted 2-D convolution."""
+
+
+def inject_layers(model: nn.Module, layers: dict[str, nn.Module], config: dict[str, Any], pissa: bool) -> None:
+    """Replaces `layers` of `model` by PEFT's, in place.
+
+    Args:
+        layers: by their paths.
+        config: the content of an adapter_config.json for them (`adapter_format.peft_settings`).
+        pissa: start from the principal singular vectors of each weight (arXiv:2404.02948).
+
+    Raises:
+        UserError: for a layer that PEFT's adapter would change or cannot adapt.
+    """
+    for path, layer in layers.items():
+        if reason := _refusal(path, layer, pissa):
+            raise UserError(f"{path!r} cannot be adapted with backend: peft: {reason}")
+    names = ("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
+    settings = LoraConfig(
+        target_modules="|".join(f"({path_pattern(path)})" for path in layers),
+        init_lora_weights="pissa" if pissa else True,
+        **{name: config[name] for name in names},
+    )
+    settings._register_custom_module({nn.Linear: PEFTLinear, nn.Conv2d: PEFTConv2d})
+    originals = {path: layer.get_parameter("weight").detach().clone() for path, layer in layers.items() if pissa}
+    inject_adapter_in_model(settings, model, adapter_name=NAME)
+    # a record of PEFT's, for models that hold several adapters
+    del model.peft_config
+    for path, adapted in lora_layers(model).items():
+        assert isinstance(adapted, PEFTLayer)
+        for part in (adapted.lora_A, adapted.lora_B, adapted.lora_magnitude_vector):
+            # PEFT makes them in the dtype of the base: B starts at zero, below the resolution of bf16
+            part.to(torch.promote_types(adapted.weight.dtype, torch.float32))
+        if pissa:
+            adapted.keep_initial_pair(originals[path])
+
+
+def path_pattern(path: str) -> str:
+    return path.replace(".", r"\.")
+
+
+def _refusal(path: str, layer: nn.Module, pissa: bool) -> str | None:
+    if not path:
+        return "it is the network itself; adapt the module that holds it"
+    if reason := peft_reason(layer):
+        return f"{reason}; use backend: native"
+    if pissa and not isinstance(layer, nn.Linear):
+        return "init_lora_weights: pissa is for linear layers"
+    if pissa and layer.get_parameter("weight").dtype == torch.float64:
+        return "init_lora_weights: pissa takes weights of 16 or 32 bits"
+    return None

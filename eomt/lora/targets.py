@@ -1,0 +1,244 @@
+"""From the names in a config to exact module paths, strictly: whatever matches nothing is an error."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+from torch import nn
+
+from eomt.errors import UserError
+from eomt.lora.adapter_layer import AdapterLayer
+from eomt.lora.layers import SLICES
+from eomt.lora.supported_layers import all_modules, refusal, shared_weights, slices_refusal, unsuitable_reason
+
+# What the libraries call the same thing. A name always also stands for itself.
+ALIASES: dict[str, frozenset[str]] = {
+    "query": frozenset({"query", "q_proj", "to_q", "q_lin"}),
+    "key": frozenset({"key", "k_proj", "to_k", "k_lin"}),
+    "value": frozenset({"value", "v_proj", "to_v", "v_lin"}),
+    "attention": frozenset(
+        {
+            *("attention", "attn", "self_attn", "self_attention", "cross_attn", "cross_attention"),
+            *("encoder_attn", "crossattention", "SelfAttention", "EncDecAttention"),  # BART, BERT, T5
+            *("cross_attn_token_to_image", "cross_attn_image_to_token", "final_attn_token_to_image"),  # SAM2
+        }
+    ),
+    "mlp": frozenset({"mlp", "ffn", "feed_forward", "feedforward", "DenseReluDense"}),
+}
+# The same for layers that only their place tells apart: regular expressions on the end of a path.
+PLACES: dict[str, str] = {
+    "query": r"(SelfAttention|EncDecAttention)\.q",  # T5
+    "key": r"(SelfAttention|EncDecAttention)\.k",
+    "value": r"(SelfAttention|EncDecAttention)\.v",
+    "mlp": r"\d+\.(fc[12]|(intermediate|output)\.dense)",  # BART's and BERT's lie in the block itself
+}
+ALL_LINEAR = "all-linear"
+FUSED = frozenset({"qkv", "qkv_proj"})
+
+
+def resolve_targets(
+    model: nn.Module,
+    targets: Sequence[str],
+    exclude: Sequence[str] = (),
+    layers: Sequence[int] | str | None = None,
+    trained_in_full: Iterable[str] = (),
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """The layers that `targets` name.
+
+    Args:
+        model: any module; what is adapted already is left out.
+        targets: names as `LoRAConfig.target_modules` takes them.
+        exclude: names likewise, taken out again.
+        layers: indices of blocks, or "last:N", for targets inside numbered blocks.
+        trained_in_full: module paths whose inside is not adapted.
+
+    Returns:
+        Path -> slices of a fused qkv (empty: the whole layer), in the model's order; and path -> reason for layers
+        inside a matching container that have no low-rank form, or compute more than a plain layer, and are left as
+        they are.
+
+    Raises:
+        UserError: for a name that matches nothing or nothing that LoRA can adapt, or a layer where an adapter
+            would be bypassed.
+    """
+    full = tuple(trained_in_full)
+    chosen: dict[str, set[str]] = {}
+    skipped: dict[str, str] = {}
+    for target in targets:
+        found, unsuitable = _match_target(model, target, "target_modules")
+        inside = {path: slices for path, slices in found.items() if not is_inside(path, full)}
+        if not inside:
+            raise UserError(
+                f"target_modules: {target!r} names only modules that trainable_modules trains in full; "
+                "take it out of one of the two"
+            )
+        for path, slices in inside.items():
+            # the whole layer (no slices) includes any slice of it
+            whole = not slices or (path in chosen and not chosen[path])
+            chosen[path] = set() if whole else chosen.get(path, set()) | set(slices)
+        skipped |= unsuitable
+    for name in exclude:
+        for path, slices in _match_target(model, name, "exclude_modules")[0].items():
+            # without slices the whole layer goes; the whole without a slice is the others
+            rest = (chosen.get(path) or set(SLICES)) - set(slices) if slices else set()
+            if path in chosen and rest:
+                chosen[path] = rest
+            else:
+                chosen.pop(path, None)
+    kept = _in_layers(model, chosen, layers)
+    if not kept:
+        raise UserError("target_modules: exclude_modules and layers leave nothing to adapt")
+    modules, shared = all_modules(model), shared_weights(model)
+    for path in kept:
+        if reason := refusal(modules, path, shared):
+            raise UserError(f"target_modules: {path!r} cannot be adapted: {reason}; put it into exclude_modules")
+    order = {path: tuple(name for name in SLICES if name in kept[path]) for path in modules if path in kept}
+    return order, {path: reason for path, reason in skipped.items() if path not in order}
+
+
+def resolve_modules(model: nn.Module, names: Sequence[str], field: str = "trainable_modules") -> list[str]:
+    """Paths of the modules named so, outermost only.
+
+    Raises:
+        UserError: for a name that matches no module, or only modules without parameters.
+    """
+    paths = [path for path, _ in model.named_modules() if path]
+    found: list[str] = []
+    for name in names:
+        matches = [path for path in paths if _ends_with(path, name)]
+        if not matches:
+            raise UserError(_no_match(field, name, _vocabulary(paths)))
+        empty = matches[0]
+        # a name such as norm is also that of nn.Identity somewhere
+        matches = [path for path in matches if any(True for _ in model.get_submodule(path).parameters())]
+        if not matches:
+            raise UserError(f"{field}: {name!r} names modules without parameters ({empty})")
+        found += [path for path in matches if path not in found]
+    return [path for path in found if not is_inside(path, [other for other in found if other != path])]
+
+
+def is_inside(path: str, containers: Iterable[str]) -> bool:
+    """Whether the module or parameter at `path` is one of `containers` or lies below one."""
+    return any(path == container or path.startswith(container + ".") for container in containers)
+
+
+def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Adaptable layers that one name matches, with their slices, and unsuitable ones met on the way, with the reason.
+
+    Raises:
+        UserError: if there is no adaptable one, or for slices of a projection that has none.
+    """
+    modules = all_modules(model)
+    leaves = {path: module for path, module in modules.items() if path and _is_layer(module)}
+    found: dict[str, tuple[str, ...]] = {}
+    if target == ALL_LINEAR:
+        found = {path: () for path, module in leaves.items() if isinstance(module, nn.Linear)}
+    elif target.startswith("re:"):
+        try:
+            pattern = re.compile(target.removeprefix("re:"))
+        except re.error as error:
+            raise UserError(f"{field}: {target!r} is no regular expression ({error})") from error
+        found = {path: () for path in leaves if pattern.fullmatch(path)}
+    else:
+        found = {path: () for path in leaves if _stands_for(target, path)}
+        if target in SLICES:
+            found |= {path: (target,) for path in leaves if path.rpartition(".")[2] in FUSED and path not in found}
+    unsuitable = {path: reason for path in found if (reason := unsuitable_reason(leaves[path]))}
+    found = {path: slices for path, slices in found.items() if path not in unsuitable}
+    for path, slices in found.items():
+        if slices and (reason := slices_refusal(modules, path)):
+            raise UserError(f"{field}: {target!r} is no slice of {path!r}: {reason}; name the whole layer, 'qkv'")
+    if found:
+        return found, unsuitable
+    if unsuitable:
+        path, reason = next(iter(unsuitable.items()))
+        raise UserError(f"{field}: {target!r} matches only {path!r}: {reason}")
+    other = [path for path in modules if path and _contains(path, target)]
+    if other and not target.startswith("re:"):
+        kinds = sorted({type(modules[path]).__name__ for path in other})
+        raise UserError(
+            f"{field}: {target!r} matches {other[0]!r} ({', '.join(kinds[:3])}); LoRA adapts Linear and Conv2d layers"
+        )
+    raise UserError(_no_match(field, target, _vocabulary(leaves) | _usable_words(leaves)))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, AdapterLayer)
+
+
+def _stands_for(word: str, path: str) -> bool:
+    """Whether the name or family's word reaches the layer at `path`."""
+    if any(_contains(path, name) for name in ALIASES.get(word, frozenset()) | {word}):
+        return True
+    return word in PLACES and re.search(rf"(^|\.){PLACES[word]}$", path) is not None
+
+
+def _contains(path: str, name: str) -> bool:
+    return f".{name}." in f".{path}."
+
+
+def _ends_with(path: str, name: str) -> bool:
+    return f".{path}".endswith(f".{name}")
+
+
+def _vocabulary(paths: Iterable[str]) -> set[str]:
+    return {part for path in paths for part in path.split(".") if not part.isdigit()}
+
+
+def _usable_words(leaves: Collection[str]) -> set[str]:
+    words = {word for word in ALIASES if any(_stands_for(word, path) for path in leaves)}
+    return words | {ALL_LINEAR} | (set(SLICES) if FUSED & _vocabulary(leaves) else set())
+
+
+def _no_match(field: str, name: str, vocabulary: set[str]) -> str:
+    nearest = difflib.get_close_matches(name, sorted(vocabulary), n=4, cutoff=0.5)
+    if nearest:
+        return f"{field}: {name!r} matches no module; nearest: {', '.join(nearest)}"
+    return f"{field}: {name!r} matches no module; there are: {', '.join(sorted(vocabulary))}"
+
+
+def _in_layers(
+    model: nn.Module, chosen: dict[str, set[str]], layers: Sequence[int] | str | None
+) -> dict[str, set[str]]:
+    """What is left of `chosen` inside the given blocks; layers outside numbered blocks stay."""
+    if layers is None:
+        return chosen
+    blocks = _block_lists(model)
+    longest = max(blocks.values(), default=0)
+    if not blocks:
+        raise UserError("layers: the model has no numbered blocks to choose from")
+    if isinstance(layers, str) and (number := int(layers.removeprefix("last:"))) > longest:
+        raise UserError(f"layers: {layers!r}, but there are {longest} blocks; at most last:{longest}, not {number}")
+    if not isinstance(layers, str) and (beyond := [i for i in layers if i >= longest]):
+        raise UserError(f"layers: {beyond[0]} is not there, the model's blocks are 0 to {longest - 1}")
+    kept = {}
+    for path, slices in chosen.items():
+        container = next((name for name in blocks if path.startswith(name + ".")), None)
+        if container is not None:
+            index = int(path[len(container) + 1 :].split(".")[0])
+            first = blocks[container] - int(layers.removeprefix("last:")) if isinstance(layers, str) else None
+            if (first is not None and index < first) or (first is None and index not in layers):
+                continue
+        kept[path] = slices
+    for name, length in blocks.items():
+        if any(path.startswith(name + ".") for path in chosen) and not any(
+            path.startswith(name + ".") for path in kept
+        ):
+            raise UserError(
+                f"layers: {layers!r} leaves nothing of the {length} blocks of {name!r}; put it into exclude_modules, "
+                "or choose its blocks too"
+            )
+    return kept
+
+
+def _block_lists(model: nn.Module) -> dict[str, int]:
+    """Lists of like blocks that hold linear layers, outermost only: path -> length."""
+    found: dict[str, int] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) < 2 or is_inside(path, found):
+            continue
+        children = list(module.children())
+        like = len({type(child) for child in children}) == 1 and not _is_layer(children[0])
+        if like and any(isinstance(inner, nn.Linear) for inner in children[0].modules()):
+            found[path] = len(children)
+    return found

@@ -1,0 +1,121 @@
+"""Text models of Hugging Face: an encoder of questions, and where answers are generated its decoder."""
+
+import inspect
+from typing import Any
+
+from transformers import (
+    BartForConditionalGeneration,
+    GenerationConfig,
+    MBartForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from eomt.errors import UserError
+from eomt.models.weights.transformers import Source, build, describe, load, read_config
+from eomt.models.weights.vqa import AnswerHead
+from eomt.utils.tokenizer import load_tokenizer, usable_positions
+
+GENERATIVE: dict[str, type[PreTrainedModel]] = {
+    "bart": BartForConditionalGeneration,
+    "mbart": MBartForConditionalGeneration,
+}
+
+
+def make_text_tower(source: Source, pretrained: bool, answer_head: AnswerHead) -> PreTrainedModel:
+    """An encoder and decoder for the generative head, an encoder alone for classification.
+
+    Args:
+        source: a repository on the hub, a folder, or a configuration.
+        pretrained: read the weights too; a configuration has none and stays random.
+
+    Raises:
+        UserError: for a model that does not fit the head, or cannot be read.
+    """
+    config: Any = read_config(source, "text_model")
+    if answer_head == "generative":
+        return _make_generative(source, config, pretrained)
+    model_class: Any = MODEL_MAPPING.get(type(config), None)
+    if model_class is None or getattr(model_class, "main_input_name", None) != "input_ids":
+        raise UserError(f"text_model: {describe(source)}: model_type {config.model_type!r} is no text encoder")
+    # a pooler would be trained in vain: questions are pooled here, after they have seen the image
+    pooler = "add_pooling_layer" in inspect.signature(model_class).parameters
+    model = _make(model_class, source, config, pretrained, **({"add_pooling_layer": False} if pooler else {}))
+    if not config.is_encoder_decoder:
+        return model
+    encoder = model.get_encoder()
+    encoder.loaded = {
+        name.removeprefix("encoder.") for name in getattr(model, "loaded", ()) if name.startswith("encoder.")
+    }
+    return encoder
+
+
+def encoder_of(text_model: PreTrainedModel) -> PreTrainedModel:
+    """What encodes questions: `text_model` itself, or its encoder."""
+    return text_model.get_encoder() if decoder_of(text_model) is not None else text_model
+
+
+def decoder_of(text_model: PreTrainedModel) -> PreTrainedModel | None:
+    """What generates answers; None in an encoder alone."""
+    return text_model.get_decoder() if hasattr(text_model, "lm_head") else None
+
+
+def load_tokenizer_for(text_model: PreTrainedModel, source: str, given_apart: bool) -> PreTrainedTokenizerBase:
+    """A tokenizer that was checked against the text model, whose length it takes.
+
+    Args:
+        source: a folder or a repository on the hub.
+        given_apart: it is not the text model's own.
+
+    Raises:
+        UserError: if it cannot be read, or its tokens are not those of the text model.
+    """
+    tokenizer, config = load_tokenizer(source), text_model.config
+    if given_apart and len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"tokenizer: {source} has {len(tokenizer)} tokens, the text model {config.vocab_size}; "
+            "give the tokenizer of that model"
+        )
+    for name in ("pad_token_id", "eos_token_id") if decoder_of(text_model) is not None else ():
+        if (found := getattr(tokenizer, name)) != (needed := getattr(config, name)):
+            raise UserError(
+                f"tokenizer: {source}: {name} is {found}, that of the text model {needed}; "
+                "give the tokenizer of that model"
+            )
+    positions = usable_positions(config)
+    if positions is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return tokenizer
+
+
+def _make_generative(source: Source, config: PreTrainedConfig, pretrained: bool) -> PreTrainedModel:
+    if config.model_type not in GENERATIVE:
+        has = "has no decoder" if not config.is_encoder_decoder else "is another encoder-decoder"
+        raise UserError(
+            f"text_model: {describe(source)}: model_type {config.model_type!r} {has}; the generative head takes "
+            f"{' or '.join(GENERATIVE)}, answer_head: classification any encoder"
+        )
+    model: Any = _make(GENERATIVE[config.model_type], source, config, pretrained)
+    start = config.decoder_start_token_id
+    if start is None:
+        # mBART names none: it starts from the last token of the sequence before
+        model.config.decoder_start_token_id = start = config.eos_token_id
+    # what a folder brings with it (least lengths, penalties, tokens that are forced) is for long summaries
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=start,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+    return model
+
+
+def _make(
+    model_class: type[PreTrainedModel], source: Source, config: PreTrainedConfig, pretrained: bool, **arguments: Any
+) -> PreTrainedModel:
+    if pretrained and isinstance(source, str):
+        # zero where a checkpoint leaves it out
+        return load(model_class, source, config, "text_model", ("final_logits_bias",), **arguments)
+    return build(model_class, config, "text_model", **arguments)

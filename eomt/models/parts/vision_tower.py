@@ -1,0 +1,184 @@
+"""Vision encoders of Hugging Face as towers: images in, patch tokens out, nothing in them that is never used."""
+
+from typing import Any
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionModel,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    DINOv3ViTModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipVisionModel,
+)
+
+from eomt.errors import UserError
+from eomt.models.weights.transformers import Colours, Source, build, describe, load, read_colours, read_config
+from eomt.utils.hub import locate
+from eomt.utils.loaded import mark_loaded
+
+CLASSES: dict[str, type[PreTrainedModel]] = {
+    "dinov2": Dinov2Model,
+    "dinov2_with_registers": Dinov2WithRegistersModel,
+    "dinov3_vit": DINOv3ViTModel,
+    "clip_vision_model": CLIPVisionModel,
+    "siglip_vision_model": SiglipVisionModel,
+}
+# models with a text part, of which the vision part is taken
+WHOLE = frozenset({"clip", "siglip"})
+# positions of these are resampled only if asked to
+ASKED_TO_RESAMPLE = frozenset({"clip_vision_model", "siglip_vision_model"})
+# where the blocks are; elsewhere at encoder.layer
+BLOCKS = {"dinov3_vit": "model.layer", "clip_vision_model": "encoder.layers", "siglip_vision_model": "encoder.layers"}
+# what patch tokens do not depend on: masking, pooling
+UNUSED = ("embeddings.mask_token", "post_layernorm.", "head.")
+# mean and deviation that a family was trained with; elsewhere ImageNet's
+COLOURS: dict[str, tuple[Colours, Colours]] = {
+    "clip_vision_model": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+    "siglip_vision_model": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+class VisionTower(nn.Module):
+    """A vision encoder that answers with patch tokens.
+
+    Args:
+        model: one of `CLASSES`, without what patch tokens do not depend on.
+        img_size: height and width in pixels of the images it is made for; others are taken too.
+        mean: of the colours, 0 to 1.
+        std: their deviation.
+
+    Raises:
+        UserError: for an image size that is no multiple of the patch.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, model: PreTrainedModel, img_size: tuple[int, int], mean: Colours, std: Colours) -> None:
+        super().__init__()
+        self.model = model
+        self.family: str = model.config.model_type
+        self.img_size = (int(img_size[0]), int(img_size[1]))
+        self._grid("img_size", *self.img_size)
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.model.config.hidden_size
+
+    @property
+    def patch_size(self) -> int:
+        """In pixels."""
+        return self.model.config.patch_size
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        # through attributes, as the model may be wrapped
+        layers: Any = self.model
+        for name in BLOCKS.get(self.family, "encoder.layer").split("."):
+            layers = getattr(layers, name)
+        return layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Patch tokens after the last norm of the model, without those that stand before them.
+
+        Args:
+            images: uint8 (0 to 255) or floating point (0 to 1) RGB, (I, 3, H, W), H and W multiples of the patch.
+
+        Returns:
+            (I, N, D), row by row.
+
+        Raises:
+            UserError: for another size.
+        """
+        height, width = self._grid("images", *images.shape[-2:])
+        scale = 255.0 if images.dtype == torch.uint8 else 1.0
+        pixels = (images / scale - self.pixel_mean) / self.pixel_std
+        arguments = {"interpolate_pos_encoding": True} if self.family in ASKED_TO_RESAMPLE else {}
+        return self.model(pixels, **arguments).last_hidden_state[:, -height * width :]
+
+    def depth_of(self, parameter: str) -> int:
+        """Layer of a parameter of `model`: 0 embeddings, i + 1 block i, and the last for the norm after it."""
+        prefix = BLOCKS.get(self.family, "encoder.layer") + "."
+        if parameter.startswith(prefix):
+            return int(parameter.removeprefix(prefix).split(".")[0]) + 1
+        after = parameter.startswith(("layernorm.", "norm.", "post_layernorm."))
+        return len(self.blocks) if after else 0
+
+    def _grid(self, field: str, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image."""
+        patch = self.patch_size
+        if min(height, width) < patch or height % patch or width % patch:
+            down = [max(patch, side // patch * patch) for side in (height, width)]
+            raise UserError(
+                f"{field}: {height} x {width} pixels, both must be multiples of the patch size {patch}; {down} would do"
+            )
+        return height // patch, width // patch
+
+
+def make_vision_tower(
+    source: Source, pretrained: bool, img_size: tuple[int, int], colours: tuple[Colours, Colours] | None = None
+) -> VisionTower:
+    """A tower from a repository on the hub, a folder (also of a whole CLIP or SigLIP), or a configuration.
+
+    Args:
+        pretrained: read the weights too; a configuration has none and stays random.
+        img_size: height and width in pixels.
+        colours: mean and deviation; None takes those of the preprocessor_config.json beside the weights, else the
+            family's.
+
+    Raises:
+        UserError: for a model that is none of `CLASSES`, that cannot be read, or sizes that cannot be.
+    """
+    config = _vision_config(source)
+    model_class = CLASSES[config.model_type]
+    if pretrained and isinstance(source, str):
+        model = load(model_class, source, config, "vision_model", UNUSED)
+    else:
+        model = build(model_class, config, "vision_model")
+    _remove_unused(model)
+    mean, std = colours or _colours(source, config.model_type)
+    return VisionTower(model, img_size, mean, std)
+
+
+def _vision_config(source: Source) -> PreTrainedConfig:
+    config: Any = read_config(source, "vision_model")
+    if config.model_type in WHOLE:
+        config = config.vision_config
+    if config.model_type not in CLASSES:
+        raise UserError(
+            f"vision_model: {describe(source)}: model_type {config.model_type!r}, must be one of {', '.join(CLASSES)}, "
+            f"or a whole {' or '.join(sorted(WHOLE))}"
+        )
+    for name in ("patch_size", "image_size"):
+        if not isinstance(getattr(config, name), int):
+            raise UserError(f"vision_model: {name} {getattr(config, name)!r}, must be one number")
+    if config.hidden_size % config.num_attention_heads:
+        heads = config.num_attention_heads
+        raise UserError(f"vision_model: hidden_size {config.hidden_size}, must be a multiple of the {heads} heads")
+    if config.model_type == "siglip_vision_model":
+        config.vision_use_head = False
+    return config
+
+
+def _remove_unused(model: PreTrainedModel) -> None:
+    """Takes out what gets no gradient from patch tokens, and would be trained in vain."""
+    embeddings: Any = model.get_submodule("embeddings")
+    if hasattr(embeddings, "mask_token"):
+        embeddings.mask_token = None
+    if isinstance(model, CLIPVisionModel):
+        model.post_layernorm = nn.Identity()  # type: ignore[assignment]
+    if loaded := getattr(model, "loaded", None):
+        model.loaded = set()  # type: ignore[assignment]
+        mark_loaded(model, set(loaded) & set(model.state_dict()))
+
+
+def _colours(source: Source, family: str) -> tuple[Colours, Colours]:
+    """Mean and deviation beside the weights, else those of the family."""
+    default = COLOURS.get(family, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return read_colours(locate(source, "vision_model"), default) if isinstance(source, str) else default

@@ -1,0 +1,1 @@
+"""Weights in and out, in the layouts of timm, transformers and the authors of the networks."""

@@ -1,0 +1,107 @@
+"""Weights of encoders on disk: timm's layout, Hugging Face's, safetensors or PyTorch files."""
+
+import json
+import struct
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eomt.errors import UserError
+from eomt.utils.hub import INDEX_FILES, WEIGHT_FILES, first_line
+
+GIT_LFS = b"version https://git-lfs"
+# how a PyTorch file begins: as a zip file, or one of before PyTorch 1.6 as a pickle
+PYTORCH = (b"PK", b"\x80")
+# of readers of damaged files: torch.load takes a pickle apart without checks of its own
+DAMAGED = (
+    *(SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError),
+    *(AttributeError, TypeError, AssertionError, struct.error),
+)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a folder or file: safetensors, or a PyTorch file read with `weights_only=True`.
+
+    A folder may hold it in several files, with an index that names them.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+    path = Path(path).expanduser()
+    file = path
+    if path.is_dir():
+        found = [path / name for name in WEIGHT_FILES + INDEX_FILES if (path / name).is_file()]
+        if not found:
+            raise UserError(f"{path}: holds neither {' nor '.join(WEIGHT_FILES)}")
+        file = found[0]
+    if not file.is_file():
+        raise UserError(f"{path}: there is no such file or folder; give weights in timm or Hugging Face layout")
+    if file.name not in INDEX_FILES:
+        return _read_file(file)
+    state: dict[str, Tensor] = {}
+    for name in shards(file):
+        if not (file.parent / name).is_file():
+            raise UserError(f"{file}: names {name}, which is not beside it; copy it again")
+        state |= _read_file(file.parent / name)
+    return state
+
+
+def shards(index: Path) -> list[str]:
+    """Names of the files that an index is of.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UserError(f"{index}: is no index of weights ({first_line(error)}); copy it again") from error
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"{index}: names {other[0]!r}, must be names of files; copy it again")
+    return names
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file by name."""
+    _check_beginning(file)
+    state: Any
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # nobody's code is run: the file is damaged, or holds objects instead of tensors
+        raise UserError(f"{file}: cannot be read as plain tensors (weights_only); give safetensors") from error
+    except DAMAGED as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)}); copy it again") from error
+    for key in ("state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not state:
+        raise UserError(f"{file}: holds no tensors by name; give the weights of a model")
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise UserError(f"{file}: holds {name!r}, which is no name of a tensor; give the weights of a model")
+        if not isinstance(value, Tensor):
+            raise UserError(f"{file}: {name!r} is no tensor but {type(value).__name__}; give weights alone")
+    return state
+
+
+def _check_beginning(file: Path) -> None:
+    """Names what is often found in place of weights, which the readers would only call damaged."""
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(len(GIT_LFS))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)}); copy it again") from error
+    if beginning == GIT_LFS:
+        raise UserError(f"{file}: is a git-LFS pointer to the weights, not the weights; fetch them with git lfs pull")
+    if not beginning:
+        raise UserError(f"{file}: cannot be read: it is empty; copy it again")
+    if file.suffix != ".safetensors" and not beginning.startswith(PYTORCH):
+        raise UserError(f"{file}: cannot be read: it begins with {beginning[:8]!r}, as no PyTorch file; copy it again")

@@ -1,0 +1,121 @@
+"""The four sizes of SAM 2 as configurations of transformers, and the image size that a model is set to."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import Sam2Config, Sam2Model
+
+from eomt.errors import UserError
+
+Size = Literal["tiny", "small", "base_plus", "large"]
+SIZES: tuple[Size, ...] = get_args(Size)
+
+CONFIG_FILE = "config.json"
+MODEL_TYPES = ("sam2", "sam2_video")
+
+
+class Hiera(NamedTuple):
+    """What tells the image encoders apart (Ryali et al., arXiv:2306.00989; Ravi et al., arXiv:2408.00714)."""
+
+    width: int  # of the first stage; doubled at each of the next three, like the number of heads
+    heads: int
+    blocks: tuple[int, int, int, int]
+    global_blocks: tuple[int, int, int]
+    windows: tuple[int, int, int, int]
+    position_grid: int
+
+
+HIERA: dict[Size, Hiera] = {
+    "tiny": Hiera(96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7), 7),
+    "small": Hiera(96, 1, (1, 2, 11, 2), (7, 10, 13), (8, 4, 14, 7), 7),
+    "base_plus": Hiera(112, 2, (2, 3, 16, 3), (12, 16, 20), (8, 4, 14, 7), 14),
+    "large": Hiera(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8), 7),
+}
+
+
+def make_config(size: Size) -> Sam2Config:
+    """The configuration of a released size; SAM 2 and 2.1 do not differ in what images need."""
+    hiera = HIERA[size]
+    widths = [hiera.width * 2**stage for stage in range(4)]
+    backbone = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": hiera.width,
+        "num_attention_heads": hiera.heads,
+        "blocks_per_stage": list(hiera.blocks),
+        "embed_dim_per_stage": widths,
+        "num_attention_heads_per_stage": [hiera.heads * 2**stage for stage in range(4)],
+        "window_size_per_stage": list(hiera.windows),
+        "global_attention_blocks": list(hiera.global_blocks),
+        "window_positional_embedding_background_size": [hiera.position_grid] * 2,
+    }
+    vision = {
+        "model_type": "sam2_vision_model",
+        "backbone_config": backbone,
+        "backbone_channel_list": widths[::-1],
+    }
+    return Sam2Config(vision_config=vision)
+
+
+def read_config(folder: Path) -> Sam2Config:
+    """The configuration in a folder of Hugging Face layout, of a Sam2Model or the image part of a Sam2VideoModel.
+
+    Raises:
+        UserError: if there is none, it cannot be read, or it is of another family.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise UserError(f"{folder}: holds no {CONFIG_FILE}; give a folder of Hugging Face layout, or an original .pt")
+    try:
+        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        model_type = fields["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
+    if model_type not in MODEL_TYPES:
+        raise UserError(f"{file}: model_type {model_type!r}, must be {' or '.join(MODEL_TYPES)}")
+    parts: dict[str, Any] = {
+        name: fields.get(name) for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    }
+    try:
+        return Sam2Config(**parts)
+    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: is no configuration of SAM 2 ({reason})") from error
+
+
+def check_image_size(config: Sam2Config, image_size: tuple[int, int]) -> None:
+    """That windows and strides of the encoder fit (H, W).
+
+    Raises:
+        UserError: naming a size that would do.
+    """
+    vision: Any = config.vision_config
+    backbone = vision.backbone_config
+    # the position window is tiled over the first stage; each pooling halves what is left
+    step = backbone.patch_stride[0] * math.lcm(backbone.window_size_per_stage[0], 2**backbone.num_query_pool_stages)
+    if any(side < step or side % step for side in image_size):
+        nearest = [max(step, round(side / step) * step) for side in image_size]
+        raise UserError(f"image_size: {list(image_size)}, both must be multiples of {step}; {nearest} would do")
+
+
+def set_image_size(model: Sam2Model, image_size: tuple[int, int]) -> None:
+    """Sets `model` to images of (H, W).
+
+    A square size also enters its configuration. transformers knows no other: a configuration keeps its own then.
+    """
+    height, width = image_size
+    vision: Any = model.config.vision_config
+    prompts: Any = model.config.prompt_encoder_config
+    encoder, patch = model.prompt_encoder, prompts.patch_size
+    levels = [[4 * height // patch // 2**level, 4 * width // patch // 2**level] for level in range(3)]
+    model.backbone_feature_sizes = levels
+    encoder.image_embedding_size = (height // patch, width // patch)
+    encoder.mask_input_size = (4 * height // patch, 4 * width // patch)
+    # coordinates are divided by it, both by the same: SAM2.decode scales y where the image is not square
+    encoder.input_image_size = width
+    if height == width:
+        prompts.image_size = height
+        vision.backbone_feature_sizes = levels
+        vision.backbone_config.image_size = [height, width]

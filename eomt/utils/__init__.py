@@ -1,0 +1,1 @@
+"""One of each: files, the hub, processes, modes, the spelling of answers."""

@@ -1,0 +1,80 @@
+"""Tokenizers of text models: from a folder or the hub, with the length that their model can take."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from eomt.errors import UserError
+from eomt.utils.hub import READING_ERRORS, first_line, locate, quiet
+
+# any of these makes a folder that of a tokenizer; without one transformers makes up a tokenizer of no words
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
+    *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
+)
+# of models that say nothing of a limit
+DEFAULT_LENGTH = 512
+# transformers' stand-in for "no limit known" is 1e30
+UNKNOWN_LENGTH = 10**9
+# their positions are counted from the padding token's number on
+OFFSET_POSITIONS = frozenset(
+    {
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"),
+        *("data2vec-text", "ibert", "xmod"),
+    }
+)
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or a repository on the hub, the fast one where there is one; it pads on the right.
+
+    Its `model_max_length` is at most what the text model beside it has positions for.
+
+    Raises:
+        UserError: if there is none, it cannot be read, a package is missing, or it has no padding token.
+    """
+    place = locate(source, "tokenizer")
+    if Path(place).is_dir() and not holds_tokenizer(place):
+        raise UserError(f"tokenizer: {source} holds no tokenizer (such as {TOKENIZER_FILES[0]}); give a folder of one")
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right")
+    except READING_ERRORS as error:
+        if "sentencepiece" in str(error).lower():
+            raise UserError(
+                f"tokenizer: {source} needs a package that is missing; pip install sentencepiece"
+            ) from error
+        raise UserError(f"tokenizer: {source} cannot be read ({first_line(error)})") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"tokenizer: {source} knows no words; give the folder of a tokenizer with its vocabulary")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"tokenizer: {source} has no padding token (pad_token); give the tokenizer of a text encoder")
+    limits = [limit for limit in (tokenizer.model_max_length, _positions_beside(place)) if limit is not None]
+    limit = min(limits)
+    tokenizer.model_max_length = int(limit) if limit < UNKNOWN_LENGTH else DEFAULT_LENGTH
+    return tokenizer
+
+
+def holds_tokenizer(folder: str | Path) -> bool:
+    """Whether there is a tokenizer in a local folder."""
+    return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
+
+
+def usable_positions(config: PreTrainedConfig) -> int | None:
+    """How many tokens a text model can take; None if its positions have no end."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is None or positions <= 0:
+        return None
+    if text.model_type in OFFSET_POSITIONS:
+        positions -= text.pad_token_id + 1
+    return positions
+
+
+def _positions_beside(place: str) -> int | None:
+    """The same of the model whose configuration lies beside a tokenizer; None where there is none."""
+    try:
+        with quiet():
+            return usable_positions(AutoConfig.from_pretrained(place))
+    except READING_ERRORS:
+        return None

@@ -1,0 +1,1 @@
+"""Proofs: that adapters act and learn, that merged networks answer alike, what training needs in memory."""

@@ -1,0 +1,253 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning import LightningDataModule
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+from datamodules import Severstal
+from datamodules.defects.dataset import resize_masks
+from eomt.app.config import use_recorded_split
+from eomt.errors import UserError
+from tests.datamodules.defects.defect_files import (
+    HEIGHT,
+    WIDTH,
+    Masks,
+    make_masks,
+    severstal,
+    write_image,
+    write_kaggle,
+    write_masks,
+    write_supervisely,
+)
+
+
+def check_truth(batches: list[dict[str, Any]], truth: dict[str, Masks]) -> list[str]:
+    """Compare evaluation batches with the truth and return their names."""
+    names = []
+    for batch in batches:
+        for name, masks, class_ids in zip(batch["name"], batch["masks"], batch["class_ids"], strict=True):
+            assert (masks.dtype, class_ids.dtype) == (torch.bool, torch.int64)
+            assert masks.shape == (len(class_ids), HEIGHT, WIDTH)
+            assert class_ids.tolist() == sorted(truth[name])
+            for mask, class_id in zip(masks, class_ids.tolist(), strict=True):
+                np.testing.assert_array_equal(mask.numpy(), truth[name][class_id])
+            names.append(name)
+    return names
+
+
+def everything(data: Severstal) -> list[dict[str, Any]]:
+    data.setup()
+    loaders = [data.val_dataloader(), data.test_dataloader()]
+    data.augment, data.batch_size = False, 1
+    return [batch for loader in [*loaders, data.train_dataloader()] for batch in loader]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["three columns", "two columns"])
+@pytest.mark.parametrize("include_clean", [False, True])
+def test_kaggles_table_reaches_the_batches(tmp_path: Path, old: bool, include_clean: bool) -> None:
+    truth = write_kaggle(tmp_path, 20, old)
+    names = check_truth(everything(severstal(tmp_path, include_clean=include_clean)), truth)
+    assert sorted(names) == sorted(name for name, masks in truth.items() if masks or include_clean)
+
+
+@pytest.mark.parametrize("suffix", ["_split", ""])
+def test_supervisely_folders_reach_the_batches(tmp_path: Path, suffix: str) -> None:
+    numbers = {"train": range(8), "val": range(8, 12), "test": range(12, 16)}
+    truths = {split: write_supervisely(tmp_path / f"{split}{suffix}", part) for split, part in numbers.items()}
+    data = severstal(tmp_path)
+    names = check_truth(everything(data), {name: m for truth in truths.values() for name, m in truth.items()})
+    assert len(names) == 12
+    assert data.class_names == ["defect_1", "defect_2", "defect_3", "defect_4"]
+    assert data.split_record == {split: sorted(truth) for split, truth in truths.items()}
+
+
+def test_titles_of_all_splits_name_the_classes(tmp_path: Path) -> None:
+    write_supervisely(tmp_path / "train", range(3), "crack ")
+    write_supervisely(tmp_path / "val", range(4, 5), "dent ")
+    titles = {f"crack {c + 1}" for n in range(3) for c in make_masks(n)} | {f"dent {c + 1}" for c in make_masks(4)}
+    data = severstal(tmp_path)
+    assert data.class_names == sorted(titles)
+    assert data.num_classes == len(titles)
+
+
+def test_plain_masks_reach_the_batches(tmp_path: Path) -> None:
+    truth = write_masks(tmp_path, range(12))
+    data = severstal(tmp_path)
+    assert data.class_names == ["class 1", "class 2", "class 3"]
+    assert len(check_truth(everything(data), truth)) == 12
+
+
+def test_black_and_white_masks_hold_one_class(tmp_path: Path) -> None:
+    truth = write_masks(tmp_path, range(8), value=255)
+    data = severstal(tmp_path)
+    assert data.num_classes == 1
+    assert len(check_truth(everything(data), truth)) == 8
+
+
+@pytest.mark.parametrize(
+    ("image_size", "expected"), [(64, (64, 64)), ((32, 96), (32, 96)), (None, (1024, 1024))], ids=str
+)
+def test_images_have_the_networks_size_and_evaluation_masks_that_of_the_file(
+    tmp_path: Path, image_size: Any, expected: tuple[int, int]
+) -> None:
+    write_kaggle(tmp_path)
+    data = severstal(tmp_path, image_size=image_size, batch_size=2, eval_batch_size=2)
+    train, val = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
+    for batch, size in ((train, expected), (val, (HEIGHT, WIDTH))):
+        assert (batch["image"].shape[1:], batch["image"].dtype) == ((3, *expected), torch.uint8)
+        assert all(masks.shape[1:] == size for masks in batch["masks"])
+    assert len(train["image"]) == 2
+
+
+def test_masks_move_with_their_image(tmp_path: Path) -> None:
+    """Images that are white just where their mask is stay so when they are mirrored."""
+    truth = write_kaggle(tmp_path)
+    for name, masks in truth.items():
+        white = np.any([*masks.values()], axis=0) if masks else np.zeros((HEIGHT, WIDTH), dtype=bool)
+        Image.fromarray(white.astype(np.uint8) * 255).save(tmp_path / "train_images" / name)
+    data = severstal(tmp_path, include_clean=False)
+    seen = set()
+    for epoch in range(8):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for batch in loader:
+            union, upright = batch["masks"][0].any(0), torch.from_numpy(np.any([*truth[batch["name"][0]].values()], 0))
+            assert torch.equal(batch["image"][0, 0] > 100, union)
+            flips = [axes for axes in ((), (0,), (1,), (0, 1)) if torch.equal(upright.flip(axes), union)]
+            seen.update(flips if len(flips) == 1 else [])
+    assert seen == {(), (0,), (1,), (0, 1)}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_augmentation_follows_from_the_seed_and_leaves_the_random_state_alone(tmp_path: Path, num_workers: int) -> None:
+    write_kaggle(tmp_path)
+    state = torch.get_rng_state()
+    batches = list(severstal(tmp_path, num_workers=num_workers).train_dataloader())
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    again = list(severstal(tmp_path).train_dataloader())
+    assert all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, again, strict=True))
+    plain = list(severstal(tmp_path, augment=False).train_dataloader())
+    assert not all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, plain, strict=True))
+
+
+def test_no_mask_is_lost_by_making_it_smaller() -> None:
+    masks = torch.zeros(40, 16, 40, dtype=torch.bool)
+    masks[torch.arange(40), torch.arange(40) % 16, torch.arange(40)] = True
+    small = resize_masks(masks, (8, 10))
+    assert small.shape == (40, 8, 10)
+    assert small.flatten(1).any(1).all()
+    large = torch.zeros(1, 16, 40, dtype=torch.bool)
+    large[0, 4:12, 8:32] = True
+    assert torch.equal(resize_masks(large, (8, 10)), F.resize(large.byte(), [8, 10], 0).bool())
+    assert resize_masks(masks[:0], (8, 10)).shape == (0, 8, 10)
+    assert not resize_masks(torch.zeros(1, 16, 40, dtype=torch.bool), (8, 10)).any()
+
+
+def test_evaluation_on_two_ranks_counts_each_image_once_in_equal_steps(tmp_path: Path) -> None:
+    for split, numbers in {"train": range(4), "val": range(4, 7)}.items():
+        write_masks(tmp_path / split, numbers)
+    ranks = []
+    for rank in range(2):
+        data = severstal(tmp_path)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        ranks.append(list(data.val_dataloader()))
+    assert [len(batches) for batches in ranks] == [2, 2]
+    assert sorted(batch["name"][0] for batches in ranks for batch in batches) == ["", "4.png", "5.png", "6.png"]
+    (padding,) = [batch for batches in ranks for batch in batches if batch["name"] == [""]]
+    assert padding["masks"][0].shape == (0, HEIGHT, WIDTH)
+    assert padding["class_ids"][0].shape == (0,)
+
+
+def test_copies_of_an_image_stay_in_one_split(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, 24)
+    images = tmp_path / "train_images"
+    copies = {f"im_{index:02d}.png": f"copy_{index:02d}.png" for index in range(0, 24, 2)}
+    for name, copy in copies.items():
+        (images / copy).write_bytes((images / name).read_bytes())
+    with (tmp_path / "train.csv").open("a") as file:
+        # annotated differently, as some of Severstal's are
+        file.writelines(f"{copy},4,1 3\n" for copy in copies.values())
+    for split_seed in range(4):
+        data = severstal(tmp_path, split_seed=split_seed)
+        split_of = {name: split for split, names in data.split_record.items() for name in names}
+        assert all(split_of[name] == split_of[copy] for name, copy in copies.items())
+        data.setup()
+
+
+def test_the_split_of_defects_does_not_depend_on_clean_images_taking_part(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, 24)
+    assert severstal(tmp_path).split_record == severstal(tmp_path, include_clean=True).split_record
+    assert severstal(tmp_path, split_seed=1).split_record != severstal(tmp_path).split_record
+
+
+def test_a_recorded_split_is_used_again_by_the_command_line(tmp_path: Path) -> None:
+    write_kaggle(tmp_path / "data", 24)
+    record = severstal(tmp_path / "data", split_seed=1).split_record
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "splits.json").write_text(json.dumps(record))
+    (run / "config.yaml").write_text(f"data: {{init_args: {{path: {tmp_path / 'data'}}}}}\n")
+    config = Namespace(data=Namespace(init_args=Namespace(path=str(tmp_path / "data"), splits=None)))
+    assert use_recorded_split(config, run)
+    again = severstal(tmp_path / "data", split_seed=2, splits=config.data.init_args.splits)
+    assert again.is_split_by_seed
+    assert again.split_record == record
+
+
+def copy_across(path: Path) -> None:
+    (path / "val" / "img" / "8.png").write_bytes((path / "train" / "img" / "0.png").read_bytes())
+
+
+def test_overlap_is_refused_in_given_and_in_recorded_splits(tmp_path: Path) -> None:
+    for split, numbers in {"train": range(3), "val": range(8, 10)}.items():
+        write_supervisely(tmp_path / "given" / split, numbers)
+    copy_across(tmp_path / "given")
+    with pytest.raises(UserError, match=r"val/img/8\.png: in val, is a copy of .*train/img/0\.png in train"):
+        severstal(tmp_path / "given").setup("fit")
+    write_kaggle(tmp_path / "kaggle", 4)
+    images = tmp_path / "kaggle" / "train_images"
+    (images / "im_01.png").write_bytes((images / "im_00.png").read_bytes())
+    record = {"train": ["im_00.png", "im_02.png"], "val": ["im_01.png"]}
+    (tmp_path / "splits.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"im_01\.png: in val, is a copy of .*im_00\.png in train"):
+        severstal(tmp_path / "kaggle", splits=str(tmp_path / "splits.json")).setup("fit")
+
+
+def test_counts_tell_how_many_images_hold_each_class(tmp_path: Path) -> None:
+    truth = write_kaggle(tmp_path, 20)
+    data = severstal(tmp_path)
+    data.setup()
+    for class_id, name in enumerate(data.class_names):
+        assert sum(counts[name] for counts in data.counts.values()) == sum(class_id in m for m in truth.values())
+    assert sum(counts["images"] for counts in data.counts.values()) == sum(bool(m) for m in truth.values())
+
+
+def test_prediction_takes_the_test_split_with_masks_or_any_images_without(tmp_path: Path) -> None:
+    truth = write_kaggle(tmp_path / "data")
+    assert check_truth(list(severstal(tmp_path / "data").predict_dataloader()), truth)
+    write_image(tmp_path / "new" / "a" / "b.png", 99)
+    for path, name in (("new", "a/b.png"), ("new/a/b.png", "b.png")):
+        data = severstal(tmp_path / "no data here", predict_path=str(tmp_path / path))
+        data.setup("predict")
+        (batch,) = data.predict_dataloader()
+        assert (batch["name"], batch["masks"][0].shape) == ([name], (0, HEIGHT, WIDTH))
+
+
+def test_number_of_classes_needs_no_file_where_names_are_given(tmp_path: Path) -> None:
+    assert Severstal(str(tmp_path / "nowhere"), class_names=["a", "b"]).num_classes == 2
+
+
+@pytest.mark.parametrize(("given", "expected"), [("256", (256, 256)), ("[256, 1600]", (256, 1600))])
+def test_the_command_line_builds_it_from_yaml(given: str, expected: tuple[int, int]) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    text = f"data: {{class_path: datamodules.Severstal, init_args: {{path: data, image_size: {given}}}}}"
+    assert parser.instantiate_classes(parser.parse_string(text)).data.image_size == expected

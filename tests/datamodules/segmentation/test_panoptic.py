@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules import ImageMaskFolder
+from datamodules.class_maps import ADE20K_LABELS, ADE20K_NAMES, COCO_PANOPTIC_CATEGORIES, COCO_PANOPTIC_NAMES
+from datamodules.segmentation.panoptic import CocoPanoptic
+from eomt.errors import UserError
+from tests.datamodules.common.image_files import write_pair
+
+# category ids have gaps and come in no order
+CATEGORIES = [{"id": 200, "name": "rug"}, {"id": 1, "name": "person"}, {"id": 92, "name": "banner"}]
+# segment id -> category id; ids beyond 255 and 65535 use all three colours
+SEGMENTS = {5: 1, 300: 92, 70000: 1, 16777215: 200}
+IDS = np.array([[5, 5, 300, 300], [0, 70000, 70000, 16777215]])
+CLASS_IDS = [[0, 0, 1, 1], [255, 0, 0, 2]]
+
+
+def write_coco(path: Path, categories: list[dict[str, Any]] = CATEGORIES) -> Path:
+    for split, number in {"train": 3, "val": 1}.items():
+        images, masks = path / f"{split}2017", path / "annotations" / f"panoptic_{split}2017"
+        images.mkdir(parents=True, exist_ok=True)
+        masks.mkdir(parents=True, exist_ok=True)
+        annotations = []
+        for index in range(number):
+            Image.fromarray(np.zeros((2, 4, 3), dtype=np.uint8)).save(images / f"{index:012d}.jpg")
+            colors = np.stack([IDS % 256, IDS // 256 % 256, IDS // 65536], axis=-1)
+            Image.fromarray(colors.astype(np.uint8)).save(masks / f"{index:012d}.png")
+            segments = [
+                {"id": segment, "category_id": category, "area": int((segment == IDS).sum())}
+                for segment, category in SEGMENTS.items()
+            ]
+            # image ids are no positions either
+            annotations.append({"image_id": 900 - index, "file_name": f"{index:012d}.png", "segments_info": segments})
+        content = {
+            "images": [{"id": 900 - index, "file_name": f"{index:012d}.jpg"} for index in range(number)],
+            "annotations": annotations[::-1],
+            "categories": categories,
+        }
+        (path / "annotations" / f"panoptic_{split}2017.json").write_text(json.dumps(content))
+    return path
+
+
+def coco(path: Path, **arguments: Any) -> CocoPanoptic:
+    return CocoPanoptic(str(path), batch_size=2, crop_size=(2, 4), num_workers=0, **arguments)
+
+
+def changed(path: Path, change: Any) -> None:
+    file = path / "annotations" / "panoptic_train2017.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_segments_become_the_ranks_of_their_category_ids(tmp_path: Path) -> None:
+    data = coco(write_coco(tmp_path))
+    (batch,) = data.val_dataloader()
+    assert batch["mask"].tolist() == [CLASS_IDS]
+    assert (data.num_classes, data.class_names) == (3, ["person", "banner", "rug"])
+    assert batch["name"] == ["000000000000.jpg"]
+
+
+def test_training_reads_the_same_classes_and_counts_come_from_the_json_file(tmp_path: Path) -> None:
+    data = coco(write_coco(tmp_path), scale_range=(1.0, 1.0), flip=False)
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert batch["mask"].tolist() == [CLASS_IDS, CLASS_IDS]
+    assert data.counts["train"] == {"images": 3, "person": 3, "banner": 3, "rug": 3}
+    assert data._scan("val") == [{0: 4, 1: 2, 2: 1}]
+    assert data.split_record["train"] == [f"{index:012d}.jpg" for index in range(3)]
+
+
+def test_validation_needs_no_training_file(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    (tmp_path / "annotations" / "panoptic_train2017.json").unlink()
+    data = coco(tmp_path)
+    data.setup("validate")
+    assert len(list(data.val_dataloader())) == 1
+
+
+def test_a_segment_that_the_json_file_lacks_is_refused(tmp_path: Path) -> None:
+    changed(write_coco(tmp_path), lambda content: content["annotations"][0]["segments_info"].pop())
+    with pytest.raises(UserError, match=r"000002\.png: segment 16777215 \(1 pixels\) is not in .*train2017\.json"):
+        list(coco(tmp_path, repeat_factor_threshold=1.0).train_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda content: content["annotations"][0]["segments_info"][1].update(category_id=2),
+            r"train2017\.json: 000000000002\.png: category 2 \(2 pixels\) is not among",
+        ),
+        (lambda content: content["categories"].append({"id": 7, "name": "sheep"}), "other categories than"),
+        (lambda content: content.pop("images"), r"not in COCO's panoptic format \(KeyError\('images'\)\)"),
+        (lambda content: content["images"][0].update(file_name="lost.jpg"), r"lost\.jpg: no such file, but .*\(1 of 3"),
+    ],
+)
+def test_mistakes_in_the_json_file_are_found_before_training(tmp_path: Path, change: Any, message: str) -> None:
+    changed(write_coco(tmp_path), change)
+    with pytest.raises(UserError, match=message) as error:
+        coco(tmp_path).setup("fit")
+    assert "\n" not in str(error.value)
+
+
+def test_class_maps_agree_with_the_data_sets_documents() -> None:
+    assert (len(ADE20K_NAMES), len(set(ADE20K_NAMES))) == (150, 150)
+    assert [ADE20K_LABELS[label] for label in (0, 1, 13, 150)] == [255, 0, 12, 149]
+    assert [ADE20K_NAMES[index] for index in (0, 12, 149)] == ["wall", "person", "flag"]
+    assert (len(COCO_PANOPTIC_NAMES), len(set(COCO_PANOPTIC_NAMES))) == (133, 133)
+    assert sum(category <= 90 for category in COCO_PANOPTIC_CATEGORIES) - 1 == 80
+    pairs = {1: "person", 13: "stop sign", 90: "toothbrush", 92: "banner", 149: "road", 184: "tree-merged"}
+    for category, name in (pairs | {200: "rug-merged"}).items():
+        assert COCO_PANOPTIC_NAMES[COCO_PANOPTIC_CATEGORIES[category]] == name
+    assert list(COCO_PANOPTIC_CATEGORIES) == sorted(COCO_PANOPTIC_CATEGORIES)
+
+
+def test_a_named_class_map_brings_its_names(tmp_path: Path) -> None:
+    mask = np.array([[0, 1, 2, 150]], dtype=np.uint8)
+    for split in ("train", "val"):
+        write_pair(tmp_path / split, "0.png", mask)
+    data = ImageMaskFolder(str(tmp_path), num_workers=0, class_map="ade20k")
+    (batch,) = data.val_dataloader()
+    assert batch["mask"].tolist() == [[[255, 0, 1, 149]]]
+    assert (data.num_classes, data.class_names[149]) == (150, "flag")

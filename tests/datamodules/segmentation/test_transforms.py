@@ -1,0 +1,104 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.class_maps import IGNORED
+from datamodules.segmentation.transforms import TrainTransform
+from tests.datamodules.common.image_files import gray_of
+
+
+def pair_of(transform: TrainTransform) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    def image_and_mask(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sample = transform(image, mask)
+        assert set(sample) == {"image", "mask"}
+        return sample["image"], sample["mask"]
+
+    return image_and_mask
+
+
+def stripes(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return an image whose grey values tell its labels; labels change from left to right and top to bottom."""
+    rows = torch.arange(height)[:, None] * 2 // height
+    columns = torch.arange(width)[None] * 2 // width
+    mask = rows * 2 + columns
+    return gray_of(mask).to(torch.uint8).expand(3, -1, -1), mask.to(torch.uint8)  # type: ignore[arg-type, attr-defined]
+
+
+@pytest.mark.parametrize("size", [(48, 80), (80, 48), (13, 200)])
+@pytest.mark.parametrize("scale_range", [(0.5, 2.0), (0.3, 0.4), (3.0, 3.0), (1.0, 1.0)])
+def test_image_and_mask_stay_aligned(size: tuple[int, int], scale_range: tuple[float, float]) -> None:
+    torch.manual_seed(0)
+    transform = pair_of(TrainTransform((32, 40), scale_range, flip=True, color_jitter=False))
+    # interpolation mixes greys beside an edge, as far as a source pixel reaches, nowhere else
+    reach = max(1, math.ceil(max(32 / size[0], 40 / size[1]) * scale_range[1]))
+    compared = 0
+    for _ in range(20):
+        image, mask = transform(*stripes(*size))
+        assert image.shape == (3, 32, 40)
+        assert mask.shape == (32, 40)
+        assert image.dtype == mask.dtype == torch.uint8
+        padding = mask == IGNORED
+        assert (image[:, padding] == 0).all()
+        assert (image[:, ~padding] > 0).all()
+        labels = mask.float()[None]
+        pool = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
+        inner = (F.max_pool2d(labels, **pool) == -F.max_pool2d(-labels, **pool))[0] & ~padding
+        assert torch.equal(image[0][inner], gray_of(mask[inner].long()).to(torch.uint8))  # type: ignore[arg-type,attr-defined]
+        compared += int(inner.sum())
+    assert compared > 1000
+
+
+def test_labels_keep_to_pixel_centres() -> None:
+    """Doubling a mask doubles each pixel, which nearest neighbours off by half a pixel would not."""
+    mask = torch.randint(0, 200, (6, 8), dtype=torch.uint8)
+    transform = pair_of(TrainTransform((12, 16), (1.0, 1.0), flip=False, color_jitter=False))
+    _, doubled = transform(torch.zeros(3, 6, 8, dtype=torch.uint8), mask)
+    assert torch.equal(doubled, mask.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+def test_no_option_leaves_an_image_of_the_crop_size_alone() -> None:
+    image, mask = stripes(32, 40)
+    same_image, same_mask = pair_of(TrainTransform((32, 40), (1.0, 1.0), flip=False, color_jitter=False))(image, mask)
+    assert torch.equal(same_image, image)
+    assert torch.equal(same_mask, mask)
+
+
+def test_scale_range_sets_the_size_of_things() -> None:
+    _, mask = pair_of(TrainTransform((40, 40), (0.5, 0.5), flip=False, color_jitter=False))(*stripes(20, 20))
+    assert (mask != IGNORED).sum() == 20 * 20
+    _, mask = pair_of(TrainTransform((40, 40), (2.0, 2.0), flip=False, color_jitter=False))(*stripes(20, 20))
+    assert (mask != IGNORED).all()
+
+
+def test_crops_reach_every_corner() -> None:
+    torch.manual_seed(0)
+    transform = pair_of(TrainTransform((10, 10), (4.0, 4.0), flip=False, color_jitter=False))
+    corners = {int(label) for _ in range(60) for label in transform(*stripes(20, 20))[1].unique()}
+    assert corners == {0, 1, 2, 3}
+
+
+def test_flip_mirrors_both_about_half_of_the_time() -> None:
+    torch.manual_seed(0)
+    image, mask = stripes(16, 16)
+    transform = pair_of(TrainTransform((16, 16), (1.0, 1.0), flip=True, color_jitter=False))
+    flips = 0
+    for _ in range(100):
+        new_image, new_mask = transform(image, mask)
+        flipped = torch.equal(new_mask, mask.flip(-1))
+        assert torch.equal(new_image, image.flip(-1) if flipped else image)
+        flips += flipped
+    assert 30 < flips < 70
+
+
+def test_color_jitter_changes_colours_but_not_the_padding() -> None:
+    torch.manual_seed(0)
+    image, mask = stripes(16, 16)
+    new_image, new_mask = pair_of(TrainTransform((16, 16), (1.0, 1.0), False, True))(image, mask)
+    assert not torch.equal(new_image, image)
+    assert torch.equal(new_mask, mask)
+    padded, padded_mask = pair_of(TrainTransform((64, 64), (0.5, 0.5), False, True))(image, mask)
+    assert (padded[:, padded_mask == IGNORED] == 0).all()
