@@ -1,6 +1,6 @@
 # make quickstart    install, then adapt a tiny EoMT to night scenes, test it, predict with it
 # make test          install, then run the whole test suite
-# make lint          style, format and types
+# make lint          style, format, types, and who imports whom
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,3 +35,4 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
