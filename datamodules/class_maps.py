@@ -2,8 +2,7 @@
 
 from typing import Literal, get_args
 
-# of pixels that take no part in losses and figures
-IGNORED = 255
+from eomt.utils.labels import IGNORE_INDEX
 
 NamedClassMap = Literal["cityscapes", "ade20k", "coco_panoptic"]
 
@@ -14,7 +13,7 @@ _CITYSCAPES = {
     **{27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"},
 }
 CITYSCAPES_NAMES = list(_CITYSCAPES.values())
-CITYSCAPES_LABEL_IDS = dict.fromkeys(range(34), IGNORED) | {
+CITYSCAPES_LABEL_IDS = dict.fromkeys(range(34), IGNORE_INDEX) | {
     label: train_id for train_id, label in enumerate(_CITYSCAPES)
 }
 
@@ -36,7 +35,7 @@ ADE20K_NAMES = [
     monitor, bulletin board, shower, radiator, glass, clock, flag
     """.replace("\n", " ").split(",")
 ]
-ADE20K_LABELS = {0: IGNORED} | {index + 1: index for index in range(len(ADE20K_NAMES))}
+ADE20K_LABELS = {0: IGNORE_INDEX} | {index + 1: index for index in range(len(ADE20K_NAMES))}
 
 # COCO panoptic: category ids have gaps; class ids follow their order, the 80 things first
 _COCO = [
@@ -67,7 +66,7 @@ _COCO_NAME_OF_ID = {
     category: name for ids, names in _COCO for category, name in zip(ids, names.split(", "), strict=True)
 }
 COCO_PANOPTIC_NAMES = list(_COCO_NAME_OF_ID.values())
-COCO_PANOPTIC_CATEGORIES = {0: IGNORED} | {category: index for index, category in enumerate(_COCO_NAME_OF_ID)}
+COCO_PANOPTIC_CATEGORIES = {0: IGNORE_INDEX} | {category: index for index, category in enumerate(_COCO_NAME_OF_ID)}
 
 CLASS_MAPS: dict[str, tuple[dict[int, int], list[str]]] = {
     "cityscapes": (CITYSCAPES_LABEL_IDS, CITYSCAPES_NAMES),

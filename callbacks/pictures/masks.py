@@ -12,9 +12,10 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_segmentation_masks
 
+from eomt.utils.labels import IGNORE_INDEX
+
 Color = tuple[int, int, int]
 
-IGNORED = 255
 # Okabe and Ito's colours, chosen to stay apart under the common colour-vision deficiencies. Their black is left out,
 # since a translucent black only darkens; the strongest contrasts come first, for data sets with few classes.
 OKABE_ITO: list[Color] = [
@@ -87,7 +88,7 @@ def palette(num_classes: int) -> list[Color]:
     Returns:
         `num_classes` RGB triples in [0, 255].
     """
-    assert 0 < num_classes <= IGNORED, f"{num_classes} classes do not fit an 8-bit mask"
+    assert 0 < num_classes <= IGNORE_INDEX, f"{num_classes} classes do not fit an 8-bit mask"
     return list(_palette(num_classes))
 
 
@@ -103,7 +104,7 @@ def overlay(image: Tensor, mask: Tensor, colors: Sequence[Color | None], alpha: 
     Returns:
         uint8 (3, H, W), a new tensor.
     """
-    painted = (mask >= 0) & (mask < len(colors)) & (mask != IGNORED)
+    painted = (mask >= 0) & (mask < len(colors)) & (mask != IGNORE_INDEX)
     for index, color in enumerate(colors):
         if color is None:
             painted &= mask != index

@@ -14,9 +14,10 @@ from torchvision.io import ImageReadMode, decode_png, encode_png
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale, to_pil_image
 
 from callbacks.pictures.loggers import log_image
-from callbacks.pictures.masks import IGNORED, Color, grid, index_image, overlay, palette, save_picture
+from callbacks.pictures.masks import Color, grid, index_image, overlay, palette, save_picture
 from eomt.errors import UserError
 from eomt.tasks.index_maps import index_map
+from eomt.utils.labels import IGNORE_INDEX
 
 log = logging.getLogger("eomt")
 
@@ -50,9 +51,9 @@ def spread(num_samples: int, num_batches: float) -> Counter[int]:
 
 def errors(image: Tensor, truth: Tensor, prediction: Tensor) -> Tensor:
     """Wrong pixels in red on the faded image; ignored ones are not wrong. Shapes as in `Sample`."""
-    wrong = (prediction != truth) & (truth != IGNORED)
+    wrong = (prediction != truth) & (truth != IGNORE_INDEX)
     faded = rgb_to_grayscale(image, num_output_channels=3) // 2 + 96
-    return overlay(faded, torch.where(wrong, 0, IGNORED), [WRONG], alpha=0.8)
+    return overlay(faded, torch.where(wrong, 0, IGNORE_INDEX), [WRONG], alpha=0.8)
 
 
 class PredictionPictures(Callback):
@@ -217,7 +218,7 @@ class PredictionPictures(Callback):
             mask = decode_png(self._step_0[sample.name], ImageReadMode.GRAY)[0]
             if mask.shape == sample.truth.shape:
                 return mask
-        return torch.full_like(sample.truth, IGNORED)
+        return torch.full_like(sample.truth, IGNORE_INDEX)
 
     # new images
 

@@ -15,9 +15,8 @@ from datamodules.common.sampling import PADDING_INDEX
 from datamodules.questions.rows import QuestionRow
 from datamodules.questions.tokens import TokenTable
 from datamodules.questions.vocabulary import normalise_answer
+from eomt.utils.labels import IGNORED_TOKEN
 
-# what the loss passes over
-IGNORED = -100
 UNKNOWN_ANSWER = -1
 # of decoded images that a process keeps from one epoch to the next
 KEPT_BYTES = 2**29
@@ -128,7 +127,7 @@ def collate_questions(samples: Sequence[dict[str, Any]], padding_id: int) -> dic
         "image_name": list(images),
         "input_ids": pad_sequence(batch["input_ids"], batch_first=True, padding_value=padding_id),
         "attention_mask": pad_sequence(token_masks, batch_first=True),
-        "labels": pad_sequence(batch["labels"], batch_first=True, padding_value=IGNORED),
+        "labels": pad_sequence(batch["labels"], batch_first=True, padding_value=IGNORED_TOKEN),
         "answer_index": torch.stack(batch["answer_index"]),
     }
     if "weight" in batch:

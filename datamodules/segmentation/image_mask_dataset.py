@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.class_maps import IGNORED
 from datamodules.common.pairs import Pair, check_same_size
 from datamodules.common.reading import Color, read_image, read_mask
 from datamodules.common.sampling import PADDING_INDEX
@@ -15,6 +14,7 @@ from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.labels import LabelTable
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.transforms import TrainTransform
+from eomt.utils.labels import IGNORE_INDEX
 
 
 class ImageMaskDataset(Dataset[dict[str, Any]]):
@@ -48,7 +48,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, ids = self.read(max(index, 0))
         if index == PADDING_INDEX:
-            return {"image": image, "mask": ids.long().fill_(IGNORED), "name": ""}
+            return {"image": image, "mask": ids.long().fill_(IGNORE_INDEX), "name": ""}
         return {"image": image, "mask": ids.long(), "name": self.pairs[index].name}
 
 

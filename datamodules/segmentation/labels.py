@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from datamodules.class_maps import IGNORED
 from datamodules.common.reading import Color
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
+from eomt.utils.labels import IGNORE_INDEX
 
 MAX_CLASSES = 255
 MAX_LABEL = 0xFFFF
@@ -69,9 +69,9 @@ def _check_values(
 
 
 def _num_mapped_classes(class_map: dict[int, int]) -> int:
-    ids = sorted(set(class_map.values()) - {IGNORED})
+    ids = sorted(set(class_map.values()) - {IGNORE_INDEX})
     if ids != list(range(len(ids))):
-        raise UserError(f"class_map: class ids {ids}: they must be 0, 1, 2, ... without a gap ({IGNORED} = ignored)")
+        raise UserError(f"class_map: class ids {ids}, must be 0, 1, 2, ... without a gap; {IGNORE_INDEX} is ignored")
     return len(ids)
 
 
@@ -131,7 +131,7 @@ class LabelTable:
             self._table[:num_classes] = np.arange(num_classes)
         else:
             self._table[list(class_map)] = list(class_map.values())
-        self._table[ignore_labels] = IGNORED
+        self._table[ignore_labels] = IGNORE_INDEX
 
     def class_ids(self, raw: np.ndarray, file: ImageFile) -> np.ndarray:
         """Map raw labels (H, W) to class ids (H, W) uint8, 255 = ignored.
@@ -154,7 +154,7 @@ class LabelTable:
         for label, pixels in histogram.items():
             if self._table[label] < 0:
                 self._refuse(label, pixels, file)
-        return {int(self._table[label]) for label in histogram} - {IGNORED}
+        return {int(self._table[label]) for label in histogram} - {IGNORE_INDEX}
 
     def _refuse(self, label: int, pixels: int, file: ImageFile) -> None:
         raise UserError(f"{file}: label {label} ({pixels} pixels) is neither a class nor ignored: {self.advice}")

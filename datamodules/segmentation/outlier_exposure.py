@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.class_maps import IGNORED
 from datamodules.common.pairs import find_files, find_pairs
 from datamodules.common.reading import check_image, read_image, read_mask
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
+from eomt.utils.labels import IGNORE_INDEX
 
 # longer side of a pasted object, as a share of the shorter side of what it is pasted into
 SMALLEST, LARGEST = 0.1, 0.5
@@ -42,7 +42,7 @@ class Cutout:
         else:
             colors = F.pil_to_tensor(read_image(self.image)).float() / 255
             labels = read_mask(self.mask)
-            opacity = torch.from_numpy(((labels > 0) & (labels != IGNORED)).astype(np.float32))[None]
+            opacity = torch.from_numpy(((labels > 0) & (labels != IGNORE_INDEX)).astype(np.float32))[None]
         if colors.shape[1:] != opacity.shape[1:]:
             raise UserError(f"{self.mask}: not the size of {self.image}: make them the same size")
         rows, columns = ((opacity[0] >= 0.5).any(axis).nonzero().flatten() for axis in (1, 0))
@@ -118,7 +118,7 @@ class OutlierPaste:
         pasted = image.clone()
         # the colours are weighted with the opacity already
         pasted[:, *area] = (image[:, *area] * (1 - opacity) + colors * 255).round().clamp(0, 255).to(torch.uint8)
-        return {"image": pasted, "mask": mask.masked_fill(outlier, IGNORED), "outlier": outlier}
+        return {"image": pasted, "mask": mask.masked_fill(outlier, IGNORE_INDEX), "outlier": outlier}
 
 
 def _random_length(size: torch.Size) -> int:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.class_maps import IGNORED
 from datamodules.common.pairs import Pair
 from datamodules.common.reading import read_image
 from datamodules.segmentation.labels import MAX_CLASSES
 from eomt.errors import UserError
+from eomt.utils.labels import IGNORE_INDEX
 
 NO_SEGMENT = 0
 
@@ -92,7 +92,7 @@ def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray
     # the id of a segment is spread over the colours: red + 256 green + 65536 blue
     ids = channels @ np.array([1, 1 << 8, 1 << 16])
     found, place, pixels = np.unique(ids, return_inverse=True, return_counts=True)
-    class_of_segment = {NO_SEGMENT: IGNORED} | {int(segment): int(class_id) for segment, class_id in segments}
+    class_of_segment = {NO_SEGMENT: IGNORE_INDEX} | {int(segment): int(class_id) for segment, class_id in segments}
     for segment, count in zip(found.tolist(), pixels.tolist(), strict=True):
         if segment not in class_of_segment:
             raise UserError(

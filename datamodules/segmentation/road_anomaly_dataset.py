@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.class_maps import IGNORED
 from datamodules.common.pairs import Pair, check_same_size
 from datamodules.common.reading import check_image, read_image
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.common.threads import map_in_threads
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySample, AnomalySet
 from eomt.errors import UserError
+from eomt.utils.labels import IGNORE_INDEX
 
 
 class AnomalyDataset(Dataset[dict[str, Any]]):
@@ -42,7 +42,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
         is_padding = index == PADDING_INDEX
         return {
             "image": image,
-            "anomaly": anomaly.fill_(IGNORED) if is_padding else anomaly,
+            "anomaly": anomaly.fill_(IGNORE_INDEX) if is_padding else anomaly,
             "name": "" if is_padding else sample.name,
             "dataset": sample.dataset,
         }
@@ -79,6 +79,6 @@ def find_anomalous(samples: list[AnomalySample], sets: dict[str, AnomalySet]) ->
             mapped = f", read as the original's {sets[name].raw_labels}" if sets[name].label_map else ""
             raise UserError(
                 f"{name}: no pixel of its {len(samples)} masks is {missing}; they hold {sorted(found)}{mapped}: masks "
-                f"are 0 usual, 1 anomaly, {IGNORED} ignored"
+                f"are 0 usual, 1 anomaly, {IGNORE_INDEX} ignored"
             )
     return [ANOMALY in of for of in labels]

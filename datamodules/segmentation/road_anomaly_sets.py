@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.class_maps import IGNORED
 from datamodules.common.pairs import find_files
 from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
 from eomt.errors import UserError
+from eomt.utils.labels import IGNORE_INDEX
 
 ANOMALY = 1
 FRAME_LABELS = "labels_semantic.png"
 # raw label -> 0 usual, 1 anomaly, 255 ignored, as in the literature; other sets hold these three already
 ROAD_ANOMALY_LABELS = {2: ANOMALY}
-LOST_AND_FOUND_LABELS = {0: IGNORED, 1: 0} | dict.fromkeys(range(2, 201), ANOMALY)
+LOST_AND_FOUND_LABELS = {0: IGNORE_INDEX, 1: 0} | dict.fromkeys(range(2, 201), ANOMALY)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AnomalySet:
     @property
     def raw_labels(self) -> str:
         """What a mask may hold, for people."""
-        return f"0 to {max(self.label_map)} or {IGNORED}" if self.label_map else f"0, {ANOMALY} or {IGNORED}"
+        return f"0 to {max(self.label_map)} or {IGNORE_INDEX}" if self.label_map else f"0, {ANOMALY} or {IGNORE_INDEX}"
 
     def read_anomaly(self, mask: Path) -> np.ndarray:
         """Read a mask as 0 usual, 1 anomaly, 255 ignored, (H, W) uint8.
@@ -57,12 +57,14 @@ class AnomalySet:
         table = np.arange(0x10000)
         table[list(self.label_map)] = list(self.label_map.values())
         labels = table[raw]
-        unknown = ~np.isin(labels, (0, ANOMALY, IGNORED))
+        unknown = ~np.isin(labels, (0, ANOMALY, IGNORE_INDEX))
         if unknown.any():
             values, pixels = np.unique(labels[unknown], return_counts=True)
             advice = "RoadAnomaly's and LostAndFound's own labels are understood in folders of these names"
             if self.label_map:
-                advice = f"a folder of that name is read as the original; give one of 0, 1 and {IGNORED} another name"
+                advice = (
+                    f"a folder of that name is read as the original; give one of 0, 1 and {IGNORE_INDEX} another name"
+                )
             raise UserError(f"{mask}: label {values[0]} ({pixels[0]} pixels), must be {self.raw_labels}: {advice}")
         return labels.astype(np.uint8)
 

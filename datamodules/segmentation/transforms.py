@@ -6,11 +6,11 @@ from torch.nn.functional import pad
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.class_maps import IGNORED
 from datamodules.segmentation.outlier_exposure import OutlierPaste
+from eomt.utils.labels import IGNORE_INDEX
 
 # what stands around a sample that is smaller than the crop
-FILL = {"image": 0, "mask": IGNORED, "outlier": False}
+FILL = {"image": 0, "mask": IGNORE_INDEX, "outlier": False}
 
 
 class TrainTransform:

@@ -4,9 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-
-# the label of padding in a written answer; an answer that is not in the vocabulary has the index -1
-IGNORED = -100
+from eomt.utils.labels import IGNORED_TOKEN
 
 
 class AnswerLoss(nn.Module):
@@ -52,8 +50,8 @@ class AnswerLoss(nn.Module):
         assert logits.shape[:-1] == target.shape, f"{tuple(logits.shape)} and {tuple(target.shape)}"
         losses = F.cross_entropy(
             logits.float().flatten(0, -2),
-            target.masked_fill(target < 0, IGNORED).flatten(),
-            ignore_index=IGNORED,
+            target.masked_fill(target < 0, IGNORED_TOKEN).flatten(),
+            ignore_index=IGNORED_TOKEN,
             reduction="none",
             label_smoothing=self.label_smoothing,
         ).view(target.shape)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.losses.point_sampling import class_indicator, neighbours, sample_each, sample_shared
-from eomt.metrics.segmentation import IGNORE_INDEX
+from eomt.utils.labels import IGNORE_INDEX
 
 # stands for a cost that is not finite; larger numbers would round the finite costs away inside the assignment
 UNMATCHABLE_COST = 1e10

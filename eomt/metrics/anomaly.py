@@ -24,8 +24,8 @@ from eomt.metrics.score_histogram import (
     coarse_counts,
     score_keys,
 )
-from eomt.metrics.segmentation import IGNORE_INDEX
 from eomt.utils.distributed import gathered
+from eomt.utils.labels import IGNORE_INDEX
 
 FIGURES = ("auprc", "auroc", "fpr95", "siou", "ppv", "f1")
 """Figures of a score, as in the tables."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from eomt.metrics.segmentation import IGNORE_INDEX
+from eomt.utils.labels import IGNORE_INDEX
 
 THRESHOLDS = np.linspace(0.25, 0.75, 11)
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)

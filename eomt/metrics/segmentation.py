@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-IGNORE_INDEX = 255
+from eomt.utils.labels import IGNORE_INDEX
+
 """The label of pixels that are neither supervised nor evaluated."""
 
 

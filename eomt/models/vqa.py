@@ -29,10 +29,9 @@ from eomt.models.weights.vqa import (
     tokenizer_source,
     write_layout,
 )
+from eomt.utils.labels import IGNORED_TOKEN
 from eomt.utils.modes import evaluation_mode
 from eomt.utils.tokenizer import usable_positions
-
-IGNORED = -100
 
 
 class VQAOutput(NamedTuple):
@@ -340,7 +339,9 @@ class DeterministicVQA(nn.Module):
         start = torch.full((batch, 1), config.decoder_start_token_id, device=device)
         if labels is None:
             return start
-        return torch.cat((start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, config.pad_token_id)), dim=1)
+        return torch.cat(
+            (start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED_TOKEN, config.pad_token_id)), dim=1
+        )
 
     # -- what is trained, and files ----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.losses import MaskClassificationLoss
 from eomt.losses.outlier_exposure import outlier_loss
-from eomt.metrics import IGNORE_INDEX, SegmentationMetric
+from eomt.metrics import SegmentationMetric
 from eomt.metrics.anomaly import AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, class_and_void_scores
 from eomt.models.eomt import EoMT, Prediction, anneal, class_scores
@@ -27,6 +27,7 @@ from eomt.tasks.anomaly_evaluation import (
 )
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.windows import ImageResult, WindowResult, covering_size, over_windows, resize_image
+from eomt.utils.labels import IGNORE_INDEX
 
 log = logging.getLogger("eomt")
 

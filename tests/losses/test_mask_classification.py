@@ -14,7 +14,7 @@ from transformers.models.eomt.modeling_eomt import EomtLoss
 from eomt.errors import UserError
 from eomt.losses import MaskClassificationLoss
 from eomt.losses.mask_classification import Assignment, pairwise_losses, point_losses
-from eomt.metrics import IGNORE_INDEX
+from eomt.utils.labels import IGNORE_INDEX
 
 NUM_CLASSES, NUM_POINTS = 6, 64
 Predictions = list[tuple[Tensor, Tensor]]

@@ -16,9 +16,9 @@ from eomt.errors import UserError
 from eomt.metrics.anomaly import AnomalyMetric, component_sizes_of
 from eomt.metrics.components import ComponentSizes
 from eomt.metrics.score_histogram import TOLERANCE, key_score, score_keys
+from eomt.utils.labels import IGNORE_INDEX
 
 NUM_PIXELS = 40_000
-IGNORED = 255
 
 
 def exact_figures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -180,7 +180,7 @@ def images() -> list[tuple[str, Tensor, Tensor]]:
     for index in range(8):
         truth = torch.zeros(30, 40, dtype=torch.long)
         truth[5 : 12 + index, 10 : 20 + index] = 1
-        truth[25:] = IGNORED
+        truth[25:] = IGNORE_INDEX
         scores = torch.randn(2, 30, 40, generator=generator) + 2 * (truth == 1)
         found.append(("only on rank 1" if index % 2 else "both", scores, truth))
     return found
@@ -194,10 +194,10 @@ def metric_of(chosen: list[tuple[str, Tensor, Tensor]]) -> AnomalyMetric:
 
 
 def test_ignored_pixels_never_count() -> None:
-    others = [(name, torch.where(truth == IGNORED, 100.0, scores), truth) for name, scores, truth in images()]
+    others = [(name, torch.where(truth == IGNORE_INDEX, 100.0, scores), truth) for name, scores, truth in images()]
     assert metric_of(images()).compute() == metric_of(others).compute()
     # nan there is no mistake either
-    nans = [(name, torch.where(truth == IGNORED, torch.nan, scores), truth) for name, scores, truth in images()]
+    nans = [(name, torch.where(truth == IGNORE_INDEX, torch.nan, scores), truth) for name, scores, truth in images()]
     assert metric_of(images()).compute() == metric_of(nans).compute()
 
 
@@ -230,7 +230,7 @@ def test_anomalies_alone_have_a_precision_and_no_false_positives() -> None:
 
 def test_an_image_that_is_ignored_altogether_changes_nothing_but_the_number_of_images() -> None:
     metric = metric_of(images())
-    metric.update("both", torch.rand(2, 30, 40), torch.full((30, 40), IGNORED))
+    metric.update("both", torch.rand(2, 30, 40), torch.full((30, 40), IGNORE_INDEX))
     expected = metric_of(images()).compute()
     expected["both"][""]["images"] += 1
     assert metric.compute() == expected

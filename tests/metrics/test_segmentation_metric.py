@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eomt.metrics import IGNORE_INDEX, SegmentationMetric
+from eomt.metrics import SegmentationMetric
+from eomt.utils.labels import IGNORE_INDEX
 
 NUM_CLASSES = 5
 

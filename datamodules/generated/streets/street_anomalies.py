@@ -8,7 +8,7 @@ from numpy.random import Generator
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules.class_maps import CITYSCAPES_LABEL_IDS, CITYSCAPES_NAMES, IGNORED
+from datamodules.class_maps import CITYSCAPES_LABEL_IDS, CITYSCAPES_NAMES
 from datamodules.common.pairs import Pair
 from datamodules.common.zip_members import ImageFile
 from datamodules.generated.folder import generate_once
@@ -21,6 +21,7 @@ from datamodules.segmentation.image_mask_folder import ImageMaskFolder
 from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_anomalous
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySet, find_anomaly_sets
 from eomt.errors import UserError
+from eomt.utils.labels import IGNORE_INDEX
 
 RECORD_FILE = "street_anomalies.json"
 # raised whenever the same settings would draw other pictures
@@ -29,7 +30,7 @@ ANOMALY_FOLDER = "Validation_Dataset"
 TEST_SET, VAL_SET = "StreetObstacles", "StreetObstaclesVal"
 UNLABELED = 0
 LABEL_ID_OF_NAME = {
-    CITYSCAPES_NAMES[train_id]: label for label, train_id in CITYSCAPES_LABEL_IDS.items() if train_id != IGNORED
+    CITYSCAPES_NAMES[train_id]: label for label, train_id in CITYSCAPES_LABEL_IDS.items() if train_id != IGNORE_INDEX
 }
 LABEL_IDS = [LABEL_ID_OF_NAME[name] for name in CLASS_NAMES]
 
@@ -87,7 +88,7 @@ class StreetAnomalies(ImageMaskFolder):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             class_names=list(CLASS_NAMES),
-            class_map={UNLABELED: IGNORED} | {label: class_id for class_id, label in enumerate(LABEL_IDS)},
+            class_map={UNLABELED: IGNORE_INDEX} | {label: class_id for class_id, label in enumerate(LABEL_IDS)},
             scale_range=scale_range,
             flip=flip,
             color_jitter=color_jitter,
@@ -172,7 +173,7 @@ class StreetAnomalies(ImageMaskFolder):
 def _write_unknown(folder: Path, name: str, random: Generator) -> None:
     scene = add_obstacles(draw_street(random), random)
     _save(light_by_night(scene, random), folder / "images" / name)
-    _save(_mapped(scene, [0] * UNKNOWN + [ANOMALY], IGNORED), folder / "labels_masks" / name)
+    _save(_mapped(scene, [0] * UNKNOWN + [ANOMALY], IGNORE_INDEX), folder / "labels_masks" / name)
 
 
 def _mapped(scene: Scene, labels: list[int], no_class: int) -> np.ndarray:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.class_maps import IGNORED
 from datamodules.segmentation.transforms import TrainTransform
+from eomt.utils.labels import IGNORE_INDEX
 from tests.datamodules.common.image_files import gray_of
 
 
@@ -41,7 +41,7 @@ def test_image_and_mask_stay_aligned(size: tuple[int, int], scale_range: tuple[f
         assert image.shape == (3, 32, 40)
         assert mask.shape == (32, 40)
         assert image.dtype == mask.dtype == torch.uint8
-        padding = mask == IGNORED
+        padding = mask == IGNORE_INDEX
         assert (image[:, padding] == 0).all()
         assert (image[:, ~padding] > 0).all()
         labels = mask.float()[None]
@@ -69,9 +69,9 @@ def test_no_option_leaves_an_image_of_the_crop_size_alone() -> None:
 
 def test_scale_range_sets_the_size_of_things() -> None:
     _, mask = pair_of(TrainTransform((40, 40), (0.5, 0.5), flip=False, color_jitter=False))(*stripes(20, 20))
-    assert (mask != IGNORED).sum() == 20 * 20
+    assert (mask != IGNORE_INDEX).sum() == 20 * 20
     _, mask = pair_of(TrainTransform((40, 40), (2.0, 2.0), flip=False, color_jitter=False))(*stripes(20, 20))
-    assert (mask != IGNORED).all()
+    assert (mask != IGNORE_INDEX).all()
 
 
 def test_crops_reach_every_corner() -> None:
@@ -101,4 +101,4 @@ def test_color_jitter_changes_colours_but_not_the_padding() -> None:
     assert not torch.equal(new_image, image)
     assert torch.equal(new_mask, mask)
     padded, padded_mask = pair_of(TrainTransform((64, 64), (0.5, 0.5), False, True))(image, mask)
-    assert (padded[:, padded_mask == IGNORED] == 0).all()
+    assert (padded[:, padded_mask == IGNORE_INDEX] == 0).all()
