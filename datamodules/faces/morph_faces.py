@@ -2,21 +2,21 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.common.balanced_sampling import BalancedSampler
 from datamodules.common.sampling import TrainingSampler
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
-from datamodules.faces.boxes import with_boxes
 from datamodules.faces.data_module import FaceDataModule, find_unlabeled_faces
-from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabeledFaces, check_face
-from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern, find_labeled_faces
+from datamodules.faces.data_sets import name_test_sets, read_data_set
+from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabeledFaces, check_face, read_face
+from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern
 from datamodules.faces.identity_splits import (
     FaceSplit,
     by_folds,
@@ -26,12 +26,13 @@ from datamodules.faces.identity_splits import (
     split_by_identity,
 )
 from datamodules.faces.statistics import count_faces, warn_about
-from datamodules.faces.table import read_face_table
 from datamodules.faces.transforms import MorphTransform
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
 log = logging.getLogger("eomt")
+
+Measured = TypeVar("Measured")
 
 LARGEST_MAGNITUDE = 30
 FEWEST_FOLDS = 3
@@ -122,7 +123,7 @@ class MorphFaces(FaceDataModule):
                 f"num_folds, fold: {num_folds}, {fold}; give at least {FEWEST_FOLDS} folds (train, val and test), and "
                 "a fold from 0 to num_folds - 1"
             )
-        self.test_paths = _named_paths(test_paths, self.path)
+        self.test_paths = name_test_sets(test_paths, self.path)
         self.identity_pattern = identity_pattern
         self.shared_identities = shared_identities
         self.face_boxes = face_boxes
@@ -155,6 +156,20 @@ class MorphFaces(FaceDataModule):
     def faces(self, part: str) -> list[Face]:
         """Return the faces of "train", "val" or "test", or of a test set by its name."""
         return self._test_sets()[part] if part in self.test_paths else self._found().faces[part]
+
+    def labels(self, part: str) -> list[int]:
+        """Return the labels of a part's images, 1 = morph; none where there is no such split."""
+        return [face.label for face in self.faces(part)]
+
+    def map_images(self, function: Callable[[Tensor], Measured], part: str, title: str) -> list[Measured]:
+        """Return a function of each image of a part, in the order of `labels`.
+
+        Args:
+            function: Takes an image at `img_size`, uint8 RGB `(3, H, W)`.
+            part: "train", "val" or "test".
+            title: What a progress bar says.
+        """
+        return map_in_threads(lambda face: function(read_face(face, self.img_size)), self.faces(part), title)
 
     def setup(self, stage: str | None = None) -> None:
         """Look at every file of the parts that the stage needs, fill `counts`, and say what is unknown or was dropped.
@@ -285,27 +300,4 @@ class MorphFaces(FaceDataModule):
         return self._sets
 
     def _read(self, path: Path, dataset: str) -> list[Face]:
-        if path.suffix.lower() == ".csv":
-            faces, folder = read_face_table(path, self.identity_pattern), path.parent
-        else:
-            faces, folder = find_labeled_faces(path, self.identity_pattern), path
-        if doubled := [name for name, count in Counter(face.name for face in faces).items() if count > 1]:
-            raise UserError(f"{path}: {doubled[0]} is listed twice; each image belongs to one class and split")
-        if self.face_boxes is not None:
-            faces = with_boxes(faces, folder, self.face_boxes)
-        return [replace(face, dataset=dataset) for face in faces]
-
-
-def _named_paths(test_paths: dict[str, Path] | list[Path] | None, path: Path) -> dict[str, Path]:
-    """Return test sets by name; in a list, folders and files name themselves."""
-    if isinstance(test_paths, dict):
-        pairs = [(name, expand(given)) for name, given in test_paths.items()]
-    else:
-        pairs = [(expand(given).stem, expand(given)) for given in test_paths or []]
-    names = Counter([path.stem, *SPLITS, *(name for name, _ in pairs)])
-    for name, given in pairs:
-        if names[name] > 1:
-            raise UserError(
-                f"test_paths: {given} is called {name!r}, as is another part; name sets as in frll: {given}"
-            )
-    return dict(pairs)
+        return read_data_set(path, dataset, self.identity_pattern, self.face_boxes)
