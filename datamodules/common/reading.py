@@ -51,6 +51,27 @@ def read_image(path: ImageFile) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
+def read_image_with_opacity(path: ImageFile) -> Image.Image:
+    """Read an image as RGBA, turned as its EXIF orientation says; without transparency it is opaque.
+
+    Raises:
+        UserError: The file is damaged or a grayscale image of more than 8 bits.
+    """
+    with _opened(path) as image:
+        _refuse_deep_image(path, image)
+        return ImageOps.exif_transpose(image).convert("RGBA")
+
+
+def has_transparency(path: ImageFile) -> bool:
+    """Return whether an image file stores how opaque its pixels are.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    with _opened(path) as image:
+        return image.has_transparency_data
+
+
 def check_image(path: ImageFile) -> tuple[int, int]:
     """Return an image's (height, width) as `read_image` would give it, at a fraction of the cost of decoding.
 

@@ -1,4 +1,4 @@
-"""What the quickstarts' data modules have in common: files drawn once, whole or not at all, over nothing else."""
+"""Common parts of the quickstarts' data modules: files drawn once, whole or not at all, over nothing else."""
 
 import json
 from abc import abstractmethod
