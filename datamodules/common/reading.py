@@ -46,9 +46,7 @@ def read_image(path: ImageFile) -> Image.Image:
     Raises:
         UserError: The file is damaged or a grayscale image of more than 8 bits.
     """
-    with _opened(path) as image:
-        _refuse_deep_image(path, image)
-        return ImageOps.exif_transpose(image).convert("RGB")
+    return _read_as(path, "RGB")
 
 
 def read_image_with_opacity(path: ImageFile) -> Image.Image:
@@ -57,9 +55,13 @@ def read_image_with_opacity(path: ImageFile) -> Image.Image:
     Raises:
         UserError: The file is damaged or a grayscale image of more than 8 bits.
     """
+    return _read_as(path, "RGBA")
+
+
+def _read_as(path: ImageFile, mode: str) -> Image.Image:
     with _opened(path) as image:
         _refuse_deep_image(path, image)
-        return ImageOps.exif_transpose(image).convert("RGBA")
+        return ImageOps.exif_transpose(image).convert(mode)
 
 
 def has_transparency(path: ImageFile) -> bool:
