@@ -18,7 +18,7 @@ Who needs what:
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -64,6 +64,16 @@ class TaskData(Protocol):
     def train_dataloader(self) -> Any:
         """Return the training batches."""
 
+    # constructor arguments that are filled in where they are null, with what of the network: "img_size" or, for
+    # questions, "tokenizer" and "max_tokens"
+    from_network: ClassVar[Mapping[str, str]]
+
+    def found_arguments(self) -> Mapping[str, Any]:
+        """Return constructor arguments that, where they are null, are found out by reading the training data.
+
+        Filled in, so that a saved run needs no training data to predict.
+        """
+
 
 class QuestionRow(Protocol):
     """A question about an image."""
@@ -83,6 +93,18 @@ class QuestionRow(Protocol):
     @property
     def question_type(self) -> str:
         """What is asked for; "" where it is not known."""
+
+
+class TrainingAnswers(TaskData, Protocol):
+    """What data of questions know of their training split, before any `setup`."""
+
+    @property
+    def answers(self) -> list[str]:
+        """The vocabulary, by class id."""
+
+    @property
+    def question_types(self) -> list[str]:
+        """Types of the questions."""
 
 
 # only methods, for a check of an instance reads every property, and properties read files
