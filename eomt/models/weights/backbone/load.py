@@ -7,7 +7,7 @@ from pathlib import Path
 from timm.models import eva, vision_transformer
 
 from eomt.errors import UserError
-from eomt.models.weights.backbone.names import Backbone, fit_to, from_hugging_face, is_hugging_face
+from eomt.models.weights.backbone.names import Backbone, backbone_from_hugging_face, fit_to, is_hugging_face
 from eomt.models.weights.files import first_line, read_weights
 from eomt.utils.loaded import mark_loaded
 
@@ -22,7 +22,7 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
     if {"q.weight", "query.weight"} & {name.removeprefix("network.").replace("_orig_mod.", "") for name in state}:
         raise UserError(f"{path}: is a whole EoMT; give it as --model.network.pretrained, and the encoder false")
     if is_hugging_face(state):
-        state = fit_to(backbone, from_hugging_face(state), path)
+        state = fit_to(backbone, backbone_from_hugging_face(state), path)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     state = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm.", "mask_token"))}
     own = backbone.state_dict()

@@ -87,9 +87,9 @@ def _settings(network: "EoMT", weights: EoMTWeights, path: Path) -> Settings:
         return own
     if weights.transformers:
         return read_settings(path, network.encoder.colours)
-    if weights.colours is None:
+    if weights.colors is None:
         return Settings()
-    mean, std = weights.colours
+    mean, std = weights.colors
     return Settings(colours=(as_colours(mean), as_colours(std)))
 
 

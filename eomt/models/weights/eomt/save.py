@@ -20,7 +20,7 @@ from transformers import (
 
 from eomt.lora.adapter_layer import require_merged
 from eomt.models.weights.backbone.names import without_class_position
-from eomt.models.weights.eomt.names import BACKBONE, to_hugging_face
+from eomt.models.weights.eomt.names import BACKBONE, eomt_to_hugging_face
 from eomt.models.weights.eomt.settings import Settings, metadata_of
 from eomt.utils.hub import WEIGHT_FILES
 
@@ -131,7 +131,7 @@ def hugging_face_state(network: "EoMT", config: PreTrainedConfig) -> dict[str, T
     backbone = without_class_position(network.encoder.backbone.state_dict(), network.encoder.backbone)
     weights = torch.ones(network.num_classes + 1)
     weights[-1] = config.no_object_weight
-    return to_hugging_face(heads, backbone, isinstance(network.encoder.backbone, Eva)) | {LOSS_WEIGHTS: weights}
+    return eomt_to_hugging_face(heads, backbone, isinstance(network.encoder.backbone, Eva)) | {LOSS_WEIGHTS: weights}
 
 
 def _fits(network: "EoMT") -> bool:

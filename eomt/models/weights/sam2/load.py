@@ -14,7 +14,7 @@ from eomt.errors import UserError
 from eomt.models.weights.download import download
 from eomt.models.weights.files import read_weights
 from eomt.models.weights.sam2.config import CONFIG_FILE, HIERA, Size, make_config, read_config
-from eomt.models.weights.sam2.names import ONLY_IN_2_1, POSITIONS_TWICE, is_memory, to_hugging_face, to_official
+from eomt.models.weights.sam2.names import ONLY_IN_2_1, POSITIONS_TWICE, is_memory, sam2_to_hugging_face, sam2_to_official
 
 log = logging.getLogger("eomt")
 
@@ -83,7 +83,7 @@ def read_original(path: str | Path) -> Weights:
     _check_tensors(state, expected, path, f"SAM 2 ({size})")
     kept = {name: value for name, value in state.items() if is_memory(name)}
     state = {name: value for name, value in state.items() if name not in kept}
-    return Weights(make_config(size), _in_fp32(to_hugging_face(state)), kept)
+    return Weights(make_config(size), _in_fp32(sam2_to_hugging_face(state)), kept)
 
 
 def infer_size(state: Mapping[str, Tensor], path: str | Path) -> Size:
@@ -109,9 +109,9 @@ def infer_size(state: Mapping[str, Tensor], path: str | Path) -> Size:
 def original_shapes(size: Size) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
     """Names and shapes in an original checkpoint of SAM 2.1: what images need, and the memory of the video model."""
     with torch.device("meta"):
-        image = to_official(Sam2Model(make_config(size)).state_dict())
+        image = sam2_to_official(Sam2Model(make_config(size)).state_dict())
         # the memory is the same in all sizes
-        memory = to_official(Sam2VideoModel(Sam2VideoConfig()).state_dict())
+        memory = sam2_to_official(Sam2VideoModel(Sam2VideoConfig()).state_dict())
     return (
         {name: value.shape for name, value in image.items()},
         {name: value.shape for name, value in memory.items() if is_memory(name)},
@@ -138,7 +138,7 @@ def read_hugging_face(folder: Path) -> Weights:
     class_prompts = None
     if (folder / CLASS_PROMPTS_FILE).is_file():
         class_prompts = read_weights(folder / CLASS_PROMPTS_FILE)["weight"]
-    return Weights(config, _in_fp32(state), to_official(memory), class_prompts)
+    return Weights(config, _in_fp32(state), sam2_to_official(memory), class_prompts)
 
 
 def _check_tensors(

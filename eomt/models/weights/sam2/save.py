@@ -17,7 +17,7 @@ from eomt.errors import UserError
 from eomt.lora.adapter_layer import require_merged
 from eomt.models.weights.sam2.config import CONFIG_FILE
 from eomt.models.weights.sam2.load import CLASS_PROMPTS_FILE, log
-from eomt.models.weights.sam2.names import POSITIONS_TWICE, to_official
+from eomt.models.weights.sam2.names import POSITIONS_TWICE, sam2_to_official
 from eomt.utils.files import write_folder
 from eomt.utils.hub import WEIGHT_FILES
 
@@ -71,7 +71,7 @@ def save_original(network: SAM2, path: str | Path) -> Path:
         raise UserError(f"{path}: cannot hold two position matrices ({', '.join(POSITIONS_TWICE)}), and these differ")
     if not network.memory:
         log.warning("%s: without the memory of the video model, which the official code asks for", path)
-    state = _plain(to_official(own))
+    state = _plain(sam2_to_official(own))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
