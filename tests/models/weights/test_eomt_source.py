@@ -38,7 +38,7 @@ def test_a_cached_repository_opens_as_its_folder_does(snapshot: Path, kind: str)
     for name, value in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], value)
     assert found.encoder.backbone.norm.eps == 0.03
-    assert found.encoder.colours == expected.encoder.colours != make_network(kind).encoder.colours
+    assert found.encoder.colors == expected.encoder.colors != make_network(kind).encoder.colors
     assert found.base == REPOSITORY
     assert classes_in(REPOSITORY) == NUM_CLASSES
 

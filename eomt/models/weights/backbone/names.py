@@ -17,11 +17,12 @@ from eomt.models.weights.renaming import RenamingTable
 Backbone = VisionTransformer | Eva
 
 PREFIX = re.compile(r"^(dinov2(_with_registers)?|dinov3_vit|model|backbone)\.")
-# On the left timm's names. On the right first those of transformers' EoMT classes, which are written, then those of all
-# versions of transformers whose files are about, and of the official EoMT, which has a DINOv3 under timm's `patch_embed`
-# and `blocks`.
+# On the left timm's names. On the right first those of transformers' EoMT classes, which are written; then those of all
+# versions of transformers whose files are about, and of the official EoMT, where a DINOv3 has timm's `patch_embed` and
+# `blocks`.
 EMBEDDINGS, BLOCK = "(embeddings|patch_embed)", "(layers|layer|model.layer|encoder.layer|encoder.layers|blocks).#"
-QUERY, KEY, VALUE = (f"{BLOCK}.attention(|.attention).{part}" for part in ("(q_proj|query)", "(k_proj|key)", "(v_proj|value)"))
+ATTENTION = f"{BLOCK}.attention(|.attention)"
+QUERY, KEY, VALUE = f"{ATTENTION}.(q_proj|query)", f"{ATTENTION}.(k_proj|key)", f"{ATTENTION}.(v_proj|value)"
 SHARED = f"""
 cls_token              {EMBEDDINGS}.cls_token
 mask_token             {EMBEDDINGS}.mask_token

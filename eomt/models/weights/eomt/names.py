@@ -42,13 +42,13 @@ class EoMTWeights:
     """Tensors of a file in this package's names.
 
     Attributes:
-        heads: all but the backbone.
-        backbone: in timm's names.
-        hugging_face: whether the backbone had transformers' names, whose tensors are not quite timm's.
-        foreign: whether the file is official or transformers', so that its images are most likely square.
-        transformers: whether the heads have transformers' names, so that a config.json beside is of this file.
-        deltas: whether the backbone's values are to be added to those it was trained from; None if it cannot be told.
-        colors: mean and deviation that the official code normalises images with.
+        heads: All but the backbone.
+        backbone: In timm's names.
+        hugging_face: Whether the backbone had transformers' names, whose tensors are not quite timm's.
+        foreign: Whether the file is official or transformers', so that its images are most likely square.
+        transformers: Whether the heads have transformers' names, so that a config.json beside is of this file.
+        deltas: Whether the backbone's values are to be added to those it was trained from; None if it cannot be told.
+        colors: Mean and deviation that the official code normalizes images with.
     """
 
     heads: dict[str, Tensor]
@@ -61,7 +61,7 @@ class EoMTWeights:
 
 
 def sort_names(state: Mapping[str, Tensor]) -> EoMTWeights:
-    """Takes the tensors of a file in any layout apart and renames them; names that are in none stay.
+    """Take the tensors of a file in any layout apart and rename them; names that are in none stay.
 
     A file of the official code holds deltas if its `encoder.pixel_mean` and `pixel_std`, buffers that no training
     changes, are 0. That is so in the released ones of DINOv3, which the code adds to a network tensor by tensor; one
@@ -101,7 +101,7 @@ def eomt_to_hugging_face(
 
 
 def from_transposed(weight: Tensor) -> Tensor:
-    """Return a transposed convolution (in, out, 2, 2) of stride 2 as ScaleBlock's 1 x 1 convolution (4 out, in, 1, 1)."""
+    """Return a transposed convolution (in, out, 2, 2) of stride 2 as a 1 x 1 convolution (4 out, in, 1, 1)."""
     return weight.permute(1, 2, 3, 0).reshape(-1, weight.shape[0], 1, 1)
 
 
