@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
 from datamodules.generated.shapes.scenes import COLORS, SHAPES, SIZE, Scene, make_scene, render
-from eomt.models.parts.pixels import PixelNormalisation
+from eomt.models.parts.pixels import PixelNormalization
 
 PATCH, WIDTH, STEPS, BATCH, SCENES = 7, 64, 3000, 64, 10000
 CONFIG = {
@@ -57,12 +57,12 @@ def main() -> None:
     head = nn.Linear(WIDTH, sum(sizes))
     middles = torch.linspace(-1, 1, GRID)
     place = torch.cartesian_prod(middles, middles)  # (h w, 2)
-    normalise = PixelNormalisation()
+    normalize = PixelNormalization()
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
     for step, (images, target) in zip(range(STEPS), batches(), strict=False):
-        *logits, found = head(model(normalise(images)).last_hidden_state[:, 1:]).split(sizes, -1)
+        *logits, found = head(model(normalize(images)).last_hidden_state[:, 1:]).split(sizes, -1)
         loss = sum(F.cross_entropy(part.flatten(0, 1), target[:, kind].flatten()) for kind, part in enumerate(logits))
         loss = loss + F.mse_loss(found, place.expand_as(found))
         optimizer.zero_grad()

@@ -20,18 +20,18 @@ from eomt.models.parts.freezing import freeze_models
 from eomt.models.parts.gated_fusion import DROPOUT, GatedFusion
 from eomt.models.parts.text_tower import decoder_of, encoder_of, load_tokenizer_for, make_text_tower
 from eomt.models.parts.vision_tower import make_vision_tower
-from eomt.models.weights.transformers import describe
+from eomt.models.weights.transformers import describe_source
 from eomt.models.weights.vqa import (
-    CONFIG_FILE,
     TOKENIZER,
     AnswerHead,
-    Layout,
+    VQALayout,
     answers_hash,
-    fill_from_layout,
-    open_layout,
+    fill_vqa,
+    open_vqa_layout,
     tokenizer_source,
-    write_layout,
+    write_vqa,
 )
+from eomt.utils.hub import CONFIG_FILE
 from eomt.utils.labels import IGNORED_TOKEN
 from eomt.utils.modes import evaluation_mode
 from eomt.utils.tokenizer import usable_positions
@@ -100,18 +100,18 @@ class DeterministicVQA(Network):
         lora_config: LoRAConfig | None = None,
     ) -> None:
         super().__init__()
-        models = f"{describe(vision_model)} + {describe(text_model)}"
+        models = f"{describe_source(vision_model)} + {describe_source(text_model)}"
         self._base = pretrained if isinstance(pretrained, str) else models if pretrained else f"{models} (random)"
         self.tokenizer_source = tokenizer_source(pretrained, text_model, tokenizer)
-        colours = None
+        colors = None
         if isinstance(pretrained, str):
-            stored = open_layout(pretrained, answer_head, answers, question_types, img_size, fusion_layers)
-            vision_model, text_model, colours = stored.vision_config, stored.text_config, stored.colours
+            stored = open_vqa_layout(pretrained, answer_head, answers, question_types, img_size, fusion_layers)
+            vision_model, text_model, colors = stored.vision_config, stored.text_config, stored.colors
             answer_head, answers, question_types = stored.answer_head, stored.answers, stored.question_types
             img_size, fusion_layers = stored.img_size, stored.fusion_layers
         _check_values(answer_head, answers, question_types, fusion_layers)
         self.answer_head, self.answers, self.question_types = answer_head, answers, question_types
-        self.vision_encoder = make_vision_tower(vision_model, pretrained is True, img_size, colours)
+        self.vision_encoder = make_vision_tower(vision_model, pretrained is True, img_size, colors)
         self.img_size = self.vision_encoder.img_size
         self.text_model: Any = make_text_tower(text_model, pretrained is True, answer_head)
         width, num_heads = self.text_model.config.hidden_size, self.text_model.config.num_attention_heads
@@ -126,7 +126,7 @@ class DeterministicVQA(Network):
             self.type_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(question_types)))
         self.register_buffer("answers_hash", answers_hash(answers))
         if isinstance(pretrained, str):
-            fill_from_layout(self, pretrained)
+            fill_vqa(self, pretrained)
             if answer_head == "generative":
                 # a decoder writes any answer: it may be taught those of other data
                 self.answers_hash.copy_(answers_hash(answers))
@@ -375,12 +375,12 @@ class DeterministicVQA(Network):
         """
         require_merged(self)
         tower = self.vision_encoder
-        layout = Layout(
+        layout = VQALayout(
             self.answer_head, self.answers, self.question_types, self.img_size, len(self.fusion.layers),
-            (tuple(tower.pixel_mean.flatten().tolist()), tuple(tower.pixel_std.flatten().tolist())),
+            tower.normalize.colors,
             *(model.config.to_dict() | {"_name_or_path": ""} for model in (tower.model, self.text_model)),
         )  # fmt: skip
-        write_layout(self, layout, self.tokenizer, folder)
+        write_vqa(self, layout, self.tokenizer, folder)
 
 
 def _masked_mean(states: Tensor, mask: Tensor) -> Tensor:
