@@ -1,15 +1,14 @@
 """Proof, before the first step, that every adapter acts and learns."""
 
 import logging
-from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from eomt.errors import UserError
 from eomt.lora.trainable import check_trainable
 from eomt.tasks.base import AdaptationTask
+from eomt.utils.distributed import gather
 from eomt.verification.audit import (
     audit_batch,
     check_base_is_loaded,
@@ -54,14 +53,6 @@ class AdapterAudit(Callback):
         with trainer.precision_plugin.forward_context():
             faults = audit_batch(pl_module, batch)
         # a fault on one rank stops all of them
-        refuse(next((found for found in _gather(faults) if found), []))
+        refuse(next((found for found in gather(faults) if found), []))
         self.verdict = summarise(pl_module)
         log.info("Audit: %s", self.verdict)
-
-
-def _gather(faults: list[str]) -> list[list[str]]:
-    if not torch.distributed.is_initialized():
-        return [faults]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, faults)
-    return found
