@@ -2,14 +2,13 @@
 
 import logging
 from dataclasses import replace
-from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask, first_supervised
 from eomt.tasks.data import data_of
+from eomt.utils.distributed import gather
 from eomt.utils.modes import isolated_randomness
 
 log = logging.getLogger("eomt")
@@ -42,16 +41,8 @@ class AdapterAudit(Callback):
         with trainer.precision_plugin.forward_context():
             report = pl_module.audit(batch, trainer.optimizers, self.allow_random_base)
         # a fault on one rank stops all of them
-        faults = next((found for found in _gather(list(report.faults)) if found), [])
+        faults = next((found for found in gather(list(report.faults)) if found), [])
         report = replace(report, faults=tuple(faults))
         report.require()
         self.verdict = str(report)
         log.info("Audit: %s", self.verdict)
-
-
-def _gather(faults: list[str]) -> list[list[str]]:
-    if not torch.distributed.is_initialized():
-        return [faults]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, faults)
-    return found

@@ -91,13 +91,13 @@ class PromptedSegmentation(AdaptationTask):
         self.train_iou = MeanMetric()
         self.evaluation_loss = MeanMetric()
         # made anew for the classes of the data
-        self.metrics = nn.ModuleDict()
+        self.metrics: dict[str, PromptedSegmentationMetric] = {}
 
     def setup(self, stage: str) -> None:
         data = data_of(self.trainer)
         assert data is not None
         names = data.class_names or ()
-        self.metrics = nn.ModuleDict({mode: PromptedSegmentationMetric(dict(enumerate(names))) for mode in self.modes})
+        self.metrics = {mode: PromptedSegmentationMetric(dict(enumerate(names))) for mode in self.modes}
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class PromptedSegmentation(AdaptationTask):
             prediction = self._answer(features, batch, truths, mode)
             found = self._found(prediction, truths, mode)
             for masks, (truth, class_ids), name in zip(found, truths, batch["name"], strict=True):
-                metric.update(masks, truth, name, class_ids.tolist())  # type: ignore[operator]
+                metric.update(masks, truth, name, class_ids.tolist())
             if mode == self.watch:
                 shown = {"prediction": self._index_maps(found, truths)}
                 self._update_loss(prediction, truths, batch["name"])
@@ -303,7 +303,7 @@ class PromptedSegmentation(AdaptationTask):
 
     def _log_metrics(self, stage: str) -> None:
         for mode, metric in self.metrics.items():
-            figures = metric.compute()  # type: ignore[operator]
+            figures = metric.compute()
             if self.trainer.state.fn == "fit":
                 # the rest is for `validate` and `test`: some fifty figures a mode
                 shown = FIGURES_OF_FIT + (FIGURES_WITHOUT_PROMPTS if mode == "none" else ())
@@ -313,7 +313,7 @@ class PromptedSegmentation(AdaptationTask):
             if mode == self.watch:
                 watched = {f"{stage}_{name}": figures[name] for name in ("iou", "dice")}
                 self.log_dict(watched, prog_bar=True, sync_dist=True)
-            metric.reset()  # type: ignore[operator]
+            metric.reset()
         self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
         self.evaluation_loss.reset()
 

@@ -25,7 +25,7 @@ GREY = 128
 # of a question and an answer that are made up
 SYNTHETIC_TOKENS = 8
 
-HEADLINE = ("accuracy", "exact_match", "f1", "rouge_l", "bleu", "accuracy_macro", "oov_rate")
+HEADLINE = ("accuracy", "exact_match", "f1", "accuracy_macro", "oov_rate")
 
 
 class VisualQuestionAnswering(AdaptationTask):
