@@ -41,6 +41,7 @@ from eomt.app.config import (
 )
 from eomt.app.log import set_up_output
 from eomt.app.messages import mistake, one_line
+from eomt.app.renamed import read_old_names
 from eomt.app.runs import claim, find_checkpoint, make_run_name, option, step_of, with_saved_config
 from eomt.app.trainer import Trainer
 from eomt.errors import UserError
@@ -99,6 +100,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
         self.claimed: Path | None = None
+        read_old_names()
         try:
             self._start(args, run)
         except Exception:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from eomt.app.renamed import with_new_names
 from eomt.app.runs import CONFIG, Checkpoint
 from eomt.errors import UserError
 from eomt.models.network import Network
@@ -23,7 +24,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If it cannot be read, or holds something else than fields.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = with_new_names(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a YAML file") from error
     except yaml.YAMLError as error:

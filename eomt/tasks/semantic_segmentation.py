@@ -60,7 +60,7 @@ class SemanticSegmentation(AdaptationTask):
             training batches as pasted from elsewhere; `mask` is 255 there.
         anomaly_scores: which scores are measured on anomaly sets.
         temperature: of MSP and entropy; None is 1, and lets `validate` say which would be best.
-        normalise_scores: MSP and entropy see L as shares of the classes instead of softmax(L / T); see `msp`.
+        normalize_scores: MSP and entropy see L as shares of the classes instead of softmax(L / T); see `msp`.
         component_sizes: the smallest predicted and true components that count, in pixels; None takes those of
             SegmentMeIfYouCan, 50 and 10 for obstacle sets, 500 and 100 for others.
         lora_config: None trains every parameter (full fine-tuning).
@@ -87,7 +87,7 @@ class SemanticSegmentation(AdaptationTask):
         outlier_weight: float = 0.0,
         anomaly_scores: Sequence[str] = SCORES,
         temperature: float | None = None,
-        normalise_scores: bool = False,
+        normalize_scores: bool = False,
         component_sizes: tuple[int, int] | None = None,
         **training: Any,
     ) -> None:
@@ -113,7 +113,7 @@ class SemanticSegmentation(AdaptationTask):
         self.val_metric = SegmentationMetric(network.num_classes)
         self.test_metric = SegmentationMetric(network.num_classes)
         self.evaluation_loss = MeanMetric()
-        self.anomalies = AnomalyEvaluation(anomaly_scores, temperature, normalise_scores, component_sizes)
+        self.anomalies = AnomalyEvaluation(anomaly_scores, temperature, normalize_scores, component_sizes)
         # set by who draws them; they are large
         self.keeps_anomaly_maps = False
 
