@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask, first_supervised
-from eomt.tasks.data import data_of
+from eomt.tasks.data import datamodule_of
 from eomt.utils.distributed import gather
 from eomt.utils.modes import isolated_randomness
 
@@ -32,7 +32,7 @@ class AdapterAudit(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, AdaptationTask)
-        data = data_of(trainer)
+        data = datamodule_of(trainer)
         if data is None:
             raise UserError("data: AdapterAudit needs a datamodule to take a batch from")
         with isolated_randomness():

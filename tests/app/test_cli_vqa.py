@@ -236,7 +236,7 @@ def test_two_processes_measure_what_one_does(adapted: Workspace) -> None:
         (["--data.batch_size", "1000"], "batch_size"),
         (
             ["--data.type_weights", "{size: 2}"],
-            "unknown type 'size': must be one of object, count, colour, location, or",
+            "unknown type 'size'; must be one of object, count, colour, location, or",
         ),
         (
             ["--model.lora_config.trainable_modules", json.dumps(DECODER)],

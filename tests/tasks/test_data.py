@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch import LightningDataModule, Trainer
 
 import datamodules
-from datamodules.common.data_module import ImageDataModule
+from datamodules.common.image_data_module import ImageDataModule
 from eomt.tasks.data import FaceData, QuestionData, TaskData, data_of
 
 MEMBERS = [name for name in vars(TaskData) if not name.startswith("_")]
