@@ -363,7 +363,7 @@ class DeterministicVQA(Network):
         Raises:
             UserError: for more blocks than there are.
         """
-        freeze_models(self, unfreeze_encoder_layers, unfreeze_decoder)
+        freeze_models(self, self.vision_encoder, self.text_model, unfreeze_encoder_layers, unfreeze_decoder)
         self.train(self.training)
         print_lora_summary(self)
 

@@ -10,7 +10,7 @@ from eomt.models.weights.colors import Colors, as_colors
 
 
 class PixelNormalization(nn.Module):
-    """Images to zero mean and unit deviation over the pixels that a network was trained with.
+    """Normalization of images to zero mean and unit deviation over the pixels that a network was trained with.
 
     Args:
         mean: Of red, green and blue, 0 to 1; by default ImageNet's.
@@ -29,11 +29,11 @@ class PixelNormalization(nn.Module):
 
     @property
     def colors(self) -> tuple[Colors, Colors]:
-        """Mean and deviation."""
+        """Mean and deviation of red, green and blue."""
         return as_colors(self.mean), as_colors(self.std)
 
     def set_colors(self, mean: Colors, std: Colors) -> None:
-        """Take other ones, in place."""
+        """Normalize with another mean and deviation from now on."""
         for buffer, values in ((self.mean, mean), (self.std, std)):
             buffer.copy_(torch.tensor(values).view_as(buffer))
 

@@ -78,7 +78,7 @@ class VisionTower(nn.Module):
 
     @property
     def patch_size(self) -> int:
-        """In pixels."""
+        """Side of a patch in pixels."""
         return self.model.config.patch_size
 
     @property

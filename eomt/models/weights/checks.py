@@ -1,4 +1,4 @@
-"""Whether tensors are those that a network has, by name and by shape."""
+"""A check that tensors are those that a network has, by name and by shape."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +39,7 @@ def check_tensors(
 
 
 def _shape(value: Tensor | Size) -> Size:
+    """Return the shape of a tensor, or the shape itself."""
     return value.shape if isinstance(value, Tensor) else value
 
 

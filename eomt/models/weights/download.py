@@ -1,4 +1,4 @@
-"""Finds weights: local files and folders, and repositories of the Hugging Face hub, in one file or several."""
+"""Where weights are: local files and folders, and repositories of the Hugging Face hub, in one file or several."""
 
 from pathlib import Path
 

@@ -51,6 +51,7 @@ class RenamingTable:
         return any(column.find(name) is not None for row in self.rows for column in row)
 
     def _rename(self, state: Mapping[str, Tensor], rows: "list[tuple[Column, Column]]") -> dict[str, Tensor]:
+        """Return a state dict in the second names of these rows instead of the first."""
         renamed: dict[str, Tensor] = {}
         # of a row and what its placeholders stand for: the tensors that were found, by their place in the name
         found: dict[tuple[int, tuple[str, ...]], dict[int, str]] = {}

@@ -82,7 +82,7 @@ def open_vqa_layout(
     img_size: tuple[int, int],
     fusion_layers: int,
 ) -> VQALayout:
-    """Return what `folder` holds, for a network with these arguments.
+    """Return what the config.json of `folder` holds, for a network with these arguments.
 
     What they leave at their defaults is the folder's. The generative head may be given other answers: a decoder writes
     any.
@@ -111,7 +111,14 @@ def open_vqa_layout(
 
 
 def write_vqa(network: nn.Module, layout: VQALayout, tokenizer: Any, folder: Path) -> None:
-    """Write into a folder that exists. The same tensor under several names is written once."""
+    """Write a network into a folder that exists; the same tensor under several names is written once.
+
+    Args:
+        network: Without adapters.
+        layout: What goes into config.json.
+        tokenizer: Written beside it; None if there is none.
+        folder: Where it goes.
+    """
     fields = {COLORS if name == "colors" else name: value for name, value in asdict(layout).items()}
     text = json.dumps({"format": FORMAT} | fields, indent=2, ensure_ascii=False, default=str)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
@@ -121,7 +128,7 @@ def write_vqa(network: nn.Module, layout: VQALayout, tokenizer: Any, folder: Pat
 
 
 def fill_vqa(network: nn.Module, folder: str) -> None:
-    """Read the weights of `folder`.
+    """Fill a network with the weights of `folder`.
 
     Raises:
         UserError: For tensors missing or too many, or of another shape.

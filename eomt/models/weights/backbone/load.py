@@ -1,4 +1,4 @@
-"""Loads a timm ViT from a file, a folder or a repository, in timm or Hugging Face layout."""
+"""Weights of a timm ViT in: a file, a folder or a repository, in timm or Hugging Face layout."""
 
 from timm.models import eva, vision_transformer
 

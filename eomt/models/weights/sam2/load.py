@@ -1,4 +1,4 @@
-"""Weights of SAM 2: original `.pt` files and folders in Hugging Face layout, in and out, strictly."""
+"""Weights of SAM 2 in: original `.pt` files, and folders and repositories in Hugging Face layout, strictly."""
 
 import re
 from collections.abc import Mapping
@@ -147,4 +147,5 @@ def read_hugging_face(folder: Path) -> SAM2Weights:
 
 
 def _in_fp32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in fp32."""
     return {name: value.float() for name, value in state.items()}

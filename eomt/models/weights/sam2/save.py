@@ -1,4 +1,4 @@
-"""Writes SAM 2 in Hugging Face layout or with official names."""
+"""Weights of SAM 2 out: in Hugging Face layout or with official names."""
 
 import copy
 import logging
