@@ -75,7 +75,7 @@ class TaskData(Protocol):
         """
 
 
-class QuestionRow(Protocol):
+class AnsweredQuestion(Protocol):
     """A question about an image."""
 
     @property
@@ -112,7 +112,7 @@ class TrainingAnswers(TaskData, Protocol):
 class QuestionData(Protocol):
     """What data of questions about images say besides."""
 
-    def rows(self, split: str) -> Sequence[QuestionRow]:
+    def rows(self, split: str) -> Sequence[AnsweredQuestion]:
         """Return the questions of "train", "val" or "test"; in training those alone whose answer is known."""
 
     def count_long_answers(self, most: int) -> None:
