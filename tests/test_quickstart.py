@@ -129,7 +129,7 @@ def test_shapes_and_colours_in_the_dark_are_seen_not_guessed(folder: Path, monke
 
 def test_the_tiny_sam2_listens_to_its_prompts() -> None:
     """A base that finds whatever stands out would pass for one that is prompted."""
-    network = SAM2(pretrained=str(ROOT / "configs" / "quickstart" / "sam2_base"), image_size=(64, 192)).eval()
+    network = SAM2(pretrained=str(ROOT / "configs" / "quickstart" / "sam2_base"), img_size=(64, 192)).eval()
     image = torch.full((1, 3, 64, 192), 90, dtype=torch.uint8)
     truth = torch.zeros(2, 64, 192, dtype=torch.bool)
     truth[0, 15:45, 20:60] = truth[1, 20:50, 120:160] = True

@@ -68,9 +68,9 @@ def tiny_folder() -> str:
     return str(folder)
 
 
-def make_sam2(image_size: int | tuple[int, int] = IMAGE_SIZE, **arguments: Any) -> SAM2:
+def make_sam2(img_size: int | tuple[int, int] = IMAGE_SIZE, **arguments: Any) -> SAM2:
     """A SAM 2 of 0.16 M parameters on 64 x 64 pixels, with the weights of `tiny_model()`, read from a folder."""
-    return SAM2(**({"pretrained": tiny_folder(), "image_size": image_size} | arguments))
+    return SAM2(**({"pretrained": tiny_folder(), "img_size": img_size} | arguments))
 
 
 def make_image(batch: int = 2, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE) -> Tensor:

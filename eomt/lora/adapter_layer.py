@@ -13,7 +13,7 @@ _called: "set[AdapterLayer] | None" = None
 
 
 class AdapterLayer(nn.Module):
-    """A layer with a low-rank update W + (alpha / r) B A: this package's own (`lora.py`) or PEFT's (`lora_peft.py`).
+    """A layer with a low-rank update W + (alpha / r) B A, this package's own or PEFT's.
 
     Attributes:
         weight: of the plain layer, frozen; `base_weight_name` is its name in the layer.
@@ -34,6 +34,15 @@ class AdapterLayer(nn.Module):
     def adapter_tensors(self) -> dict[str, str]:
         """The trained tensors of the adapter: PEFT's name in a file -> name of the parameter in this layer."""
         return {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b"}
+
+    def initial_pair(self) -> tuple[Tensor, Tensor] | None:
+        """Return A and B that were taken out of the base weight at the start (PiSSA), None where nothing was."""
+        return None
+
+    @contextlib.contextmanager
+    def original_weight_kept(self) -> Iterator[None]:
+        """Keep the weight of the base as it came, whatever initial pair is read within."""
+        yield
 
     def _adapter_runs(self) -> bool:
         if self.adapter_enabled and _called is not None:

@@ -6,9 +6,10 @@ from typing import Any
 from torch import nn
 
 from eomt.errors import UserError
+from eomt.lora.adaptable import as_adaptable
 from eomt.lora.adapter_layer import lora_layers
 from eomt.lora.backends import available_backend, inject_native, inject_peft
-from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation
+from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation, record
 from eomt.lora.fingerprint import fingerprint
 from eomt.lora.supported_layers import all_modules, refusal, refuse_compiled, shared_weights, unsuitable_reason
 from eomt.lora.targets import resolve_modules, resolve_targets
@@ -29,7 +30,7 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
     if adaptation(model) is not None or lora_layers(model):
         raise UserError("lora_config: this network is adapted already; give lora_config once, to the task or to it")
     refuse_compiled(model, "lora_config")
-    new = [name for name in getattr(model, "new_modules", ()) if name not in config.trainable_modules]
+    new = [name for name in as_adaptable(model).new_modules if name not in config.trainable_modules]
     trained_in_full = resolve_modules(model, [*config.trainable_modules, *new])
     if config.freeze_base_model and (tied := tied_outside(model, trained_in_full)):
         raise UserError(
@@ -83,7 +84,7 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
     plan.fingerprint = fingerprint(model, list(plan.adapters))
     plan.backend = available_backend(config) if plan.adapters else "native"
     (inject_peft if plan.backend == "peft" else inject_native)(model, plan)
-    model.adaptation = plan  # type: ignore[assignment]
+    record(model, plan)
     expected = expected_trainable(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in expected)

@@ -140,7 +140,15 @@ class Adaptation:
 
 def adaptation(model: nn.Module) -> Adaptation | None:
     """What was done to `model` by `apply_lora` or `load_adapter`, None if nothing."""
-    return getattr(model, "adaptation", None)
+    return vars(model).get("adaptation")
+
+
+def record(model: nn.Module, done: Adaptation | None) -> None:
+    """Keep on `model` what was done to it; None forgets it. A copy of the model keeps it too."""
+    if done is None:
+        vars(model).pop("adaptation", None)
+    else:
+        vars(model)["adaptation"] = done
 
 
 def _check(good: bool, name: str, value: Any, allowed: str) -> None:

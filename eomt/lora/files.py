@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from eomt import __version__
 from eomt.errors import UserError
+from eomt.lora.adaptable import as_adaptable
 from eomt.lora.adapter_layer import adapter_parameters, lora_layers, set_module
 from eomt.lora.apply import inject
-from eomt.lora.config import Adaptation, adaptation
+from eomt.lora.config import Adaptation, adaptation, record
 from eomt.lora.fingerprint import same_base
 from eomt.lora.peft_format import (
     ADAPTER_TENSORS,
@@ -90,7 +91,9 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) 
             f"({more[0]}, ...); set freeze_base_model: true to get one"
         )
     root = wrapped_model(model)
-    adapted = [inner for inner in inner_models(model) if any(is_inside(path, [inner]) for path in done.adapters)]
+    adapted = [
+        inner for inner in as_adaptable(model).inner_models if any(is_inside(path, [inner]) for path in done.adapters)
+    ]
     others = [] if root else adapted
 
     def write(beside: Path) -> None:
@@ -110,14 +113,9 @@ def _holds_only_adapters(folder: Path) -> bool:
     )
 
 
-def inner_models(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the timm or Hugging Face models that `model` is made of, as its class names them."""
-    return getattr(model, "inner_models", ())
-
-
 def wrapped_model(model: nn.Module) -> str:
     """The path of the one model that `model` is only a wrapper of; empty if it holds weights of its own."""
-    inner = inner_models(model)
+    inner = as_adaptable(model).inner_models
     alone = len(inner) == 1 and all(name.startswith(inner[0] + ".") for name in model.state_dict())
     return inner[0] if alone else ""
 
@@ -212,7 +210,7 @@ def _find_root(model: nn.Module, folder: Path, plan: Adaptation, metadata: dict[
     """
     wanted = [*plan.adapters, *plan.trained_in_full]
     missing = wanted
-    for root in (metadata.get("root", ""), "", *inner_models(model)):
+    for root in (metadata.get("root", ""), "", *as_adaptable(model).inner_models):
         paths = {path for path, _ in model.named_modules()}
         missing = [name for name in wanted if _join(root, name) not in paths] if root in paths else missing
         if not missing:
@@ -258,8 +256,7 @@ def _undone_on_error(model: nn.Module, paths: list[str]) -> Iterator[None]:
             set_module(model, path, layer)
         for parameter, flag in trainable.items():
             parameter.requires_grad_(flag)
-        if hasattr(model, "adaptation"):
-            del model.adaptation
+        record(model, None)
         raise
 
 
@@ -291,14 +288,11 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
             raise UserError(
                 f"{source}: {name!r} has shape {list(value.shape)}, this network's has {list(own[name].shape)}"
             )
-    # PiSSA: the base is what the pair that was taken out of it leaves, and that pair is in the file
-    changed: list[Any] = [layer for layer in lora_layers(model).values() if hasattr(layer, "initial_a")]
-    originals = [layer.original_weight() for layer in changed]
-    with torch.no_grad():
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        for layer in lora_layers(model).values():
+            stack.enter_context(layer.original_weight_kept())
         for name, value in state.items():
             own[name].copy_(value)
-    for layer, weight in zip(changed, originals, strict=True):
-        layer.take_out_initial_pair(weight)
     mark_loaded(model, state)
 
 

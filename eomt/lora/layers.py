@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import AdapterLayer, adapter_parameters, lora_layers, set_module
+from eomt.lora.config import record
 from eomt.lora.dropout import dropped_projection, keep_share
 from eomt.lora.supported_layers import all_modules, refusal, shared_weights, unsuitable_reason
 
@@ -326,8 +327,7 @@ def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
         raise UserError("the model holds no LoRA adapters: nothing to merge or remove (was it merged already?)")
     for module in model.modules():
         # what apply_lora noted is true no longer, and would stand in the way of adapting again
-        if hasattr(module, "adaptation"):
-            del module.adaptation
+        record(module, None)
     if isinstance(model, AdapterLayer):
         return model.plain_layer(merge)
     for path, layer in layers.items():

@@ -66,9 +66,9 @@ ADAPTER_TENSORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 def to_tensors(layer: AdapterLayer) -> dict[str, Tensor]:
     """The adapter of a layer as PEFT's files hold it: slices as stacked A and block-diagonal B, PiSSA as plain LoRA."""
     tensors: dict[str, Tensor] = {kind: layer.get_parameter(name) for kind, name in layer.adapter_tensors().items()}
-    if hasattr(layer, "initial_a"):
+    if pair := layer.initial_pair():
         # W - s B0 A0 + s B A = W + s [B, -B0] [A; A0]
-        initial_a, initial_b = layer.get_buffer("initial_a"), layer.get_buffer("initial_b")
+        initial_a, initial_b = pair
         a, b = torch.cat([layer.lora_a, initial_a]), torch.cat([layer.lora_b, -initial_b], 1)
         tensors |= {"lora_A.weight": a, "lora_B.weight": b}
     if isinstance(layer, LoRAAttention):

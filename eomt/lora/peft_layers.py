@@ -3,10 +3,13 @@
 Imported only where `backend: peft` is used, since PEFT is an optional dependency.
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Conv2d, Linear
 from torch import Tensor, nn
@@ -17,6 +20,8 @@ from eomt.lora.supported_layers import peft_reason
 
 # PEFT's own name for the only adapter of a network
 NAME = "default"
+# buffers of PiSSA only: the pair that training starts from, which was taken out of the base weight
+INITIAL_PAIR = ("initial_a", "initial_b")
 
 
 class PEFTLayer(AdapterLayer):
@@ -29,9 +34,6 @@ class PEFTLayer(AdapterLayer):
     lora_B: nn.ModuleDict  # noqa: N815
     lora_magnitude_vector: nn.ModuleDict
     scaling: dict[str, float]
-    # of PiSSA only: the pair that training starts from, which was taken out of the base weight
-    initial_a: Tensor
-    initial_b: Tensor
 
     def adapter_tensors(self) -> dict[str, str]:
         names = {f"{part}.weight": f"{part}.{NAME}.weight" for part in ("lora_A", "lora_B")}
@@ -60,10 +62,10 @@ class PEFTLayer(AdapterLayer):
         """As the plain layer: x (..., in_features) or (B, in_channels, H, W)."""
         runs = self._adapter_runs()
         y = super().forward(x)
-        if not runs and hasattr(self, "initial_a"):
+        if not runs and (pair := self.initial_pair()):
             # what was taken out of the base belongs to its answer
-            h = torch.nn.functional.linear(x, self.initial_a.to(x.dtype)) * self.scaling[NAME]
-            y = y + torch.nn.functional.linear(h, self.initial_b.to(x.dtype))
+            a, b = (tensor.to(x.dtype) for tensor in pair)
+            y = y + F.linear(F.linear(x, a) * self.scaling[NAME], b)
         return y
 
     def delta_weight(self) -> Tensor:
@@ -71,9 +73,9 @@ class PEFTLayer(AdapterLayer):
 
     def plain_layer(self, merge: bool) -> nn.Module:
         plain = self.base_layer
-        if merge or hasattr(self, "initial_a"):
+        if merge or self.initial_pair():
             with torch.no_grad(), torch.autocast(plain.weight.device.type, enabled=False):
-                weight = self._merged_weight() if merge else self.original_weight()
+                weight = self._merged_weight() if merge else self._original_weight()
             plain.weight = nn.Parameter(weight.to(plain.weight.dtype), requires_grad=False)
         return plain.train(self.training)
 
@@ -90,21 +92,36 @@ class PEFTLayer(AdapterLayer):
 
         PEFT computes both in fp32 and rounds the pair to the dtype of the base afterwards.
         """
-        self.register_buffer("initial_a", self.lora_a.detach().clone())
-        self.register_buffer("initial_b", self.lora_b.detach().clone())
-        self.take_out_initial_pair(weight)
+        self.register_buffer(INITIAL_PAIR[0], self.lora_a.detach().clone())
+        self.register_buffer(INITIAL_PAIR[1], self.lora_b.detach().clone())
+        self._take_out_initial_pair(weight)
 
-    def original_weight(self) -> Tensor:
-        """The base weight as it was before PiSSA, in the adapters' dtype, up to rounding."""
+    def initial_pair(self) -> tuple[Tensor, Tensor] | None:
+        buffers = dict(self.named_buffers(recurse=False))
+        return (buffers[INITIAL_PAIR[0]], buffers[INITIAL_PAIR[1]]) if INITIAL_PAIR[0] in buffers else None
+
+    @contextlib.contextmanager
+    def original_weight_kept(self) -> Iterator[None]:
+        if self.initial_pair() is None:
+            yield
+            return
+        weight = self._original_weight()
+        yield
+        self._take_out_initial_pair(weight)
+
+    def _original_weight(self) -> Tensor:
+        """Return the base weight as it was before PiSSA, in the adapters' dtype, up to rounding."""
         return self.base_layer.weight + self._initial_update()
 
-    def take_out_initial_pair(self, weight: Tensor) -> None:
-        """Makes the base weight the residual of the original `weight`."""
+    def _take_out_initial_pair(self, weight: Tensor) -> None:
+        """Make the base weight the residual of the original `weight`."""
         with torch.no_grad():
             self.base_layer.weight.copy_(weight - self._initial_update())
 
     def _initial_update(self) -> Tensor:
-        return self.initial_b @ self.initial_a * self.scaling[NAME]
+        pair = self.initial_pair()
+        assert pair is not None
+        return pair[1] @ pair[0] * self.scaling[NAME]
 
 
 class PEFTLinear(PEFTLayer, Linear):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from eomt.errors import UserError
+from eomt.lora.adaptable import as_adaptable
 from eomt.lora.adapter_layer import adapter_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.targets import is_inside
@@ -38,7 +39,7 @@ def expected_trainable(model: nn.Module) -> set[str]:
     What the network's class lists in `frozen_modules` is trained only where `trainable_modules` names it.
     """
     done = adaptation(model)
-    frozen = getattr(model, "frozen_modules", ())
+    frozen = as_adaptable(model).frozen_modules
     named = done.trained_in_full if done else []
     names = {name for name, _ in model.named_parameters() if not is_inside(name, frozen) or is_inside(name, named)}
     if done is None:

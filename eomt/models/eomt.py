@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from eomt.errors import UserError
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
+from eomt.models.network import Arguments, Network
 from eomt.models.vit import ViT
-from eomt.models.weights.eomt.load import load_eomt
+from eomt.models.weights.eomt.load import classes_in, holds_encoder, load_eomt
 from eomt.models.weights.eomt.save import write_eomt
+from eomt.models.weights.eomt.settings import CONFIG_FILE, PREPROCESSOR_FILE, read_own_settings
 
 
 class Prediction(NamedTuple):
@@ -54,7 +56,7 @@ class ScaleBlock(nn.Module):
         return self.norm(self.conv2(self.act(x)))
 
 
-class EoMT(nn.Module):
+class EoMT(Network):
     """An encoder, `num_q` queries that join its last `num_blocks` blocks, and heads for classes and masks.
 
     Args:
@@ -79,6 +81,7 @@ class EoMT(nn.Module):
     """
 
     inner_models = ("encoder.backbone",)
+    files = Network.files | {CONFIG_FILE, PREPROCESSOR_FILE}
     attn_mask_probs: Tensor
 
     def __init__(
@@ -103,7 +106,8 @@ class EoMT(nn.Module):
         self.encoder = encoder
         self.num_classes, self.num_blocks, self.masked_attn_enabled = num_classes, num_blocks, masked_attn_enabled
         self.pretrained, self.load_class_head = pretrained, load_class_head
-        self.class_names: list[str] | None = None
+        # that the encoder's position grid is made for
+        self.img_size = encoder.img_size
         self.q = nn.Embedding(num_q, dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = nn.Sequential(
@@ -125,18 +129,35 @@ class EoMT(nn.Module):
         return ("class_head",) if self.pretrained and not self.load_class_head else ()
 
     @property
-    def img_size(self) -> tuple[int, int]:
-        """Height and width in pixels that the encoder's position grid is made for."""
-        return self.encoder.img_size
-
-    @property
     def base(self) -> str:
         """Where the weights come from, for people."""
         return self.pretrained if isinstance(self.pretrained, str) else self.encoder.base
 
-    def write_layout(self, folder: Path) -> None:
-        """Writes into a folder that exists, in Hugging Face layout where that can be; `pretrained` opens it."""
+    def write(self, folder: Path) -> None:
+        """Write into a folder that exists, in Hugging Face layout where that can be; `pretrained` opens it."""
         write_eomt(self, folder)
+
+    @classmethod
+    def opens(cls, folder: Path) -> bool:
+        return (folder / CONFIG_FILE).is_file() or read_own_settings(folder) is not None
+
+    @classmethod
+    def complete(cls, arguments: Arguments) -> None:
+        """Let the encoder fetch nothing where a whole network's weights are given, which hold the encoder's."""
+        encoder = (arguments.get("encoder") or {}).get("init_args") or {}
+        if encoder.get("pretrained") is True and isinstance(arguments["pretrained"], str):
+            encoder["pretrained"] = not holds_encoder(arguments["pretrained"])
+
+    @classmethod
+    def classes_of(cls, arguments: Arguments) -> int | None:
+        pretrained = arguments.get("pretrained")
+        return classes_in(pretrained) if isinstance(pretrained, str) else None
+
+    @classmethod
+    def without_weights(cls, arguments: Arguments) -> None:
+        super().without_weights(arguments)
+        # a file that holds every weight holds those of a new head too
+        arguments["load_class_head"] = True
 
     def compile_blocks(self) -> None:
         """Compiles each block in place: they share a graph, so it takes seconds and not minutes."""

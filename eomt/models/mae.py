@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import ViTMAEForPreTraining
 
 from eomt.errors import UserError
 from eomt.models.mae_encoder import describe_base, enable_checkpointing
 from eomt.models.masking import apply_mask, block_noise, check_ratio, num_kept, random_noise
+from eomt.models.network import Network
 from eomt.models.parts.pixels import PixelNormalisation
 from eomt.models.weights.mae import (
     DECODER_POSITIONS,
@@ -48,7 +49,7 @@ class MAEPictures(NamedTuple):
     reconstruction: Tensor  # removed patches as predicted, the others as they were
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Network):
     """ViT-MAE that rebuilds the patches it does not see.
 
     Encoder and decoder have positions of their own, and the decoder a learned mask token. LoRA's `query`, `attention`
@@ -74,9 +75,9 @@ class MaskedAutoencoder(nn.Module):
     """
 
     # adapters are named as in the Hugging Face model
-    inner_models: tuple[str, ...] = ("model",)
+    inner_models = ("model",)
     # sines and cosines: training leaves them as they are
-    frozen_modules: tuple[str, ...] = (f"model.vit.{POSITIONS}", f"model.decoder.{DECODER_POSITIONS}")
+    frozen_modules = (f"model.vit.{POSITIONS}", f"model.decoder.{DECODER_POSITIONS}")
 
     def __init__(
         self,

@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, ViTMAEModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
 
 from eomt.errors import UserError
+from eomt.models.network import Network
 from eomt.models.parts.pixels import PixelNormalisation
 from eomt.models.weights.mae import (
     POSITIONS,
@@ -25,7 +26,7 @@ from eomt.models.weights.mae import (
 from eomt.utils.modes import evaluation_mode
 
 
-class MAEEncoder(nn.Module):
+class MAEEncoder(Network):
     """ViT-MAE without masking: images in, tokens out in the order of the patches.
 
     The sizes are those of the base model; weights that are read must have the sizes that are given.
@@ -47,9 +48,9 @@ class MAEEncoder(nn.Module):
     """
 
     # adapters are named as in the Hugging Face model
-    inner_models: tuple[str, ...] = ("model",)
+    inner_models = ("model",)
     # sines and cosines: full fine-tuning leaves them as they are
-    frozen_modules: tuple[str, ...] = (f"model.{POSITIONS}",)
+    frozen_modules = (f"model.{POSITIONS}",)
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from eomt.errors import UserError
 from eomt.models.heads import CosineClassifier, MorphClassifier, ProjectionHead
 from eomt.models.mae_encoder import MAEEncoder
 from eomt.models.mixstyle import MixStyle
+from eomt.models.network import Network
 from eomt.models.weights.mae import POSITIONS
 
 NUM_CLASSES = 2
@@ -23,7 +24,7 @@ class MorphPrediction(NamedTuple):
     features: Tensor  # (B, D), those that the classifier sees
 
 
-class MorphDetector(nn.Module):
+class MorphDetector(Network):
     """Tells morphs from bona fide faces.
 
     Its parts besides the encoder, for trainable_modules: `classifier`, and `projection_head` if there is one.
@@ -43,9 +44,9 @@ class MorphDetector(nn.Module):
     """
 
     # adapters are named as in the Hugging Face model
-    inner_models: tuple[str, ...] = ("encoder.model",)
+    inner_models = ("encoder.model",)
     # sines and cosines: full fine-tuning leaves them as they are
-    frozen_modules: tuple[str, ...] = (f"encoder.model.{POSITIONS}",)
+    frozen_modules = (f"encoder.model.{POSITIONS}",)
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class MorphDetector(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
+        self.img_size = encoder.img_size
         self.mixstyle, self.mixstyle_blocks = mixstyle, tuple(mixstyle_blocks)
         # nothing comes after the last block that would carry the style of patches to the class token
         last = encoder.num_blocks - 2
@@ -79,11 +81,6 @@ class MorphDetector(nn.Module):
             raise UserError(f"head: {head!r}, must be linear, mlp or cosine")
         # the score from which an image counts as a morph, NaN until one is chosen; saved wherever the weights are
         self.register_buffer("threshold", torch.tensor(float("nan")))
-
-    @property
-    def img_size(self) -> tuple[int, int]:
-        """Height and width in pixels that the encoder's position grid is made for."""
-        return self.encoder.img_size
 
     @property
     def base(self) -> str:

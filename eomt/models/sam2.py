@@ -13,9 +13,17 @@ from transformers import Sam2Model
 
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
+from eomt.models.network import Network
 from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction
-from eomt.models.weights.sam2.config import SIZES, check_image_size, make_config, read_config, set_image_size
-from eomt.models.weights.sam2.load import Weights, hub_repository, load_weights
+from eomt.models.weights.sam2.config import (
+    CONFIG_FILE,
+    SIZES,
+    check_image_size,
+    make_config,
+    read_config,
+    set_image_size,
+)
+from eomt.models.weights.sam2.load import CLASS_PROMPTS_FILE, Weights, hub_repository, load_weights
 from eomt.models.weights.sam2.names import POSITIONS_TWICE
 from eomt.models.weights.sam2.save import save_original, write_hugging_face
 from eomt.utils.loaded import mark_loaded
@@ -31,7 +39,7 @@ CLASS_TOKENS = 2
 NO_POINT = -1
 
 
-class SAM2(nn.Module):
+class SAM2(Network):
     """SAM 2 that is trained with prompts, or with one learned prompt a class.
 
     Coordinates are in pixels of the network's input image, (x, y) with x to the right and y down; a whole number is the
@@ -43,7 +51,7 @@ class SAM2(nn.Module):
             leaves the weights random.
         size: tiny, small, base_plus, large, or a folder with a config.json of another architecture; what a text in
             `pretrained` holds goes before it.
-        image_size: of the images it takes: a side, or (H, W) for images that are not made square (256 x 1600 costs 0.4
+        img_size: of the images it takes: a side, or (H, W) for images that are not made square (256 x 1600 costs 0.4
             of 1024 x 1024; the released weights have only seen the latter).
         checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         prompt_free: hold class prompts, which `decode_classes` uses.
@@ -57,10 +65,11 @@ class SAM2(nn.Module):
         UserError: for weights that cannot be had or do not fit, or sizes that cannot be.
     """
 
-    # parts that are another library's models
-    inner_models: tuple[str, ...] = ("model",)
-    # parts that full fine-tuning leaves as they are
-    frozen_modules: tuple[str, ...] = ("model.prompt_encoder",)
+    # adapters are named as in the Hugging Face model
+    inner_models = ("model",)
+    # full fine-tuning leaves it as it is
+    frozen_modules = ("model.prompt_encoder",)
+    files = Network.files | {CONFIG_FILE, CLASS_PROMPTS_FILE}
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -74,7 +83,7 @@ class SAM2(nn.Module):
         self,
         pretrained: bool | str = True,
         size: str = "large",
-        image_size: int | tuple[int, int] = 1024,
+        img_size: int | tuple[int, int] = 1024,
         checkpointing: bool = False,
         prompt_free: bool = False,
         num_classes: int | None = None,
@@ -85,14 +94,14 @@ class SAM2(nn.Module):
         if prompt_free and (num_classes is None or num_classes < 1):
             raise UserError(f"num_classes: {num_classes!r}, must be at least 1; a config gets it from the data")
         self.pretrained, self.size, self.prompt_free, self.num_classes = pretrained, size, prompt_free, num_classes
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.image_size = (int(height), int(width))
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.img_size = (int(height), int(width))
         source = hub_repository(size) if pretrained is True else pretrained  # type: ignore[arg-type]
         weights = load_weights(source) if source else None
         self.model = _make_model(weights, size)
         self.memory = weights.memory if weights else {}
-        check_image_size(self.model.config, self.image_size)
-        set_image_size(self.model, self.image_size)
+        check_image_size(self.model.config, self.img_size)
+        set_image_size(self.model, self.img_size)
         # else a single mask is another in evaluation than in training
         self.model.mask_decoder.dynamic_multimask_via_stability = False
         self.model.prompt_encoder.requires_grad_(False)
@@ -132,28 +141,32 @@ class SAM2(nn.Module):
         for block in self.model.vision_encoder.backbone.blocks:
             block.compile()
 
-    def write_layout(self, folder: Path) -> None:
-        """Writes Hugging Face's layout into a folder that exists; `pretrained` and transformers open it."""
+    def write(self, folder: Path) -> None:
+        """Write Hugging Face's layout into a folder that exists; `pretrained` and transformers open it."""
         write_hugging_face(self, folder)
 
-    def save_original(self, path: Path) -> None:
-        """Writes a `.pt` with the names of the official code."""
+    def write_original(self, path: Path) -> None:
+        """Write a `.pt` with the names of the official code."""
         save_original(self, path)
+
+    @classmethod
+    def opens(cls, folder: Path) -> bool:
+        return (folder / CONFIG_FILE).is_file()
 
     def encode(self, image: Tensor) -> SAM2Features:
         """Features of images, with gradients.
 
         Args:
-            image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), of the network's `image_size`.
+            image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), of the network's `img_size`.
 
         Raises:
             UserError: for images of another size.
         """
-        if tuple(image.shape[-2:]) != self.image_size:
-            height, width = self.image_size
+        if tuple(image.shape[-2:]) != self.img_size:
+            height, width = self.img_size
             raise UserError(
                 f"image: {image.shape[-2]} x {image.shape[-1]} pixels, the network takes {height} x {width}; "
-                "resize the image or set image_size"
+                "resize the image or set img_size"
             )
         scale = 255.0 if image.dtype == torch.uint8 else 1.0
         pixels = (image / scale - self.pixel_mean) / self.pixel_std
@@ -248,7 +261,7 @@ class SAM2(nn.Module):
 
     def _for_prompt_encoder(self, coordinates: Tensor) -> Tensor:
         """(..., 2) in pixels of the image, as if it were square, which is what the prompt encoder thinks."""
-        height, width = self.image_size
+        height, width = self.img_size
         if height == width:
             return coordinates
         x, y = coordinates.unbind(-1)

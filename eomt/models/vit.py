@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
+from eomt.models.network import Network
 from eomt.models.weights.backbone.load import load_backbone
 from eomt.models.weights.backbone.names import Backbone
 from eomt.models.weights.transformers import Colours, as_colours
@@ -37,7 +38,7 @@ class Embedding(NamedTuple):
     rope: Tensor | None  # sines and cosines that patches are rotated by in DINOv3, (h * w, 2 * head width)
 
 
-class ViT(nn.Module):
+class ViT(Network):
     """A plain vision transformer (DINOv2, DINOv3, MAE, supervised, ...) that returns patch tokens.
 
     Args:

@@ -15,12 +15,15 @@ from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.lora.summary import print_lora_summary
 from eomt.models.mae_encoder import enable_checkpointing
+from eomt.models.network import Network
 from eomt.models.parts.freezing import freeze_models
 from eomt.models.parts.gated_fusion import DROPOUT, GatedFusion
 from eomt.models.parts.text_tower import decoder_of, encoder_of, load_tokenizer_for, make_text_tower
 from eomt.models.parts.vision_tower import make_vision_tower
 from eomt.models.weights.transformers import describe
 from eomt.models.weights.vqa import (
+    CONFIG_FILE,
+    TOKENIZER,
     AnswerHead,
     Layout,
     answers_hash,
@@ -43,7 +46,7 @@ class VQAOutput(NamedTuple):
     type_logits: Tensor | None
 
 
-class DeterministicVQA(nn.Module):
+class DeterministicVQA(Network):
     """Answers questions about images.
 
     The vision encoder's patch tokens are projected to the width of the text model; the states of the question attend to
@@ -57,7 +60,7 @@ class DeterministicVQA(nn.Module):
             `model_type`, which has no weights: the model is random. One of `vision_tower.CLASSES`.
         text_model: the same of a BART or mBART, for classification of any text encoder.
         pretrained: true reads the weights of both; false reads only their configurations; a text is a folder that
-            `write_layout` wrote, whose models, vocabulary and sizes go before the other arguments.
+            `write` filled, whose models, vocabulary and sizes go before the other arguments.
         answer_head: generative or classification.
         answers: vocabulary of the training split, which classification chooses from; from a config it is filled in from
             the data.
@@ -77,9 +80,8 @@ class DeterministicVQA(nn.Module):
     """
 
     # adapters are named as in the Hugging Face models
-    inner_models: tuple[str, ...] = ("vision_encoder.model", "text_model")
-    # there is nothing in it that is never trained
-    frozen_modules: tuple[str, ...] = ()
+    inner_models = ("vision_encoder.model", "text_model")
+    files = Network.files | {CONFIG_FILE, TOKENIZER}
 
     answers_hash: Tensor
 
@@ -99,7 +101,7 @@ class DeterministicVQA(nn.Module):
     ) -> None:
         super().__init__()
         models = f"{describe(vision_model)} + {describe(text_model)}"
-        self.base = pretrained if isinstance(pretrained, str) else models if pretrained else f"{models} (random)"
+        self._base = pretrained if isinstance(pretrained, str) else models if pretrained else f"{models} (random)"
         self.tokenizer_source = tokenizer_source(pretrained, text_model, tokenizer)
         colours = None
         if isinstance(pretrained, str):
@@ -110,6 +112,7 @@ class DeterministicVQA(nn.Module):
         _check_values(answer_head, answers, question_types, fusion_layers)
         self.answer_head, self.answers, self.question_types = answer_head, answers, question_types
         self.vision_encoder = make_vision_tower(vision_model, pretrained is True, img_size, colours)
+        self.img_size = self.vision_encoder.img_size
         self.text_model: Any = make_text_tower(text_model, pretrained is True, answer_head)
         width, num_heads = self.text_model.config.hidden_size, self.text_model.config.num_attention_heads
         self.vision_projection = nn.Linear(self.vision_encoder.embed_dim, width)
@@ -141,9 +144,8 @@ class DeterministicVQA(nn.Module):
     # -- what it is --------------------------------------------------------------------------------------------------
 
     @property
-    def img_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the images it is made for."""
-        return self.vision_encoder.img_size
+    def base(self) -> str:
+        return self._base
 
     @property
     def new_modules(self) -> tuple[str, ...]:
@@ -361,8 +363,12 @@ class DeterministicVQA(nn.Module):
         self.train(self.training)
         print_lora_summary(self)
 
-    def write_layout(self, folder: Path) -> None:
-        """Writes config.json, model.safetensors and tokenizer/ into a folder that exists; `pretrained` opens it.
+    @classmethod
+    def opens(cls, folder: Path) -> bool:
+        return (folder / CONFIG_FILE).is_file()
+
+    def write(self, folder: Path) -> None:
+        """Write config.json, model.safetensors and tokenizer/ into a folder that exists; `pretrained` opens it.
 
         Raises:
             UserError: if the network holds adapters.

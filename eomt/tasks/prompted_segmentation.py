@@ -152,7 +152,7 @@ class PromptedSegmentation(AdaptationTask):
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
         """Noise with one rectangle in each image."""
         generator = torch.Generator().manual_seed(0)
-        height, width = self.network.image_size
+        height, width = self.network.img_size
         mask = torch.zeros(1, height, width, dtype=torch.bool)
         mask[:, height // 4 : height // 2, width // 4 : width // 2] = True
         return {
@@ -166,7 +166,7 @@ class PromptedSegmentation(AdaptationTask):
         """Mask logits, predicted IoUs and object scores of a fixed box, a fixed click and the classes, (B, K)."""
         assert isinstance(network, SAM2)
         features = network.encode(batch["image"])
-        height, width = network.image_size
+        height, width = network.img_size
         size = len(batch["image"])
         box = torch.tensor([width // 4, height // 4, width // 2, height // 2], device=features.embedding.device)
         click = box[:2].float().expand(size, 1, 1, 2)
@@ -266,7 +266,7 @@ class PromptedSegmentation(AdaptationTask):
             return None
         prompts = [
             evaluation_prompts(masks, name, class_ids.tolist(), mode, self.prompt_seed).scaled(
-                (masks.shape[-2], masks.shape[-1]), self.network.image_size
+                (masks.shape[-2], masks.shape[-1]), self.network.img_size
             )
             for (masks, class_ids), name in zip(truths, batch["name"], strict=True)
         ]

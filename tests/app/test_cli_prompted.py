@@ -30,7 +30,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
                 "sampling": {"correction_clicks": 1},
                 "network": {
                     "class_path": "eomt.models.SAM2",
-                    "init_args": {"pretrained": tiny_folder(), "image_size": 64},
+                    "init_args": {"pretrained": tiny_folder(), "img_size": 64},
                 },
                 "lora_config": lora,
             },
@@ -101,7 +101,7 @@ def test_plain_transformers_and_peft_open_adapter_and_merged_model(workspace: Wo
         base = Sam2Model.from_pretrained(tiny_folder()).eval()(image).pred_masks
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(base, expected, atol=1e-4)
-    ours = SAM2(pretrained=str(merged), image_size=64)
+    ours = SAM2(pretrained=str(merged), img_size=64)
     assert ours.inner_models == ("model",)
 
 
@@ -143,7 +143,7 @@ def test_the_prompt_free_mode_trains_its_class_prompts_and_predicts_a_folder(wor
     ("arguments", "message"),
     [
         (["--model.network.pretrained", "nowhere.pt"], "nowhere.pt"),
-        (["--model.network.image_size", "[50, 64]"], "image_size"),
+        (["--model.network.img_size", "[50, 64]"], "img_size"),
         (["--model.watch", "none", "--model.modes", "[box]"], "watch"),
         (["--model.sampling.box_probability", "2"], "box_probability"),
         (["--model.lora_config.target_modules", "[atn]"], "nearest: attn"),

@@ -13,6 +13,7 @@ from eomt.app.inspection import joined
 from eomt.models.eomt import EoMT
 from eomt.models.vit import ViT
 from eomt.tasks import SemanticSegmentation
+from eomt.utils.loaded import forget_loaded, loaded_in, mark_loaded
 from tests.cli_runs import Workspace, make_workspace, refusal
 
 
@@ -220,7 +221,9 @@ def test_a_half_loaded_base_is_a_fault_as_in_a_fit(
 
     def half(network: EoMT, source: str, load_class_head: bool) -> None:
         original(network, source, load_class_head)
-        network.loaded = {name for name in network.loaded if not name.startswith("upscale")}  # type: ignore[union-attr]
+        kept = {name for name in loaded_in(network) if not name.startswith("upscale")}
+        forget_loaded(network)
+        mark_loaded(network, kept)
 
     monkeypatch.setattr(eomt.models.eomt, "load_eomt", half)
     errors = [refusal(capsys, workspace, command, "--run_name", "half") for command in ("inspect", "fit")]

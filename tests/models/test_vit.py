@@ -9,6 +9,7 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.models import ViT
+from eomt.utils.loaded import loaded_in
 from tests.models.weights.eomt_pairs import DEPTH, NUM_HEADS, WIDTH, make_encoder, randomise
 from tests.tiny import make_image
 
@@ -100,7 +101,7 @@ def test_hugging_face_layout_gives_hugging_face_s_answers(tmp_path: Path, regist
         expected = model((image / 255 - encoder.pixel_mean) / encoder.pixel_std).last_hidden_state[:, 1 + registers :]
         found = encoder(image).flatten(2).transpose(1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert encoder.backbone.loaded == set(encoder.backbone.state_dict())
+    assert loaded_in(encoder.backbone) == set(encoder.backbone.state_dict())
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared DINOv2-small weights are not here")
@@ -130,7 +131,7 @@ def test_hugging_face_s_dinov3_gives_its_answers(tmp_path: Path, gated: bool) ->
         expected = model((image / 255 - encoder.pixel_mean) / encoder.pixel_std).last_hidden_state[:, 5:]
         found = encoder(image).flatten(2).transpose(1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert encoder.backbone.loaded == set(encoder.backbone.state_dict())
+    assert loaded_in(encoder.backbone) == set(encoder.backbone.state_dict())
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_224.mae", "vit_small_patch16_dinov3"])

@@ -240,7 +240,7 @@ def test_a_frozen_model_that_was_read_satisfies_the_audit_and_a_random_one_does_
         check_base_is_loaded(random)
     folder = tmp_path / "network"
     folder.mkdir()
-    make_vqa().write_layout(folder)
+    make_vqa().write(folder)
     check_base_is_loaded(DeterministicVQA(pretrained=str(folder), lora_config=lora()))
     make_vqa().text_model.save_pretrained(tmp_path / "text")
     make_vision_tower(VISION, False, (SIDE, SIDE)).model.save_pretrained(tmp_path / "vision")

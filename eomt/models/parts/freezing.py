@@ -8,7 +8,7 @@ from torch import nn
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import is_adapter_name, lora_layers
 from eomt.lora.apply import apply_lora
-from eomt.lora.config import LoRAConfig, adaptation
+from eomt.lora.config import LoRAConfig, adaptation, record
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import expected_trainable
 from eomt.models.parts.text_tower import decoder_of
@@ -55,7 +55,7 @@ def freeze_all_but(network: nn.Module, paths: list[str]) -> None:
         return
     if done is not None:
         config = replace(done.config, freeze_base_model=True, trainable_modules=full)
-        network.adaptation = replace(done, config=config, trained_in_full=full)  # type: ignore[assignment]
+        record(network, replace(done, config=config, trained_in_full=full))
         expected = expected_trainable(network)
     else:
         # adapters that were put into a part of the network, of which there is no record here

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from eomt.errors import UserError
 from eomt.models.weights.transformers import Source, build, describe, load, read_config
 from eomt.models.weights.vqa import AnswerHead
+from eomt.utils.loaded import loaded_in, mark_loaded
 from eomt.utils.tokenizer import load_tokenizer, usable_positions
 
 GENERATIVE: dict[str, type[PreTrainedModel]] = {
@@ -46,9 +47,7 @@ def make_text_tower(source: Source, pretrained: bool, answer_head: AnswerHead) -
     if not config.is_encoder_decoder:
         return model
     encoder = model.get_encoder()
-    encoder.loaded = {
-        name.removeprefix("encoder.") for name in getattr(model, "loaded", ()) if name.startswith("encoder.")
-    }
+    mark_loaded(encoder, {name.removeprefix("encoder.") for name in loaded_in(model) if name.startswith("encoder.")})
     return encoder
 
 

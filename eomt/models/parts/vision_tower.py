@@ -18,7 +18,7 @@ from transformers import (
 from eomt.errors import UserError
 from eomt.models.weights.transformers import Colours, Source, build, describe, load, read_colours, read_config
 from eomt.utils.hub import locate
-from eomt.utils.loaded import mark_loaded
+from eomt.utils.loaded import forget_loaded, loaded_in, mark_loaded
 
 CLASSES: dict[str, type[PreTrainedModel]] = {
     "dinov2": Dinov2Model,
@@ -173,9 +173,9 @@ def _remove_unused(model: PreTrainedModel) -> None:
         embeddings.mask_token = None
     if isinstance(model, CLIPVisionModel):
         model.post_layernorm = nn.Identity()  # type: ignore[assignment]
-    if loaded := getattr(model, "loaded", None):
-        model.loaded = set()  # type: ignore[assignment]
-        mark_loaded(model, set(loaded) & set(model.state_dict()))
+    if loaded := loaded_in(model):
+        forget_loaded(model)
+        mark_loaded(model, loaded & set(model.state_dict()))
 
 
 def _colours(source: Source, family: str) -> tuple[Colours, Colours]:

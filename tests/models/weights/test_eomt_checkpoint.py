@@ -129,7 +129,7 @@ def test_weights_of_a_compiled_network_are_read(tmp_path: Path, layout: str) -> 
 def test_what_is_written_in_its_own_layout_opens_bit_exact(tmp_path: Path) -> None:
     # a backbone and an image that transformers' class cannot express
     source = make_eomt().eval()
-    source.write_layout(tmp_path)
+    source.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     again = make_eomt(pretrained=str(tmp_path)).eval()
     assert again.state_dict().keys() == source.state_dict().keys()
@@ -149,7 +149,7 @@ def test_what_transformers_cannot_express_is_written_in_its_own_layout(
     tmp_path: Path, kind: str, img_size: tuple[int, int]
 ) -> None:
     source = make_network(kind, img_size)
-    randomise(source).write_layout(tmp_path)
+    randomise(source).write(tmp_path)
     assert not (tmp_path / "config.json").exists()
     assert_equal_answers(make_network(kind, img_size, pretrained=str(tmp_path)), source)
 
@@ -160,7 +160,7 @@ def test_only_masks_that_transformers_applies_alike_are_written_in_its_layout(tm
         network.attn_mask_probs.copy_(torch.tensor(probabilities))
         folder = tmp_path / str(index)
         folder.mkdir()
-        network.write_layout(folder)
+        network.write(folder)
         # it goes on with the mask of the block before where a block has none
         assert (folder / "config.json").exists() == (expected is not None)
         again = make_network(pretrained=str(folder))
@@ -171,7 +171,7 @@ def test_only_masks_that_transformers_applies_alike_are_written_in_its_layout(tm
 def test_a_network_with_adapters_is_not_written(tmp_path: Path) -> None:
     network = apply_lora(make_network(), LoRAConfig(target_modules=["qkv"]))
     with pytest.raises(UserError):
-        network.write_layout(tmp_path)  # type: ignore[operator]
+        network.write(tmp_path)  # type: ignore[operator]
 
 
 # ---------------------------------------------------------------------------------------------- sizes
@@ -221,7 +221,7 @@ def test_a_file_without_class_head_needs_a_new_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["own", "official", "hugging face"])
 def test_the_number_of_classes_is_known_without_a_network(tmp_path: Path, layout: str) -> None:
     if layout == "own":
-        make_eomt(7).write_layout(tmp_path)
+        make_eomt(7).write(tmp_path)
         assert classes_in(str(tmp_path)) == 7
     elif layout == "official":
         assert classes_in(write(official(make_network()), tmp_path)) == NUM_CLASSES

@@ -73,7 +73,7 @@ def test_official_weights_without_usable_normalisation_leave_timm_s(tmp_path: Pa
 @pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
 def test_normalisation_survives_hugging_face_layout_and_its_image_processor_has_it(tmp_path: Path, kind: str) -> None:
     source = make_odd(kind)
-    source.write_layout(tmp_path)
+    source.write(tmp_path)
     assert (tmp_path / "config.json").is_file()
     network = make_network(kind, pretrained=str(tmp_path))
     assert network.encoder.colours == COLOURS
@@ -91,7 +91,7 @@ def test_normalisation_survives_hugging_face_layout_and_its_image_processor_has_
 def test_normalisation_and_epsilon_survive_its_own_layout(tmp_path: Path, kind: str, as_file: bool) -> None:
     size = (SIDE, 2 * SIDE)  # transformers' class takes none that are not square
     source = make_odd(kind, img_size=size, eps=0.02)
-    source.write_layout(tmp_path)
+    source.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     path = str(tmp_path / "model.safetensors" if as_file else tmp_path)
     network = make_network(kind, img_size=size, pretrained=path)
@@ -133,7 +133,7 @@ def test_the_epsilon_of_a_configuration_is_the_networks_and_is_written_again(
         # the second is in another layout
         opened = make_network(kind, img_size=size, pretrained=str(tmp_path))
         (tmp_path / name).mkdir()
-        opened.write_layout(tmp_path / name)
+        opened.write(tmp_path / name)
         again = make_network(kind, img_size=size, pretrained=str(tmp_path / name))
         assert {module.eps for module in again.encoder.modules() if hasattr(module, "eps")} == {0.03}
 
@@ -146,7 +146,7 @@ def test_positions_of_its_own_layout_are_resized_from_the_grid_that_they_are_of(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     source = make_network(img_size=(32, 128))  # as many patches as a square image has
-    randomise(source).write_layout(tmp_path)
+    randomise(source).write(tmp_path)
     network = make_network(img_size=size, pretrained=str(tmp_path))
     image = make_batch(128)[..., : size[0], : size[1]]
     # which is what the source does itself with a batch of that size
@@ -170,7 +170,7 @@ def test_official_weights_of_an_image_that_is_not_square_open_at_its_size(tmp_pa
 def test_names_of_classes_are_written_and_read(tmp_path: Path, size: tuple[int, int]) -> None:
     network = make_network(img_size=size)
     network.class_names = ["road", "sky", "car", "tree", "sign"]
-    network.write_layout(tmp_path)
+    network.write(tmp_path)
     assert make_network(img_size=size, pretrained=str(tmp_path)).class_names == network.class_names
     # a new class head may be of other classes, as many or not
     for number in (2, NUM_CLASSES):
@@ -189,14 +189,14 @@ def test_equal_networks_are_equal_files(tmp_path: Path, size: tuple[int, int]) -
     written = []
     for index in range(8):
         (tmp_path / str(index)).mkdir()
-        network.write_layout(tmp_path / str(index))
+        network.write(tmp_path / str(index))
         written.append({path.name: path.read_bytes() for path in (tmp_path / str(index)).iterdir()})
     assert all(files == written[0] for files in written)
 
 
 def test_metadata_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    make_network(img_size=(32, 96)).write_layout(tmp_path)
+    make_network(img_size=(32, 96)).write(tmp_path)
     for text in ("{", "[]", '{"img_size": 3}', '{"img_size": [1, 2], "colours": [[1], [2]]}'):
         save_file(load_file(file), file, {"eomt": text})
         with pytest.raises(UserError, match="its metadata cannot be read") as caught:

@@ -28,7 +28,7 @@ KINDS = ("dinov2", "gated", "dinov3")
 
 def written_and_opened(network: EoMT, kind: str, folder: Path, **arguments: object) -> PreTrainedModel:
     """transformers' model of what `network`, filled at random, writes."""
-    randomise(network).write_layout(folder)  # type: ignore[operator]
+    randomise(network).write(folder)  # type: ignore[operator]
     model_class = EomtDinov3ForUniversalSegmentation if "dinov3" in kind else EomtForUniversalSegmentation
     model, report = model_class.from_pretrained(
         folder, attn_implementation="eager", output_loading_info=True, **arguments

@@ -143,7 +143,7 @@ def test_no_code_in_a_part_is_run(tmp_path: Path) -> None:
 
 def test_a_whole_eomt_is_no_encoder_and_the_message_says_where_it_goes(tmp_path: Path) -> None:
     network = make_network()
-    network.write_layout(tmp_path)
+    network.write(tmp_path)
     torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, tmp_path / "whole.bin")
     for path in (tmp_path, tmp_path / "whole.bin"):
         with pytest.raises(UserError, match=r"is a whole EoMT; give it as --model.network.pretrained"):

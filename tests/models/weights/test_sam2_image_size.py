@@ -10,7 +10,7 @@ from tests.tiny_sam2 import make_image, make_points, make_sam2
 
 
 def test_an_image_that_is_not_square_has_its_own_sizes_and_coordinates() -> None:
-    network = make_sam2(image_size=(64, 160)).eval()
+    network = make_sam2(img_size=(64, 160)).eval()
     seen: list[Tensor] = []
     network.model.prompt_encoder.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     points, labels = torch.tensor([[[[100.0, 20.0]]]]), torch.tensor([[[1]]])
@@ -29,7 +29,7 @@ def test_an_image_that_is_not_square_has_its_own_sizes_and_coordinates() -> None
 
 
 def test_a_square_size_set_on_the_network_is_transformers_own() -> None:
-    network = make_sam2(image_size=96).eval()
+    network = make_sam2(img_size=96).eval()
     points, labels = make_points()
     theirs = Sam2Model(network.model.config).eval()
     theirs.load_state_dict(network.model.state_dict())
@@ -41,8 +41,8 @@ def test_a_square_size_set_on_the_network_is_transformers_own() -> None:
 
 @pytest.mark.parametrize("size", [(64, 80), 16, (0, 64)])
 def test_image_sizes_that_do_not_fit_are_refused(size: int | tuple[int, int]) -> None:
-    with pytest.raises(UserError, match=r"image_size: .* multiples of 32; \[\d+, \d+\] would do"):
-        make_sam2(image_size=size)
+    with pytest.raises(UserError, match=r"img_size: .* multiples of 32; \[\d+, \d+\] would do"):
+        make_sam2(img_size=size)
 
 
 def test_images_of_another_size_are_refused() -> None:

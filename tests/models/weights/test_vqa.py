@@ -39,7 +39,7 @@ def answers_of(network: DeterministicVQA, **questions: Any) -> Tensor:
 
 def write(network: DeterministicVQA, folder: Path) -> str:
     folder.mkdir()
-    network.write_layout(folder)
+    network.write(folder)
     return str(folder)
 
 
@@ -176,7 +176,7 @@ def test_a_merged_network_answers_alike_and_opens_from_its_folder(head: str, tmp
     for layer in lora_layers(network).values():
         torch.nn.init.normal_(layer.lora_b, std=0.5)
     with pytest.raises(UserError, match="the network holds 6 adapters"):
-        network.write_layout(tmp_path)
+        network.write(tmp_path)
     merged, _, relative = merged_copy(Task(network), make_questions())  # type: ignore[arg-type]
     assert relative < 1e-4
     write_merged(merged, tmp_path / "merged", "model: {}\n")

@@ -85,7 +85,7 @@ def read_config(folder: Path) -> Sam2Config:
         raise UserError(f"{file}: is no configuration of SAM 2 ({reason})") from error
 
 
-def check_image_size(config: Sam2Config, image_size: tuple[int, int]) -> None:
+def check_image_size(config: Sam2Config, img_size: tuple[int, int]) -> None:
     """That windows and strides of the encoder fit (H, W).
 
     Raises:
@@ -95,17 +95,17 @@ def check_image_size(config: Sam2Config, image_size: tuple[int, int]) -> None:
     backbone = vision.backbone_config
     # the position window is tiled over the first stage; each pooling halves what is left
     step = backbone.patch_stride[0] * math.lcm(backbone.window_size_per_stage[0], 2**backbone.num_query_pool_stages)
-    if any(side < step or side % step for side in image_size):
-        nearest = [max(step, round(side / step) * step) for side in image_size]
-        raise UserError(f"image_size: {list(image_size)}, both must be multiples of {step}; {nearest} would do")
+    if any(side < step or side % step for side in img_size):
+        nearest = [max(step, round(side / step) * step) for side in img_size]
+        raise UserError(f"img_size: {list(img_size)}, both must be multiples of {step}; {nearest} would do")
 
 
-def set_image_size(model: Sam2Model, image_size: tuple[int, int]) -> None:
+def set_image_size(model: Sam2Model, img_size: tuple[int, int]) -> None:
     """Sets `model` to images of (H, W).
 
     A square size also enters its configuration. transformers knows no other: a configuration keeps its own then.
     """
-    height, width = image_size
+    height, width = img_size
     vision: Any = model.config.vision_config
     prompts: Any = model.config.prompt_encoder_config
     encoder, patch = model.prompt_encoder, prompts.patch_size
