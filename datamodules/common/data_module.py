@@ -1,7 +1,7 @@
 """What the data modules of images have in common: loaders that can be resumed, and the place among processes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,30 @@ class ImageDataModule(LightningDataModule):
     """
 
     collate: Callable[..., dict[str, Any]] = staticmethod(collate_samples)
+
+    # what `eomt.tasks.data.TaskData` asks of every data module, where there is nothing to say
+    balanced: bool = False
+    predict_path: Path | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None for data without classes of their own."""
+        return None
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the classes, by class id; None for data without classes of their own."""
+        return None
+
+    @property
+    def is_split_by_seed(self) -> bool:
+        """Whether a seed splits the data."""
+        return False
+
+    @property
+    def split_record(self) -> dict[str, list[str]]:
+        """Names of the samples in each split, where a seed makes them."""
+        return {}
 
     def __init__(self, batch_size: int, eval_batch_size: int, num_workers: int) -> None:
         super().__init__()

@@ -2,11 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.common.balanced_sampling import BalancedSampler
@@ -15,7 +16,7 @@ from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
 from datamodules.faces.boxes import with_boxes
 from datamodules.faces.data_module import FaceDataModule, find_unlabelled_faces
-from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabelledFaces, check_face
+from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabelledFaces, check_face, read_face
 from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern, find_labelled_faces
 from datamodules.faces.identity_splits import (
     FaceSplit,
@@ -31,6 +32,8 @@ from datamodules.faces.transforms import MorphTransform
 from eomt.errors import UserError
 
 log = logging.getLogger("eomt")
+
+Measured = TypeVar("Measured")
 
 LARGEST_MAGNITUDE = 30
 FEWEST_FOLDS = 3
@@ -155,6 +158,20 @@ class MorphFaces(FaceDataModule):
     def faces(self, part: str) -> list[Face]:
         """Return the faces of "train", "val" or "test", or of a test set by its name."""
         return self._test_sets()[part] if part in self.test_paths else self._found().faces[part]
+
+    def labels(self, part: str) -> list[int]:
+        """Return the labels of a part's images, 1 = morph; none where there is no such split."""
+        return [face.label for face in self.faces(part)]
+
+    def map_images(self, function: Callable[[Tensor], Measured], part: str, title: str) -> list[Measured]:
+        """Return a function of each image of a part, in the order of `labels`.
+
+        Args:
+            function: Takes an image at `img_size`, uint8 RGB `(3, H, W)`.
+            part: "train", "val" or "test".
+            title: What a progress bar says.
+        """
+        return map_in_threads(lambda face: function(read_face(face, self.img_size)), self.faces(part), title)
 
     def setup(self, stage: str | None = None) -> None:
         """Look at every file of the parts that the stage needs, fill `counts`, and say what is unknown or was dropped.

@@ -84,7 +84,7 @@ def _make_datamodule(class_path: str, data: Namespace) -> Any:
 def _fill_classes(network: Namespace, data: Namespace, class_path: str, run: Path | None) -> None:
     datamodule = _make_datamodule(class_path, data)
     given = network.num_classes
-    if not hasattr(datamodule, "num_classes"):
+    if datamodule.num_classes is None:
         # data to test on alone: the classes are those of the network
         network.num_classes = given or _known_classes(network, run)
         if network.num_classes is None:
