@@ -21,6 +21,7 @@ from eomt.errors import UserError
 from eomt.metrics.error_rates import error_curve
 from eomt.tasks.data import FaceData, data_of
 from eomt.tasks.morph_detection import MorphDetection
+from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
 
@@ -61,7 +62,7 @@ class MorphResults(EvaluationCallback[MorphDetection]):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the baseline beside what was trained."""
-        if self.sharpness and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.sharpness and trainer.is_global_zero and not is_trial(trainer):
             _report_sharpness(trainer)
 
     def begin(self, stage: Stage) -> None:
