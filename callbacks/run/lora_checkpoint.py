@@ -17,6 +17,8 @@ from eomt.errors import UserError
 from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
 from eomt.tasks.base import AdaptationTask
+from eomt.utils.distributed import gather, rank
+from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
 
@@ -71,7 +73,7 @@ class LoRACheckpoint(Checkpoint):
                 )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.state.fn != "fit" or is_trial(trainer):
             return
         assert self.monitor is not None
         score = metric_value(trainer, self.monitor, "LoRACheckpoint")
@@ -85,16 +87,16 @@ class LoRACheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step
-        if self.every_n_steps and step and step % self.every_n_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and not is_trial(trainer):
             self._save_latest(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not is_trial(trainer):
             self._replace(trainer, f"final_lora_step{trainer.global_step}.ckpt", "final_lora_step*.ckpt")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """What was trained so far is not lost: Ctrl-C or a failure leaves a latest checkpoint to resume from."""
-        if trainer.global_step and not isinstance(exception, UserError) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.global_step and not isinstance(exception, UserError) and not is_trial(trainer):
             self._save_latest(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,7 +105,8 @@ class LoRACheckpoint(Checkpoint):
             "best_step": self.best_step,
             "best_name": self.best_name,
             "baseline": self.baseline,
-            "random": _gather_random_states(),
+            # each rank draws its own augmentations
+            "random": gather(_random_state()),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -112,10 +115,9 @@ class LoRACheckpoint(Checkpoint):
         if self.best_name and not (self._folder / self.best_name).is_file():
             # the checkpoint was taken out of its run: what comes next is the best here
             self.best_name, self.best_score, self.best_step = "", None, None
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         states = state_dict["random"]
-        if rank < len(states):
-            _set_random_state(states[rank])
+        if rank() < len(states):
+            _set_random_state(states[rank()])
 
     def _is_best(self, score: float) -> bool:
         if score != score:
@@ -135,7 +137,7 @@ class LoRACheckpoint(Checkpoint):
             done = adaptation(pl_module.network)
             if done and done.adapters:
                 try:
-                    save_adapter(pl_module.network, path.with_suffix(""), getattr(pl_module.network, "base", None))
+                    save_adapter(pl_module.network, path.with_suffix(""), pl_module.network.base)
                 except UserError as error:
                     log.info("%s", error)
         # before the checkpoint, which keeps what these callbacks know
@@ -181,12 +183,3 @@ def _set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-
-
-def _gather_random_states() -> list[dict[str, Any]]:
-    """Of every rank: each draws its own augmentations."""
-    if not torch.distributed.is_initialized():
-        return [_random_state()]
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, _random_state())
-    return states

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
 from datamodules.generated.shapes.scenes import COLORS, SHAPES, SIZE, ShapeScene, make_scene, render_shapes
-from eomt.models.parts.pixels import PixelNormalisation
+from eomt.models.parts.pixels import PixelNormalization
 
 PATCH, WIDTH, STEPS, BATCH, SCENES = 7, 64, 3000, 64, 10000
 CONFIG = {
@@ -59,7 +59,7 @@ def main() -> None:
     head = nn.Linear(WIDTH, sum(sizes))
     middles = torch.linspace(-1, 1, GRID)
     place = torch.cartesian_prod(middles, middles)  # (h w, 2)
-    normalize = PixelNormalisation()
+    normalize = PixelNormalization()
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
