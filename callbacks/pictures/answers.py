@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from callbacks.pictures.masks import INK, MARGIN, PAPER, Color
+from callbacks.pictures.colors import INK, PAPER, Color
+from callbacks.pictures.grid import MARGIN
 from callbacks.pictures.text import draw_text, line_height, wrapped
 from eomt.metrics.answer_scores import soft_accuracy
 
@@ -25,7 +26,7 @@ MOSTLY = 0.5
 
 @dataclass(frozen=True)
 class AnswerSample:
-    """A question about an image, uint8 (3, H, W), its main answer, and how the model answered; None in training."""
+    """A question about an image, uint8 `(3, H, W)`, its main answer, and how the model answered; None in training."""
 
     name: str
     image: Tensor
@@ -37,12 +38,12 @@ class AnswerSample:
 
 
 def samples_of(batch: Mapping[str, Any], predicted: Sequence[str] | None, language: str) -> list[AnswerSample]:
-    """Returns the questions of a batch that are no padding; their images are views of it.
+    """Return the questions of a batch that are no padding; their images are views of it.
 
     Args:
-        batch: as a VQA data module makes it.
+        batch: As a VQA data module makes it.
         predicted: B answers; None in training.
-        language: whose rules compare answers.
+        language: Whose rules compare answers.
     """
     samples = []
     for place, name in enumerate(batch["name"]):
@@ -64,15 +65,15 @@ def samples_of(batch: Mapping[str, Any], predicted: Sequence[str] | None, langua
 
 
 def chosen(kept: Sequence[AnswerSample], new: Sequence[AnswerSample], number: int) -> list[AnswerSample]:
-    """Returns the samples to show: as many of each type as possible, by a hash of their names.
+    """Return the samples to show: as many of each type as possible, by a hash of their names.
 
     Choosing batch by batch, or on several processes and then among all, gives the same samples as choosing once, and
     so does every validation.
 
     Args:
-        kept: chosen before; images are on the CPU.
-        new: of a batch; what is chosen of them is copied to the CPU, for a view would keep the batch in memory.
-        number: how many at most.
+        kept: Chosen before; images are on the CPU.
+        new: Of a batch; what is chosen of them is copied to the CPU, for a view would keep the batch in memory.
+        number: How many at most.
     """
     samples = sorted([*kept, *new], key=lambda sample: _draw_of(sample.name))
     met: dict[str, int] = {}
@@ -92,10 +93,10 @@ def _draw_of(name: str) -> bytes:
 
 
 def answer_sheet(samples: Sequence[AnswerSample]) -> Image.Image:
-    """Draws cards in rows of four: image, question, truth, and in green or red the answer.
+    """Draw cards in rows of four: image, question, truth, and in green or red the answer.
 
     Args:
-        samples: at least one.
+        samples: At least one.
 
     Returns:
         An RGB picture.
@@ -115,7 +116,7 @@ def answer_sheet(samples: Sequence[AnswerSample]) -> Image.Image:
 
 
 def _card(sample: AnswerSample) -> Image.Image:
-    """One image with its lines of text below."""
+    """Draw one image with its lines of text below."""
     image = to_pil_image(sample.image)
     # whole pixels when enlarged, so that it shows what the model sees
     enlarged = image.width < CARD_WIDTH
@@ -124,7 +125,7 @@ def _card(sample: AnswerSample) -> Image.Image:
     texts: list[tuple[str, Color]] = [(sample.question, INK), (f"truth: {sample.truth}", INK)]
     if sample.predicted is not None:
         answer_color = RIGHT if sample.accuracy >= MOSTLY else WRONG
-        # colour alone tells nothing to some eyes
+        # color alone tells nothing to some eyes
         score = "right" if sample.accuracy == 1 else "wrong" if sample.accuracy == 0 else f"{sample.accuracy:.2f}"
         texts.append((f"answer: {sample.predicted or '(nothing)'} ({score})", answer_color))
     if sample.question_type:

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.pictures.loggers import log_image
-from callbacks.pictures.masks import grid, save_picture
-from callbacks.pictures.predictions import picture_path
-from callbacks.run.run_folder import run_folder
-from eomt.errors import UserError
+from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, check_num_samples
+from callbacks.pictures.grid import picture_grid
+from callbacks.pictures.output import picture_path, save_picture, show_picture
 from eomt.models.mae import MAEPictures
 from eomt.tasks.masked_autoencoding import MaskedAutoencoding
 
@@ -22,7 +20,7 @@ RECONSTRUCTIONS = Path("predictions") / "reconstructions"
 TITLES = ["image", "masked", "reconstruction"]
 
 
-class ReconstructionPictures(Callback):
+class ReconstructionPictures(EvaluationCallback[LightningModule]):
     """Writes pictures into the run's folder; for MaskedAutoencoding, with other tasks nothing.
 
     `pictures/val_step000500.png`: the first validation images, what is left of them, and how they are rebuilt, under
@@ -30,60 +28,35 @@ class ReconstructionPictures(Callback):
     `predictions/reconstructions`: one picture for each image of `predict`.
 
     Args:
-        num_samples: how many validation images are shown, at most a batch.
+        num_samples: How many validation images are shown, at most a batch.
     """
 
     def __init__(self, num_samples: int = 4) -> None:
-        if num_samples < 1:
-            raise UserError(f"num_samples: {num_samples}, must be at least 1")
-        self.num_samples = num_samples
+        self.num_samples = check_num_samples(num_samples)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._folder = run_folder(trainer)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Draws from the first batch."""
-        if batch_idx > 0 or not trainer.is_global_zero or not isinstance(pl_module, MaskedAutoencoding):
+    def take(self, trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatch) -> None:
+        """Draw from the first batch of a validation, and each image of `predict`."""
+        if not isinstance(task, MaskedAutoencoding):
             return
-        chosen = [index for index, name in enumerate(batch["name"]) if name][: self.num_samples]
-        pictures = pl_module.rebuild(batch["image"], batch_idx)
-        picture = grid(_rows(pictures, chosen), TITLES, [batch["name"][index] for index in chosen], [])
-        step = trainer.global_step
-        name = "validate.png" if trainer.state.fn == "validate" else f"val_step{step:06d}.png"
-        save_picture(picture, self._folder / "pictures" / name)
-        if trainer.state.fn == "fit":
-            log_image(trainer.loggers, "val_pictures", picture, step)
+        batch, chosen = evaluated.batch, evaluated.real()
+        if evaluated.stage == "val" and evaluated.index == 0 and trainer.is_global_zero:
+            chosen = chosen[: self.num_samples]
+            rows = _rows(task.rebuild(batch["image"], evaluated.index), chosen)
+            show_picture(trainer, self.folder, picture_grid(rows, TITLES, _names(batch, chosen), []))
+        if evaluated.stage == "predict":
+            for index in chosen:
+                picture = picture_grid(_rows(evaluated.outputs, [index]), TITLES, _names(batch, [index]), [])
+                save_picture(picture, self.folder / RECONSTRUCTIONS / picture_path(batch["name"][index]))
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Writes each image's picture; every process writes its own share."""
-        if not isinstance(outputs, MAEPictures):
-            return
-        for index, name in enumerate(batch["name"]):
-            if name:
-                picture = grid(_rows(outputs, [index]), TITLES, [name], [])
-                save_picture(picture, self._folder / RECONSTRUCTIONS / picture_path(name))
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says where the pictures are."""
-        if trainer.is_global_zero and isinstance(pl_module, MaskedAutoencoding):
-            log.info("Reconstructions are in %s", self._folder / RECONSTRUCTIONS)
+    def end(self, trainer: Trainer, task: LightningModule, stage: Stage) -> None:
+        """Say where the pictures of `predict` are."""
+        if stage == "predict" and trainer.is_global_zero and isinstance(task, MaskedAutoencoding):
+            log.info("Reconstructions are in %s", self.folder / RECONSTRUCTIONS)
 
 
 def _rows(pictures: MAEPictures, chosen: Sequence[int]) -> list[list[Tensor]]:
     return [[kind[index].cpu() for kind in pictures] for index in chosen]
+
+
+def _names(batch: Any, chosen: Sequence[int]) -> list[str]:
+    return [batch["name"][index] for index in chosen]

@@ -1,32 +1,31 @@
 """Rows of a result: from all processes, and into files beside the figures."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch.distributed
 from lightning.pytorch import Trainer
 
 from callbacks.run.run_summary import RunSummary
 from eomt.errors import UserError
+from eomt.utils.distributed import gather
 from eomt.utils.files import write_file
 
-
-def gathered(values: list[Any]) -> list[Any]:
-    """What all processes hold, one after the other."""
-    if not torch.distributed.is_initialized():
-        return values
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, values)
-    return [value for part in parts for value in part]
+Row = TypeVar("Row")
 
 
-def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a CSV, UTF-8, whole or not at all.
+def gather_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of all processes, one process after the other; all of them must call it."""
+    return [row for part in gather(rows) for row in part]
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV, UTF-8, whole or not at all.
 
     Raises:
-        UserError: if the folder cannot be written to.
+        UserError: The folder cannot be written to.
     """
 
     def write(beside: Path) -> None:
@@ -38,13 +37,23 @@ def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, Any]
     write_file(path, write)
 
 
-def stem_of_results(trainer: Trainer, who: str) -> Path:
-    """The path that the names of all files of this test begin with.
+def file_of_test(trainer: Trainer, who: str, ending: str) -> Path:
+    """Return the path of a file that belongs to the test that just ended.
+
+    Args:
+        trainer: That tested.
+        who: Name of the callback that asks.
+        ending: What the file's name ends with, behind the time that all files of a test share.
 
     Raises:
-        UserError: if no RunSummary stands before `who`, the callback that asks.
+        UserError: No RunSummary stands before `who`.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RunSummary) and callback.results is not None:
-            return callback.results.with_name(callback.results.name.removesuffix("_eval.json"))
-    raise UserError(f"callbacks: {who} needs a RunSummary before it")
+            return callback.results.with_name(callback.results.name.replace("_eval.json", f"_{ending}"))
+    raise UserError(f"callbacks: {who} needs a RunSummary before it; add callbacks.RunSummary to the list")
+
+
+def file_of_predict(folder: Path, ending: str) -> Path:
+    """Return the path of a file with predictions, in the folder of a run."""
+    return folder / "predictions" / f"{datetime.now():%Y%m%d-%H%M%S}_{ending}"

@@ -17,6 +17,7 @@ from eomt.errors import UserError
 from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
 from eomt.tasks.base import AdaptationTask
+from eomt.utils.distributed import gather, rank
 
 log = logging.getLogger("eomt")
 
@@ -103,7 +104,8 @@ class LoRACheckpoint(Checkpoint):
             "best_step": self.best_step,
             "best_name": self.best_name,
             "baseline": self.baseline,
-            "random": _gather_random_states(),
+            # each rank draws its own augmentations
+            "random": gather(_random_state()),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -112,10 +114,9 @@ class LoRACheckpoint(Checkpoint):
         if self.best_name and not (self._folder / self.best_name).is_file():
             # the checkpoint was taken out of its run: what comes next is the best here
             self.best_name, self.best_score, self.best_step = "", None, None
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         states = state_dict["random"]
-        if rank < len(states):
-            _set_random_state(states[rank])
+        if rank() < len(states):
+            _set_random_state(states[rank()])
 
     def _is_best(self, score: float) -> bool:
         if score != score:
@@ -135,7 +136,7 @@ class LoRACheckpoint(Checkpoint):
             done = adaptation(pl_module.network)
             if done and done.adapters:
                 try:
-                    save_adapter(pl_module.network, path.with_suffix(""), getattr(pl_module.network, "base", None))
+                    save_adapter(pl_module.network, path.with_suffix(""), pl_module.network.base)
                 except UserError as error:
                     log.info("%s", error)
         # before the checkpoint, which keeps what these callbacks know
@@ -181,12 +182,3 @@ def _set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-
-
-def _gather_random_states() -> list[dict[str, Any]]:
-    """Of every rank: each draws its own augmentations."""
-    if not torch.distributed.is_initialized():
-        return [_random_state()]
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, _random_state())
-    return states

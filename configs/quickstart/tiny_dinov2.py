@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
-from datamodules.generated.shapes.scenes import COLORS, SHAPES, SIZE, Scene, make_scene, render
+from datamodules.generated.shapes.scenes import COLORS, SHAPES, SIZE, ShapeScene, make_scene, render_shapes
 from eomt.models.parts.pixels import PixelNormalization
 
 PATCH, WIDTH, STEPS, BATCH, SCENES = 7, 64, 3000, 64, 10000
@@ -28,7 +28,7 @@ GRID = SIZE // PATCH
 NOTHING = 0
 
 
-def labels(scene: Scene) -> np.ndarray:
+def labels(scene: ShapeScene) -> np.ndarray:
     """1 + the shape's and 1 + the colour's number of the thing that each patch lies in, 0 for none; (2, h, w)."""
     found = np.full((2, GRID, GRID), NOTHING)
     middles = (np.arange(GRID) + 0.5) * PATCH
@@ -41,7 +41,9 @@ def labels(scene: Scene) -> np.ndarray:
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
     """Images uint8 (B, 3, H, W) and labels (B, 2, h w), for ever; the scenes are drawn once."""
     scenes = [make_scene(np.random.default_rng([1, number])) for number in range(SCENES)]
-    pictures = [render(scene, "plain", np.random.default_rng([2, number])) for number, scene in enumerate(scenes)]
+    pictures = [
+        render_shapes(scene, "plain", np.random.default_rng([2, number])) for number, scene in enumerate(scenes)
+    ]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     targets = torch.from_numpy(np.stack([labels(scene) for scene in scenes])).flatten(2)
     while True:
@@ -57,12 +59,12 @@ def main() -> None:
     head = nn.Linear(WIDTH, sum(sizes))
     middles = torch.linspace(-1, 1, GRID)
     place = torch.cartesian_prod(middles, middles)  # (h w, 2)
-    normalize = PixelNormalization()
+    normalise = PixelNormalization()
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
     for step, (images, target) in zip(range(STEPS), batches(), strict=False):
-        *logits, found = head(model(normalize(images)).last_hidden_state[:, 1:]).split(sizes, -1)
+        *logits, found = head(model(normalise(images)).last_hidden_state[:, 1:]).split(sizes, -1)
         loss = sum(F.cross_entropy(part.flatten(0, 1), target[:, kind].flatten()) for kind, part in enumerate(logits))
         loss = loss + F.mse_loss(found, place.expand_as(found))
         optimizer.zero_grad()

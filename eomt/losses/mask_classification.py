@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.losses.point_sampling import class_indicator, neighbours, sample_each, sample_shared
+from eomt.utils.distributed import mean_over_ranks
 from eomt.utils.labels import IGNORE_INDEX
 
 # stands for a cost that is not finite; larger numbers would round the finite costs away inside the assignment
@@ -314,12 +314,3 @@ def point_losses(logits: Tensor, targets: Tensor, known: Tensor) -> tuple[Tensor
     total = (probabilities * known).sum(dim=1) + targets.sum(dim=1)
     dice = 1 - (2 * overlap + 1) / (total + 1)
     return cross_entropy.sum(), dice.sum()
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Average a scalar over the processes of a distributed run; elsewhere return it as it is."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    value = value.clone()
-    torch.distributed.all_reduce(value)
-    return value / torch.distributed.get_world_size()

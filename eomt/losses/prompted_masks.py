@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eomt.losses.mask_classification import mean_over_ranks
+from eomt.utils.distributed import mean_over_ranks
 
 FOCAL_ALPHA = 0.25
 """The weight of the object's pixels in the focal loss; those of the background have 1 - alpha. Gamma is 2."""

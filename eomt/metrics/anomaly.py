@@ -24,7 +24,7 @@ from eomt.metrics.score_histogram import (
     coarse_counts,
     score_keys,
 )
-from eomt.utils.distributed import gathered
+from eomt.utils.distributed import gather
 from eomt.utils.labels import IGNORE_INDEX
 
 FIGURES = ("auprc", "auroc", "fpr95", "siou", "ppv", "f1")
@@ -156,7 +156,7 @@ class AnomalyMetric:
             By data set and score, `FIGURES` and `best_f1`, `threshold`; under the score "" `images`, their number,
             and `anomalous`, the share of the known pixels that is. Without an anomalous pixel all figures are nan.
         """
-        names = sorted({name for part in gathered(list(self._datasets)) for name in part})
+        names = sorted({name for part in gather(list(self._datasets)) for name in part})
         return {name: self._dataset_figures(name) for name in names}
 
     def _dataset_figures(self, dataset: str) -> dict[str, dict[str, float]]:
@@ -172,7 +172,7 @@ class AnomalyMetric:
             for name, counts in zip(self.scores, self._count_components(dataset, seen, thresholds), strict=True):
                 figures[name] |= counts.figures()
         share = positive / (positive + negative) if positive + negative else np.nan
-        images = sum(gathered(seen.num_images))
+        images = sum(gather(seen.num_images))
         return {"": {"images": images, "anomalous": share}, **figures}
 
     def _split(self, pixels: PixelStore, histograms: list[ScoreHistogram], shift: int) -> list[ScoreHistogram]:
@@ -202,7 +202,7 @@ class AnomalyMetric:
                 # without positives the threshold is nan, and nothing lies above it
                 predicted[known] = scores[index].numpy() >= threshold
                 counts[index] = counts[index].plus(count_components(predicted, truth.numpy(), sizes))
-        parts = gathered(counts)
+        parts = gather(counts)
         total = parts[0]
         for part in parts[1:]:
             total = [mine.plus(theirs) for mine, theirs in zip(total, part, strict=True)]
@@ -210,4 +210,4 @@ class AnomalyMetric:
 
 
 def _sum_over_ranks(counts: np.ndarray) -> np.ndarray:
-    return np.sum(gathered(counts), axis=0)
+    return np.sum(gather(counts), axis=0)

@@ -1,19 +1,16 @@
-"""Scores of an answer against reference answers: soft accuracy, exact match, token F1, ROUGE-L, BLEU."""
+"""Scores of an answer against reference answers: soft accuracy, exact match, token F1."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence, Set
 
 from eomt.utils.answers import normalize_answer, text_tokens
 
-# longest n-grams of BLEU
-MOST_WORDS = 4
 # matches with people's answers that make an answer fully right
 ENOUGH_MATCHES = 3
 
 
 def answer_tokens(text: str, language: str) -> list[str]:
-    """Return the words of a normalised answer, without punctuation at their ends; letters of any script are kept.
+    """Return the words of a normalized answer, without punctuation at their ends; letters of any script are kept.
 
     Words are what spaces part: syllables in Vietnamese, a whole sentence in Chinese.
     """
@@ -62,56 +59,12 @@ def best_accuracy(vocabulary: Set[str], answers: Sequence[str], language: str) -
 
 
 def exact_match(prediction: str, answer: str, language: str = "en") -> float:
-    """Return 1 if two answers are the same after normalisation, else 0."""
+    """Return 1 if two answers are the same after normalization, else 0."""
     return float(normalize_answer(prediction, language) == normalize_answer(answer, language))
 
 
 def token_f1(prediction: str, answer: str, language: str = "en") -> float:
     """Return the F1 score of the words of an answer, in any order, each as often as it occurs; see `answer_tokens`."""
     predicted, true = answer_tokens(prediction, language), answer_tokens(answer, language)
-    return _f1((Counter(predicted) & Counter(true)).total(), len(predicted), len(true))
-
-
-def rouge_l(prediction: str, answer: str, language: str = "en") -> float:
-    """Return ROUGE-L (Lin 2004): the F1 score of the longest common subsequence of words; see `answer_tokens`."""
-    predicted, true = answer_tokens(prediction, language), answer_tokens(answer, language)
-    return _f1(_longest_common(predicted, true), len(predicted), len(true))
-
-
-def bleu(prediction: str, answer: str, language: str = "en") -> float:
-    """Return BLEU (Papineni et al. 2002) of one answer, from n-grams of 1 to 4 words; see `answer_tokens`.
-
-    Orders that the answer is too short for are left out, so that of a single word it is BLEU-1. Above single words one
-    match is added to the matches and one to the n-grams (Lin & Och 2004), or a pair in another order would give 0.
-    torchmetrics' smoothing stops at the first order without a match.
-    """
-    predicted, true = answer_tokens(prediction, language), answer_tokens(answer, language)
     common = (Counter(predicted) & Counter(true)).total()
-    if not common:
-        return 0.0
-    precisions = [common / len(predicted)]
-    for order in range(2, min(MOST_WORDS, len(true)) + 1):
-        found = Counter(_ngrams(predicted, order))
-        matches = (found & Counter(_ngrams(true, order))).total()
-        precisions.append((matches + 1) / (found.total() + 1))
-    brevity = min(1.0, math.exp(1 - len(true) / len(predicted)))
-    return brevity * math.prod(precisions) ** (1 / len(precisions))
-
-
-def _ngrams(words: Sequence[str], order: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + order]) for start in range(len(words) - order + 1)]
-
-
-def _f1(common: int, predicted: int, true: int) -> float:
-    return 2 * common / (predicted + true) if common else 0.0
-
-
-def _longest_common(first: Sequence[str], second: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence."""
-    lengths = [0] * (len(second) + 1)
-    for word in first:
-        above = 0
-        for place, other in enumerate(second, start=1):
-            longest = above + 1 if word == other else max(lengths[place], lengths[place - 1])
-            above, lengths[place] = lengths[place], longest
-    return lengths[-1]
+    return 2 * common / (len(predicted) + len(true)) if common else 0.0

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from eomt.errors import UserError
 from eomt.metrics.error_rates import (
@@ -19,9 +17,9 @@ from eomt.metrics.error_rates import (
     threshold_at_eer,
     threshold_at_macer,
 )
-from eomt.metrics.prompted import name_hash
+from eomt.metrics.row_metric import RowMetric
+from eomt.metrics.statistics import NUM_RESAMPLES
 
-NUM_RESAMPLES = 1000
 # how many numbers a resample may hold at once
 CHUNK = 2_000_000
 CURVE_FIGURES = (
@@ -32,8 +30,16 @@ CURVE_FIGURES = (
 )
 THRESHOLD_FIGURES = ("accuracy", "f1", "macer", "bscer")
 HIGHER_IS_BETTER = ("auroc", "accuracy", "f1")
-# what separates texts on the way between processes
-END = b"\0"
+
+
+class FaceScore(NamedTuple):
+    """An image, whether it is a morph, and the probability of that."""
+
+    dataset: str
+    name: str
+    attack: str  # "" for bona fide
+    label: int
+    score: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,16 @@ class MorphScores:
     labels: np.ndarray
     attacks: np.ndarray
     datasets: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[FaceScore]) -> "MorphScores":
+        """Make columns of rows."""
+        return cls(
+            np.array([row.score for row in rows], dtype=np.float64),
+            np.array([row.label for row in rows], dtype=np.int64),
+            np.array([row.attack for row in rows], dtype=object),
+            np.array([row.dataset for row in rows], dtype=object),
+        )
 
     def part(self, chosen: np.ndarray) -> "MorphScores":
         """Return the images where `chosen` (N,) is true."""
@@ -73,18 +89,12 @@ class MorphScores:
         return groups
 
 
-class MorphMetric(Metric):
+class MorphMetric(RowMetric[FaceScore]):
     """Error rates of morph detection; see `eomt.metrics.error_rates` for their definitions.
 
     An image given twice counts once, and an image without a name (one that only fills up the last step of a process)
     not at all. Figures are the same for 1 or 2 processes, in any order, to the last digit.
     """
-
-    is_differentiable = False
-    full_state_update = False
-
-    rows: list[Tensor]
-    texts: list[Tensor]
 
     def __init__(self, threshold: float | None = None, seed: int = 0) -> None:
         """Set up the metric.
@@ -97,26 +107,11 @@ class MorphMetric(Metric):
         super().__init__()
         self.threshold = threshold
         self.seed = seed
-        # (K, 5) int64 each: hashes of data set, name and attack; label; the bits of the score as float64
-        self.add_state("rows", [], dist_reduce_fx="cat")
-        # the names of data sets and attacks, UTF-8, for a process knows only its own
-        self.add_state("texts", [], dist_reduce_fx="cat")
-        self._start()
 
-    @property
-    def update_called(self) -> bool:
-        """Always true: no rows are a valid state (all figures are nan), nothing to warn about."""
-        return True
-
-    def reset(self) -> None:
-        super().reset()
-        self._start()
-
-    def _start(self) -> None:
-        """Put in no rows: torchmetrics would fill the empty list of a process with floats, which cannot be gathered."""
-        self.rows.append(torch.zeros(0, 5, dtype=torch.int64, device=self.device))
-        self.texts.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
-        self._sent: set[str] = set()
+    @staticmethod
+    def key(row: FaceScore) -> tuple[str, str]:
+        """Return data set and name."""
+        return row.dataset, row.name
 
     def update(
         self, scores: Tensor, labels: Tensor, attacks: Sequence[str], datasets: Sequence[str], names: Sequence[str]
@@ -141,35 +136,11 @@ class MorphMetric(Metric):
                 f"scores: {scores[outside][0].item():.4g}, must be probabilities from 0 to 1: give logits through a "
                 "sigmoid or softmax; nan comes from a training that diverged, take a smaller lr"
             )
-        keys = []
-        for label, attack, dataset, name in zip(labels.tolist(), attacks, datasets, names, strict=True):
+        columns = (datasets, names, attacks, labels.tolist(), scores.tolist())
+        for dataset, name, attack, label, score in zip(*columns, strict=True):
             assert label in (0, 1), label
-            attack = attack if label else ""
             if name:
-                keys.append([name_hash(dataset), name_hash(name), name_hash(attack), label])
-                self._send(dataset)
-                self._send(attack)
-        counted = torch.tensor([bool(name) for name in names])
-        bits = scores.detach().cpu()[counted].double().view(torch.int64).to(self.device)
-        self.rows.append(
-            torch.cat([torch.tensor(keys, dtype=torch.int64, device=self.device).view(-1, 4), bits[:, None]], dim=1)
-        )
-
-    def _send(self, text: str) -> None:
-        if text not in self._sent:
-            self._sent.add(text)
-            data = torch.tensor(list(text.encode() + END), dtype=torch.uint8, device=self.device)
-            self.texts.append(data)
-
-    def collected(self) -> MorphScores:
-        """Return what was evaluated so far; inside `compute` by all processes, outside by this one."""
-        rows = dim_zero_cat(self.rows).cpu().numpy()
-        text_of = {name_hash(text): text for text in _decoded(dim_zero_cat(self.texts))}
-        # of rows with equal keys the first by what follows is kept, so that which process had it does not matter
-        rows = rows[np.lexsort(rows.T[::-1])]
-        rows = rows[np.unique(rows[:, :2], axis=0, return_index=True)[1]]
-        datasets, attacks = (np.array([text_of[key] for key in rows[:, column]], dtype=object) for column in (0, 2))
-        return MorphScores(rows[:, 4].copy().view(np.float64), rows[:, 3], attacks, datasets)
+                self.rows.append(FaceScore(dataset, name, attack if label else "", label, score))
 
     def compute(self) -> dict[str, float]:
         """Return the figures of everything counted so far, in all processes.
@@ -190,7 +161,7 @@ class MorphMetric(Metric):
 
             nan where there are no morphs or no bona fide images.
         """
-        everything = self.collected()
+        everything = MorphScores.of(self.collected())
         figures = self._chosen_thresholds(everything)
         threshold = figures["threshold"]
         figures |= self._part_figures(everything, threshold, "")
@@ -274,8 +245,3 @@ def _alias(name: str) -> str:
     """Return a figure's name in the words of ISO/IEC 30107-3; only the figure's part is changed."""
     figure, slash, part = name.partition("/")
     return figure.replace("macer", "apcer").replace("bscer", "bpcer") + slash + part
-
-
-def _decoded(texts: Tensor) -> list[str]:
-    data = bytes(texts.cpu().tolist())
-    return [text.decode() for text in data.split(END)[:-1]]

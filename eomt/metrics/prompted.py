@@ -2,19 +2,30 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-# a row of the state that counts no object: the image was evaluated
+from eomt.metrics.row_metric import RowMetric
+from eomt.metrics.statistics import bootstrap_interval, mean
+
+# class of a row that counts no object: the image was evaluated
 IMAGE = -1
-NUM_RESAMPLES = 1000
 
 
-class PromptedSegmentationMetric(Metric):
+class PixelCounts(NamedTuple):
+    """Pixels of a class in an image: `intersection` both predicted and true."""
+
+    image: int  # hash of its name
+    class_id: int
+    intersection: int
+    predicted: int
+    true: int
+
+
+class PromptedSegmentationMetric(RowMetric[PixelCounts]):
     """IoU and Dice of predicted masks of objects; an object is a class that occurs in an image.
 
     A pair of an image and a class has I pixels that are both predicted and true, P predicted and T true ones. Then
@@ -31,12 +42,6 @@ class PromptedSegmentationMetric(Metric):
     order, to the last digit.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    rows: list[Tensor]
-
     def __init__(self, class_names: Mapping[int, str], seed: int = 0) -> None:
         """Set up the metric.
 
@@ -47,22 +52,11 @@ class PromptedSegmentationMetric(Metric):
         super().__init__()
         self.class_names = dict(class_names)
         self.seed = seed
-        # (K, 5) int64 each: hash of the image's name, class id, I, P, T
-        self.add_state("rows", [], dist_reduce_fx="cat")
-        self._start()
 
-    @property
-    def update_called(self) -> bool:
-        """Always true: no rows are a valid state (all figures are nan), nothing to warn about."""
-        return True
-
-    def reset(self) -> None:
-        super().reset()
-        self._start()
-
-    def _start(self) -> None:
-        """Put in no rows: torchmetrics would fill the empty list of a process with floats, which cannot be gathered."""
-        self.rows.append(torch.zeros(0, 5, dtype=torch.int64, device=self.device))
+    @staticmethod
+    def key(row: PixelCounts) -> tuple[int, int]:
+        """Return image and class."""
+        return row.image, row.class_id
 
     def update(self, prediction: Tensor, target: Tensor, name: str, class_ids: Sequence[int]) -> None:
         """Count the pixels of one image, at its original size.
@@ -79,11 +73,10 @@ class PromptedSegmentationMetric(Metric):
         assert prediction.shape == target.shape
         assert len(set(class_ids)) == len(class_ids) == len(target)
         assert self.class_names.keys() >= set(class_ids), f"{class_ids} are not all among {list(self.class_names)}"
-        key = name_hash(name)
-        pixels = (-2, -1)
-        counts = torch.stack([mask.sum(dim=pixels) for mask in (prediction & target, prediction, target)], dim=1)
-        keys = torch.tensor([[key, IMAGE]] + [[key, class_id] for class_id in class_ids], device=counts.device)
-        self.rows.append(torch.cat([keys, torch.nn.functional.pad(counts, (0, 0, 1, 0))], dim=1).to(self.device))
+        image = name_hash(name)
+        counts = torch.stack([mask.sum(dim=(-2, -1)) for mask in (prediction & target, prediction, target)], dim=1)
+        self.rows.append(PixelCounts(image, IMAGE, 0, 0, 0))
+        self.rows += [PixelCounts(image, *row) for row in zip(class_ids, *counts.T.tolist(), strict=True)]
 
     def compute(self) -> dict[str, float]:
         """Return the figures of everything counted so far, in all processes.
@@ -102,10 +95,7 @@ class PromptedSegmentationMetric(Metric):
             nan where there is nothing to average: classes that do not occur, and all but the numbers if nothing was
             evaluated.
         """
-        rows = dim_zero_cat(self.rows).cpu().numpy()
-        # of rows with equal keys the first by its counts is kept, so that which process had it does not matter
-        rows = rows[np.lexsort(rows.T[::-1])]
-        rows = rows[np.unique(rows[:, :2], axis=0, return_index=True)[1]]
+        rows = np.array(self.collected(), dtype=np.int64).reshape(-1, len(PixelCounts._fields))
         pairs = rows[rows[:, 1] != IMAGE]
         objects = pairs[pairs[:, 4] > 0]
         num_images = len(rows) - len(pairs)
@@ -139,7 +129,7 @@ class PromptedSegmentationMetric(Metric):
 
 
 def name_hash(name: str) -> int:
-    """Return 64 bits of a name as a signed number, which can be gathered from other processes as a tensor."""
+    """Return 64 bits of a name as a signed number."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
@@ -158,18 +148,3 @@ def pooled_scores(rows: np.ndarray) -> tuple[float, float]:
         return np.nan, np.nan
     iou, dice = scores(summed)
     return float(iou[0]), float(dice[0])
-
-
-def mean(values: np.ndarray) -> float:
-    """Return the mean, or nan of nothing, without numpy's warning."""
-    return float(values.mean()) if len(values) else np.nan
-
-
-def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean of `(K,)` values, resampled with replacement; nan of nothing."""
-    if not len(values):
-        return np.nan, np.nan
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(NUM_RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)

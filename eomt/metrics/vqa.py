@@ -1,17 +1,13 @@
 """Metrics of visual question answering, by type of question, that do not depend on batches or processes."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-from eomt.metrics.answer_scores import best_accuracy, bleu, exact_match, rouge_l, soft_accuracy, token_f1
-from eomt.metrics.prompted import mean
+from eomt.metrics.answer_scores import best_accuracy, exact_match, soft_accuracy, token_f1
+from eomt.metrics.row_metric import RowMetric
+from eomt.metrics.statistics import mean
 from eomt.utils.answers import normalize_answer
 
 
@@ -27,18 +23,12 @@ class Answered:
     language: str
 
 
-class VQAMetric(Metric):
+class VQAMetric(RowMetric[Answered]):
     """Scores of answers; see `eomt.metrics.answer_scores` for their definitions.
 
     A question given twice counts once, and one without a name (that only fills up the last step of a process) not at
     all. Figures are the same for 1 or 2 processes, in any order, to the last digit.
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    texts: list[Tensor]
 
     def __init__(self, answers: Sequence[str] | None = None) -> None:
         """Set up the metric.
@@ -48,22 +38,11 @@ class VQAMetric(Metric):
         """
         super().__init__()
         self.vocabulary = None if answers is None else list(answers)
-        # JSON lines of what was answered, ASCII: strings can be gathered from other processes as bytes alone
-        self.add_state("texts", [], dist_reduce_fx="cat")
-        self._start()
 
-    @property
-    def update_called(self) -> bool:
-        """Always true: no questions are a valid state (all figures are nan), nothing to warn about."""
-        return True
-
-    def reset(self) -> None:
-        super().reset()
-        self._start()
-
-    def _start(self) -> None:
-        """Put in nothing: torchmetrics would fill the empty list of a process with floats, which cannot be gathered."""
-        self.texts.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
+    @staticmethod
+    def key(row: Answered) -> str:
+        """Return the question's name."""
+        return row.name
 
     def update(
         self,
@@ -84,30 +63,16 @@ class VQAMetric(Metric):
             name: B names of questions, each once; questions without one are not counted.
             language: Of questions and answers, as "en"; see `normalize_answer`.
         """
-        columns = (name, predicted, answers, answer, question_type)
-        rows = [[*values, language] for values in zip(*columns, strict=True) if values[0]]
-        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
-        self.texts.append(torch.tensor(list(lines.encode()), dtype=torch.uint8, device=self.device))
-
-    def collected(self) -> list[Answered]:
-        """Return what was answered so far, by name; inside `compute` by all processes, outside by this one."""
-        lines = dim_zero_cat(self.texts).cpu().numpy().tobytes().decode().splitlines()
-        rows = sorted(
-            Answered(name, predicted, tuple(answers), *rest)
-            for name, predicted, answers, *rest in map(json.loads, lines)
-        )
-        # of rows with equal names the first by what follows is kept, so that which process had it does not matter
-        by_name: dict[str, Answered] = {}
-        for row in rows:
-            by_name.setdefault(row.name, row)
-        return list(by_name.values())
+        for values in zip(name, predicted, answers, answer, question_type, strict=True):
+            if values[0]:
+                self.rows.append(Answered(values[0], values[1], tuple(values[2]), *values[3:], language))
 
     def compute(self) -> dict[str, float]:
         """Return the figures of everything counted so far, in all processes.
 
         Returns:
             `accuracy`: mean soft accuracy of VQAv2 against all references. Against the main reference: means of
-            `exact_match`, `f1` (of words), `rouge_l` and `bleu` (of each answer, up to four words).
+            `exact_match` and `f1` (of words).
 
             `accuracy/<type>` and `count/<type>`: accuracy and number of the questions of a type; `accuracy_macro`: the
             mean over types. `n_questions`: their number.
@@ -120,13 +85,7 @@ class VQAMetric(Metric):
         rows = self.collected()
         accuracy = np.array([soft_accuracy(row.predicted, row.answers, row.language) for row in rows])
         figures = {"accuracy": mean(accuracy)}
-        scores: dict[str, Callable[[str, str, str], float]] = {
-            "exact_match": exact_match,
-            "f1": token_f1,
-            "rouge_l": rouge_l,
-            "bleu": bleu,
-        }
-        for name, score in scores.items():
+        for name, score in (("exact_match", exact_match), ("f1", token_f1)):
             figures[name] = mean(np.array([score(row.predicted, row.answer, row.language) for row in rows]))
         types = np.array([row.question_type for row in rows], dtype=object)
         found = sorted(set(types.tolist()) - {""})

@@ -23,6 +23,7 @@ from eomt.models.weights.eomt.save import write_eomt
 from eomt.models.weights.eomt.settings import read_own_settings
 from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE
 from eomt.utils.loaded import mark_loaded
+from eomt.utils.paths import PathOrName, expand_source
 
 
 class Prediction(NamedTuple):
@@ -95,10 +96,11 @@ class EoMT(Network):
         num_blocks: int = 4,
         masked_attn_enabled: bool = True,
         lora_config: LoRAConfig | None = None,
-        pretrained: bool | str = False,
+        pretrained: bool | PathOrName = False,
         load_class_head: bool = True,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
         if num_classes is None or num_classes < 1:
             raise UserError(f"num_classes: {num_classes!r}, must be at least 1; a config gets it from the data")
         if not 1 <= num_blocks <= len(encoder.blocks):

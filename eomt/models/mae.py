@@ -27,6 +27,7 @@ from eomt.models.weights.mae import (
     read_mae,
     save_mae_encoder,
 )
+from eomt.utils.paths import PathOrName, expand_source
 
 log = logging.getLogger("eomt")
 
@@ -81,7 +82,7 @@ class MaskedAutoencoder(Network):
 
     def __init__(
         self,
-        pretrained: bool | str = True,
+        pretrained: bool | PathOrName = True,
         img_size: tuple[int, int] = (224, 224),
         patch_size: int = 16,
         mask_ratio: float = 0.75,
@@ -96,6 +97,7 @@ class MaskedAutoencoder(Network):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
         if masking not in ("random", "block"):
             raise UserError(f"masking: {masking!r}, must be random or block")
         check_ratio(mask_ratio)

@@ -24,6 +24,7 @@ from eomt.models.weights.mae import (
     read_mae,
 )
 from eomt.utils.modes import evaluation_mode
+from eomt.utils.paths import PathOrName, expand_source
 
 
 class MAEEncoder(Network):
@@ -54,7 +55,7 @@ class MAEEncoder(Network):
 
     def __init__(
         self,
-        pretrained: bool | str = True,
+        pretrained: bool | PathOrName = True,
         img_size: tuple[int, int] = (224, 224),
         patch_size: int = 16,
         hidden_size: int = 768,
@@ -63,6 +64,7 @@ class MAEEncoder(Network):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
         self.pretrained, self.patch_size = pretrained, patch_size
         self.img_size = (int(img_size[0]), int(img_size[1]))
         self.model = ViTMAEModel(mae_config(self.img_size, patch_size, hidden_size, depth, num_heads, mask_ratio=0.0))

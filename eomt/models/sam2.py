@@ -29,6 +29,7 @@ from eomt.models.weights.sam2.names import POSITIONS_TWICE
 from eomt.models.weights.sam2.save import save_original, write_hugging_face
 from eomt.utils.hub import CONFIG_FILE
 from eomt.utils.loaded import mark_loaded
+from eomt.utils.paths import PathOrName, expand_name, expand_source
 
 # The attention of the image encoder (fused qkv, and proj), and attention and MLPs of the mask decoder's transformer.
 LORA_TARGETS = ("attn", "mask_decoder.transformer")
@@ -77,14 +78,15 @@ class SAM2(Network):
 
     def __init__(
         self,
-        pretrained: bool | str = True,
-        size: str = "large",
+        pretrained: bool | PathOrName = True,
+        size: PathOrName = "large",
         img_size: int | tuple[int, int] = 1024,
         checkpointing: bool = False,
         prompt_free: bool = False,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        pretrained, size = expand_source(pretrained), expand_name(size)
         if not is_size(size) and (pretrained is True or not Path(size).is_dir()):
             raise UserError(f"size: {size!r}, must be {', '.join(SIZES)}, or a folder with config.json to train anew")
         if prompt_free and (num_classes is None or num_classes < 1):

@@ -26,6 +26,7 @@ from eomt.models.weights.backbone.names import Backbone
 from eomt.models.weights.colors import Colors
 from eomt.utils.hub import require_hub
 from eomt.utils.loaded import mark_loaded
+from eomt.utils.paths import PathOrName, expand_source
 
 # that take a mask; timm's others of a ViT refuse it
 PLAIN_BLOCKS = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}
@@ -62,11 +63,12 @@ class ViT(Network):
         self,
         backbone_name: str = "vit_base_patch14_reg4_dinov2",
         img_size: tuple[int, int] = (518, 518),
-        pretrained: bool | str = True,
+        pretrained: bool | PathOrName = True,
         patch_size: int | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
         arguments: dict[str, Any] = {"patch_size": patch_size} if patch_size else {}
         self.backbone_name, self.pretrained, self.checkpointing = backbone_name, pretrained, checkpointing
         self.img_size = (int(img_size[0]), int(img_size[1]))

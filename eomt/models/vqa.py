@@ -34,6 +34,7 @@ from eomt.models.weights.vqa import (
 from eomt.utils.hub import CONFIG_FILE
 from eomt.utils.labels import IGNORED_TOKEN
 from eomt.utils.modes import evaluation_mode
+from eomt.utils.paths import PathOrName, expand_source
 from eomt.utils.tokenizer import usable_positions
 
 
@@ -87,19 +88,22 @@ class DeterministicVQA(Network):
 
     def __init__(
         self,
-        vision_model: str | dict[str, Any] = "facebook/dinov2-base",
-        text_model: str | dict[str, Any] = "vinai/bartpho-syllable",
-        pretrained: bool | str = True,
+        vision_model: PathOrName | dict[str, Any] = "facebook/dinov2-base",
+        text_model: PathOrName | dict[str, Any] = "vinai/bartpho-syllable",
+        pretrained: bool | PathOrName = True,
         answer_head: AnswerHead = "generative",
         answers: list[str] | None = None,
         question_types: list[str] | None = None,
-        tokenizer: str | None = None,
+        tokenizer: PathOrName | None = None,
         img_size: tuple[int, int] = (224, 224),
         fusion_layers: int = 2,
         checkpointing: bool = False,
         lora_config: LoRAConfig | None = None,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
+        vision_model, text_model = expand_source(vision_model), expand_source(text_model)
+        tokenizer = expand_source(tokenizer)
         models = f"{describe_source(vision_model)} + {describe_source(text_model)}"
         self._base = pretrained if isinstance(pretrained, str) else models if pretrained else f"{models} (random)"
         self.tokenizer_source = tokenizer_source(pretrained, text_model, tokenizer)

@@ -1,24 +1,46 @@
-"""Several processes: the rank of this one, and what all of them hold."""
+"""Processes that train together: the rank of this one, and what all of them hold."""
 
-from __future__ import annotations
-
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+import torch.distributed
+from torch import Tensor
 
-Gathered = TypeVar("Gathered")
+Value = TypeVar("Value")
 
 
-def gathered(value: Gathered) -> list[Gathered]:
-    """Return what each process holds."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+def is_distributed() -> bool:
+    """Return whether there are other processes to speak with."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def gather(value: Value) -> list[Value]:
+    """Return what each process holds, by rank; all of them must call it.
+
+    Args:
+        value: Anything that can be pickled.
+    """
+    if not is_distributed():
         return [value]
-    parts: list[Gathered | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, value)
-    return parts  # type: ignore[return-value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of a scalar over all processes, which must all call it; alone, the scalar itself."""
+    if not is_distributed():
+        return value
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()
 
 
 def rank() -> int:
-    """Of this process among those that train together."""
+    """Return the number of this process among those that train together, even before they have met."""
+    if is_distributed():
+        return torch.distributed.get_rank()
+    # Lightning reads it from whatever launcher there is; it is slow to import
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     return getattr(rank_zero_only, "rank", 0)

@@ -1,26 +1,20 @@
-"""Answers against references: the worked cases of VQAv2, brute force, torchmetrics, and no harm to Vietnamese."""
+"""Answers against references: the worked cases of VQAv2, brute force, and no harm to Vietnamese."""
 
 import itertools
-import math
 import unicodedata
 
 import numpy as np
 import pytest
-from torchmetrics.functional.text import bleu_score, rouge_score
 
 from eomt.metrics.answer_scores import (
     accuracy_of_matches,
     answer_tokens,
     best_accuracy,
-    bleu,
     exact_match,
-    rouge_l,
     soft_accuracy,
     token_f1,
 )
 from eomt.utils.answers import CONTRACTIONS, normalize_answer
-
-WORDS = ("con", "mèo", "đen", "ở", "trên", "ghế", "an", "toàn")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +68,7 @@ def test_different_vietnamese_words_stay_different() -> None:
     syllables = ["ma", "má", "mà", "mả", "mã", "mạ", "dan", "đan"]
 
     assert len({normalize_answer(syllable, "vi") for syllable in syllables}) == len(syllables)
-    assert token_f1("má", "ma", "vi") == rouge_l("má", "ma", "vi") == 0
+    assert token_f1("má", "ma", "vi") == 0
 
 
 @pytest.mark.parametrize(("matches", "accuracy"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (7, 1), (10, 1)])
@@ -105,7 +99,7 @@ def test_saying_nothing_is_never_right() -> None:
     for language in ("en", "vi"):
         assert soft_accuracy("", ["a"] * 10, language) == 0
         assert soft_accuracy("", ["?"], language) == 0
-        assert token_f1("", "cat", language) == rouge_l("", "cat", language) == 0
+        assert token_f1("", "cat", language) == 0
 
 
 def test_the_best_answer_of_a_vocabulary_is_found() -> None:
@@ -120,58 +114,3 @@ def test_token_f1_counts_repeated_words() -> None:
     assert token_f1("red red", "red red car", "en") == pytest.approx(0.8)
     assert token_f1("red red car", "red car", "en") == pytest.approx(0.8)
     assert token_f1("car red", "red car", "en") == 1
-
-
-@pytest.mark.parametrize(
-    ("prediction", "answer", "expected"),
-    [
-        ("mèo", "mèo", 1),
-        ("chó", "mèo", 0),
-        ("", "mèo", 0),
-        # BLEU-1: half of the words are right
-        ("con mèo", "mèo", 1 / 2),
-        ("con mèo đen", "con mèo đen", 1),
-        # both words, and (0 + 1) / (1 + 1) of the pairs
-        ("đen mèo", "mèo đen", (1 / 2) ** (1 / 2)),
-        # all words, (0 + 1) / (2 + 1) of the pairs and (0 + 1) / (1 + 1) of the three
-        ("đen mèo con", "con mèo đen", (1 / 3 * 1 / 2) ** (1 / 3)),
-        # too short: exp(1 - 3 / 2); no pair is wrong, and there is none of three
-        ("con mèo", "con mèo đen", math.exp(-1 / 2)),
-        # 4 of 5 words, (3 + 1) / (4 + 1) pairs, (2 + 1) / (3 + 1) and (1 + 1) / (2 + 1); not of five words
-        ("ở trên ghế đen to", "ở trên ghế đen nhỏ", (4 / 5 * 4 / 5 * 3 / 4 * 2 / 3) ** (1 / 4)),
-    ],
-)
-def test_bleu_of_cases_worked_by_hand(prediction: str, answer: str, expected: float) -> None:
-    assert bleu(prediction, answer, "vi") == pytest.approx(expected)
-
-
-def test_bleu_of_one_word_is_bleu_of_single_words_and_smoothed_as_torchmetrics_where_all_orders_match() -> None:
-    random = np.random.default_rng(1)
-    compared = 0
-    for _ in range(300):
-        first, second = (" ".join(random.choice(WORDS[:3], random.integers(1, 6))) for _ in range(2))
-        order = min(4, len(second.split()))
-        theirs = bleu_score([first], [[second]], n_gram=order, smooth=True).item()
-        if theirs or order == 1:
-            compared += 1
-            assert bleu(first, second, "vi") == pytest.approx(theirs, abs=1e-6)
-    assert compared > 50
-
-
-def test_rouge_l_equals_torchmetrics_and_brute_force() -> None:
-    random = np.random.default_rng(0)
-    for _ in range(150):
-        first, second = (list(random.choice(WORDS, random.integers(1, 7))) for _ in range(2))
-        found = rouge_l(" ".join(first), " ".join(second), "vi")
-        theirs = rouge_score(
-            " ".join(first),
-            " ".join(second),
-            normalizer=lambda text: normalize_answer(text, "vi"),
-            tokenizer=str.split,
-            rouge_keys="rougeL",
-        )
-        parts = [set(itertools.combinations(text, size)) for size in range(1, 7) for text in (first, second)]
-        longest = max((size for size in range(1, 7) if parts[2 * size - 2] & parts[2 * size - 1]), default=0)
-
-        assert found == pytest.approx(theirs["rougeL_fmeasure"].item(), abs=1e-6)
-        assert found == pytest.approx(2 * longest / (len(first) + len(second)))

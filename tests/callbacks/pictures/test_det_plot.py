@@ -1,12 +1,12 @@
 import numpy as np
 
+from callbacks.pictures.colors import palette
 from callbacks.pictures.det_plot import HEIGHT, WIDTH, det_plot, score_histograms
-from callbacks.pictures.masks import palette
 from eomt.metrics.error_rates import error_curve
 
 
 def places(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """Return rows and columns, left of the legend, that have a colour, (N, 2)."""
+    """Return rows and columns, left of the legend, that have a color, (N, 2)."""
     return np.argwhere((picture[:, : WIDTH * 3 // 5] == color).all(-1))
 
 

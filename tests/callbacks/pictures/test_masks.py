@@ -5,7 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.pictures.masks import PAPER, grid, index_image, overlay, palette, save_picture
+from callbacks.pictures.colors import PAPER, palette
+from callbacks.pictures.grid import picture_grid
+from callbacks.pictures.masks import index_image, overlay
+from callbacks.pictures.output import save_picture
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 8, 19, 200])
@@ -60,28 +63,28 @@ def test_index_image_keeps_ids_beyond_the_palette(tmp_path: Path) -> None:
 
 def test_small_images_are_enlarged_in_whole_pixels_and_large_ones_shrunk() -> None:
     small = torch.randint(0, 255, (3, 20, 100), dtype=torch.uint8)
-    picture = grid([[small]], ["image"], ["a.png"], [])
+    picture = picture_grid([[small]], ["image"], ["a.png"], [])
     pixels = np.asarray(picture)
     enlarged = np.kron(small.permute(1, 2, 0).numpy(), np.ones((3, 3, 1), dtype=np.uint8))
     windows = np.lib.stride_tricks.sliding_window_view(pixels, enlarged.shape)[:, 12, 0]
     assert any(np.array_equal(window, enlarged) for window in windows)
 
-    large = grid([[torch.zeros(3, 900, 1800, dtype=torch.uint8)]], ["image"], ["a.png"], [])
+    large = picture_grid([[torch.zeros(3, 900, 1800, dtype=torch.uint8)]], ["image"], ["a.png"], [])
     assert (np.asarray(large) == 0).all(-1).any(0).sum() == 640
 
 
 def test_titles_captions_and_legend_are_drawn_and_long_ones_stay_inside() -> None:
     image = torch.full((3, 256, 256), 200, dtype=torch.uint8)
-    bare = np.asarray(grid([[image]], [""], [""], []))
+    bare = np.asarray(picture_grid([[image]], [""], [""], []))
     for titles, names in ((["W" * 99], [""]), ([""], ["folder/" * 50 + "a.png"])):
-        drawn = np.asarray(grid([[image]], titles, names, []))
+        drawn = np.asarray(picture_grid([[image]], titles, names, []))
         assert drawn.shape == bare.shape
         assert (drawn != bare).any()
         assert (drawn[:, :4] == PAPER).all()
         assert (drawn[:, -4:] == PAPER).all()
 
     colors = palette(40)
-    with_legend = grid([[image]], [""], [""], [(f"class {index}", color) for index, color in enumerate(colors)])
+    with_legend = picture_grid([[image]], [""], [""], [(f"class {index}", color) for index, color in enumerate(colors)])
     assert with_legend.width == bare.shape[1]
     shown = {color for _, color in with_legend.getcolors(1 << 20)}
     assert set(colors) <= shown

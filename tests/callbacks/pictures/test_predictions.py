@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.pictures import predictions as prediction_pictures
-from callbacks.pictures.loggers import log_image
-from callbacks.pictures.masks import palette
+from callbacks.pictures.colors import palette
+from callbacks.pictures.output import log_image
 from callbacks.pictures.predictions import PredictionPictures, errors, spread
 
 SIZE = 48
@@ -112,17 +112,17 @@ def trainer(folder: Path, callback: PredictionPictures, **arguments: Any) -> lig
 
 
 class Grids:
-    """Records what is handed to `grid`, so that a test can look at single cells."""
+    """Records what is handed to `picture_grid`, so that a test can look at single cells."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[list[list[Tensor]], list[str], list[str], list[tuple[str, Any]]]] = []
-        draw = prediction_pictures.grid
+        draw = prediction_pictures.picture_grid
 
         def record(rows: Any, column_titles: Any, row_titles: Any, legend: Any) -> Image.Image:
             self.calls.append((rows, column_titles, row_titles, legend))
             return draw(rows, column_titles, row_titles, legend)
 
-        monkeypatch.setattr(prediction_pictures, "grid", record)
+        monkeypatch.setattr(prediction_pictures, "picture_grid", record)
 
     @property
     def titles(self) -> list[list[str]]:
@@ -314,7 +314,7 @@ def test_log_image_needs_neither_wandb_nor_tensorboard_for_other_loggers(tmp_pat
         "sys.modules['wandb'] = sys.modules['tensorboard'] = sys.modules['torch.utils.tensorboard'] = None\n"
         "from lightning.pytorch.loggers import CSVLogger\n"
         "from PIL import Image\n"
-        "from callbacks.pictures.loggers import log_image\n"
+        "from callbacks.pictures.output import log_image\n"
         f"log_image([CSVLogger({str(tmp_path)!r})], 'a', Image.new('RGB', (2, 2)), 0)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

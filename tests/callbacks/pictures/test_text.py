@@ -19,8 +19,8 @@ def test_every_vietnamese_letter_looks_different() -> None:
     pictures = [ink(letter) for letter in letters + letters.upper()]
     for index, first in enumerate(pictures):
         for second in pictures[:index]:
-            # the smallest difference is the dot below
-            assert (first != second).sum() > 12
+            # the smallest difference is a dot: a tenth of the font's size each way, 4 x 4 pixels with faint edges
+            assert (first != second).sum() > 8
 
 
 def test_composed_and_decomposed_text_look_the_same() -> None:

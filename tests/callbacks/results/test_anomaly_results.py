@@ -13,11 +13,11 @@ from torch import Tensor
 from callbacks.results.anomalies import (
     ANOMALY,
     CELL_WIDTH,
-    SCALE,
     AnomalyResults,
     ScoredImage,
-    Spread,
+    SpreadSamples,
     heat,
+    heat_scale,
     row,
     scale_legend,
     score_ranges,
@@ -34,7 +34,7 @@ def sample_of(number: int) -> ScoredImage:
 
 @pytest.mark.parametrize("length", [1, 3, 4, 5, 17, 100, 1000])
 def test_samples_are_spread_over_a_stream_of_any_length(length: int) -> None:
-    spread = Spread(4)
+    spread = SpreadSamples(4)
     for number in range(length):
         if spread.offers_place():
             spread.keep(sample_of(number))
@@ -51,8 +51,8 @@ def test_samples_are_spread_over_a_stream_of_any_length(length: int) -> None:
 
 def test_colours_follow_the_scores_and_stop_at_the_ends_of_the_scale() -> None:
     colors = heat(torch.tensor([[-5.0, 0.0, 0.5, 1.0, 9.0]]), 0.0, 1.0)[:, 0].T.tolist()
-    assert colors[0] == colors[1] == list(SCALE[0])
-    assert colors[3] == colors[4] == list(SCALE[-1])
+    assert colors[0] == colors[1] == list(heat_scale()[0])
+    assert colors[3] == colors[4] == list(heat_scale()[-1])
     brightness = (
         heat(torch.linspace(0, 1, 200)[None], 0.0, 1.0).double()[:, 0].T @ torch.tensor([0.3, 0.6, 0.1]).double()
     )
@@ -68,8 +68,8 @@ def test_each_score_has_one_scale_over_all_images_of_a_set() -> None:
     ranges = score_ranges([first, second])
     assert ranges.tolist() == [[0.0, 1.0], [-7.0, -6.0]]
     least, most = scale_legend(["msp", "rba"], ranges)
-    assert least == ("least anomalous: msp 0, rba -7", SCALE[0])
-    assert most == ("most: msp 1, rba -6", SCALE[-1])
+    assert least == ("least anomalous: msp 0, rba -7", heat_scale()[0])
+    assert most == ("most: msp 1, rba -6", heat_scale()[-1])
 
 
 def test_large_images_are_kept_small_and_small_ones_as_copies() -> None:

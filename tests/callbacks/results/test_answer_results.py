@@ -18,7 +18,8 @@ from PIL import Image
 
 from callbacks.pictures.answers import AnswerSample, answer_sheet, chosen, samples_of
 from callbacks.results import answers as answer_results
-from callbacks.results.answers import AnswerResults, Comparison, baseline_accuracies
+from callbacks.results.answer_comparison import Comparison, baseline_accuracies
+from callbacks.results.answers import AnswerResults
 from callbacks.run.run_summary import RunSummary
 from datamodules.questions.rows import QuestionRow
 from datamodules.questions.vqa_csv import VQACsv

@@ -152,16 +152,8 @@ def test_the_vocabulary_travels_with_the_weights() -> None:
     known.check_vocabulary()
 
 
-class Task:
-    """As much of a task as merging asks for."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, network: DeterministicVQA) -> None:
-        self.network = network
-
-    def outputs(self, network: DeterministicVQA, batch: dict[str, Any]) -> Tensor:
-        return network(**batch, labels=LABELS).logits
+def logits_of(network: torch.nn.Module, batch: dict[str, Any]) -> Tensor:
+    return network(**batch, labels=LABELS).logits
 
 
 @heads
@@ -177,7 +169,7 @@ def test_a_merged_network_answers_alike_and_opens_from_its_folder(head: str, tmp
         torch.nn.init.normal_(layer.lora_b, std=0.5)
     with pytest.raises(UserError, match="the network holds 6 adapters"):
         network.write(tmp_path)
-    merged, _, relative = merged_copy(Task(network), make_questions())  # type: ignore[arg-type]
+    merged, _, relative = merged_copy(network, make_questions(), logits_of)
     assert relative < 1e-4
     write_merged(merged, tmp_path / "merged", "model: {}\n")
     found = DeterministicVQA(pretrained=str(tmp_path / "merged")).eval()
