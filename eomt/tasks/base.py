@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -39,6 +39,8 @@ class AdaptationTask(LightningModule, ABC):
     monitor: str
     mode: Literal["min", "max"] = "max"
     file_metrics: tuple[str, ...]
+    # whether class ids of pictures and files start at 1, 0 being no class
+    has_background: ClassVar[bool] = False
 
     def __init__(
         self,
