@@ -79,7 +79,7 @@ def make_batch(ours: EoMT) -> tuple[Tensor, Tensor, dict[str, Any]]:
     mask = torch.randint(0, NUM_CLASSES, (BATCH, 4, 4)).repeat_interleave(side, 1).repeat_interleave(side, 2)
     class_labels = [labels.unique() for labels in mask]
     mask_labels = [(m == labels[:, None, None]).float() for m, labels in zip(mask, class_labels, strict=True)]
-    pixels = (image / 255 - ours.encoder.pixel_mean) / ours.encoder.pixel_std
+    pixels = (image / 255 - ours.encoder.normalize.mean) / ours.encoder.normalize.std
     return image, mask, {"pixel_values": pixels, "mask_labels": mask_labels, "class_labels": class_labels}
 
 

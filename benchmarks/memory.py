@@ -75,7 +75,7 @@ def estimate(way: str, checkpointing: bool) -> TrainingMemory:
     task = make_task(way, checkpointing)
     task.trainer = trainer = make_trainer(1)
     trainer.optimizers = [task.configure_optimizers()["optimizer"]]
-    return training_memory(task, task.synthetic_batch(2), BATCH)
+    return training_memory(task, task.unlogged_step, task.synthetic_batch(2), BATCH)
 
 
 def measure(way: str, checkpointing: bool) -> int:

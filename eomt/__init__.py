@@ -1,3 +1,68 @@
-"""End-to-end Multi-Task: LoRA for vision foundation models on small data."""
+"""End-to-end Multi-Task: LoRA for vision foundation models on small data.
+
+What is needed from Python stands here: adapt any torch module, prove that every adapter acts and learns, save, load
+and merge. Networks are in `eomt.models`, LightningModules in `eomt.tasks`, data modules in `datamodules`.
+
+    import eomt
+
+    network = eomt.apply_lora(network, eomt.LoRAConfig(rank=8, target_modules=["attention", "mlp"]))
+    eomt.audit(network, batch, loss=lambda model, batch: criterion(model(batch))).require()
+    eomt.save_adapter(network, "my_adapter")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eomt.errors import UserError
+    from eomt.lora import (
+        LoRAConfig,
+        apply_lora,
+        get_lora_stats,
+        load_adapter,
+        merge_lora_weights,
+        print_lora_summary,
+        save_adapter,
+    )
+    from eomt.verification import AuditReport, audit
 
 __version__ = "0.1.0"
+
+# name -> where it lives: read when it is asked for, so that `import eomt` costs nothing
+_PLACES = {
+    "UserError": "eomt.errors",
+    "LoRAConfig": "eomt.lora",
+    "apply_lora": "eomt.lora",
+    "get_lora_stats": "eomt.lora",
+    "load_adapter": "eomt.lora",
+    "merge_lora_weights": "eomt.lora",
+    "print_lora_summary": "eomt.lora",
+    "save_adapter": "eomt.lora",
+    "AuditReport": "eomt.verification",
+    "audit": "eomt.verification",
+}
+
+__all__ = [
+    "AuditReport",
+    "LoRAConfig",
+    "UserError",
+    "__version__",
+    "apply_lora",
+    "audit",
+    "get_lora_stats",
+    "load_adapter",
+    "merge_lora_weights",
+    "print_lora_summary",
+    "save_adapter",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a name of `__all__` from where it lives."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

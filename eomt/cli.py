@@ -29,11 +29,11 @@ from callbacks import (
     RunSummary,
 )
 from eomt.app.config import (
-    fill_from_data,
-    fill_from_weights,
-    fill_without_data,
+    assume_classes,
+    configure,
+    network_class_of,
     open_merged,
-    read_config,
+    read_yaml,
     stand_alone,
     starts_from_pissa,
     use_recorded_split,
@@ -41,6 +41,7 @@ from eomt.app.config import (
 )
 from eomt.app.log import set_up_output
 from eomt.app.messages import mistake, one_line
+from eomt.app.renamed import read_old_names
 from eomt.app.runs import claim, find_checkpoint, make_run_name, option, step_of, with_saved_config
 from eomt.app.trainer import Trainer
 from eomt.errors import UserError
@@ -48,7 +49,7 @@ from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import rank
 from eomt.utils.files import write_file
-from eomt.verification.merging import check_output, fill_from_merged, has_layout
+from eomt.verification.merging import check_output, fill_from_merged
 
 log = logging.getLogger("eomt")
 
@@ -99,6 +100,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
         self.claimed: Path | None = None
+        read_old_names()
         try:
             self._start(args, run)
         except Exception:
@@ -152,7 +154,7 @@ class CLI(LightningCLI):
         settings = self.config.get(self.config.get("subcommand", ""), self.config)
         for file in settings.get("config") or []:
             # jsonargparse passes over what stands at the top of a file and means nothing
-            for key in read_config(Path(str(file))):
+            for key in read_yaml(Path(str(file))):
                 if key.rstrip("+").partition(".")[0] not in settings:
                     known = ", ".join(name for name in vars(settings) if name != "config")
                     raise UserError(f"{file}: unknown field {key!r}; there are: {known}")
@@ -168,13 +170,11 @@ class CLI(LightningCLI):
         self._check_settings(config)
         run = self.checkpoint.run if self.checkpoint else None
         recorded = bool(run and use_recorded_split(config, run))
+        configure(config, self.checkpoint, self.subcommand == "fit")
         if config.data is None:
             assumed = ASSUMED_CLASSES if self.subcommand == "inspect" and self.checkpoint is None else None
-            if assumed := fill_without_data(config, run, assumed):
+            if assume_classes(config, assumed):
                 log.info("data: null, so %d classes are assumed; else give --model.network.num_classes", assumed)
-        fill_from_data(config, self.checkpoint, self.subcommand == "fit")
-        if self.checkpoint is None or self.checkpoint.kind != "merged":
-            fill_from_weights(config)
         self.folder = root
         if self.subcommand not in WITHOUT_RUN:
             self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
@@ -187,7 +187,7 @@ class CLI(LightningCLI):
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
         self.resolved.pop("output", None)
         if self.checkpoint and self.checkpoint.kind == "merged":
-            open_merged(config, self.checkpoint.path)
+            open_merged(config, self.checkpoint)
         elif self.checkpoint and self.checkpoint.kind == "adapter" and starts_from_pissa(config):
             # the folder holds a plain pair for the untouched base, and says itself what it adapts
             config.model.init_args.lora_config = None
@@ -201,7 +201,7 @@ class CLI(LightningCLI):
         if config.data is None and self.subcommand not in WITHOUT_RUN:
             raise UserError(f"data: null, but {self.subcommand} needs data; give --data and --data.path")
         if self.subcommand == "merge":
-            self._check_merge(config.output)
+            self._check_merge(config)
         if self.checkpoint and self.checkpoint.kind == "ckpt":
             step_of(self.checkpoint.path)
         elif self.checkpoint and self.subcommand == "fit":
@@ -225,14 +225,14 @@ class CLI(LightningCLI):
                 f"run_name: {config.run_name!r} is no plain name; set trainer.default_root_dir for the rest"
             )
 
-    def _check_merge(self, output: str | None) -> None:
+    def _check_merge(self, config: Namespace) -> None:
         if self.checkpoint is None:
             raise UserError(
                 "ckpt_path: null; give what is to be merged: a .ckpt file, an adapter folder, latest or best"
             )
         if self.checkpoint.kind == "merged":
             raise UserError(f"ckpt_path: {self.checkpoint.path} is merged already: there is nothing to merge")
-        check_output(output)
+        check_output(config.output, network_class_of(config).files)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.subcommand in WITHOUT_RUN:
@@ -262,27 +262,27 @@ class CLI(LightningCLI):
         # a limit in steps: the schedule then asks for no training data
         settings |= {"devices": 1, "logger": False, "max_epochs": -1, "max_steps": 1}
         settings |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = _make_trainer(settings | {"callbacks": [self._get(self.config_init, "audit")]})
+        trainer = _make_trainer(settings)
+        trainer.allow_random_base = self._get(self.config_init, "audit").allow_random_base
         trainer.merged_config = yaml.safe_dump(stand_alone(self.resolved), sort_keys=False)
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        if hasattr(self.model.network, "class_names"):
-            # for the merged files
-            self.model.network.class_names = self._class_names()
+        # for the merged files
+        self.model.network.class_names = self._class_names()
         if self.checkpoint is None:
             return
         self.model.weights = str(self.checkpoint.path)
         if self.checkpoint.kind == "adapter":
             load_adapter(self.model.network, self.checkpoint.path)
-        elif self.checkpoint.kind == "merged" and not has_layout(self.checkpoint.path):
-            fill_from_merged(self.model, self.checkpoint.path)
+        elif self.checkpoint.kind == "merged" and not self.model.network.opens(self.checkpoint.path):
+            fill_from_merged(self.model.network, self.checkpoint.path)
 
     def _class_names(self) -> list[str] | None:
         """Those of the data or, without, of the checkpoint's run or, without one, of the pre-trained network."""
-        names = getattr(self.datamodule, "class_names", None)
+        names = self.datamodule.class_names if self.datamodule is not None else None
         if not names and self.checkpoint and self.checkpoint.run:
-            data = read_config(self.checkpoint.run / "config.yaml").get("data") or {}
+            data = read_yaml(self.checkpoint.run / "config.yaml").get("data") or {}
             names = (data.get("init_args") or {}).get("class_names")
         elif not names and self.checkpoint is None:
             names = self.model.network.class_names
@@ -344,7 +344,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         arguments = with_saved_config(list(sys.argv[1:] if args is None else args))
         if given := option(arguments, "--config") or option(arguments, "-c"):
-            read_config(Path(given))
+            read_yaml(Path(given))
         CLI(arguments)
     except SIGTERMException:
         # Lightning saves and then exits with 0, as if the run had ended

@@ -83,7 +83,7 @@ def _sam2(folder: Path) -> dict[str, object]:
     tiny_sam2().save_pretrained(folder / "base")
     refill(folder / "base" / "model.safetensors")
     data = {"path": str(folder / "strips"), "num_images": 24, "strip_size": [32, 96]}
-    SteelStrips(**data, image_size=64).prepare_data()  # type: ignore[arg-type]
+    SteelStrips(**data, img_size=64).prepare_data()  # type: ignore[arg-type]
     network = _component("eomt.models.SAM2", pretrained=str(folder / "base"), image_size=64)
     lora = {"rank": 1, "target_modules": ["mask_decoder.transformer"], "freeze_base_model": True}
     model = _component("eomt.tasks.PromptedSegmentation", lr=3e-3, network=network, lora_config=lora)

@@ -1,8 +1,11 @@
-"""What README, LORA_README and the config headers say is true: their commands parse, their snippets run."""
+"""What the documents and the config headers say is true: their commands parse, their snippets run."""
 
+import functools
 import importlib
+import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 import yaml
 
 import eomt.tasks
+from datamodules import compute_answer_weights
 from eomt.cli import CLI
 from eomt.errors import UserError
 from eomt.lora.apply import apply_lora
@@ -19,77 +23,47 @@ from eomt.lora.files import save_adapter
 from eomt.lora.layers import lora_layers
 from eomt.models import EoMT
 from eomt.models.vit import ViT
+from tests import documents
+from tests.documents import CONFIGS, DOCUMENTS, GUIDE, MISSING, NAMES, PAGES, README, ROOT
 from tests.tiny import make_eomt
 
-ROOT = Path(__file__).parents[1]
-README, GUIDE = ROOT / "README.md", ROOT / "LORA_README.md"
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-# what replaces a placeholder of the documents so that a command can be parsed
-COMMANDS = re.compile(r"^\s*(?:\| .* \| `)?#? ?(python main\.py [^`\n]*)", re.MULTILINE)
-# a row of LORA_README that will be true once this task or file is there
-MISSING = re.compile(r" \(not in this version: ([\w./]+)\)")
+RUNS = ROOT / "docs" / "runs.md"
+JOBS = [config for config in CONFIGS if config.parent == ROOT / "configs"]
 
 
-def blocks(document: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+@functools.cache
+def command_line() -> CLI:
+    """Return the program, with a parser that need not be built again, and nothing built or run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("before_instantiate_classes", "instantiate_classes", "after_instantiate_classes"):
+            patch.setattr(CLI, name, lambda self: None)
+        patch.setattr(CLI, "_run_subcommand", lambda self, subcommand: None)
+        patch.chdir(ROOT)
+        return CLI(["fit", "--config", "configs/quickstart/eomt.yaml"])
 
 
-def commands(path: Path) -> list[str]:
-    return [match.strip() for match in COMMANDS.findall(path.read_text())]
+def parse(command: str) -> None:
+    """Parse and check a command as the program would, without building or running anything."""
+    program = command_line()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        program.parse_arguments(program.parser, shlex.split(command, comments=True)[2:])
 
 
-def present_text(path: Path) -> str:
-    """A document's prose: without blocks of code, other projects' names (first cells of rows), things yet to come."""
-    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
-    lines = [line for line in prose.splitlines() if not MISSING.search(line)]
-    return "\n".join(re.split(r"(?<!\\)\|", line, maxsplit=2)[-1] if line.startswith("|") else line for line in lines)
+@functools.cache
+def fields(config: Path) -> frozenset[str]:
+    """Return the fields of a config as options call them: `model.network.num_q`."""
+    parse(f"python main.py fit --config {config}")
+    return frozenset(name.replace(".init_args", "") for name, _ in command_line().config.fit.items())
 
 
-def options(path: Path) -> set[str]:
-    return set(re.findall(r"`(--[a-z][^`]*)`", present_text(path)))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_is_short_and_starts_with_its_command(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    assert len(lines) <= 40
-    assert any(str(path.relative_to(ROOT)) in command for command in commands(path)), lines[0]
-
-
-def parse(command: str, monkeypatch: pytest.MonkeyPatch) -> CLI:
-    """Parses and checks a command as the program would, without building or running anything."""
-    monkeypatch.setattr(CLI, "before_instantiate_classes", lambda self: None)
-    monkeypatch.setattr(CLI, "instantiate_classes", lambda self: None)
-    monkeypatch.setattr(CLI, "after_instantiate_classes", lambda self: None)
-    monkeypatch.setattr(CLI, "_run_subcommand", lambda self, subcommand: None)
-    monkeypatch.chdir(ROOT)
-    return CLI(shlex.split(command, comments=True)[2:])
-
-
-@pytest.mark.parametrize(
-    "command", sorted({command for path in [README, GUIDE, *CONFIGS] for command in commands(path)})
-)
-def test_a_command_of_the_documents_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "--config" not in command or ".help" in command:
-        # these take the configuration beside a checkpoint, or print help
-        words = shlex.split(command, comments=True)
-        rest = words[3:] if words[2] == "merge" else []
-        command = shlex.join([*words[:3], "--config", "configs/quickstart/eomt.yaml", *rest])
-    parse(command, monkeypatch)
-
-
-@pytest.mark.parametrize("option", sorted(options(README) | options(GUIDE)))
-def test_an_option_of_the_documents_exists(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if ".help" in option:
-        with pytest.raises(SystemExit) as stop:
-            parse(f"python main.py fit {option}", monkeypatch)
-        assert stop.value.code == 0
-        return
-    # it need not be one of every task
+def parse_with_some_config(words: list[str]) -> None:
+    """Parse a command that goes with one config or another: it need not be one of every task."""
+    named = {word.removeprefix("--") for word in words if word.startswith("--")}
     refusals = []
-    for config in (path for path in CONFIGS if path.parent == ROOT / "configs"):
+    for config in sorted(JOBS, key=lambda config: len(named - fields(config))):
         try:
-            parse(f"python main.py fit --config {config} {option}", monkeypatch)
+            parse(shlex.join([*words[:3], "--config", str(config), *words[3:]]))
         except UserError as error:
             refusals.append(str(error))
         else:
@@ -97,20 +71,80 @@ def test_an_option_of_the_documents_exists(option: str, monkeypatch: pytest.Monk
     pytest.fail("\n".join(refusals))
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_is_short_and_starts_with_its_command(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 40
+    assert any(str(path.relative_to(ROOT)) in command for command in documents.commands(path)), lines[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    # those of the task that CONTRIBUTING adds are run, in tests/test_contributing.py
+    sorted({line for path in [*DOCUMENTS, *CONFIGS] for line in documents.commands(path) if "brightness/" not in line}),
+)
+def test_a_command_of_the_documents_parses(command: str) -> None:
+    if ".help" in command or "--print_config" in command:
+        with pytest.raises(SystemExit) as stop:
+            parse(command)
+        assert stop.value.code == 0
+    elif "--config" in command:
+        parse(command)
+    else:
+        # it takes the configuration beside a checkpoint
+        parse_with_some_config(shlex.split(command, comments=True))
+
+
+@pytest.mark.parametrize("option", sorted({option for path in DOCUMENTS for option in documents.options(path)}))
+def test_an_option_of_the_documents_exists(option: str) -> None:
+    if ".help" in option:
+        with pytest.raises(SystemExit) as stop:
+            parse(f"python main.py fit {option}")
+        assert stop.value.code == 0
+        return
+    if " " not in option:
+        assert any(option.removeprefix("--") in fields(config) for config in JOBS)
+        return
+    command = "merge" if option.startswith("--output") else "fit"
+    parse_with_some_config(shlex.split(f"python main.py {command} {option}"))
+
+
 def test_commands_and_options_of_the_documents_were_found() -> None:
-    assert len(commands(README)) >= 4
-    assert len(options(README)) >= 6
-    assert len(commands(GUIDE)) >= 4
-    assert len(options(GUIDE)) >= 25
+    moved = [README, *PAGES]
+    assert len(documents.commands(README)) >= 4
+    assert len({option for path in moved for option in documents.options(path)}) >= 60
+    assert len({command for path in moved for command in documents.commands(path)}) >= 30
+    assert len(documents.commands(GUIDE)) >= 4
+    assert len(documents.options(GUIDE) | documents.options(NAMES)) >= 25
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_that_the_documents_run_are_there() -> None:
+    found = [words for path in [*DOCUMENTS, *CONFIGS] for words in documents.module_commands(path)]
+    assert len(found) >= 10
+    for module, *arguments in found:
+        assert importlib.util.find_spec(module), module
+        if module == compute_answer_weights.__name__:
+            compute_answer_weights._parser().parse_args(arguments)
+
+
+def test_targets_of_make_and_extras_of_the_package_exist() -> None:
+    text = "\n".join(documents.text_of(path) for path in DOCUMENTS)
+    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
+    assert {"quickstart", "test", "lint"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    assert not [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
+    extras = {name for names in re.findall(r"pip install -e '\.\[([\w,]+)\]'", text) for name in names.split(",")}
+    assert extras
+    assert extras <= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+
+
+def test_the_python_of_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = ViT("test_vit", img_size=(96, 96), patch_size=8, pretrained=False)
     monkeypatch.chdir(ROOT)
     network = EoMT(encoder, num_classes=7, num_q=16, num_blocks=3, pretrained="configs/quickstart/eomt_base")
     apply_lora(network, LoRAConfig(target_modules=["attention"], freeze_base_model=True))
     save_adapter(network, tmp_path / "adapter")
-    (code,) = blocks("README.md", "python")
+    (code,) = documents.blocks(RUNS, "python")
     assert "runs/<run>/best_lora_<...>" in code
     names = {"images": torch.zeros(1, 3, 96, 96, dtype=torch.uint8)}
     exec(code.replace("runs/<run>/best_lora_<...>", str(tmp_path / "adapter")), names)
@@ -125,7 +159,7 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     fresh.load_state_dict(network.state_dict())
     backbone = timm.create_model("test_vit", img_size=(32, 48), patch_size=8, num_classes=0)
     names = {"network": network, "fresh_network": fresh, "backbone": backbone}
-    for code in blocks("LORA_README.md", "python"):
+    for code in documents.blocks(GUIDE, "python"):
         exec(code, names)
     assert (tmp_path / "my_adapter" / "adapter_model.safetensors").is_file()
     assert lora_layers(network)
@@ -134,9 +168,22 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert any("lora_A" in name for name, _ in names["model"].named_parameters())
 
 
+def test_no_python_of_the_documents_is_left_out() -> None:
+    others = [path for path in DOCUMENTS if path not in (RUNS, GUIDE, documents.CONTRIBUTING)]
+    assert not [path.name for path in others if documents.blocks(path, "python")]
+
+
 def test_the_yaml_of_the_guide_is_a_config() -> None:
-    (text,) = blocks("LORA_README.md", "yaml")
+    (text,) = documents.blocks(GUIDE, "yaml")
     LoRAConfig(**yaml.safe_load(text)["lora_config"]["init_args"])
+
+
+def test_the_yaml_of_the_pages_is_a_config(tmp_path: Path) -> None:
+    found = [text for path in [README, *PAGES] for text in documents.blocks(path, "yaml")]
+    assert found
+    for text in found:
+        (tmp_path / "page.yaml").write_text(text)
+        parse(f"python main.py fit --config {tmp_path / 'page.yaml'}")
 
 
 def test_the_guide_has_a_row_for_every_field_with_its_default() -> None:
@@ -163,25 +210,24 @@ def test_the_guide_recommends_what_the_config_does() -> None:
 
 
 def test_rows_are_marked_as_missing_while_their_task_or_file_is() -> None:
-    missing = set(MISSING.findall(GUIDE.read_text()))
-    there = {name for name in missing if hasattr(eomt.tasks, name) or (ROOT / name).exists()}
-    assert not there, f"these are there now: strike their marks from {GUIDE.name}, and what else was said of them"
+    for path in DOCUMENTS:
+        missing = set(MISSING.findall(path.read_text()))
+        there = {name for name in missing if hasattr(eomt.tasks, name) or (ROOT / name).exists()}
+        assert not there, f"these are there now: strike their marks from {path.name}, and what else was said of them"
 
 
-def test_names_and_files_that_the_guide_gives_exist() -> None:
-    named = re.findall(r"`([^`]+)`", present_text(GUIDE))
-    names = {name for name in named if re.fullmatch(r"(eomt|callbacks|datamodules)(\.\w+)+", name)}
-    files = {name for name in named if re.fullmatch(r"[\w/]+\.(py|yaml)", name) and "/" in name}
-    files |= set(re.findall(r"\]\((?!http|#)([^)]+)\)", GUIDE.read_text()))
-    assert len(names) >= 20
-    assert len(files) >= 8
-    for name in sorted(names):
+def test_names_and_files_that_the_documents_give_exist() -> None:
+    named = {name for path in DOCUMENTS for name in documents.names(path)}
+    files = {file for path in DOCUMENTS for file in documents.files(path) if not file.startswith("brightness/")}
+    assert len(documents.names(GUIDE) | documents.names(NAMES)) >= 20
+    assert len(documents.files(GUIDE) | documents.files(NAMES)) >= 8
+    for name in sorted(named):
         resolve(name)
     assert not [name for name in files if not (ROOT / name).exists()]
 
 
 def resolve(name: str) -> object:
-    """The module, class, function or method of a dotted name."""
+    """Return the module, class, function or method of a dotted name."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
@@ -189,12 +235,21 @@ def resolve(name: str) -> object:
         return getattr(resolve(holder), attribute)
 
 
-def test_links_inside_the_guide_lead_somewhere() -> None:
-    text = GUIDE.read_text()
-    headings = {
-        re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
-    links = set(re.findall(r"\]\(#([^)]+)\)", text))
-    assert len(links) >= 10
-    assert links <= headings
+@pytest.mark.parametrize("path", [*DOCUMENTS, documents.CHANGELOG], ids=lambda path: path.stem)
+def test_links_of_a_document_lead_somewhere(path: Path) -> None:
+    for link in documents.links(path):
+        file, _, heading = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        if heading:
+            assert heading in documents.anchors(target), link
+
+
+def test_links_of_the_documents_were_found() -> None:
+    assert len([link for link in documents.links(GUIDE) if link.startswith("#")]) >= 10
+    assert len({link for path in DOCUMENTS for link in documents.links(path)}) >= 60
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = documents.links(ROOT / "docs" / "README.md")
+    assert {path.name for path in PAGES} - {"README.md"} <= index

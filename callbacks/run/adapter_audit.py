@@ -1,38 +1,29 @@
 """Proof, before the first step, that every adapter acts and learns."""
 
 import logging
+from dataclasses import replace
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from eomt.errors import UserError
-from eomt.lora.trainable import check_trainable
-from eomt.tasks.base import AdaptationTask
+from eomt.tasks.base import AdaptationTask, first_supervised
+from eomt.tasks.data import datamodule_of
 from eomt.utils.distributed import gather
-from eomt.verification.audit import (
-    audit_batch,
-    check_base_is_loaded,
-    check_optimiser,
-    first_supervised,
-    refuse,
-    summarise,
-)
+from eomt.utils.modes import isolated_randomness
 
 log = logging.getLogger("eomt")
 
 
 class AdapterAudit(Callback):
-    """Runs before the first step of every fit, on one training batch, and stops the run on a dead adapter.
+    """Runs `eomt.verification.audit` before the first step of every fit, and stops the run on a dead adapter.
 
-    It checks that what is trainable is what the config says and is in the optimiser; that each adapter is called in
-    training and in evaluation; that each adapter's A and B get a finite gradient that is not zero, from the loss in
-    training and from the output in evaluation; that the output does not depend on whether gradients are computed; that
-    everything else that is trained gets a gradient; and that nothing is frozen that no file ever filled.
-
-    Random states, buffers, gradients and weights are afterwards what they were.
+    It takes one training batch, the first that has anything to learn from.
 
     Args:
-        allow_random_base: let frozen weights be random, as in a smoke test without pre-trained weights.
+        allow_random_base: Let frozen weights be random, as in a smoke test without pre-trained weights.
+
+    Attributes:
+        verdict: What was found, in a line.
     """
 
     def __init__(self, allow_random_base: bool = False) -> None:
@@ -41,18 +32,17 @@ class AdapterAudit(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, AdaptationTask)
-        if trainer.datamodule is None:  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
+        if data is None:
             raise UserError("data: AdapterAudit needs a datamodule to take a batch from")
-        check_trainable(pl_module.network)
-        check_optimiser(pl_module, trainer.optimizers)
-        if not self.allow_random_base:
-            check_base_is_loaded(pl_module.network)
-        with isolate_rng():
-            batch = first_supervised(pl_module, trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+        with isolated_randomness():
+            batch = first_supervised(pl_module, data.train_dataloader())
         batch = trainer.strategy.batch_to_device(batch)
         with trainer.precision_plugin.forward_context():
-            faults = audit_batch(pl_module, batch)
+            report = pl_module.audit(batch, trainer.optimizers, self.allow_random_base)
         # a fault on one rank stops all of them
-        refuse(next((found for found in gather(faults) if found), []))
-        self.verdict = summarise(pl_module)
+        faults = next((found for found in gather(list(report.faults)) if found), [])
+        report = replace(report, faults=tuple(faults))
+        report.require()
+        self.verdict = str(report)
         log.info("Audit: %s", self.verdict)

@@ -1,24 +1,50 @@
 """Stops a run whose validation no longer improves."""
 
+from typing import Literal
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from callbacks.run.run_folder import metric_value
+from eomt.tasks.base import AdaptationTask
 
 
 class EarlyStoppingOnIoU(EarlyStopping):
-    """Lightning's EarlyStopping with the SAM2 guide's settings.
+    """Lightning's EarlyStopping with the SAM2 guide's settings, on what selects the task's best checkpoint.
+
+    That is the IoU in segmentation; each task names its own in `monitor` and `mode`.
 
     Args:
-        monitor: the metric that is watched.
-        patience: validations without an improvement before the run stops.
-        min_delta: an improvement must exceed the best so far by more than this.
-        mode: max, or min for errors.
+        monitor: The metric that is watched; None takes the task's.
+        patience: Validations without an improvement before the run stops.
+        min_delta: An improvement must exceed the best so far by more than this.
+        mode: max, or min for errors; None takes the task's for its own metric, else max.
     """
 
-    def __init__(self, monitor: str = "val_iou", patience: int = 7, min_delta: float = 1e-4, mode: str = "max") -> None:
+    def __init__(
+        self,
+        monitor: str | None = None,
+        patience: int = 7,
+        min_delta: float = 1e-4,
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
+        self._given_monitor, self._given_mode = monitor, mode
         # patience counts validations, wherever in an epoch they fall
-        super().__init__(monitor, min_delta, patience, mode=mode, verbose=False, check_on_train_epoch_end=False)
+        super().__init__(
+            monitor or "val_iou", min_delta, patience, verbose=False, mode=mode or "max", check_on_train_epoch_end=False
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the task's metric where none was given, and its mode with it."""
+        if isinstance(pl_module, AdaptationTask) and self._given_monitor in (None, pl_module.monitor):
+            self.monitor = pl_module.monitor
+            self._set_mode(self._given_mode or pl_module.mode)
+        super().setup(trainer, pl_module, stage)
+
+    def _set_mode(self, mode: Literal["min", "max"]) -> None:
+        if mode != self.mode:
+            # Lightning's constructor gives both the sign of the mode
+            self.mode, self.min_delta, self.best_score = mode, -self.min_delta, -self.best_score
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit":

@@ -136,7 +136,7 @@ class LoRACheckpoint(Checkpoint):
             done = adaptation(pl_module.network)
             if done and done.adapters:
                 try:
-                    save_adapter(pl_module.network, path.with_suffix(""), getattr(pl_module.network, "base", None))
+                    save_adapter(pl_module.network, path.with_suffix(""), pl_module.network.base)
                 except UserError as error:
                     log.info("%s", error)
         # before the checkpoint, which keeps what these callbacks know

@@ -10,9 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.run.lora_checkpoint import LoRACheckpoint
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask
-from eomt.verification.merging import TOLERANCE, WEIGHTS_FILE, merged_copy, write_merged
-
-__all__ = ["WEIGHTS_FILE", "MergeOnSave", "merged_copy"]
+from eomt.verification.merging import TOLERANCE, merged_copy, write_merged
 
 log = logging.getLogger("eomt")
 
@@ -60,7 +58,7 @@ class MergeOnSave(Callback):
         if not trainer.is_global_zero:
             return
         folder = checkpoint.with_name(checkpoint.stem.replace("best_lora_", "best_merged_", 1))
-        merged, self.max_abs_diff, self.relative_diff = merged_copy(pl_module, self._batch)
+        merged, self.max_abs_diff, self.relative_diff = merged_copy(pl_module.network, self._batch, pl_module.outputs)
         previous, self.name = self.name, ""
         # written so that NaN is refused too
         if not self.relative_diff <= TOLERANCE:

@@ -9,9 +9,12 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.console import Console
 
+from eomt.tasks.base import AdaptationTask
+
 log = logging.getLogger("eomt")
 
-SHOWN_METRICS = ("train_loss", "train_iou", "val_loss", "val_iou")
+# of every task; its own figures stand beside them
+SHOWN_METRICS = ("train_loss", "val_loss")
 
 
 def _without_forks(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +76,8 @@ class ProgressBar(RichProgressBar):
         """What stands beside the training bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        for name in SHOWN_METRICS:
+        own = pl_module.file_metrics[:1] if isinstance(pl_module, AdaptationTask) else ()
+        for name in (*SHOWN_METRICS, *(f"{split}_{figure}" for figure in own for split in ("train", "val"))):
             if name in trainer.callback_metrics:
                 metrics[name] = trainer.callback_metrics[name].item()
         metrics = _without_forks(metrics)

@@ -18,7 +18,7 @@ from torch import nn
 
 from callbacks.run.adapter_audit import AdapterAudit
 from callbacks.run.lora_checkpoint import LoRACheckpoint
-from callbacks.run.merge_on_save import WEIGHTS_FILE, MergeOnSave
+from callbacks.run.merge_on_save import MergeOnSave
 from callbacks.run.metrics_file import MetricsFile
 from callbacks.run.run_folder import run_folder, validation_metrics
 from eomt.lora.adapter_layer import lora_layers
@@ -28,7 +28,9 @@ from eomt.lora.layers import count_lora_parameters
 from eomt.lora.summary import get_lora_stats, lora_summary
 from eomt.report import SUMMARY, print_report, verdict
 from eomt.tasks.base import AdaptationTask
+from eomt.tasks.data import data_of
 from eomt.utils.files import write_file
+from eomt.utils.hub import WEIGHT_FILES
 
 log = logging.getLogger("eomt")
 
@@ -68,13 +70,13 @@ class RunSummary(Callback):
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
         log.info("Run folder: %s", self._folder)
-        for split, counts in getattr(trainer.datamodule, "counts", {}).items():  # type: ignore[attr-defined]
+        data = data_of(trainer)
+        for split, counts in data.counts.items() if data is not None else ():
             log.info("Data: %s: %s", split, ", ".join(f"{name} {count}" for name, count in counts.items()))
         for line in [*lora_summary(pl_module.network), *adapted_modules(pl_module.network)]:
             log.info("%s", line)
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(datamodule, "is_split_by_seed", False) and not (self._folder / "splits.json").exists():
-            text = json.dumps(datamodule.split_record, indent=1) + "\n"
+        if data is not None and data.is_split_by_seed and not (self._folder / "splits.json").exists():
+            text = json.dumps(data.split_record, indent=1) + "\n"
             write_file(self._folder / "splits.json", lambda path: path.write_text(text))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,16 +186,16 @@ class RunSummary(Callback):
             "lora_parameters": stats["lora_parameters"],
             "adapted_modules": len(stats["adapted_modules"]),
             "adapter_bytes": _size(best_path.with_suffix("") / ADAPTER_FILE) if best_path else None,
-            "merged_bytes": _size(self._folder / merge.name / WEIGHTS_FILE) if merge and merge.name else None,
+            "merged_bytes": _size(self._folder / merge.name / WEIGHT_FILES[0]) if merge and merge.name else None,
             "merge_max_abs_diff": _number(merge.max_abs_diff) if merge else None,
             "merge_relative_diff": _number(merge.relative_diff) if merge else None,
             "audit": audit.verdict if audit else "not run",
             "base": {
-                "id": getattr(task.network, "base", type(task.network).__name__),
+                "id": task.network.base,
                 "fingerprint": _digest(done.fingerprint) if done else None,
             },
             "best_checkpoint": best_path.name if best_path else None,
-            "data": getattr(trainer.datamodule, "counts", None),  # type: ignore[attr-defined]
+            "data": data.counts if (data := data_of(trainer)) is not None else None,
             "seed": int(seed) if seed else None,
             "versions": versions(),
             "seconds": round(self._elapsed(), 1),
@@ -209,10 +211,11 @@ class RunSummary(Callback):
         while path.exists():
             path = path.with_name(f"{path.name.removesuffix('_eval.json')}_again_eval.json")
         # those that a task shows, and those that it only keeps
-        figures = {**getattr(pl_module, "all_figures", {}), **trainer.callback_metrics}
+        assert isinstance(pl_module, AdaptationTask)
+        figures = {**pl_module.all_figures, **trainer.callback_metrics}
         result = {
             "task": type(pl_module).__name__,
-            "weights": getattr(pl_module, "weights", None),
+            "weights": pl_module.weights,
             "metrics": {name: _number(value) for name, value in figures.items()},
             "versions": versions(),
         }

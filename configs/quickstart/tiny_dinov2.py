@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
-from datamodules.generated.shapes.scenes import COLORS, SHAPES, SIZE, Scene, make_scene, render
-from eomt.models.parts.pixels import PixelNormalisation
+from datamodules.generated.shapes.scenes import COLORS, SHAPES, SIZE, ShapeScene, make_scene, render_shapes
+from eomt.models.parts.pixels import PixelNormalization
 
 PATCH, WIDTH, STEPS, BATCH, SCENES = 7, 64, 3000, 64, 10000
 CONFIG = {
@@ -28,7 +28,7 @@ GRID = SIZE // PATCH
 NOTHING = 0
 
 
-def labels(scene: Scene) -> np.ndarray:
+def labels(scene: ShapeScene) -> np.ndarray:
     """1 + the shape's and 1 + the colour's number of the thing that each patch lies in, 0 for none; (2, h, w)."""
     found = np.full((2, GRID, GRID), NOTHING)
     middles = (np.arange(GRID) + 0.5) * PATCH
@@ -41,7 +41,9 @@ def labels(scene: Scene) -> np.ndarray:
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
     """Images uint8 (B, 3, H, W) and labels (B, 2, h w), for ever; the scenes are drawn once."""
     scenes = [make_scene(np.random.default_rng([1, number])) for number in range(SCENES)]
-    pictures = [render(scene, "plain", np.random.default_rng([2, number])) for number, scene in enumerate(scenes)]
+    pictures = [
+        render_shapes(scene, "plain", np.random.default_rng([2, number])) for number, scene in enumerate(scenes)
+    ]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     targets = torch.from_numpy(np.stack([labels(scene) for scene in scenes])).flatten(2)
     while True:
@@ -57,7 +59,7 @@ def main() -> None:
     head = nn.Linear(WIDTH, sum(sizes))
     middles = torch.linspace(-1, 1, GRID)
     place = torch.cartesian_prod(middles, middles)  # (h w, 2)
-    normalise = PixelNormalisation()
+    normalise = PixelNormalization()
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)

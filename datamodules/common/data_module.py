@@ -1,143 +1,70 @@
-"""What the data modules of images have in common: loaders that can be resumed, and the place among processes."""
+"""The contract that every data module keeps: what data tell the rest of the application."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.common.pairs import find_files
-from datamodules.common.reading import IMAGE_EXTENSIONS
-from datamodules.common.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
-from eomt.errors import UserError
+# what a data module may take from the network for which it makes images and texts ready
+NetworkFact = Literal["img_size", "tokenizer", "max_tokens"]
 
 
-class ImageDataModule(LightningDataModule):
-    """Loaders of images.
+class DataModule(LightningDataModule):
+    """Files -> splits -> batches: data own classes, names and splits, and know no network.
 
-    Args:
-        batch_size: Training samples per step and process.
-        eval_batch_size: Samples per step in evaluation.
-        num_workers: Processes that read files.
+    A data module of your own derives from it, or from `ImageDataModule`, which makes the loaders too, and says what
+    differs. What is here by default holds for data without classes whose splits the files give.
+
+    Arguments of the type `Path`, also in a list, in a dict or beside None, hold paths: a run saves them absolute, and
+    constructors expand them with `eomt.utils.paths.expand`.
 
     Attributes:
+        batch_size: Training samples per step and process.
         counts: After `setup`, per split the number of "images", and of whatever else a data set counts.
-
-    Raises:
-        UserError: A field has an impossible value.
+        predict_path: New images, which have no annotations, to predict; None where the data's own are predicted.
+        balanced: Whether training draws every class equally often.
     """
 
-    collate: Callable[..., dict[str, Any]] = staticmethod(collate_samples)
+    # constructor arguments that the command line fills in where they are null, with what of the network: "img_size",
+    # (height, width) of its images; "tokenizer", folder or repository; "max_tokens", that its text model takes
+    from_network: ClassVar[Mapping[str, NetworkFact]] = {}
 
-    # what `eomt.tasks.data.TaskData` asks of every data module, where there is nothing to say
-    balanced: bool = False
-    predict_path: Path | None = None
+    def __init__(self, batch_size: int, predict_path: Path | None = None) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.predict_path = predict_path
+        self.counts: dict[str, dict[str, int]] = {}
+        self.balanced = False
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes, by class id; None of data without classes of their own, as those to test on alone.
+
+        Files may be read to find them; no `setup` is needed.
+        """
+        return None
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes; None for data without classes of their own."""
-        return None
-
-    @property
-    def class_names(self) -> Sequence[str] | None:
-        """Names of the classes, by class id; None for data without classes of their own."""
-        return None
+        """Number of classes; None of data without classes of their own."""
+        names = self.class_names
+        return None if names is None else len(names)
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Whether a seed splits the data."""
+        """Whether the split is made here, and not given by the files; a run then keeps `split_record`."""
         return False
 
     @property
     def split_record(self) -> dict[str, list[str]]:
-        """Names of the samples in each split, where a seed makes them."""
+        """Names of the images in each split, as the argument `splits` takes them from a JSON file; may be empty."""
         return {}
 
-    def __init__(self, batch_size: int, eval_batch_size: int, num_workers: int) -> None:
-        super().__init__()
-        for field, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise UserError(f"{field}: {value}: must be at least {least}")
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.counts: dict[str, dict[str, int]] = {}
+    def found_arguments(self) -> dict[str, Any]:
+        """Return arguments that, where they are null, are found out by reading the training data.
 
-    def training_loader(self, dataset: Any, sampler: TrainingSampler | None = None) -> DataLoader[dict[str, Any]]:
-        """Return shuffled batches that go on where a resumed run stopped; what does not fill a batch is left out."""
-        sampler = sampler or TrainingSampler(len(dataset), self._world_size, self._rank, self._run_seed)
-        if self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            sampler.samples_seen = lambda: progress.completed * self.batch_size
-        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
-
-    def evaluation_loader(self, dataset: Any, sampler: EvaluationSampler | None = None) -> DataLoader[dict[str, Any]]:
-        """Return every sample in order, the same number of batches on each rank."""
-        sampler = sampler or EvaluationSampler(len(dataset), self._world_size, self._rank)
-        return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False)
-
-    def _loader(
-        self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any], batch_size: int, drop_last: bool
-    ) -> DataLoader[dict[str, Any]]:
-        return LazyLoader(
-            dataset,
-            # by name, or Lightning cannot build the loader anew for prediction
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            collate_fn=self.collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            # its own, or each new iterator would draw from the generator of dropout, masks and prompts
-            generator=torch.Generator(),
-        )
-
-    def _check_batch_size(self, num_samples: int) -> None:
-        if num_samples // self._world_size < self.batch_size:
-            raise UserError(
-                f"batch_size: {self.batch_size} on {self._world_size} processes is more than the {num_samples} "
-                "training images: set a smaller batch_size"
-            )
-
-    @property
-    def _run_seed(self) -> int:
-        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
-
-    @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-
-def check_fractions(val_fraction: float, test_fraction: float) -> None:
-    """Raise a UserError unless these leave something to train on."""
-    if not (0 < val_fraction < 1 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-        raise UserError(
-            f"val_fraction, test_fraction: {val_fraction}, {test_fraction}: "
-            "val must be above 0, test at least 0, their sum below 1"
-        )
-
-
-def find_images(path: Path, field: str) -> dict[str, Path]:
-    """Return the images below a folder by name, or one image.
-
-    Raises:
-        UserError: There is none; the field is named.
-    """
-    if path.is_file():
-        return {path.name: path}
-    names = find_files(path, IMAGE_EXTENSIONS)
-    if not names:
-        raise UserError(f"{field}: {path} is no image and no folder of images")
-    return {name: path / name for name in names}
+        The command line fills them in, so that a saved run needs no training data to predict. Those that the class's
+        constructor does not take are passed over.
+        """
+        return {}

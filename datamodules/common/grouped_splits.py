@@ -120,6 +120,6 @@ def refuse_overlap(files: Mapping[str, Sequence[Path]]) -> None:
         other_split, other = first.setdefault(key, (split, file))
         if other_split != split:
             raise UserError(
-                f"{file}: in {split}, is a copy of {other} in {other_split}: what is measured must not be trained on, "
+                f"{file}: in {split}, is a copy of {other} in {other_split}; what is measured must not be trained on, "
                 "keep one of the two"
             )

@@ -1,7 +1,5 @@
 """Images and their masks, found by their names."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +9,7 @@ from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 
-
-def check_same_size(pair: Pair, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
-    """Raise a UserError unless an image and its mask have the same (height, width)."""
-    if image_size != mask_size:
-        raise UserError(
-            f"{pair.mask}: mask of {mask_size[0]} x {mask_size[1]} (height x width) for an image of "
-            f"{image_size[0]} x {image_size[1]}, {pair.image}: make them the same size"
-        )
-
-
-# of folders
+# of the splits' folders
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
 
 
@@ -32,6 +20,15 @@ class Pair:
     name: str
     image: ImageFile
     mask: ImageFile
+
+
+def check_same_size(pair: Pair, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
+    """Raise a UserError unless an image and its mask have the same (height, width)."""
+    if image_size != mask_size:
+        raise UserError(
+            f"{pair.mask}: mask of {mask_size[0]} x {mask_size[1]} (height x width) for an image of "
+            f"{image_size[0]} x {image_size[1]}, {pair.image}; make them the same size"
+        )
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
@@ -49,6 +46,20 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
             if name.lower().endswith(tuple(suffix.lower() for suffix in suffixes)) and not name.startswith(".")
         ]
     return sorted(names)
+
+
+def find_images(path: Path, field: str) -> dict[str, Path]:
+    """Return the images below a folder by name, or one image.
+
+    Raises:
+        UserError: There is none; the field is named.
+    """
+    if path.is_file():
+        return {path.name: path}
+    names = find_files(path, IMAGE_EXTENSIONS)
+    if not names:
+        raise UserError(f"{field}: {path} is no image and no folder of images; give one that exists")
+    return {name: path / name for name in names}
 
 
 def find_split_folders(path: Path) -> dict[str, tuple[Path, Path]] | None:
@@ -90,20 +101,20 @@ def find_pairs(
     """
     for folder in (images_folder, masks_folder):
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder: put the {folder.name} of the data set there")
+            raise UserError(f"{folder}: no such folder; put the {folder.name} of the data set there")
     mask_ending = mask_suffix or ".png"
     images = find_files(images_folder, (image_suffix,) if image_suffix else IMAGE_EXTENSIONS)
     masks = find_files(masks_folder, (mask_ending,))
     if not images:
         wanted = image_suffix or ", ".join(IMAGE_EXTENSIONS)
-        raise UserError(f"{images_folder}: no file ends with {wanted}: put images there, or check image_suffix")
+        raise UserError(f"{images_folder}: no file ends with {wanted}; put images there, or check image_suffix")
 
     image_of_mask: dict[str, str] = {}
     for image in images:
         mask = (image[: -len(image_suffix)] if image_suffix else os.path.splitext(image)[0]) + mask_ending
         if mask in image_of_mask:
             raise UserError(
-                f"{images_folder / image}: shares its mask {mask} with {image_of_mask[mask]}: keep one of the two"
+                f"{images_folder / image}: shares its mask {mask} with {image_of_mask[mask]}; keep one of the two"
             )
         image_of_mask[mask] = image
     on_disk = set(masks)
@@ -112,12 +123,12 @@ def find_pairs(
         mask = next(mask for mask, image in image_of_mask.items() if image == lonely[0])
         raise UserError(
             f"{images_folder / lonely[0]}: no mask {masks_folder / mask} ({len(lonely)} of {len(images)} "
-            "images have none): add the masks, or set mask_suffix"
+            "images have none); add the masks, or set mask_suffix"
         )
     orphans = [mask for mask in masks if mask not in image_of_mask]
     if orphans:
         raise UserError(
             f"{masks_folder / orphans[0]}: no image belongs to it ({len(orphans)} of {len(masks)} masks have "
-            "none): remove the masks, or set image_suffix and mask_suffix"
+            "none); remove the masks, or set image_suffix and mask_suffix"
         )
     return [Pair(image, images_folder / image, masks_folder / mask) for mask, image in image_of_mask.items()]

@@ -29,13 +29,13 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as an image ({reason}): replace or remove the file") from error
+        raise UserError(f"{path}: cannot be read as an image ({reason}); replace or remove the file") from error
 
 
 def _refuse_deep_image(path: ImageFile, image: Image.Image) -> None:
     if image.mode in DEEP_MODES:
         raise UserError(
-            f"{path}: greyscale image of more than 8 bits (mode {image.mode}): "
+            f"{path}: grayscale image of more than 8 bits (mode {image.mode}); "
             "convert it to 8 bits with the range of values you want to keep"
         )
 
@@ -44,7 +44,7 @@ def read_image(path: ImageFile) -> Image.Image:
     """Read an image as RGB, turned as its EXIF orientation says.
 
     Raises:
-        UserError: The file is damaged or a greyscale image of more than 8 bits.
+        UserError: The file is damaged or a grayscale image of more than 8 bits.
     """
     with _opened(path) as image:
         _refuse_deep_image(path, image)
@@ -55,7 +55,7 @@ def check_image(path: ImageFile) -> tuple[int, int]:
     """Return an image's (height, width) as `read_image` would give it, at a fraction of the cost of decoding.
 
     Raises:
-        UserError: The file is damaged or a greyscale image of more than 8 bits.
+        UserError: The file is damaged or a grayscale image of more than 8 bits.
     """
     with _opened(path) as image:
         _refuse_deep_image(path, image)
@@ -74,20 +74,20 @@ def check_image(path: ImageFile) -> tuple[int, int]:
 def read_mask(path: ImageFile, class_colors: list[Color] | None = None) -> np.ndarray:
     """Read a mask as raw labels.
 
-    Without `class_colors` the stored numbers are the labels: palette indices, grey values, bits, or the common
-    value of three equal channels. With `class_colors` every mask is read by its colours, palette and grey files
-    too, and the label is the colour's position in the list.
+    Without `class_colors` the stored numbers are the labels: palette indices, gray values, bits, or the common
+    value of three equal channels. With `class_colors` every mask is read by its colors, palette and gray files
+    too, and the label is the color's position in the list.
 
     Returns:
         (H, W) array of unsigned integers.
 
     Raises:
-        UserError: The file is damaged, is a colour mask without `class_colors`, or has a colour not listed.
+        UserError: The file is damaged, is a color mask without `class_colors`, or has a color not listed.
     """
     with _opened(path) as image:
         if class_colors is not None:
             if image.mode in DEEP_MODES:
-                raise UserError(f"{path}: mask of more than 8 bits (mode {image.mode}): class_colors wants colours")
+                raise UserError(f"{path}: mask of more than 8 bits (mode {image.mode}); class_colors wants colors")
             return _labels_of_colors(path, np.asarray(image.convert("RGB")), class_colors)
         if image.mode in ("1", "L", "P"):
             return np.asarray(image).astype(np.uint8, copy=False)
@@ -97,13 +97,13 @@ def read_mask(path: ImageFile, class_colors: list[Color] | None = None) -> np.nd
             return _labels_of_deep_mask(path, np.asarray(image))
         if image.mode in ("RGB", "RGBA"):
             return _labels_of_equal_channels(path, np.asarray(image))
-        raise UserError(f"{path}: mask of mode {image.mode}: store labels as a palette, 8-bit or 16-bit grey PNG")
+        raise UserError(f"{path}: mask of mode {image.mode}; store labels as a palette, 8-bit or 16-bit gray PNG")
 
 
 def _labels_of_deep_mask(path: ImageFile, values: np.ndarray) -> np.ndarray:
     outside = (values < 0) | (values > 0xFFFF)
     if outside.any():
-        raise UserError(f"{path}: label {values[outside][0]}: labels from 0 to 65535 can be read")
+        raise UserError(f"{path}: label {values[outside][0]}; labels from 0 to 65535 can be read")
     return values.astype(np.uint16)
 
 
@@ -113,8 +113,8 @@ def _labels_of_equal_channels(path: ImageFile, channels: np.ndarray) -> np.ndarr
     if unequal.any():
         color = tuple(int(value) for value in channels[unequal][0, :3])
         raise UserError(
-            f"{path}: colour mask ({int(unequal.sum())} coloured pixels, the first is {color}): "
-            "give masks of label ids, or list the classes' colours in class_colors where there is such a field"
+            f"{path}: color mask ({int(unequal.sum())} colored pixels, the first is {color}); "
+            "give masks of label ids, or list the classes' colors in class_colors where there is such a field"
         )
     return red
 
@@ -130,13 +130,13 @@ def _labels_of_colors(path: ImageFile, channels: np.ndarray, class_colors: list[
         first = codes[unknown][0]
         color = tuple(int(value) for value in channels[codes == first][0])
         raise UserError(
-            f"{path}: colour {color} ({int((codes == first).sum())} pixels) is not in class_colors: "
+            f"{path}: color {color} ({int((codes == first).sum())} pixels) is not in class_colors; "
             "add it there (and to ignore_labels by its position, if it is no class)"
         )
     return order.astype(np.uint8)[position]
 
 
 def _codes(colors: np.ndarray) -> np.ndarray:
-    """Return one integer per colour, (..., 3) uint8 -> (...) int32."""
+    """Return one integer per color, (..., 3) uint8 -> (...) int32."""
     red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
     return (red << 16) | (green << 8) | blue

@@ -95,7 +95,9 @@ def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sizes = {tuple(sample["image"].shape[-2:]): sample["name"] for sample in samples}
     if len(sizes) > 1:
         listed = ", ".join(f"{name} is {height} x {width}" for (height, width), name in sizes.items())
-        raise UserError(f"images of one batch differ in height x width ({listed}): set eval_batch_size: 1")
+        raise UserError(
+            f"eval_batch_size: images of one batch differ in height x width ({listed}); set eval_batch_size: 1"
+        )
     batch: dict[str, Any] = {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]

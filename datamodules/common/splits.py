@@ -36,23 +36,23 @@ def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
     try:
         record = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}): give the splits.json of an earlier run") from error
+        raise UserError(f"{file}: cannot be read as JSON ({error}); give the splits.json of an earlier run") from error
     valid = isinstance(record, dict) and set(record) <= set(SPLITS)
     if not valid or not all(
         isinstance(part, list) and all(isinstance(n, str) for n in part) for part in record.values()
     ):
-        raise UserError(f"{file}: not a record of splits: it must hold lists of names under train, val and test")
+        raise UserError(f"{file}: not a record of splits; it must hold lists of names under train, val and test")
     recorded = [name for part in record.values() for name in part]
     on_disk = set(names)
     missing = [name for name in recorded if name not in on_disk]
     if missing:
         raise UserError(
-            f"{file}: {missing[0]} is not on disk ({len(missing)} of {len(recorded)} names are not): "
+            f"{file}: {missing[0]} is not on disk ({len(missing)} of {len(recorded)} names are not); "
             "restore the images, or give another copy of the data"
         )
     if len(set(recorded)) < len(recorded):
         doubled = next(name for name in recorded if recorded.count(name) > 1)
-        raise UserError(f"{file}: {doubled} stands there twice: each image belongs to one split")
+        raise UserError(f"{file}: {doubled} stands there twice; each image belongs to one split")
     if unknown := sorted(on_disk - set(recorded)):
         # in no split they can neither be trained on nor measured: the recorded figures stay what they are
         log.warning("%s: %d images on disk are in no split and left out (%s, ...)", file, len(unknown), unknown[0])

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import track
+
+from eomt.utils.distributed import rank
 
 PROGRESS_BAR_ABOVE = 500
 
@@ -21,6 +22,6 @@ def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item], ti
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(function, items)
-        if len(items) > PROGRESS_BAR_ABOVE and getattr(rank_zero_only, "rank", 0) == 0:
+        if len(items) > PROGRESS_BAR_ABOVE and rank() == 0:
             return list(track(results, description=title, total=len(items), transient=True))
         return list(results)

@@ -37,7 +37,7 @@ class ZipMember:
         try:
             return _archive(self.archive, os.getpid()).read(self.member)
         except DAMAGED as error:
-            raise UserError(f"{self}: cannot be read ({error}): fetch the archive again, or extract it") from error
+            raise UserError(f"{self}: cannot be read ({error}); fetch the archive again, or extract it") from error
 
 
 # what the readers of images and masks take
@@ -53,7 +53,7 @@ def member_names(archive: Path) -> list[str]:
     try:
         return [name for name in _archive(archive, os.getpid()).namelist() if not name.endswith("/")]
     except DAMAGED as error:
-        raise UserError(f"{archive}: cannot be read as a zip file ({error}): fetch it again, or extract it") from error
+        raise UserError(f"{archive}: cannot be read as a zip file ({error}); fetch it again, or extract it") from error
 
 
 @lru_cache(maxsize=8)

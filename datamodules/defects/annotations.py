@@ -36,7 +36,7 @@ class Annotation(Protocol):
 
 
 @dataclass(frozen=True)
-class Sample:
+class AnnotatedImage:
     """An image: its name, its file, the ids of the classes it shows, and where."""
 
     name: str
@@ -84,7 +84,7 @@ class MaskFile:
         )
 
 
-class Layout(ABC):
+class AnnotationLayout(ABC):
     """A folder of annotated images.
 
     Args:
@@ -103,7 +103,7 @@ class Layout(ABC):
         """Return the names of the classes, where the user gives none, if just these labels occur."""
 
     @abstractmethod
-    def samples(self, class_names: Sequence[str]) -> list[Sample]:
+    def samples(self, class_names: Sequence[str]) -> list[AnnotatedImage]:
         """Return all images, sorted by name.
 
         Raises:
@@ -111,7 +111,7 @@ class Layout(ABC):
         """
 
 
-class KaggleLayout(Layout):
+class KaggleLayout(AnnotationLayout):
     """`train.csv` beside `train_images`.
 
     The table has the columns `ImageId,ClassId,EncodedPixels` or `ImageId_ClassId,EncodedPixels`; classes count from
@@ -124,29 +124,29 @@ class KaggleLayout(Layout):
     def class_names(self, labels: set[Any]) -> list[str]:
         return list(SEVERSTAL_CLASSES)
 
-    def samples(self, class_names: Sequence[str]) -> list[Sample]:
+    def samples(self, class_names: Sequence[str]) -> list[AnnotatedImage]:
         table, images = self.folder / "train.csv", self.folder / "train_images"
         if not images.is_dir():
-            raise UserError(f"{images}: no such folder: put the images of train.csv there")
+            raise UserError(f"{images}: no such folder; put the images of train.csv there")
         rows: dict[str, list[tuple[int, int, str]]] = {name: [] for name in find_files(images, IMAGE_EXTENSIONS)}
         for row, name, label, runs in _table_rows(table):
             if name not in rows:
-                raise UserError(f"{table}: row {row}: no image {images / name}: add it, or remove the row")
+                raise UserError(f"{table}: row {row}: no image {images / name}; add it, or remove the row")
             if label not in map(str, range(1, len(class_names) + 1)):
-                raise UserError(f"{table}: row {row}: class {label!r}, must be 1 to {len(class_names)}")
+                raise UserError(f"{table}: row {row}: class {label!r}; must be 1 to {len(class_names)}")
             if runs:
                 # here, so that a mistake is found whichever split its image falls into
                 parse_runs(runs, f"{table}: row {row}")
                 rows[name].append((row, int(label) - 1, runs))
         return [
-            Sample(
+            AnnotatedImage(
                 name, images / name, frozenset(class_id for _, class_id, _ in found), RunLengths(table, tuple(found))
             )
             for name, found in rows.items()
         ]
 
 
-class SuperviselyLayout(Layout):
+class SuperviselyLayout(AnnotationLayout):
     """`img/X.jpg` and `ann/X.jpg.json`."""
 
     @cached_property
@@ -155,11 +155,11 @@ class SuperviselyLayout(Layout):
         names = find_files(self.folder / "img", IMAGE_EXTENSIONS)
         annotated = find_files(self.folder / "ann", (".json",))
         if not names:
-            raise UserError(f"{self.folder / 'img'}: no image: put images there ({', '.join(IMAGE_EXTENSIONS)})")
+            raise UserError(f"{self.folder / 'img'}: no image; put images there ({', '.join(IMAGE_EXTENSIONS)})")
         if lonely := sorted(set(names) - {name.removesuffix(".json") for name in annotated}):
-            raise UserError(f"{self.folder / 'img' / lonely[0]}: no {self._file(lonely[0])}: export the annotation too")
+            raise UserError(f"{self.folder / 'img' / lonely[0]}: no {self._file(lonely[0])}; export the annotation too")
         if orphans := sorted(set(annotated) - {f"{name}.json" for name in names}):
-            raise UserError(f"{self.folder / 'ann' / orphans[0]}: no image in img belongs to it: add the image")
+            raise UserError(f"{self.folder / 'ann' / orphans[0]}: no image in img belongs to it; add the image")
         titles = map_in_threads(lambda name: frozenset(read_titles(self._file(name))), names, "Reading annotations")
         return dict(zip(names, titles, strict=True))
 
@@ -170,20 +170,20 @@ class SuperviselyLayout(Layout):
         return set().union(*self._titles.values())
 
     def class_names(self, labels: set[Any]) -> list[str]:
-        # one of Severstal's titles among others: those are mistakes, and would shift the ids
+        # one of Severstal's titles among others: those are errors, and would shift the ids
         return list(SEVERSTAL_CLASSES) if labels & set(SEVERSTAL_CLASSES) or not labels else sorted(labels)
 
-    def samples(self, class_names: Sequence[str]) -> list[Sample]:
+    def samples(self, class_names: Sequence[str]) -> list[AnnotatedImage]:
         ids = {title: class_id for class_id, title in enumerate(class_names)}
         for name, titles in self._titles.items():
             if unknown := sorted(titles - set(ids)):
                 number = read_titles(self._file(name)).index(unknown[0])
                 raise UserError(
-                    f"{self._file(name)}: object {number}: unknown class {unknown[0]!r}, must be one of "
-                    f"{', '.join(class_names)}: see class_names"
+                    f"{self._file(name)}: object {number}: unknown class {unknown[0]!r}; must be one of "
+                    f"{', '.join(class_names)}, see class_names"
                 )
         return [
-            Sample(
+            AnnotatedImage(
                 name,
                 self.folder / "img" / name,
                 frozenset(ids[title] for title in titles),
@@ -193,7 +193,7 @@ class SuperviselyLayout(Layout):
         ]
 
 
-class MaskLayout(Layout):
+class MaskLayout(AnnotationLayout):
     """`images` and `masks`, of which 0 is background and 1, 2, ... are the classes."""
 
     @cached_property
@@ -214,14 +214,14 @@ class MaskLayout(Layout):
         if not labels or labels != set(range(1, len(labels) + 1)):
             raise UserError(
                 f"{self.folder / 'masks'}: values {', '.join(map(str, sorted(labels))) or 'none'} beside the "
-                "background 0: store the classes as 1, 2, 3, ..., or give class_names if some are absent"
+                "background 0; store the classes as 1, 2, 3, ..., or give class_names if some are absent"
             )
         return [f"class {label}" for label in sorted(labels)]
 
-    def samples(self, class_names: Sequence[str]) -> list[Sample]:
+    def samples(self, class_names: Sequence[str]) -> list[AnnotatedImage]:
         count = len(class_names)
         return [
-            Sample(
+            AnnotatedImage(
                 pair.name,
                 self.folder / "images" / pair.name,
                 frozenset(_class_of_value(value, count, pair.mask) for value in values),
@@ -231,7 +231,7 @@ class MaskLayout(Layout):
         ]
 
 
-def find_layout(folder: Path) -> Layout:
+def find_layout(folder: Path) -> AnnotationLayout:
     """Tell by its contents how a folder is laid out.
 
     Raises:
@@ -244,7 +244,7 @@ def find_layout(folder: Path) -> Layout:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         return MaskLayout(folder)
     raise UserError(
-        f"{folder}: holds neither train.csv, nor img and ann (Supervisely), nor images and masks: "
+        f"{folder}: holds neither train.csv, nor img and ann (Supervisely), nor images and masks; "
         "see Severstal for the layouts"
     )
 
@@ -259,7 +259,7 @@ def _table_rows(table: Path) -> Iterator[tuple[int, str, str, str]]:
                 columns >= {"ImageId", "ClassId", "EncodedPixels"} or columns >= {"ImageId_ClassId", "EncodedPixels"}
             ):
                 raise UserError(
-                    f"{table}: columns {', '.join(reader.fieldnames or []) or 'none'}: must be "
+                    f"{table}: columns {', '.join(reader.fieldnames or []) or 'none'}; must be "
                     "ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels"
                 )
             for fields in reader:
@@ -271,10 +271,10 @@ def _table_rows(table: Path) -> Iterator[tuple[int, str, str, str]]:
                 if not name:
                     column = "ImageId" if "ImageId" in columns else "ImageId_ClassId"
                     found = fields[column] or "nothing"
-                    raise UserError(f"{row}: {column} {found!r}: must name an image{' and a class' * ('_' in column)}")
+                    raise UserError(f"{row}: {column} {found!r}; must name an image{' and a class' * ('_' in column)}")
                 yield reader.line_num, name, (label or "").strip(), (fields["EncodedPixels"] or "").strip()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: cannot be read as a table ({error}): give Severstal's train.csv") from error
+        raise UserError(f"{table}: cannot be read as a table ({error}); give Severstal's train.csv") from error
 
 
 def _values(raw: np.ndarray) -> list[int]:
@@ -285,7 +285,7 @@ def _class_of_value(value: int, num_classes: int, file: ImageFile) -> int:
     if num_classes == 1 and value == WHITE:
         return 0
     if value > num_classes:
-        raise UserError(f"{file}: value {value}, must be 0 (background) to {num_classes}: see class_names")
+        raise UserError(f"{file}: value {value}; must be 0 (background) to {num_classes}, see class_names")
     return value - 1
 
 

@@ -13,10 +13,10 @@ from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.reading import read_image
 from datamodules.common.sampling import PADDING_INDEX
-from datamodules.defects.annotations import Sample
+from datamodules.defects.annotations import AnnotatedImage
 
 
-def read_sample(sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
+def read_sample(sample: AnnotatedImage) -> tuple[Tensor, Tensor, Tensor]:
     """Return an image (3, H, W) uint8, its masks (N, H, W) bool, and their class ids (N,) int64, N may be 0.
 
     Raises:
@@ -33,7 +33,7 @@ def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize masks (N, H, W) bool so that none of them that holds a pixel becomes empty, (N, *size) bool."""
     if not len(masks):
         return masks.new_zeros((0, *size))
-    # nearest-exact keeps to the pixel centres, as the image's resize does; nearest would be half a pixel off
+    # nearest-exact keeps to the pixel centers, as the image's resize does; nearest would be half a pixel off
     resized = F.resize(masks.to(torch.uint8), list(size), InterpolationMode.NEAREST_EXACT).bool()
     lost = masks.flatten(1).any(1) & ~resized.flatten(1).any(1)
     if lost.any():
@@ -45,24 +45,24 @@ def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 class DefectDataset(Dataset[dict[str, Any]]):
     """Images at the network's size, with masks at their own.
 
-    A sample holds `image` (3, *image_size) uint8 RGB, `masks` (N, H, W) bool at the size of the file, one for each
+    A sample holds `image` (3, *img_size) uint8 RGB, `masks` (N, H, W) bool at the size of the file, one for each
     class it shows, `class_ids` (N,) int64, and `name`. `PADDING_INDEX` gives the first image without masks and name.
 
     Args:
         samples: The files.
-        image_size: Height and width of the images.
+        img_size: Height and width of the images.
     """
 
-    def __init__(self, samples: Sequence[Sample], image_size: tuple[int, int]) -> None:
+    def __init__(self, samples: Sequence[AnnotatedImage], img_size: tuple[int, int]) -> None:
         self.samples = samples
-        self.image_size = image_size
+        self.img_size = img_size
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, masks, class_ids = read_sample(self.samples[max(index, 0)])
-        image = F.resize(image, list(self.image_size), antialias=True)
+        image = F.resize(image, list(self.img_size), antialias=True)
         if index == PADDING_INDEX:
             return {"image": image, "masks": masks[:0], "class_ids": class_ids[:0], "name": ""}
         return {"image": image, "masks": masks, "class_ids": class_ids, "name": self.samples[index].name}
@@ -75,13 +75,13 @@ class AugmentedDefectDataset(Dataset[dict[str, Any]]):
 
     Args:
         samples: The files.
-        image_size: Height and width of images and masks.
+        img_size: Height and width of images and masks.
         augment: Whether to change anything but the size.
     """
 
-    def __init__(self, samples: Sequence[Sample], image_size: tuple[int, int], augment: bool) -> None:
+    def __init__(self, samples: Sequence[AnnotatedImage], img_size: tuple[int, int], augment: bool) -> None:
         self.samples = samples
-        self.image_size = image_size
+        self.img_size = img_size
         self.augment = augment
         self.jitter = v2.ColorJitter(brightness=0.2, contrast=0.2)
 
@@ -98,8 +98,8 @@ class AugmentedDefectDataset(Dataset[dict[str, Any]]):
                 torch.default_generator.manual_seed(seed)
                 image, masks = self._change(image, masks)
         return {
-            "image": F.resize(image, list(self.image_size), antialias=True),
-            "masks": resize_masks(masks, self.image_size),
+            "image": F.resize(image, list(self.img_size), antialias=True),
+            "masks": resize_masks(masks, self.img_size),
             "class_ids": class_ids,
             "name": self.samples[position].name,
         }

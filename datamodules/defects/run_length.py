@@ -38,7 +38,7 @@ def decode_runs(runs: str, size: tuple[int, int], source: str) -> np.ndarray:
         start, length = int(starts[outside][0]), int(lengths[outside][0])
         raise UserError(
             f"{source}: the run {start + 1} {length} ends at pixel {start + length}, but the image of "
-            f"{height} x {width} (height x width) has {height * width}: correct or remove the row"
+            f"{height} x {width} (height x width) has {height * width}; correct or remove the row"
         )
     flat = np.zeros(height * width, dtype=bool)
     # every run's pixels one after the other: a count through all of them, moved to each run's start
@@ -57,11 +57,11 @@ def parse_runs(runs: str, source: str) -> tuple[np.ndarray, np.ndarray]:
         values = np.array(runs.split(), dtype=np.int64)
     except (ValueError, OverflowError) as error:
         reason = str(error).replace("with base 10: ", "")
-        raise UserError(f"{source}: runs must be whole numbers ({reason}): correct or remove the row") from error
+        raise UserError(f"{source}: runs must be whole numbers ({reason}); correct or remove the row") from error
     if len(values) % 2:
         raise UserError(
-            f"{source}: {len(values)} run values, an odd number: each start needs a length, correct or remove the row"
+            f"{source}: {len(values)} run values, an odd number; each start needs a length, correct or remove the row"
         )
     if values.min(initial=1) < 1:
-        raise UserError(f"{source}: run value {values.min()}: starts count from 1 and lengths are at least 1")
+        raise UserError(f"{source}: run value {values.min()}; starts count from 1 and lengths are at least 1")
     return values[::2] - 1, values[1::2]

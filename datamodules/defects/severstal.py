@@ -1,18 +1,23 @@
 """Steel defects and other images with masks of objects."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
-from datamodules.common.data_module import ImageDataModule, check_fractions, find_images
+from datamodules.common.checks import as_size, check_class_names, check_fractions
+from datamodules.common.data_module import NetworkFact
 from datamodules.common.grouped_splits import group_copies, grouped_split, refuse_overlap
+from datamodules.common.image_data_module import ImageDataModule
+from datamodules.common.pairs import find_images
 from datamodules.common.reading import check_image
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
-from datamodules.defects.annotations import Layout, RunLengths, Sample, find_layout
+from datamodules.defects.annotations import AnnotatedImage, AnnotationLayout, RunLengths, find_layout
 from datamodules.defects.dataset import AugmentedDefectDataset, DefectDataset, collate_defects
 from eomt.errors import UserError
+from eomt.utils.paths import expand
 
 DEFAULT_IMAGE_SIZE = 1024
 
@@ -25,7 +30,7 @@ class Severstal(ImageDataModule):
     background, class id i is i + 1); or such a pair itself. Where no folders say so, the split is seeded: copies of
     an image stay together, classes keep their share.
 
-    Batches are dicts: `image` (B, 3, *image_size) uint8 RGB, squashed to that size; `masks`, list of B tensors
+    Batches are dicts: `image` (B, 3, *img_size) uint8 RGB, squashed to that size; `masks`, list of B tensors
     (N, h, w) bool, one mask for each class that the image shows; `class_ids`, list of B tensors (N,) int64; `name`,
     list of B file names. In training h, w is the image size; in evaluation it is that of the file. In evaluation a
     sample with an empty name is padding of a rank.
@@ -33,7 +38,7 @@ class Severstal(ImageDataModule):
     Args:
         path: Folder of the data set.
         batch_size: Training samples per step and process.
-        image_size: Height and width of images, one number for a square; the command line fills in the network's;
+        img_size: Height and width of images, one number for a square; the command line fills in the network's;
             null for 1024. [256, 1600] is Severstal's own.
         eval_batch_size: Samples per step in evaluation.
         num_workers: Processes that read files.
@@ -56,12 +61,13 @@ class Severstal(ImageDataModule):
     """
 
     collate = staticmethod(collate_defects)
+    from_network: ClassVar[Mapping[str, NetworkFact]] = {"img_size": "img_size"}
 
     def __init__(
         self,
-        path: str,
+        path: Path,
         batch_size: int = 1,
-        image_size: int | tuple[int, int] | None = None,
+        img_size: int | tuple[int, int] | None = None,
         eval_batch_size: int = 1,
         num_workers: int = 2,
         class_names: list[str] | None = None,
@@ -70,30 +76,23 @@ class Severstal(ImageDataModule):
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         split_seed: int = 0,
-        splits: str | None = None,
-        predict_path: str | None = None,
+        splits: Path | None = None,
+        predict_path: Path | None = None,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
         check_fractions(val_fraction, test_fraction)
-        for name in class_names or []:
-            if not name or name == "images" or (class_names or []).count(name) > 1:
-                raise UserError(f"class_names: {name!r}: names must differ, and be neither empty nor 'images'")
-        image_size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if min(height, width) < 1:
-            raise UserError(f"image_size: {[height, width]}: must be at least 1 pixel each way")
-        self.path = Path(path)
-        self.image_size = (height, width)
+        check_class_names(class_names)
+        self.path = expand(path)
+        self.img_size = as_size(img_size, DEFAULT_IMAGE_SIZE)
         self.include_clean = include_clean
         self.augment = augment
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.split_seed = split_seed
-        self.splits = Path(splits) if splits is not None else None
-        self.predict_path = Path(predict_path) if predict_path is not None else None
+        self.splits = expand(splits)
         self._class_names = class_names
-        self._layouts: dict[str, Layout] | None = None
-        self._split_samples: dict[str, list[Sample]] | None = None
+        self._layouts: dict[str, AnnotationLayout] | None = None
+        self._split_samples: dict[str, list[AnnotatedImage]] | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -102,11 +101,6 @@ class Severstal(ImageDataModule):
             layouts = list(self._found_layouts().values())
             self._class_names = layouts[0].class_names(set().union(*(layout.labels() for layout in layouts)))
         return list(self._class_names)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
 
     @property
     def is_split_by_seed(self) -> bool:
@@ -121,6 +115,10 @@ class Severstal(ImageDataModule):
         """
         return {split: [sample.name for sample in samples] for split, samples in self._found().items()}
 
+    def found_arguments(self) -> dict[str, Any]:
+        """Return the names of the classes."""
+        return {"class_names": self.class_names}
+
     def setup(self, stage: str | None = None) -> None:
         """Look at every file of the splits that the stage needs, and fill `counts`.
 
@@ -130,7 +128,7 @@ class Severstal(ImageDataModule):
         for split in SPLITS_OF_STAGE[stage]:
             samples = self._samples(split)
             if not samples and split != "test":
-                raise UserError(f"{self.path}: the {split} split is empty: more annotated images are needed")
+                raise UserError(f"{self.path}: the {split} split is empty; more annotated images are needed")
             if samples:
                 map_in_threads(_check_sample, samples, f"Checking {split} files")
                 counts = {"images": len(samples)}
@@ -142,7 +140,7 @@ class Severstal(ImageDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out."""
-        return self.training_loader(AugmentedDefectDataset(self._samples("train"), self.image_size, self.augment))
+        return self.training_loader(AugmentedDefectDataset(self._samples("train"), self.img_size, self.augment))
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
@@ -155,7 +153,7 @@ class Severstal(ImageDataModule):
             UserError: There is no test split.
         """
         if not self._samples("test"):
-            raise UserError(f"{self.path}: no test split: use validate, add a 'test' folder, or set test_fraction")
+            raise UserError(f"{self.path}: no test split; use validate, add a 'test' folder, or set test_fraction")
         return self._defect_loader(self._samples("test"))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -167,15 +165,17 @@ class Severstal(ImageDataModule):
         if self.predict_path is None:
             return self._defect_loader(self._samples("test") or self._samples("val"))
         files = find_images(self.predict_path, "predict_path")
-        return self._defect_loader([Sample(name, file, frozenset(), RunLengths(file)) for name, file in files.items()])
+        return self._defect_loader(
+            [AnnotatedImage(name, file, frozenset(), RunLengths(file)) for name, file in files.items()]
+        )
 
-    def _defect_loader(self, samples: list[Sample]) -> DataLoader[dict[str, Any]]:
-        return self.evaluation_loader(DefectDataset(samples, self.image_size))
+    def _defect_loader(self, samples: list[AnnotatedImage]) -> DataLoader[dict[str, Any]]:
+        return self.evaluation_loader(DefectDataset(samples, self.img_size))
 
-    def _samples(self, split: str) -> list[Sample]:
+    def _samples(self, split: str) -> list[AnnotatedImage]:
         return [sample for sample in self._found()[split] if sample.classes or self.include_clean]
 
-    def _found(self) -> dict[str, list[Sample]]:
+    def _found(self) -> dict[str, list[AnnotatedImage]]:
         if self._split_samples is None:
             self._split_samples = self._seeded_splits() if self.is_split_by_seed else self._given_splits()
             # a new split keeps copies together by itself; those that take no part do no harm
@@ -183,13 +183,13 @@ class Severstal(ImageDataModule):
                 refuse_overlap({split: [sample.image for sample in self._samples(split)] for split in SPLITS})
         return self._split_samples
 
-    def _given_splits(self) -> dict[str, list[Sample]]:
+    def _given_splits(self) -> dict[str, list[AnnotatedImage]]:
         if self.splits is not None:
-            raise UserError(f"splits: {self.path} is split by its folders: leave splits out")
+            raise UserError(f"splits: {self.path} is split by its folders; leave splits out")
         found = {split: layout.samples(self.class_names) for split, layout in self._found_layouts().items()}
         return {split: found.get(split, []) for split in SPLITS}
 
-    def _seeded_splits(self) -> dict[str, list[Sample]]:
+    def _seeded_splits(self) -> dict[str, list[AnnotatedImage]]:
         samples = {sample.name: sample for sample in self._found_layouts()["all"].samples(self.class_names)}
         if self.splits is None:
             groups = group_copies(
@@ -200,18 +200,18 @@ class Severstal(ImageDataModule):
             record = read_split_record(self.splits, list(samples))
         return {split: [samples[name] for name in record[split]] for split in SPLITS}
 
-    def _found_layouts(self) -> dict[str, Layout]:
+    def _found_layouts(self) -> dict[str, AnnotationLayout]:
         """Return the layout of each split's folder, or that of "all"."""
         if self._layouts is None:
             if not self.path.is_dir():
-                raise UserError(f"path: {self.path} is not a folder: give the data set's folder")
+                raise UserError(f"path: {self.path} is not a folder; give the data set's folder")
             if self.is_split_by_seed:
                 self._layouts = {"all": find_layout(self.path)}
             else:
                 folders = {split: self._split_folder(split) for split in SPLITS}
                 if folders["val"] is None:
                     raise UserError(
-                        f"{self.path / 'val'}: no such folder, nor val_split: add one beside the train split"
+                        f"{self.path / 'val'}: no such folder, nor val_split; add one beside the train split"
                     )
                 self._layouts = {split: find_layout(folder) for split, folder in folders.items() if folder}
         return self._layouts
@@ -221,6 +221,6 @@ class Severstal(ImageDataModule):
         return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def _check_sample(sample: Sample) -> None:
+def _check_sample(sample: AnnotatedImage) -> None:
     """Raise a UserError unless the image can be read and the annotation fits it."""
     sample.annotation.masks(check_image(sample.image))

@@ -42,7 +42,7 @@ def read_objects(file: Path, image_size: tuple[int, int]) -> list[tuple[str, np.
     size = _size(content, file)
     if size != image_size:
         raise UserError(
-            f"{file}: size {size[0]} x {size[1]} (height x width) for an image of {image_size[0]} x {image_size[1]}: "
+            f"{file}: size {size[0]} x {size[1]} (height x width) for an image of {image_size[0]} x {image_size[1]}; "
             "make them the same size"
         )
     objects = []
@@ -68,7 +68,7 @@ def decode_bitmap(data: str, source: str) -> np.ndarray:
     try:
         content = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"{source}: bitmap.data is not base64 ({error}): export the annotation again") from error
+        raise UserError(f"{source}: bitmap.data is not base64 ({error}); export the annotation again") from error
     try:
         if not content.startswith(PNG_SIGNATURE):
             content = zlib.decompress(content)
@@ -78,26 +78,26 @@ def decode_bitmap(data: str, source: str) -> np.ndarray:
             return np.asarray(image.convert("RGB")).max(axis=-1) > 0
     except (zlib.error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{source}: bitmap.data holds no PNG ({reason}): export the annotation again") from error
+        raise UserError(f"{source}: bitmap.data holds no PNG ({reason}); export the annotation again") from error
 
 
 def _full_mask(found: dict[str, Any], size: tuple[int, int], source: str) -> np.ndarray:
     bitmap = found.get("bitmap")
     if not isinstance(bitmap, dict) or not isinstance(bitmap.get("data"), str):
         kind = found.get("geometryType", "unknown")
-        raise UserError(f"{source}: no bitmap (geometryType {kind}): convert objects to bitmaps in Supervisely")
+        raise UserError(f"{source}: no bitmap (geometryType {kind}); convert objects to bitmaps in Supervisely")
     origin = bitmap.get("origin")
     if not isinstance(origin, list) or len(origin) != 2 or not all(type(value) is int for value in origin):
-        raise UserError(f"{source}: bitmap.origin {origin}: must be [column, row] in whole pixels")
+        raise UserError(f"{source}: bitmap.origin {origin}; must be [column, row] in whole pixels")
     part = decode_bitmap(bitmap["data"], source)
     if not part.any():
-        raise UserError(f"{source}: the bitmap is empty: remove the object")
+        raise UserError(f"{source}: the bitmap is empty; remove the object")
     left, top = origin
     height, width = part.shape
     if left < 0 or top < 0 or left + width > size[1] or top + height > size[0]:
         raise UserError(
             f"{source}: a bitmap of {height} x {width} (height x width) at origin {origin} leaves the image of "
-            f"{size[0]} x {size[1]}: correct or remove the object"
+            f"{size[0]} x {size[1]}; correct or remove the object"
         )
     mask = np.zeros(size, dtype=bool)
     mask[top : top + height, left : left + width] = part
@@ -108,22 +108,22 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}): export the annotation again") from error
+        raise UserError(f"{file}: cannot be read as JSON ({error}); export the annotation again") from error
     objects = content.get("objects") if isinstance(content, dict) else None
     if not isinstance(objects, list) or not all(isinstance(found, dict) for found in objects):
-        raise UserError(f"{file}: no list of 'objects': give Supervisely's JSON, one file an image")
+        raise UserError(f"{file}: no list of 'objects'; give Supervisely's JSON, one file an image")
     return content
 
 
 def _size(content: dict[str, Any], file: Path) -> tuple[int, int]:
     size = content.get("size")
     if not isinstance(size, dict) or not all(type(size.get(side)) is int for side in ("height", "width")):
-        raise UserError(f"{file}: size {size}: must hold height and width in whole pixels")
+        raise UserError(f"{file}: size {size}; must hold height and width in whole pixels")
     return size["height"], size["width"]
 
 
 def _title(found: dict[str, Any], source: str) -> str:
     title = found.get("classTitle")
     if not isinstance(title, str) or not title:
-        raise UserError(f"{source}: no classTitle: name the object's class")
+        raise UserError(f"{source}: no classTitle; name the object's class")
     return title

@@ -22,14 +22,14 @@ def with_boxes(faces: Sequence[Face], folder: Path, file_names: Sequence[str]) -
     """
     files = [folder / name for name in file_names if (folder / name).is_file()]
     if not files:
-        raise UserError(f"face_boxes: none of {', '.join(file_names)} is in {folder}: put the box files there")
+        raise UserError(f"face_boxes: none of {', '.join(file_names)} is in {folder}; put the box files there")
     boxes: dict[str, Box] = {}
     for file in files:
         boxes |= _read_boxes(file)
     without = [face.name for face in faces if face.name not in boxes]
     if without:
         raise UserError(
-            f"face_boxes: {without[0]} has no box ({len(without)} of {len(faces)} images of {folder} have none): "
+            f"face_boxes: {without[0]} has no box ({len(without)} of {len(faces)} images of {folder} have none); "
             "both classes must be cropped alike, add them or leave the images out"
         )
     return [replace(face, box=boxes[face.name]) for face in faces]
@@ -45,9 +45,11 @@ def _read_boxes(file: Path) -> dict[str, Box]:
         try:
             left, right, top, bottom = (round(float(value)) for value in values[:4])
         except ValueError:
-            raise UserError(f"{file}: line {number}: {line.strip()!r}, must be: path x1 x2 y1 y2") from None
+            raise UserError(f"{file}: line {number}: {line.strip()!r}; must be: path x1 x2 y1 y2") from None
         if not (left < right and top < bottom):
-            raise UserError(f"{file}: line {number}: an empty box, x {left} to {right}, y {top} to {bottom}")
+            raise UserError(
+                f"{file}: line {number}: an empty box, x {left} to {right}, y {top} to {bottom}; correct the line"
+            )
         boxes[PurePosixPath(name).as_posix()] = (left, top, right, bottom)
     return boxes
 
@@ -55,7 +57,7 @@ def _read_boxes(file: Path) -> dict[str, Box]:
 def face_window(image_size: tuple[int, int], box: Box | None, shape: tuple[int, int]) -> Box:
     """Return the part of an image that is shown, in the proportions of `shape`, so that no face is squashed.
 
-    With a box it is the smallest such part that covers the box, around its centre, moved and at last shrunk to lie
+    With a box it is the smallest such part that covers the box, around its center, moved and at last shrunk to lie
     within the image. Without one it is the largest such part in the middle of the image.
 
     Args:

@@ -1,10 +1,15 @@
 """What the data modules of faces have in common: their size, and faces without labels."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from datamodules.common.data_module import ImageDataModule, check_fractions, find_images
+from datamodules.common.checks import as_size, check_fractions
+from datamodules.common.data_module import NetworkFact
+from datamodules.common.image_data_module import ImageDataModule
+from datamodules.common.pairs import find_images
 from datamodules.faces.folders import Face
-from eomt.errors import UserError
+from eomt.utils.paths import expand
 
 DEFAULT_SIZE = 224
 
@@ -20,34 +25,34 @@ class FaceDataModule(ImageDataModule):
         num_workers: Processes that read files.
         val_fraction: Share of validation where the split is seeded.
         test_fraction: Share of test where the split is seeded.
+        predict_path: Folder of images, or one image, to predict; null for images of the data set.
 
     Raises:
         UserError: A field has an impossible value.
     """
 
+    from_network: ClassVar[Mapping[str, NetworkFact]] = {"img_size": "img_size"}
+
     def __init__(
         self,
-        path: str,
+        path: Path,
         batch_size: int,
         img_size: int | tuple[int, int] | None,
         eval_batch_size: int,
         num_workers: int,
         val_fraction: float,
         test_fraction: float,
+        predict_path: Path | None,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
         check_fractions(val_fraction, test_fraction)
-        img_size = DEFAULT_SIZE if img_size is None else img_size
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        if min(height, width) < 1:
-            raise UserError(f"img_size: {[height, width]}: must be at least 1 pixel each way")
-        self.path = Path(path)
-        self.img_size = (height, width)
+        self.path = expand(path)
+        self.img_size = as_size(img_size, DEFAULT_SIZE)
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
 
 
-def find_unlabelled_faces(path: Path, field: str) -> list[Face]:
+def find_unlabeled_faces(path: Path, field: str) -> list[Face]:
     """Return all images below a folder, or one image.
 
     Raises:

@@ -33,7 +33,7 @@ def check_face(face: Face) -> tuple[int, int]:
     if min(right - left, bottom - top) < LEAST_SIDE:
         what = "image" if face.box is None else f"face box in an image of {height} x {width}"
         raise UserError(
-            f"{face.image}: {what} of {max(0, bottom - top)} x {max(0, right - left)} (height x width): must be at "
+            f"{face.image}: {what} of {max(0, bottom - top)} x {max(0, right - left)} (height x width); must be at "
             f"least {LEAST_SIDE} pixels each way, a patch"
         )
     return height, width
@@ -112,7 +112,7 @@ class AugmentedFaces(Dataset[dict[str, Any]]):
         return {"image": image, **_described(self.faces[position])}
 
 
-class UnlabelledFaces(Dataset[dict[str, Any]]):
+class UnlabeledFaces(Dataset[dict[str, Any]]):
     """Faces alone: `image` (3, *size) uint8 RGB, `path` and `name`; `PADDING_INDEX` gives the first without a name.
 
     Args:

@@ -8,11 +8,12 @@ from torch.utils.data import DataLoader
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record, seeded_split
 from datamodules.common.threads import map_in_threads
 from datamodules.faces.boxes import with_boxes
-from datamodules.faces.data_module import FaceDataModule, find_unlabelled_faces
-from datamodules.faces.dataset import UnlabelledFaces, check_face
+from datamodules.faces.data_module import FaceDataModule, find_unlabeled_faces
+from datamodules.faces.dataset import UnlabeledFaces, check_face
 from datamodules.faces.folders import Face
 from datamodules.faces.transforms import PretrainingTransform
 from eomt.errors import UserError
+from eomt.utils.paths import expand
 
 
 class FaceFolder(FaceDataModule):
@@ -44,11 +45,9 @@ class FaceFolder(FaceDataModule):
         UserError: Fields have impossible values.
     """
 
-    is_split_by_seed = True
-
     def __init__(
         self,
-        path: str,
+        path: Path,
         batch_size: int = 64,
         img_size: int | tuple[int, int] | None = None,
         eval_batch_size: int = 64,
@@ -56,15 +55,19 @@ class FaceFolder(FaceDataModule):
         face_boxes: list[str] | None = None,
         val_fraction: float = 0.05,
         split_seed: int = 0,
-        splits: str | None = None,
-        predict_path: str | None = None,
+        splits: Path | None = None,
+        predict_path: Path | None = None,
     ) -> None:
-        super().__init__(path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, test_fraction=0.0)
+        super().__init__(path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, 0.0, predict_path)
         self.face_boxes = face_boxes
         self.split_seed = split_seed
-        self.splits = Path(splits) if splits is not None else None
-        self.predict_path = Path(predict_path) if predict_path is not None else None
+        self.splits = expand(splits)
         self._split_faces: dict[str, list[Face]] | None = None
+
+    @property
+    def is_split_by_seed(self) -> bool:
+        """Always: folders say nothing of splits."""
+        return True
 
     @property
     def split_record(self) -> dict[str, list[str]]:
@@ -83,24 +86,24 @@ class FaceFolder(FaceDataModule):
                 map_in_threads(check_face, faces, f"Checking {split} files")
                 self.counts[split] = {"images": len(faces)}
             elif split != "test":
-                raise UserError(f"{self.path}: the {split} split is empty: more images are needed")
+                raise UserError(f"{self.path}: the {split} split is empty; more images are needed")
         if stage in ("fit", None):
             self._check_batch_size(len(self._found()["train"]))
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled random crops; what does not fill a batch is left out."""
         faces = self._found()["train"]
-        dataset = UnlabelledFaces(faces, self.img_size, PretrainingTransform(self.img_size))
+        dataset = UnlabeledFaces(faces, self.img_size, PretrainingTransform(self.img_size))
         return self.training_loader(dataset)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
         faces = self._found()["val"]
-        return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
+        return self.evaluation_loader(UnlabeledFaces(faces, self.img_size, None))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Raise a UserError: without labels there is nothing to test."""
-        raise UserError(f"{self.path}: images without labels have no test split: use validate")
+        raise UserError(f"{self.path}: images without labels have no test split; use validate")
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the images of `predict_path`, or else of validation.
@@ -110,16 +113,16 @@ class FaceFolder(FaceDataModule):
         """
         if self.predict_path is None:
             return self.val_dataloader()
-        faces = find_unlabelled_faces(self.predict_path, "predict_path")
+        faces = find_unlabeled_faces(self.predict_path, "predict_path")
         # all of them first: a run that stops half-way is lost
         map_in_threads(check_face, faces, "Checking images")
-        return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
+        return self.evaluation_loader(UnlabeledFaces(faces, self.img_size, None))
 
     def _found(self) -> dict[str, list[Face]]:
         if self._split_faces is None:
             if not self.path.is_dir():
-                raise UserError(f"path: {self.path} is not a folder: give the folder of images")
-            faces = find_unlabelled_faces(self.path, "path")
+                raise UserError(f"path: {self.path} is not a folder; give the folder of images")
+            faces = find_unlabeled_faces(self.path, "path")
             if self.face_boxes is not None:
                 faces = with_boxes(faces, self.path, self.face_boxes)
             face_of = {face.name: face for face in faces}

@@ -53,7 +53,7 @@ class Face:
         return len(self.identities) > self.label
 
 
-def find_labelled_faces(folder: Path, identity_pattern: str | None) -> list[Face]:
+def find_labeled_faces(folder: Path, identity_pattern: str | None) -> list[Face]:
     """Find the faces of a folder in one of the known layouts; `train`, `val` and `test` may each hold one.
 
     Args:
@@ -66,11 +66,11 @@ def find_labelled_faces(folder: Path, identity_pattern: str | None) -> list[Face
         UserError: The folder holds no such layout, or one of its folders no image.
     """
     if not folder.is_dir():
-        raise UserError(f"path: {folder} is neither a folder nor a CSV file: give the data set's folder")
+        raise UserError(f"path: {folder} is neither a folder nor a CSV file; give the data set's folder")
     if not (folder / "train").is_dir():
         return _faces_of_layout(folder, folder, identity_pattern)
     if not (folder / "val").is_dir():
-        raise UserError(f"{folder / 'val'}: no such folder: add one beside 'train', or let images be split")
+        raise UserError(f"{folder / 'val'}: no such folder; add one beside 'train', or let images be split")
     return [
         replace(face, split=split)
         for split in SPLITS
@@ -87,7 +87,7 @@ def _faces_of_layout(folder: Path, root: Path, identity_pattern: str | None) -> 
         names = find_files(part, IMAGE_EXTENSIONS)
         if not names:
             raise UserError(
-                f"{part}: no image ({', '.join(IMAGE_EXTENSIONS)}): put the {CLASS_NAMES[label]} images there"
+                f"{part}: no image ({', '.join(IMAGE_EXTENSIONS)}); put the {CLASS_NAMES[label]} images there"
             )
         for name in names:
             file = part / name
@@ -112,7 +112,7 @@ def _layout(folder: Path) -> tuple[list[tuple[Path, int, str]], str | None]:
         return [(folder / "raw", BONA_FIDE, ""), *attacks], IDIAP_IDENTITY
     raise UserError(
         f"{folder}: holds neither bonafide and morph, nor o25k_bf_t and m15k_t (SMDD), nor raw and morph_* (FRLL-, "
-        "FRGC-, FERET-Morphs): arrange it so, or give a CSV file"
+        "FRGC-, FERET-Morphs); arrange it so, or give a CSV file"
     )
 
 
@@ -130,5 +130,5 @@ def check_identity_pattern(pattern: str | None) -> None:
         re.compile(pattern or "")
     except re.error as error:
         raise UserError(
-            f"identity_pattern: {pattern!r} is no regular expression ({error}): give one such as 'id\\d+'"
+            f"identity_pattern: {pattern!r} is no regular expression ({error}); give one such as 'id\\d+'"
         ) from error

@@ -110,7 +110,7 @@ def _first_copies(faces: Sequence[Face]) -> list[str]:
         other = first.setdefault(key, face)
         if other.label != face.label:
             raise UserError(
-                f"{face.image}: {CLASS_NAMES[face.label]}, is a copy of {other.image}, {CLASS_NAMES[other.label]}: "
+                f"{face.image}: {CLASS_NAMES[face.label]}, is a copy of {other.image}, {CLASS_NAMES[other.label]}; "
                 "keep the one that is right"
             )
         nodes.append(f"file {other.name}")
@@ -125,7 +125,7 @@ def leave_out(split: FaceSplit, attack: str) -> FaceSplit:
     """
     attacks = sorted({face.attack for part in split.faces.values() for face in part if face.label == MORPH})
     if attack not in attacks:
-        raise UserError(f"leave_out_attack: {attack!r} is not among the attacks {', '.join(attacks)}")
+        raise UserError(f"leave_out_attack: {attack!r} is not among the attacks {', '.join(attacks)}; give one of them")
     kept = {
         name: [face for face in part if face.label == BONA_FIDE or (face.attack == attack) == (name == "test")]
         for name, part in split.faces.items()
@@ -174,4 +174,4 @@ def _refuse_crossing(first: dict[str, Face], part: str, face: Face, how: str) ->
                 if how.startswith("shows") and "test set" in part
                 else "what is measured must not be trained on, keep one of the two"
             )
-            raise UserError(f"{face.image}: in {part}, {how} {other.image} in {other_part}: {remedy}")
+            raise UserError(f"{face.image}: in {part}, {how} {other.image} in {other_part}; {remedy}")

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +13,10 @@ from datamodules.common.balanced_sampling import BalancedSampler
 from datamodules.common.sampling import TrainingSampler
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
-from datamodules.faces.boxes import with_boxes
-from datamodules.faces.data_module import FaceDataModule, find_unlabelled_faces
-from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabelledFaces, check_face, read_face
-from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern, find_labelled_faces
+from datamodules.faces.data_module import FaceDataModule, find_unlabeled_faces
+from datamodules.faces.data_sets import name_test_sets, read_data_set
+from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabeledFaces, check_face, read_face
+from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern
 from datamodules.faces.identity_splits import (
     FaceSplit,
     by_folds,
@@ -27,9 +26,9 @@ from datamodules.faces.identity_splits import (
     split_by_identity,
 )
 from datamodules.faces.statistics import count_faces, warn_about
-from datamodules.faces.table import read_face_table
 from datamodules.faces.transforms import MorphTransform
 from eomt.errors import UserError
+from eomt.utils.paths import expand
 
 log = logging.getLogger("eomt")
 
@@ -87,16 +86,14 @@ class MorphFaces(FaceDataModule):
         UserError: Fields contradict each other or have impossible values.
     """
 
-    num_classes = len(CLASS_NAMES)
-
     def __init__(
         self,
-        path: str,
+        path: Path,
         batch_size: int = 32,
         img_size: int | tuple[int, int] | None = None,
         eval_batch_size: int = 32,
         num_workers: int = 2,
-        test_paths: dict[str, str] | list[str] | None = None,
+        test_paths: dict[str, Path] | list[Path] | None = None,
         identity_pattern: str | None = None,
         shared_identities: bool = True,
         face_boxes: list[str] | None = None,
@@ -110,21 +107,23 @@ class MorphFaces(FaceDataModule):
         split_seed: int = 0,
         num_folds: int | None = None,
         fold: int = 0,
-        splits: str | None = None,
-        predict_path: str | None = None,
+        splits: Path | None = None,
+        predict_path: Path | None = None,
     ) -> None:
-        super().__init__(path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, test_fraction)
+        super().__init__(
+            path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, test_fraction, predict_path
+        )
         check_identity_pattern(identity_pattern)
         if num_ops < 0 or not 0 <= magnitude <= LARGEST_MAGNITUDE:
             raise UserError(
-                f"num_ops, magnitude: {num_ops}, {magnitude}: must be at least 0, and 0 to {LARGEST_MAGNITUDE}"
+                f"num_ops, magnitude: {num_ops}, {magnitude}; must be at least 0, and 0 to {LARGEST_MAGNITUDE}"
             )
         if num_folds is not None and not (num_folds >= FEWEST_FOLDS and 0 <= fold < num_folds):
             raise UserError(
-                f"num_folds, fold: {num_folds}, {fold}: give at least {FEWEST_FOLDS} folds (train, val and test), and "
+                f"num_folds, fold: {num_folds}, {fold}; give at least {FEWEST_FOLDS} folds (train, val and test), and "
                 "a fold from 0 to num_folds - 1"
             )
-        self.test_paths = _named_paths(test_paths, Path(path))
+        self.test_paths = name_test_sets(test_paths, self.path)
         self.identity_pattern = identity_pattern
         self.shared_identities = shared_identities
         self.face_boxes = face_boxes
@@ -134,8 +133,7 @@ class MorphFaces(FaceDataModule):
         self.split_seed = split_seed
         self.num_folds = num_folds
         self.fold = fold
-        self.splits = Path(splits) if splits is not None else None
-        self.predict_path = Path(predict_path) if predict_path is not None else None
+        self.splits = expand(splits)
         self._split: FaceSplit | None = None
         self._all_faces: list[Face] | None = None
         self._sets: dict[str, list[Face]] | None = None
@@ -200,7 +198,7 @@ class MorphFaces(FaceDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
-        return self._labelled_loader(self.faces("val"))
+        return self._labeled_loader(self.faces("val"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the images of the test split, then those of each test set, in order.
@@ -210,8 +208,8 @@ class MorphFaces(FaceDataModule):
         """
         faces = self._tested()
         if not faces:
-            raise UserError(f"{self.path}: no test split: use validate, add test_paths, or set test_fraction")
-        return self._labelled_loader(faces)
+            raise UserError(f"{self.path}: no test split; use validate, add test_paths, or set test_fraction")
+        return self._labeled_loader(faces)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the images of `predict_path`, without labels, or else what is tested, or else the validation images.
@@ -220,13 +218,13 @@ class MorphFaces(FaceDataModule):
             UserError: `predict_path` does not exist or holds no image.
         """
         if self.predict_path is None:
-            return self._labelled_loader(self._tested() or self.faces("val"))
-        faces = find_unlabelled_faces(self.predict_path, "predict_path")
+            return self._labeled_loader(self._tested() or self.faces("val"))
+        faces = find_unlabeled_faces(self.predict_path, "predict_path")
         # all of them first: a run that stops half-way is lost
         map_in_threads(check_face, faces, "Checking images")
-        return self.evaluation_loader(UnlabelledFaces(faces, self.img_size, None))
+        return self.evaluation_loader(UnlabeledFaces(faces, self.img_size, None))
 
-    def _labelled_loader(self, faces: Sequence[Face]) -> DataLoader[dict[str, Any]]:
+    def _labeled_loader(self, faces: Sequence[Face]) -> DataLoader[dict[str, Any]]:
         return self.evaluation_loader(FaceDataset(faces, self.img_size))
 
     def _tested(self) -> list[Face]:
@@ -237,7 +235,7 @@ class MorphFaces(FaceDataModule):
         if not self.balanced:
             return TrainingSampler(len(labels), self._world_size, self._rank, self._run_seed)
         if min(Counter(labels).values()) < self._world_size:
-            raise UserError(f"balanced: {self._world_size} processes, more than a class has training images: set false")
+            raise UserError(f"balanced: {self._world_size} processes, more than a class has training images; set false")
         return BalancedSampler(labels, self._world_size, self._rank, self._run_seed)
 
     def _check_classes(self, part: str, faces: Sequence[Face]) -> None:
@@ -246,7 +244,7 @@ class MorphFaces(FaceDataModule):
             if not number:
                 raise UserError(
                     f"{self.test_paths.get(part, self.path)}: no {name} image in {part} (of {len(faces)} images"
-                    f"{self._dropped_text(part)}): more people or another split are needed"
+                    f"{self._dropped_text(part)}); more people or another split are needed"
                 )
 
     def _dropped_text(self, part: str) -> str:
@@ -271,7 +269,7 @@ class MorphFaces(FaceDataModule):
     def _splits_of(self, faces: list[Face]) -> FaceSplit:
         if not self.is_split_by_seed:
             if self.splits is not None or self.num_folds is not None:
-                raise UserError(f"splits, num_folds: {self.path} has splits of its own: leave these fields out")
+                raise UserError(f"splits, num_folds: {self.path} has splits of its own; leave these fields out")
             return FaceSplit({split: [face for face in faces if face.split == split] for split in SPLITS})
         if self.splits is not None:
             face_of = {face.name: face for face in faces}
@@ -290,7 +288,7 @@ class MorphFaces(FaceDataModule):
             if self.identity_pattern is not None and not any(face.identities for face in faces):
                 raise UserError(
                     f"identity_pattern: {self.identity_pattern!r} matches no file name in {self.path}, "
-                    f"e.g. {faces[0].name}"
+                    f"e.g. {faces[0].name}; correct it"
                 )
             self._all_faces = faces
         return self._all_faces
@@ -302,27 +300,4 @@ class MorphFaces(FaceDataModule):
         return self._sets
 
     def _read(self, path: Path, dataset: str) -> list[Face]:
-        if path.suffix.lower() == ".csv":
-            faces, folder = read_face_table(path, self.identity_pattern), path.parent
-        else:
-            faces, folder = find_labelled_faces(path, self.identity_pattern), path
-        if doubled := [name for name, count in Counter(face.name for face in faces).items() if count > 1]:
-            raise UserError(f"{path}: {doubled[0]} is listed twice: each image belongs to one class and split")
-        if self.face_boxes is not None:
-            faces = with_boxes(faces, folder, self.face_boxes)
-        return [replace(face, dataset=dataset) for face in faces]
-
-
-def _named_paths(test_paths: dict[str, str] | list[str] | None, path: Path) -> dict[str, Path]:
-    """Return test sets by name; in a list, folders and files name themselves."""
-    if isinstance(test_paths, dict):
-        pairs = [(name, Path(given)) for name, given in test_paths.items()]
-    else:
-        pairs = [(Path(given).stem, Path(given)) for given in test_paths or []]
-    names = Counter([path.stem, *SPLITS, *(name for name, _ in pairs)])
-    for name, given in pairs:
-        if names[name] > 1:
-            raise UserError(
-                f"test_paths: {given} is called {name!r}, as is another part: name sets as in frll: {given}"
-            )
-    return dict(pairs)
+        return read_data_set(path, dataset, self.identity_pattern, self.face_boxes)

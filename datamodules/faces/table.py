@@ -31,38 +31,38 @@ def read_face_table(file: Path, identity_pattern: str | None) -> list[Face]:
             table.fieldnames = columns
             rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read as CSV ({error}): save it as text with commas") from error
+        raise UserError(f"{file}: cannot be read as CSV ({error}); save it as text with commas") from error
     path_column = next((column for column in PATH_COLUMNS if column in columns), None)
     if path_column is None or "label" not in columns:
-        raise UserError(f"{file}: columns {', '.join(columns) or 'none'}: must have path and label")
+        raise UserError(f"{file}: columns {', '.join(columns) or 'none'}; must have path and label")
     if not rows:
-        raise UserError(f"{file}: no row below the header: list the images there")
+        raise UserError(f"{file}: no row below the header; list the images there")
     faces = [_face(file, number, row, row[path_column], identity_pattern) for number, row in enumerate(rows, start=2)]
     without = [number for number, face in enumerate(faces, start=2) if not face.split]
     if 0 < len(without) < len(faces):
-        raise UserError(f"{file}: row {without[0]}: no split, where other rows have one: give all rows one, or none")
+        raise UserError(f"{file}: row {without[0]}: no split, where other rows have one; give all rows one, or none")
     return faces
 
 
 def _face(file: Path, number: int, row: dict[str, str], name: str, identity_pattern: str | None) -> Face:
     label = LABELS.get(row["label"].lower())
     if label is None:
-        raise UserError(f"{file}: row {number}: label {row['label']!r}, must be bonafide or morph (or 0, 1: 1 = morph)")
+        raise UserError(f"{file}: row {number}: label {row['label']!r}; must be bonafide or morph (or 0, 1: 1 = morph)")
     split = row.get("split", "")
     if split and split not in SPLITS:
-        raise UserError(f"{file}: row {number}: split {split!r}, must be {', '.join(SPLITS)}")
+        raise UserError(f"{file}: row {number}: split {split!r}; must be {', '.join(SPLITS)}")
     image = file.parent / name
     if not name or not image.is_file():
-        raise UserError(f"{file}: row {number}: no image {image}: restore it, or take the row out")
+        raise UserError(f"{file}: row {number}: no image {image}; restore it, or take the row out")
     attack = row.get("attack", "")
     subjects = frozenset(subject for key in ("subject_a", "subject_b") if (subject := row.get(key, "")))
     if label == BONA_FIDE and attack.lower() not in ("", "bonafide", "none"):
         raise UserError(
-            f"{file}: row {number}: attack {attack!r} of a bona fide image: leave it empty, or mend the label"
+            f"{file}: row {number}: attack {attack!r} of a bona fide image; leave it empty, or mend the label"
         )
     if label == BONA_FIDE and len(subjects) > 1:
         raise UserError(
-            f"{file}: row {number}: two subjects of a bona fide image: leave subject_b empty, or mend the label"
+            f"{file}: row {number}: two subjects of a bona fide image; leave subject_b empty, or mend the label"
         )
     identities = subjects or identities_in(image.name, identity_pattern)
     return Face(Path(name).as_posix(), image, label, (attack or UNNAMED_ATTACK) if label else "", identities, split)

@@ -59,7 +59,18 @@ def smooth_noise(random: Generator, size: tuple[int, int], sigma: tuple[float, f
     return noise / max(float(noise.std()), 1e-6)
 
 
-def grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def lay_over(picture: np.ndarray, color: np.ndarray, share: np.ndarray) -> None:
+    """Lay a color over a picture, in place.
+
+    Args:
+        picture: (H, W, 3) float32.
+        color: (3,), or (H, W, 3) for one of each pixel.
+        share: How far each pixel is covered, (H, W) from 0 to 1.
+    """
+    picture += (color.astype(np.float32) - picture) * share[..., None]
+
+
+def pixel_grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return row and column of each pixel, (H, 1) and (1, W) float32."""
     rows, columns = np.ogrid[: size[0], : size[1]]
     return rows.astype(np.float32), columns.astype(np.float32)
@@ -67,7 +78,7 @@ def grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def distance_to_segment(size: tuple[int, int], start: tuple[float, float], end: tuple[float, float]) -> np.ndarray:
     """Return each pixel's distance to a segment between two points (row, column), (H, W) float32."""
-    rows, columns = grid(size)
+    rows, columns = pixel_grid(size)
     down, across = end[0] - start[0], end[1] - start[1]
     along = ((rows - start[0]) * down + (columns - start[1]) * across) / max(down**2 + across**2, 1e-6)
     along = np.clip(along, 0, 1)
@@ -78,7 +89,7 @@ def blob(
     random: Generator, size: tuple[int, int], center: tuple[float, float], radii: tuple[float, float], roughness: float
 ) -> np.ndarray:
     """Return an ellipse around (row, column) with a wavy outline, (H, W) bool, connected unless it is cut off."""
-    rows, columns = grid(size)
+    rows, columns = pixel_grid(size)
     down, across = (rows - center[0]) / radii[0], (columns - center[1]) / radii[1]
     angle = np.arctan2(down, across)
     radius = np.ones(size, dtype=np.float32)

@@ -110,9 +110,9 @@ def weigh_answers(counts: Mapping[str, int], method: Method, beta: float, cap: f
         UserError: `beta` or `cap` has an impossible value.
     """
     if not 0 <= beta < 1:
-        raise UserError(f"beta: {beta}: must be at least 0 and below 1")
+        raise UserError(f"beta: {beta}; must be at least 0 and below 1")
     if not (cap >= 1 and math.isfinite(cap)):
-        raise UserError(f"cap: {cap}: must be at least 1, for the mean weight is 1")
+        raise UserError(f"cap: {cap}; must be at least 1, for the mean weight is 1")
     numbers = np.array(list(counts.values()))
     weights = capped_weights(numbers, raw_weights(numbers, method, beta), cap)
     return AnswerWeights(
@@ -130,7 +130,7 @@ def weights_command(fields: Mapping[str, Any]) -> str:
 
 
 def read_answer_weights(file: Path, answers: Sequence[str], remedy: str) -> dict[str, float]:
-    """Read the weight of each answer of a vocabulary, whose order may be another one.
+    """Read the weight of each answer of a vocabulary, in its order; the file may have another one.
 
     Args:
         file: JSON that `compute_answer_weights` wrote.
@@ -143,16 +143,16 @@ def read_answer_weights(file: Path, answers: Sequence[str], remedy: str) -> dict
     content = _read_json(file)
     entries = content.get("answers") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
-        raise UserError(f"{file}: holds no counts and weights of answers: make it anew: {remedy}")
+        raise UserError(f"{file}: holds no counts and weights of answers; make it anew: {remedy}")
     if content.get("vocabulary") != vocabulary_hash(list(entries)):
-        raise UserError(f"{file}: its answers do not fit its hash, it was changed or damaged: make it anew: {remedy}")
+        raise UserError(f"{file}: its answers do not fit its hash, it was changed or damaged; make it anew: {remedy}")
     # in whatever order, for each weight stands beside its answer
     if set(entries) != set(answers):
         raise UserError(
             f"{file}: belongs to another vocabulary ({len(entries)} answers; the training split has {len(answers)}, "
-            f"{_difference(entries, answers)}): make it anew: {remedy}"
+            f"{_difference(entries, answers)}); make it anew: {remedy}"
         )
-    return {answer: float(entry["weight"]) for answer, entry in entries.items()}
+    return {answer: float(entries[answer]["weight"]) for answer in answers}
 
 
 def _read_json(file: Path) -> Any:
@@ -161,7 +161,7 @@ def _read_json(file: Path) -> Any:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{file}: cannot be read as answer weights ({reason}): "
+            f"{file}: cannot be read as answer weights ({reason}); "
             "make it by python -m datamodules.compute_answer_weights"
         ) from error
 

@@ -2,16 +2,19 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-from datamodules.common.data_module import ImageDataModule, find_images
+from datamodules.common.checks import as_size, check_at_least
+from datamodules.common.data_module import NetworkFact
+from datamodules.common.image_data_module import ImageDataModule
+from datamodules.common.pairs import find_images
 from datamodules.common.reading import check_image
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE
 from datamodules.common.threads import map_in_threads
@@ -22,21 +25,25 @@ from datamodules.questions.rows import (
     OnMissing,
     QuestionRow,
     QuestionTable,
+    normalize_text,
     number_images,
     order_by_image,
     read_questions,
-    tidy,
 )
 from datamodules.questions.sampling import ContiguousSampler, QuestionSampler
 from datamodules.questions.tokens import TokenTable
-from datamodules.questions.types import QuestionTypes
-from datamodules.questions.vocabulary import count_answers, normalise_answer
+from datamodules.questions.types import Language, QuestionTypes
+from datamodules.questions.vocabulary import count_answers, index_answers
 from datamodules.questions.weights import weigh_rows, weigh_types
 from eomt.errors import UserError
+from eomt.utils.answers import normalize_answer
+from eomt.utils.paths import PathOrName, expand, expand_name
 
 log = logging.getLogger("eomt")
 
 DEFAULT_SIZE = 224
+# as the official evaluation of VQAv2
+DEFAULT_LANGUAGE = "en"
 
 
 class QuestionDataModule(ImageDataModule, ABC):
@@ -46,6 +53,8 @@ class QuestionDataModule(ImageDataModule, ABC):
 
     Args:
         types: The types of questions.
+        language: Of questions and answers; its rules decide which answers are equal. None for English rules, and for
+            whatever a tokenizer of several languages is set to.
         batch_size: Training questions per step and process.
         eval_batch_size: Questions per step in evaluation.
         num_workers: Processes that read files.
@@ -79,54 +88,58 @@ class QuestionDataModule(ImageDataModule, ABC):
         UserError: Fields contradict each other or have impossible values.
     """
 
+    from_network: ClassVar[Mapping[str, NetworkFact]] = {
+        "img_size": "img_size",
+        "tokenizer": "tokenizer",
+        "max_tokens": "max_tokens",
+    }
+
     def __init__(
         self,
         types: QuestionTypes,
+        language: Language | None,
         batch_size: int = 16,
         eval_batch_size: int = 32,
         num_workers: int = 0,
         img_size: int | tuple[int, int] | None = None,
-        tokenizer: str | None = None,
+        tokenizer: PathOrName | None = None,
         max_tokens: int | None = None,
         min_answer_count: int = 1,
         answers: list[str] | None = None,
-        answer_weights: str | None = None,
+        answer_weights: Path | None = None,
         type_weights: dict[str, float] | None = None,
         on_missing: OnMissing = "error",
         questions_per_image: int | None = None,
-        predict_csv: str | None = None,
-        predict_path: str | None = None,
+        predict_csv: Path | None = None,
+        predict_path: Path | None = None,
         predict_question: str | None = None,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers)
-        img_size = DEFAULT_SIZE if img_size is None else img_size
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        for field, value in (
-            ("img_size", min(height, width)),
-            ("min_answer_count", min_answer_count),
-            ("max_tokens", 1 if max_tokens is None else max_tokens),
-            ("questions_per_image", 1 if questions_per_image is None else questions_per_image),
-        ):
-            if value < 1:
-                raise UserError(f"{field}: {value}: must be at least 1")
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        check_at_least(
+            min_answer_count=(min_answer_count, 1),
+            max_tokens=(1 if max_tokens is None else max_tokens, 1),
+            questions_per_image=(1 if questions_per_image is None else questions_per_image, 1),
+        )
         if (predict_path is None) != (predict_question is None):
-            raise UserError("predict_path, predict_question: give both, the images and what to ask, or none")
+            raise UserError(
+                "predict_path, predict_question: one is missing; give both, the images and what to ask, or none"
+            )
         if predict_csv is not None and predict_path is not None:
-            raise UserError("predict_csv, predict_path: give one of them")
-        if predict_question is not None and not tidy(predict_question):
-            raise UserError("predict_question: is empty: write the question there")
+            raise UserError("predict_csv, predict_path: both are given; give one of them")
+        if predict_question is not None and not normalize_text(predict_question):
+            raise UserError("predict_question: empty; write the question there")
         self.types = types
-        self.img_size = (height, width)
-        self.tokenizer = tokenizer
+        self.language = language
+        self.img_size = as_size(img_size, DEFAULT_SIZE)
+        self.tokenizer = None if tokenizer is None else expand_name(tokenizer)
         self.max_tokens = max_tokens
         self.min_answer_count = min_answer_count
-        self.answer_weights = Path(answer_weights) if answer_weights is not None else None
+        self.answer_weights = expand(answer_weights)
         self.type_weights = weigh_types(type_weights or {}, types)
         self.on_missing: OnMissing = on_missing
         self.questions_per_image = questions_per_image
-        self.predict_csv = Path(predict_csv) if predict_csv is not None else None
-        self.predict_path = Path(predict_path) if predict_path is not None else None
-        self.predict_question = tidy(predict_question) if predict_question is not None else None
+        self.predict_csv = expand(predict_csv)
+        self.predict_question = normalize_text(predict_question) if predict_question is not None else None
         self._answers = answers
         self._found: dict[str, QuestionTable] | None = None
         self._tokens: TokenTable | None = None
@@ -150,18 +163,31 @@ class QuestionDataModule(ImageDataModule, ABC):
 
     @property
     def answers(self) -> list[str]:
-        """The answer vocabulary of the training split, normalised, by falling count, then by text."""
+        """The answer vocabulary of the training split, by falling count, then by text.
+
+        Of equal answers, such as "two" and "2", it holds the most frequent spelling.
+        """
         if self._answers is None:
             rows = self._table("train").rows
-            self._answers = list(count_answers((row.answer for row in rows), self.min_answer_count))
+            answers = (row.answer for row in rows)
+            self._answers = list(count_answers(answers, self.min_answer_count, self.answer_language))
         return list(self._answers)
+
+    @property
+    def answer_language(self) -> str:
+        """Language whose rules decide which answers are equal."""
+        return self.language or DEFAULT_LANGUAGE
+
+    def found_arguments(self) -> dict[str, Any]:
+        """Return the answer vocabulary."""
+        return {"answers": self.answers}
 
     def rows(self, split: str) -> list[QuestionRow]:
         """Return the questions of "train", "val" or "test", by image; in training those with a known answer alone."""
         rows = self._table(split).rows
         if split == "train":
-            known = set(self.answers)
-            rows = [row for row in rows if normalise_answer(row.answer) in known]
+            known = index_answers(self.answers, self.answer_language)
+            rows = [row for row in rows if normalize_answer(row.answer, self.answer_language) in known]
         return rows
 
     def setup(self, stage: str | None = None) -> None:
@@ -176,7 +202,9 @@ class QuestionDataModule(ImageDataModule, ABC):
                 self._check_files(rows, split)
                 self.counts[split] = self._count(split, rows)
             elif split != "test":
-                raise UserError(f"the {split} split of the questions is empty: more rows or another split are needed")
+                raise UserError(
+                    f"data: the {split} split of the questions is empty; more rows or another split are needed"
+                )
         if stage in ("fit", None):
             self._check_training()
 
@@ -187,7 +215,7 @@ class QuestionDataModule(ImageDataModule, ABC):
             most: Tokens that the network writes; the one that ends an answer need not be among them.
         """
         rows = self.rows("train")
-        labels = self._tokenised(rows).labels
+        labels = self._tokenized(rows).labels
         found = [row.answer for row in rows if len(labels[row.answer]) - 1 > most]
         self.counts["train"]["too_long"] = len(found)
         if found:
@@ -217,7 +245,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         """
         rows = self.rows("test")
         if not rows:
-            raise UserError("there is no test split: use validate, or give the files of one")
+            raise UserError("data: there is no test split; use validate, or give the files of one")
         return self._ordered_loader(rows)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -254,26 +282,26 @@ class QuestionDataModule(ImageDataModule, ABC):
         return self._found[split]
 
     def _dataset(self, rows: Sequence[QuestionRow], weights: np.ndarray | None) -> QuestionDataset:
-        tokens = self._tokenised(rows)
+        tokens = self._tokenized(rows)
         self.collate = partial(collate_questions, padding_id=tokens.padding_id)
         # new questions, which have no answers, need no training data
         answers = self.answers if any(row.answer for row in rows) else []
-        return QuestionDataset(rows, tokens, answers, self.img_size, weights)
+        return QuestionDataset(rows, tokens, answers, self.answer_language, self.img_size, weights)
 
     def _ordered_loader(self, rows: Sequence[QuestionRow]) -> DataLoader[dict[str, Any]]:
         sampler = ContiguousSampler(len(rows), self._world_size, self._rank)
         return self.evaluation_loader(self._dataset(rows, None), sampler)
 
-    def _tokenised(self, rows: Sequence[QuestionRow]) -> TokenTable:
+    def _tokenized(self, rows: Sequence[QuestionRow]) -> TokenTable:
         if self._tokens is None or self._tokens.source != self.tokenizer:
-            self._tokens = TokenTable(self.tokenizer, self.max_tokens, self.types.language)
+            self._tokens = TokenTable(self.tokenizer, self.max_tokens, self.language)
         self._tokens.add((row.question for row in rows), (row.answer for row in rows if row.answer))
         return self._tokens
 
     def _check_files(self, rows: Sequence[QuestionRow], split: str) -> None:
         """Look at every image, and tell what the text model cannot take whole."""
         map_in_threads(check_image, sorted({row.image for row in rows}), f"Checking {split} images")
-        too_long = self._tokenised(rows).truncated
+        too_long = self._tokenized(rows).truncated
         for what, texts in (("questions", [row.question for row in rows]), ("answers", [row.answer for row in rows])):
             if found := [text for text in texts if text in too_long]:
                 log.warning(
@@ -288,7 +316,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         if split == "train":
             counts["dropped"] = len(self._table(split).rows) - len(rows)
             counts["leaked"] = self._table(split).leaked
-        too_long = self._tokenised(rows).truncated
+        too_long = self._tokenized(rows).truncated
         counts["truncated"] = sum(row.question in too_long for row in rows)
         counts["skipped"] = self._table(split).skipped
         return counts
@@ -298,7 +326,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         if counts["questions"] // self._world_size < self.batch_size:
             raise UserError(
                 f"batch_size: {self.batch_size} on {self._world_size} processes is more than the "
-                f"{counts['questions']} training questions: set a smaller batch_size"
+                f"{counts['questions']} training questions; set a smaller batch_size"
             )
         if counts["dropped"]:
             log.info(
@@ -308,8 +336,16 @@ class QuestionDataModule(ImageDataModule, ABC):
         # a file of another vocabulary is refused before the first step
         self._weights(self.rows("train"))
 
+    def _weights_options(self) -> dict[str, Any]:
+        """Return what `compute_answer_weights` is given for any data; None stands for its default."""
+        return {
+            "language": None if self.answer_language == DEFAULT_LANGUAGE else self.answer_language,
+            "min_count": self.min_answer_count,
+            "output": self.answer_weights,
+        }
+
     def _weights(self, rows: Sequence[QuestionRow]) -> np.ndarray:
         of_answer = None
         if self.answer_weights is not None:
             of_answer = read_answer_weights(self.answer_weights, self.answers, self.weights_command())
-        return weigh_rows(rows, of_answer, self.type_weights)
+        return weigh_rows(rows, of_answer, self.type_weights, self.answer_language)

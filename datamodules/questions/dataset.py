@@ -14,7 +14,8 @@ from datamodules.common.reading import read_image
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.questions.rows import QuestionRow
 from datamodules.questions.tokens import TokenTable
-from datamodules.questions.vocabulary import normalise_answer
+from datamodules.questions.vocabulary import index_answers
+from eomt.utils.answers import normalize_answer
 from eomt.utils.labels import IGNORED_TOKEN
 
 UNKNOWN_ANSWER = -1
@@ -38,6 +39,7 @@ class QuestionDataset(Dataset[dict[str, Any]]):
         rows: The questions.
         tokens: Token ids of all their texts.
         answers: The vocabulary.
+        language: Whose rules decide which answers are equal.
         size: Height and width of the images, which are squashed to it.
         weights: Weight of each question, for training; None in evaluation.
     """
@@ -47,13 +49,15 @@ class QuestionDataset(Dataset[dict[str, Any]]):
         rows: Sequence[QuestionRow],
         tokens: TokenTable,
         answers: Sequence[str],
+        language: str,
         size: tuple[int, int],
         weights: np.ndarray | None = None,
     ) -> None:
         self.rows = rows
         # without the tokenizer, which processes that read files need not have
         self.token_ids, self.labels = tokens.ids, tokens.labels
-        self.index_of_answer = {answer: index for index, answer in enumerate(answers)}
+        self.language = language
+        self.index_of_answer = index_answers(answers, language)
         self.size = size
         self.weights = weights
         self._last_image: dict[str, Tensor] = {}
@@ -92,7 +96,7 @@ class QuestionDataset(Dataset[dict[str, Any]]):
         return F.resize(F.pil_to_tensor(read_image(row.image)), list(self.size), antialias=True)
 
     def _texts(self, row: QuestionRow) -> dict[str, Any]:
-        index = self.index_of_answer.get(normalise_answer(row.answer), UNKNOWN_ANSWER)
+        index = self.index_of_answer.get(normalize_answer(row.answer, self.language), UNKNOWN_ANSWER)
         return {
             "name": row.name,
             "question": row.question,

@@ -50,7 +50,7 @@ class QuestionTable:
     leaked: int = 0
 
 
-def tidy(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return a text in Unicode's composed form (NFC), with single spaces and none around it."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
@@ -94,7 +94,7 @@ def read_questions(
     columns = _Columns(file, header, answered)
     if types is not None and columns.type is None and answered and not types.can_guess:
         raise UserError(
-            f"{file}: columns {_listed(header)}: must have type, for rules know object, count, colour and location "
+            f"{file}: columns {_listed(header)}; must have type, for rules know object, count, colour and location "
             f"alone, and question_types are {', '.join(types.names)}"
         )
     rows: list[QuestionRow] = []
@@ -102,14 +102,14 @@ def read_questions(
     for number, cells in lines:
         if len(cells) > len(header):
             raise UserError(
-                f"{file}: row {number}: {len(cells)} cells under {len(header)} columns: "
+                f"{file}: row {number}: {len(cells)} cells under {len(header)} columns; "
                 "put texts with commas between quotation marks"
             )
         row = _Row(file, number, dict(zip(header, cells, strict=False)))
         image = find_image(row.cells.get(columns.image, ""))
         if image is None and on_missing == "error":
             raise UserError(
-                f"{file}: row {number}: no image {row.cells.get(columns.image, '')!r}: restore it, check image_folder, "
+                f"{file}: row {number}: no image {row.cells.get(columns.image, '')!r}; restore it, check image_folder, "
                 "or set on_missing: skip"
             )
         if image is None:
@@ -119,7 +119,11 @@ def read_questions(
     if missing:
         log.warning("%s: %d rows are left out, whose images are missing (%s, ...)", file, len(missing), missing[0])
     if not rows:
-        reason = "no row whose image is there: check image_folder" if missing else "no row below the header"
+        reason = (
+            "no row whose image is there; check image_folder"
+            if missing
+            else "no row below the header; write questions there"
+        )
         raise UserError(f"{file}: {reason}")
     return QuestionTable(rows, len(missing))
 
@@ -132,11 +136,11 @@ class _Columns:
         lacking = [] if image else [f"an image column ({', '.join(IMAGE_COLUMNS)})"]
         lacking += [name for name in ("question", *(("answer",) if answered else ())) if name not in header]
         if image is None or lacking:
-            raise UserError(f"{file}: columns {_listed(header)}: must have {' and '.join(lacking)} too")
+            raise UserError(f"{file}: columns {_listed(header)}; must have {' and '.join(lacking)} too")
         type_column = next((column for column in TYPE_COLUMNS if column in header), None)
         looked_at = (image, "question", "answer", "answers", type_column)
         if twice := [name for name in looked_at if header.count(name or "") > 1 and name]:
-            raise UserError(f"{file}: columns {_listed(header)}: {twice[0]} stands there twice: take one out")
+            raise UserError(f"{file}: columns {_listed(header)}: {twice[0]} stands there twice; take one out")
         self.image = image
         self.type = type_column
 
@@ -150,7 +154,7 @@ class _Row:
     cells: dict[str, str]
 
     def text(self, column: str) -> str:
-        return tidy(self.cells.get(column, ""))
+        return normalize_text(self.cells.get(column, ""))
 
     def error(self, problem: str) -> UserError:
         return UserError(f"{self.file}: row {self.number}: {problem}")
@@ -161,9 +165,9 @@ def _question_row(
 ) -> QuestionRow:
     question, answer = row.text("question"), row.text("answer")
     if not question:
-        raise row.error("the question is empty: write it there, or take the row out")
+        raise row.error("the question is empty; write it there, or take the row out")
     if answered and not answer:
-        raise row.error("the answer is missing: write it there, or take the row out")
+        raise row.error("the answer is missing; write it there, or take the row out")
     references = _references(row) or ((answer,) if answer else ())
     name = f"{row.file.name}:{row.number}"
     return QuestionRow(question, answer, references, _type_of(row, columns, types, question, answered), image, name)
@@ -176,11 +180,15 @@ def _references(row: _Row) -> tuple[str, ...]:
     try:
         answers = json.loads(text)
     except ValueError as error:
-        raise row.error(f"answers {_short(text)} is no JSON ({error}): write a list of texts") from error
-    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and tidy(a) for a in answers):
-        raise row.error(f'answers {_short(text)}: must be a list of texts, as in ["red", "dark red"]')
+        raise row.error(f"answers {_short(text)} is no JSON ({error}); write a list of texts") from error
+    if (
+        not isinstance(answers, list)
+        or not answers
+        or not all(isinstance(a, str) and normalize_text(a) for a in answers)
+    ):
+        raise row.error(f'answers {_short(text)}; must be a list of texts, as in ["red", "dark red"]')
     # texts that were escaped were not composed with the rest
-    return tuple(tidy(answer) for answer in answers)
+    return tuple(normalize_text(answer) for answer in answers)
 
 
 def _type_of(row: _Row, columns: _Columns, types: QuestionTypes | None, question: str, answered: bool) -> str:
@@ -192,7 +200,7 @@ def _type_of(row: _Row, columns: _Columns, types: QuestionTypes | None, question
     name = types.named(text)
     if name is None:
         numbered = ", ".join(f"{number} {name}" for number, name in enumerate(types.names))
-        raise row.error(f"unknown type {text!r}: must be one of {numbered} (or set question_types)")
+        raise row.error(f"unknown type {text!r}; must be one of {numbered} (or set question_types)")
     return name
 
 
@@ -202,10 +210,10 @@ def _read_table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             table = [(number, cells) for number, cells in enumerate(csv.reader(lines), start=1) if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read as CSV ({error}): save it as UTF-8 text with commas") from error
+        raise UserError(f"{file}: cannot be read as CSV ({error}); save it as UTF-8 text with commas") from error
     if not table:
-        raise UserError(f"{file}: is empty: the first row must name the columns")
-    return [tidy(column).lower() for column in table[0][1]], table[1:]
+        raise UserError(f"{file}: is empty; the first row must name the columns")
+    return [normalize_text(column).lower() for column in table[0][1]], table[1:]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -54,11 +54,11 @@ def leak_message(training: Path, measured: Path | str, leaks: Mapping[Path, Path
     image, other = next(iter(leaks.items()))
     return (
         f"{training}: {len(leaks)} images are in {measured} too ({image} is {other}, ...): what is measured must not "
-        f"be trained on, {remedy}"
+        f"be trained on; {remedy}"
     )
 
 
-def tell_shared_images(validation: Sequence[Path], test: Sequence[Path], same_content: bool) -> None:
+def warn_of_shared_images(validation: Sequence[Path], test: Sequence[Path], same_content: bool) -> None:
     """Say where validation and test share images: a checkpoint that was chosen on these is measured on them again."""
     if shared := find_leaks(validation, test, same_content):
         image, other = next(iter(shared.items()))

@@ -67,7 +67,7 @@ class TokenTable:
     def _loaded(self) -> Any:
         if self._tokenizer is None:
             if self.source is None:
-                raise UserError("tokenizer: null: give the folder or the hub id of the text model's tokenizer")
+                raise UserError("tokenizer: null; give the folder or the hub id of the text model's tokenizer")
             # transformers takes a second to import, which other data need not wait for
             from eomt.utils.tokenizer import load_tokenizer
 

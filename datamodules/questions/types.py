@@ -13,7 +13,7 @@ DEFAULT_TYPES = ("object", "count", "colour", "location")
 # keys that stand beside the types in the counts of a split
 RESERVED_NAMES = ("images", "questions", "dropped", "leaked", "too_long", "truncated", "skipped")
 
-# the first that matches counts: a question for a number may name a colour, and one for a colour a place
+# the first that matches counts: a question for a number may name a color, and one for a color a place
 RULES: dict[Language, tuple[tuple[str, re.Pattern[str]], ...]] = {
     "en": (
         ("count", re.compile(r"\bhow (?:many|much)\b|\b(?:number|amount|count) of\b")),
@@ -23,7 +23,7 @@ RULES: dict[Language, tuple[tuple[str, re.Pattern[str]], ...]] = {
     "vi": (
         # "mấy giờ" asks for the time
         ("count", re.compile(r"\bbao nhiêu\b|\bmấy\b(?! giờ)|\bsố lượng\b")),
-        # a colour within the question only says which thing is meant
+        # a color within the question only says which thing is meant
         ("colour", re.compile(r"\bmàu (?:gì|nào|sắc)\b|^màu\b")),
         ("location", re.compile(r"\bđâu\b|\b(?:nơi|chỗ) nào\b|^nơi\b|\bvị trí\b")),
     ),
@@ -64,9 +64,9 @@ class QuestionTypes:
         self.language = language
         self._of_key = {type_key(name): name for name in names}
         if not names or len(self._of_key) < len(names) or "" in self._of_key:
-            raise UserError(f"question_types: {self.names}: give names that differ and are not empty")
+            raise UserError(f"question_types: {self.names}; give names that differ and are not empty")
         if taken := [name for name in names if name in RESERVED_NAMES]:
-            raise UserError(f"question_types: {taken[0]!r} has a meaning of its own in counts: give it another name")
+            raise UserError(f"question_types: {taken[0]!r} has a meaning of its own in counts; give it another name")
 
     @property
     def can_guess(self) -> bool:

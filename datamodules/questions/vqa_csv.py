@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.common.data_module import check_fractions
+from datamodules.common.checks import check_fractions
 from datamodules.common.splits import SPLITS, read_split_record
 from datamodules.questions.answer_weights import weights_command
 from datamodules.questions.data_module import QuestionDataModule
 from datamodules.questions.images import ImageFinder
 from datamodules.questions.rows import QuestionTable, read_questions
-from datamodules.questions.splits import find_leaks, images_of, leak_message, split_images, tell_shared_images
+from datamodules.questions.splits import find_leaks, images_of, leak_message, split_images, warn_of_shared_images
 from datamodules.questions.types import DEFAULT_TYPES, Language, QuestionTypes
 from eomt.errors import UserError
+from eomt.utils.paths import expand
 
 OnLeak = Literal["error", "drop"]
 
@@ -39,7 +40,8 @@ class VQACsv(QuestionDataModule):
         on_leak: Whether a training image that is in validation or test too, by its file's bytes, is an error, or its
             training rows are left out and counted. ViVQA's own files share images. Images that validation and test
             share are only told.
-        language: Language of the questions, en or vi, for rows without a type.
+        language: Language of questions and answers, en or vi: its rules find the types of rows without one, and decide
+            which answers are equal.
         question_types: Names of the types; a number in a file is a place in this list.
         **common: Fields of `QuestionDataModule`.
 
@@ -49,37 +51,37 @@ class VQACsv(QuestionDataModule):
 
     def __init__(
         self,
-        train_csv: str,
-        val_csv: str | None = None,
-        test_csv: str | None = None,
-        image_folder: str | None = None,
+        train_csv: Path,
+        val_csv: Path | None = None,
+        test_csv: Path | None = None,
+        image_folder: Path | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.0,
         split_seed: int = 0,
-        splits: str | None = None,
+        splits: Path | None = None,
         on_leak: OnLeak = "error",
         language: Language = "en",
         question_types: list[str] = list(DEFAULT_TYPES),  # noqa: B006 (the command line shows the default)
         **common: Any,
     ) -> None:
-        super().__init__(QuestionTypes(question_types, language), **common)
+        super().__init__(QuestionTypes(question_types, language), language, **common)
         if val_csv is None:
             check_fractions(val_fraction, test_fraction)
         elif not 0 <= test_fraction < 1:
-            raise UserError(f"test_fraction: {test_fraction}: must be at least 0 and below 1")
+            raise UserError(f"test_fraction: {test_fraction}; must be at least 0 and below 1")
         if test_csv is not None and test_fraction > 0:
-            raise UserError("test_csv, test_fraction: give one of them")
-        self.train_csv = Path(train_csv)
-        self.val_csv = Path(val_csv) if val_csv is not None else None
-        self.test_csv = Path(test_csv) if test_csv is not None else None
-        self.image_folder = Path(image_folder) if image_folder is not None else None
+            raise UserError("test_csv, test_fraction: both are given; give one of them")
+        self.train_csv = expand(train_csv)
+        self.val_csv = expand(val_csv)
+        self.test_csv = expand(test_csv)
+        self.image_folder = expand(image_folder)
         self.val_fraction = val_fraction if val_csv is None else 0.0
         self.test_fraction = test_fraction
         self.split_seed = split_seed
-        self.splits = Path(splits) if splits is not None else None
+        self.splits = expand(splits)
         self.on_leak: OnLeak = on_leak
         if self.splits is not None and not self.is_split_by_seed:
-            raise UserError("splits: val_csv is given and test_fraction 0, so nothing is split: leave splits out")
+            raise UserError("splits: val_csv is given and test_fraction 0, so nothing is split; leave splits out")
 
     @property
     def is_split_by_seed(self) -> bool:
@@ -111,21 +113,29 @@ class VQACsv(QuestionDataModule):
                 whole = self._without_leaks(whole, leaks, self.train_csv, file, "take their rows out of one file")
         tables = self._split(whole) if self.is_split_by_seed else {"train": whole}
         tables = {split: QuestionTable([]) for split in SPLITS} | tables | given
-        tell_shared_images(images_of(tables["val"]), images_of(tables["test"]), same_content=True)
+        warn_of_shared_images(images_of(tables["val"]), images_of(tables["test"]), same_content=True)
         return tables
 
     def weights_command(self) -> str:
         """Return how the answer weights of this training split are made, for messages."""
-        fields: dict[str, Any] = {"train_csv": self.train_csv, "min_count": self.min_answer_count}
+        fields = {"train_csv": self.train_csv, **self._weights_options()}
         skips, drops = self.on_missing == "skip", self.on_leak == "drop"
         if self.is_split_by_seed or skips or drops:
             # the training split is not the whole file
-            fields |= {name: getattr(self, name) for name in ("val_csv", "test_csv", "image_folder", "splits")}
-            fields |= {name: getattr(self, name) or None for name in ("val_fraction", "test_fraction", "split_seed")}
-            fields |= {"on_missing": "skip" if skips else None, "on_leak": "drop" if drops else None}
-            # or rows could not be read whose types these are
-            fields |= {"question_types": self.question_types}
-        return weights_command({**fields, "output": self.answer_weights})
+            fields |= {
+                "val_csv": self.val_csv,
+                "test_csv": self.test_csv,
+                "image_folder": self.image_folder,
+                "splits": self.splits,
+                "val_fraction": self.val_fraction or None,
+                "test_fraction": self.test_fraction or None,
+                "split_seed": self.split_seed or None,
+                "on_missing": "skip" if skips else None,
+                "on_leak": "drop" if drops else None,
+                # or rows could not be read whose types these are
+                "question_types": self.question_types,
+            }
+        return weights_command(fields)
 
     def _read(self, file: Path) -> QuestionTable:
         find = ImageFinder(self._image_folder(file))
@@ -147,7 +157,7 @@ class VQACsv(QuestionDataModule):
         split_of = {files[name]: split for split, names in record.items() for name in names}
         tables = {split: [row for row in whole.rows if split_of.get(row.image) == split] for split in SPLITS}
         if not tables["train"]:
-            raise UserError(f"{self.train_csv}: {len(files)} images, none is left to train on: more are needed")
+            raise UserError(f"{self.train_csv}: {len(files)} images, none is left to train on; more are needed")
         # what was left out before was in no split yet
         train = replace(whole, rows=tables["train"])
         found = {split: QuestionTable(rows) for split, rows in tables.items()}
@@ -165,5 +175,5 @@ class VQACsv(QuestionDataModule):
             raise UserError(leak_message(source, measured, leaks, f"{remedy}, or set on_leak: drop"))
         rows = [row for row in training.rows if row.image not in leaks]
         if not rows:
-            raise UserError(f"{source}: every training image is in {measured} too: nothing is left to train on")
+            raise UserError(f"{source}: every training image is in {measured} too; nothing is left to train on")
         return replace(training, rows=rows, leaked=training.leaked + len(training.rows) - len(rows))

@@ -7,10 +7,11 @@ from datamodules.questions.answer_weights import weights_command
 from datamodules.questions.data_module import QuestionDataModule
 from datamodules.questions.images import ImageFinder
 from datamodules.questions.rows import QuestionRow, QuestionTable
-from datamodules.questions.splits import find_leaks, images_of, leak_message, tell_shared_images
-from datamodules.questions.types import QuestionTypes
+from datamodules.questions.splits import find_leaks, images_of, leak_message, warn_of_shared_images
+from datamodules.questions.types import Language, QuestionTypes
 from datamodules.questions.vqa_v2_files import read_pair
 from eomt.errors import UserError
+from eomt.utils.paths import expand
 
 VQA_TYPES = QuestionTypes(("yes/no", "number", "other"), None)
 
@@ -32,6 +33,8 @@ class VQAv2(QuestionDataModule):
         test_questions: JSON of test questions; null where there are none.
         test_annotations: JSON of their answers; null where they are not known.
         test_images: Folder of their images.
+        language: Language of questions and answers, en or vi, whose rules decide which answers are equal; null for
+            English rules, those of VQAv2's evaluation.
         **common: Fields of `QuestionDataModule`.
 
     Raises:
@@ -40,29 +43,32 @@ class VQAv2(QuestionDataModule):
 
     def __init__(
         self,
-        train_questions: str,
-        train_annotations: str,
-        train_images: str,
-        val_questions: str,
-        val_annotations: str,
-        val_images: str,
-        test_questions: str | None = None,
-        test_annotations: str | None = None,
-        test_images: str | None = None,
+        train_questions: Path,
+        train_annotations: Path,
+        train_images: Path,
+        val_questions: Path,
+        val_annotations: Path,
+        val_images: Path,
+        test_questions: Path | None = None,
+        test_annotations: Path | None = None,
+        test_images: Path | None = None,
+        language: Language | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(VQA_TYPES, **common)
+        super().__init__(VQA_TYPES, language, **common)
         if (test_questions is None) != (test_images is None) or (test_annotations and not test_questions):
-            raise UserError("test_questions, test_images: give both, or neither and no test_annotations")
-        self.train_questions = Path(train_questions)
-        self.train_annotations = Path(train_annotations)
-        self.train_images = Path(train_images)
-        self.val_questions = Path(val_questions)
-        self.val_annotations = Path(val_annotations)
-        self.val_images = Path(val_images)
-        self.test_questions = Path(test_questions) if test_questions is not None else None
-        self.test_annotations = Path(test_annotations) if test_annotations is not None else None
-        self.test_images = Path(test_images) if test_images is not None else None
+            raise UserError(
+                "test_questions, test_images: one is missing; give both, or neither and no test_annotations"
+            )
+        self.train_questions = expand(train_questions)
+        self.train_annotations = expand(train_annotations)
+        self.train_images = expand(train_images)
+        self.val_questions = expand(val_questions)
+        self.val_annotations = expand(val_annotations)
+        self.val_images = expand(val_images)
+        self.test_questions = expand(test_questions)
+        self.test_annotations = expand(test_annotations)
+        self.test_images = expand(test_images)
 
     def find_tables(self) -> dict[str, QuestionTable]:
         """Return the rows of "train", "val" and "test", the last one empty where its answers are not known.
@@ -85,7 +91,7 @@ class VQAv2(QuestionDataModule):
             if leaks := find_leaks(images_of(train), images_of(tables[split]), same_content=False):
                 remedy = "take their questions out of one file, or give the files of another split"
                 raise UserError(leak_message(self.train_questions, file, leaks, remedy))
-        tell_shared_images(images_of(tables["val"]), images_of(tables["test"]), same_content=False)
+        warn_of_shared_images(images_of(tables["val"]), images_of(tables["test"]), same_content=False)
         return tables
 
     def rows_to_predict(self) -> list[QuestionRow]:
@@ -97,11 +103,11 @@ class VQAv2(QuestionDataModule):
 
     def weights_command(self) -> str:
         """Return how the answer weights of this training split are made, for messages."""
-        fields: dict[str, Any] = {"train_annotations": self.train_annotations, "min_count": self.min_answer_count}
+        fields = {"train_annotations": self.train_annotations, **self._weights_options()}
         if self.on_missing == "skip":
             # the training split is not the whole file
             fields |= {"train_questions": self.train_questions, "train_images": self.train_images, "on_missing": "skip"}
-        return weights_command({**fields, "output": self.answer_weights})
+        return weights_command(fields)
 
     def _read(self, questions: Path, annotations: Path | None, images: Path) -> QuestionTable:
         return read_pair(questions, annotations, ImageFinder(images), self.types, self.on_missing)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.questions.images import ImageFinder
-from datamodules.questions.rows import OnMissing, QuestionRow, QuestionTable, tidy
+from datamodules.questions.rows import OnMissing, QuestionRow, QuestionTable, normalize_text
 from datamodules.questions.types import QuestionTypes
 from eomt.errors import UserError
 
@@ -48,7 +48,7 @@ def read_pair(
             missing.append(str(entry["image_id"]))
         else:
             raise UserError(
-                f"{questions}: question_id {number}: no image {entry['image_id']} in {find_image.folder}: restore it, "
+                f"{questions}: question_id {number}: no image {entry['image_id']} in {find_image.folder}; restore it, "
                 "or set on_missing: skip"
             )
     if missing:
@@ -56,7 +56,9 @@ def read_pair(
             "%s: %d questions are left out, whose images are missing (%s, ...)", questions, len(missing), missing[0]
         )
     if not rows:
-        raise UserError(f"{questions}: holds no question whose image is in {find_image.folder}")
+        raise UserError(
+            f"{questions}: holds no question whose image is in {find_image.folder}; give the folder of its images"
+        )
     return QuestionTable(rows, len(missing))
 
 
@@ -86,17 +88,17 @@ class _Answers:
         texts = [given["answer"] for given in listed if isinstance(given, dict) and "answer" in given]
         self.all = tuple(_text(where, "answer", text) for text in texts)
         if not self.main or not self.all:
-            raise UserError(f"{where}: the answer is missing: write it there, or take the question out")
+            raise UserError(f"{where}: the answer is missing; write it there, or take the question out")
         type_name = types.named(str(entry["answer_type"]))
         if type_name is None:
-            raise UserError(f"{where}: unknown type {entry['answer_type']!r}: must be one of {', '.join(types.names)}")
+            raise UserError(f"{where}: unknown type {entry['answer_type']!r}; must be one of {', '.join(types.names)}")
         self.type = type_name
 
 
 def _question_row(where: str, entry: Entry, answers: _Answers | None, image: Path, number: int) -> QuestionRow:
     question = _text(where, "question", entry["question"])
     if not question:
-        raise UserError(f"{where}: the question is empty: write it there, or take it out")
+        raise UserError(f"{where}: the question is empty; write it there, or take it out")
     if answers is None:
         return QuestionRow(question, "", (), "", image, str(number))
     return QuestionRow(question, answers.main, answers.all, answers.type, image, str(number))
@@ -105,8 +107,8 @@ def _question_row(where: str, entry: Entry, answers: _Answers | None, image: Pat
 def _text(where: str, field: str, value: Any) -> str:
     """Return a text; a number, as files of other sources have for an answer, is one too."""
     if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise UserError(f"{where}: {field} is {json.dumps(value):.40}: must be a text, or take the question out")
-    return tidy(str(value))
+        raise UserError(f"{where}: {field} is {json.dumps(value):.40}; must be a text, or take the question out")
+    return normalize_text(str(value))
 
 
 def _read_entries(file: Path, key: str, needed: tuple[str, ...]) -> dict[int, Entry]:
@@ -114,21 +116,21 @@ def _read_entries(file: Path, key: str, needed: tuple[str, ...]) -> dict[int, En
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}): give VQAv2's {key}") from error
+        raise UserError(f"{file}: cannot be read as JSON ({error}); give VQAv2's {key}") from error
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         has = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{file}: holds {has or 'nothing'}: must hold a list of {key}, as VQAv2's files do")
+        raise UserError(f"{file}: holds {has or 'nothing'}; must hold a list of {key}, as VQAv2's files do")
     found: dict[int, Entry] = {}
     for place, entry in enumerate(entries):
         lacking = [name for name in ("question_id", *needed) if not isinstance(entry, dict) or name not in entry]
         if lacking:
-            raise UserError(f"{file}: {key} {place}: has no {lacking[0]}: give VQAv2's {key}")
+            raise UserError(f"{file}: {key} {place}: has no {lacking[0]}; give VQAv2's {key}")
         number = entry["question_id"]
         if not isinstance(number, int | str) or isinstance(number, bool):
-            raise UserError(f"{file}: {key} {place}: question_id is {json.dumps(number):.40}: must be a number")
+            raise UserError(f"{file}: {key} {place}: question_id is {json.dumps(number):.40}; must be a number")
         if entry["question_id"] in found:
-            raise UserError(f"{file}: question_id {entry['question_id']} stands there twice: keep one of the two")
+            raise UserError(f"{file}: question_id {entry['question_id']} stands there twice; keep one of the two")
         found[entry["question_id"]] = entry
     return found
 
@@ -142,11 +144,11 @@ def _check_match(questions: Path, asked: dict[int, Entry], annotations: Path, an
         if alone:
             raise UserError(
                 f"{questions} and {annotations} do not match: {len(alone)} question_ids are not in {file.name} "
-                f"({alone[0]}, ...): give the two files of one split"
+                f"({alone[0]}, ...); give the two files of one split"
             )
     other = [number for number, entry in asked.items() if entry["image_id"] != answered[number]["image_id"]]
     if other:
         raise UserError(
             f"{questions} and {annotations} do not match: {len(other)} questions are about different images "
-            f"(question_id {other[0]}, ...): give the two files of one split"
+            f"(question_id {other[0]}, ...); give the two files of one split"
         )

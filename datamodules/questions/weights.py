@@ -7,8 +7,9 @@ import numpy as np
 
 from datamodules.questions.rows import QuestionRow
 from datamodules.questions.types import QuestionTypes
-from datamodules.questions.vocabulary import normalise_answer
+from datamodules.questions.vocabulary import index_answers
 from eomt.errors import UserError
+from eomt.utils.answers import normalize_answer
 
 
 def weigh_types(given: Mapping[str, float], types: QuestionTypes) -> dict[str, float]:
@@ -26,25 +27,27 @@ def weigh_types(given: Mapping[str, float], types: QuestionTypes) -> dict[str, f
         known = types.named(name)
         if known is None:
             raise UserError(
-                f"type_weights: unknown type {name!r}: must be one of {', '.join(types.names)}, or set it to null"
+                f"type_weights: unknown type {name!r}; must be one of {', '.join(types.names)}, or set it to null"
             )
         if not (weight > 0 and math.isfinite(weight)):
-            raise UserError(f"type_weights: {name} {weight}: must be above 0")
+            raise UserError(f"type_weights: {name} {weight}; must be above 0")
         weights[known] = weight
     return weights
 
 
 def weigh_rows(
-    rows: Sequence[QuestionRow], of_answer: Mapping[str, float] | None, of_type: Mapping[str, float]
+    rows: Sequence[QuestionRow], of_answer: Mapping[str, float] | None, of_type: Mapping[str, float], language: str
 ) -> np.ndarray:
     """Return answer weight x type weight of each row, divided by the mean of these, `(num_rows,)`.
 
     Args:
         rows: The training split.
-        of_answer: Weight of each normalised answer; None where all are equal.
+        of_answer: Weight of each answer of the vocabulary, in its order; None where all are equal.
         of_type: Weight of each type.
+        language: Whose rules decide which answers are equal.
     """
     weights = np.array([of_type[row.question_type] for row in rows])
     if of_answer is not None:
-        weights = weights * [of_answer[normalise_answer(row.answer)] for row in rows]
+        of_place, place = list(of_answer.values()), index_answers(list(of_answer), language)
+        weights = weights * [of_place[place[normalize_answer(row.answer, language)]] for row in rows]
     return weights / weights.mean()

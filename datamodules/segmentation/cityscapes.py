@@ -1,41 +1,36 @@
 """Cityscapes."""
 
-from datamodules.class_maps import CITYSCAPES_LABEL_IDS
+from pathlib import Path
+from typing import Any
+
+from datamodules.class_maps import CITYSCAPES_LABEL_IDS, CITYSCAPES_NAMES
 from datamodules.common.pairs import Pair
 from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.cityscapes_files import CityscapesFiles, LabelKind, find_cityscapes
-from datamodules.segmentation.image_mask_folder import ImageMaskFolder
+from datamodules.segmentation.data_module import SegmentationDataModule
 from datamodules.segmentation.labels import LabelTable
 from eomt.errors import UserError
 
 DEFAULT_CROP_SIZE = (1024, 1024)
 
 
-class Cityscapes(ImageMaskFolder):
+class Cityscapes(SegmentationDataModule):
     """Cityscapes, fine annotations, 19 classes, official splits.
 
     `path` holds leftImg8bit and gtFine, each as a folder or as its official zip file, which is read as it is. The
     public annotations of test are void: `test` measures nothing there, `predict` gives its images.
 
-    Batches are those of `ImageMaskFolder`; names are relative to the split, such as "ulm/ulm_..._leftImg8bit.png".
+    Batches are those of `SegmentationDataModule`; names are relative to the split, such as
+    "ulm/ulm_..._leftImg8bit.png".
 
     Args:
         path: Folder of the data set.
         batch_size: Training samples per step and process.
         crop_size: Height and width of training samples; the command line fills in the network's; null for
             1024 x 1024.
-        eval_batch_size: Samples per step in evaluation.
-        num_workers: Processes that read files.
         labels: Which annotations to read, both give the same batches; null for labelIds, which the archives hold,
             or, if there are none, labelTrainIds.
-        scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
-        flip: Whether training images are mirrored at random.
-        color_jitter: Whether training images vary in brightness, contrast and saturation.
-        repeat_factor_threshold: Share of the training images below which a class is rare; images of rare classes are
-            shown more often. Null shows each image once.
-        outliers: Folder of cut-outs of unknown objects to paste into training images, see `read_cutouts`.
-        outlier_probability: Share of training images that get one.
-        predict_path: Folder of images, or one image, to predict; null for the images of test, or else val.
+        **common: Fields of `SegmentationDataModule`.
 
     Raises:
         UserError: A field has an impossible value.
@@ -43,42 +38,20 @@ class Cityscapes(ImageMaskFolder):
 
     def __init__(
         self,
-        path: str,
+        path: Path,
         batch_size: int = 4,
         crop_size: tuple[int, int] | None = None,
-        eval_batch_size: int = 1,
-        num_workers: int = 2,
         labels: LabelKind | None = None,
-        scale_range: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-        color_jitter: bool = True,
-        repeat_factor_threshold: float | None = None,
-        outliers: str | None = None,
-        outlier_probability: float = 0.2,
-        predict_path: str | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            path=path,
-            batch_size=batch_size,
-            crop_size=crop_size or DEFAULT_CROP_SIZE,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            class_map="cityscapes",
-            scale_range=scale_range,
-            flip=flip,
-            color_jitter=color_jitter,
-            repeat_factor_threshold=repeat_factor_threshold,
-            outliers=outliers,
-            outlier_probability=outlier_probability,
-            predict_path=predict_path,
-        )
+        super().__init__(path, batch_size, crop_size or DEFAULT_CROP_SIZE, **common)
         self.labels = labels
         self._files: CityscapesFiles | None = None
 
     @property
-    def is_split_by_seed(self) -> bool:
-        """Never: the split is the official one."""
-        return False
+    def class_names(self) -> list[str]:
+        """Names of the 19 classes that are evaluated, by class id."""
+        return list(CITYSCAPES_NAMES)
 
     def find_splits(self) -> dict[str, list[Pair]]:
         """Return the pairs of the official splits.
@@ -100,16 +73,17 @@ class Cityscapes(ImageMaskFolder):
 
     def _check_test_annotations(self) -> None:
         if not self._pairs_of("test"):
-            raise UserError(f"{self.path}: no annotated test images: use validate, or predict")
+            raise UserError(f"{self.path}: no annotated test images; use validate, or predict")
         if not any(self._classes_present("test")):
-            raise UserError(f"{self.path}: the test images have no public annotations: use validate, or predict")
+            raise UserError(f"{self.path}: the test images have no public annotations; use validate, or predict")
 
     def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
         images = self._found_files().images if self.predict_path is None else {}
         to_predict = [(name.removeprefix("test/"), file) for name, file in images.items() if name.startswith("test/")]
         return to_predict or super()._files_to_predict()
 
-    def _label_table(self) -> LabelTable:
+    def label_table(self) -> LabelTable:
+        """Return the class id of every raw label in the annotations that were found."""
         is_remapped = self._found_files().kind == "labelIds"
         advice = f"give gtFine's {self._found_files().kind} as they were fetched or made by cityscapesScripts"
         return LabelTable(self.num_classes, CITYSCAPES_LABEL_IDS if is_remapped else None, [255], advice)

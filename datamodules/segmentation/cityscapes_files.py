@@ -42,7 +42,7 @@ def find_cityscapes(path: Path, kind: LabelKind | None) -> CityscapesFiles:
         UserError: A folder, an archive or a partner is missing.
     """
     if not path.is_dir():
-        raise UserError(f"path: {path} is not a folder: give the one with leftImg8bit and gtFine, or their zip files")
+        raise UserError(f"path: {path} is not a folder; give the one with leftImg8bit and gtFine, or their zip files")
     images = {name: file for name, file in _files(path, "leftImg8bit").items() if name.endswith(IMAGE_ENDING)}
     annotations = _files(path, "gtFine")
     kind = kind or _kind_of(annotations)
@@ -50,7 +50,7 @@ def find_cityscapes(path: Path, kind: LabelKind | None) -> CityscapesFiles:
     masks = {name: file for name, file in annotations.items() if name.endswith(ending)}
     if not images or not masks:
         root, wanted = ("leftImg8bit", IMAGE_ENDING) if not images else ("gtFine", ending)
-        raise UserError(f"{_place(path, root)}: no file ends with {wanted}: give the official files")
+        raise UserError(f"{_place(path, root)}: no file ends with {wanted}; give the official files")
     pairs = {split: _pairs(path, split, images, masks, ending) for split in SPLITS}
     return CityscapesFiles(images, pairs, kind)
 
@@ -66,12 +66,12 @@ def _files(path: Path, root: str) -> dict[str, ImageFile]:
     if place.is_dir():
         return {name: place / name for name in find_files(place, (".png",))}
     if not place.is_file():
-        raise UserError(f"path: {path} holds neither the folder {root} nor {ARCHIVES[root]}: put one of them there")
+        raise UserError(f"path: {path} holds neither the folder {root} nor {ARCHIVES[root]}; put one of them there")
     names = member_names(place)
     prefix = f"{root}/"
     if not any(name.startswith(prefix) for name in names):
         found = ", ".join(sorted({name.split("/")[0] for name in names})[:5]) or "nothing"
-        raise UserError(f"{place}: holds no folder {root} (but {found}): give the official archive {ARCHIVES[root]}")
+        raise UserError(f"{place}: holds no folder {root} (but {found}); give the official archive {ARCHIVES[root]}")
     return {
         name.removeprefix(prefix): ZipMember(place, name)
         for name in sorted(names)
@@ -102,6 +102,6 @@ def _pairs(
             file = (images if owners is stems else masks)[owners[lonely[0]]]
             raise UserError(
                 f"{file}: no {wanted.format(lonely[0])} in {place} ({len(lonely)} of {len(owners)} files of {split} "
-                "have none): add or remove files"
+                "have none); add or remove files"
             )
     return [Pair(name.removeprefix(f"{split}/"), images[name], masks[annotated[stem]]) for stem, name in stems.items()]

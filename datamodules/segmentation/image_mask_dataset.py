@@ -26,7 +26,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
     Args:
         pairs: The files.
         table: Class ids of the masks' raw labels.
-        class_colors: Colours of the raw labels, where masks are coloured.
+        class_colors: Colors of the raw labels, where masks are colored.
     """
 
     def __init__(self, pairs: list[Pair], table: LabelTable, class_colors: list[Color] | None) -> None:

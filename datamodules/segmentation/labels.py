@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from datamodules.common.checks import check_class_names
 from datamodules.common.reading import Color
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
@@ -32,17 +33,17 @@ def declared_num_classes(
         stated["class_colors"] = len(class_colors) - sum(label < len(class_colors) for label in set(ignore_labels))
     if len(set(stated.values())) > 1:
         numbers = ", ".join(f"{field} has {number} classes" for field, number in stated.items())
-        raise UserError(f"{numbers}: give the same number of classes in each")
+        raise UserError(f"{numbers}; give the same number of classes in each")
     if not stated:
         return None
     num_classes = next(iter(stated.values()))
     if not 2 <= num_classes <= MAX_CLASSES:
-        raise UserError(f"{next(iter(stated))}: {num_classes} classes: from 2 to {MAX_CLASSES} are possible")
+        raise UserError(f"{next(iter(stated))}: {num_classes} classes; from 2 to {MAX_CLASSES} are possible")
     used = class_map if class_map is not None else range(num_classes)
     doubled = sorted(set(used) & set(ignore_labels))
     if doubled:
         raise UserError(
-            f"ignore_labels: label {doubled[0]} is also a class: take it out of ignore_labels, "
+            f"ignore_labels: label {doubled[0]} is also a class; take it out of ignore_labels, "
             "or map the labels that are classes with class_map"
         )
     return num_classes
@@ -54,24 +55,24 @@ def _check_values(
     ignore_labels: list[int],
     class_colors: list[Color] | None,
 ) -> None:
-    for name in class_names or []:
-        if not name or name == "images" or (class_names or []).count(name) > 1:
-            raise UserError(f"class_names: {name!r}: names must differ, and be neither empty nor 'images'")
+    check_class_names(class_names)
     for field, labels in {"class_map": list(class_map or {}), "ignore_labels": ignore_labels}.items():
         for label in labels:
             if not 0 <= label <= MAX_LABEL:
-                raise UserError(f"{field}: label {label}: labels from 0 to {MAX_LABEL} can be read")
+                raise UserError(f"{field}: label {label}; labels from 0 to {MAX_LABEL} can be read")
     for color in class_colors or []:
         if any(not 0 <= value <= 255 for value in color) or (class_colors or []).count(color) > 1:
-            raise UserError(f"class_colors: {tuple(color)}: colours must differ and have values from 0 to 255")
+            raise UserError(f"class_colors: {tuple(color)}; colors must differ and have values from 0 to 255")
     if class_colors and len(class_colors) > MAX_CLASSES:
-        raise UserError(f"class_colors: {len(class_colors)} colours: at most {MAX_CLASSES} are possible")
+        raise UserError(f"class_colors: {len(class_colors)} colors; at most {MAX_CLASSES} are possible")
 
 
 def _num_mapped_classes(class_map: dict[int, int]) -> int:
     ids = sorted(set(class_map.values()) - {IGNORE_INDEX})
     if ids != list(range(len(ids))):
-        raise UserError(f"class_map: class ids {ids}, must be 0, 1, 2, ... without a gap; {IGNORE_INDEX} is ignored")
+        raise UserError(
+            f"class_map: class ids {ids}; must be 0, 1, 2, ... without a gap, beside {IGNORE_INDEX} for ignored"
+        )
     return len(ids)
 
 
@@ -83,25 +84,27 @@ def infer_num_classes(labels: set[int], ignore_labels: list[int]) -> int:
     """
     classes = sorted(labels - set(ignore_labels))
     if len(classes) < 2:
-        raise UserError(f"the training masks hold only {one_class_problem(labels)}")
+        raise UserError(f"path: the training masks hold only {one_class_problem(labels)}")
     if classes != list(range(len(classes))):
         missing = min(set(range(len(classes))) - set(classes))
         proposal = "{" + ", ".join(f"{label}: {index}" for index, label in enumerate(classes[:12])) + "}"
         proposal = proposal if len(classes) <= 12 else proposal[:-1] + ", ...}"
         raise UserError(
-            f"the training masks hold labels {_listed(classes)}, but no {missing}: "
+            f"path: the training masks hold labels {_listed(classes)}, but no {missing}; "
             f"give class_names if some classes are absent, or class_map: {proposal}"
         )
     if len(classes) > MAX_CLASSES:
-        raise UserError(f"the training masks hold {len(classes)} labels: at most {MAX_CLASSES} classes are possible")
+        raise UserError(
+            f"path: the training masks hold {len(classes)} labels; at most {MAX_CLASSES} classes are possible"
+        )
     return len(classes)
 
 
 def one_class_problem(labels: set[int]) -> str:
     """Say which labels masks of a single class hold, and what would do."""
     if labels == {0, 255}:
-        return "labels 0 and 255 (ignored): if 255 is a class, give class_map: {0: 0, 255: 1} and ignore_labels: []"
-    return f"labels {_listed(sorted(labels))}, of which fewer than two are classes: check class_map and ignore_labels"
+        return "labels 0 and 255 (ignored); if 255 is a class, give class_map: {0: 0, 255: 1} and ignore_labels: []"
+    return f"labels {_listed(sorted(labels))}, of which fewer than two are classes; check class_map and ignore_labels"
 
 
 def _listed(labels: list[int]) -> str:
@@ -157,4 +160,4 @@ class LabelTable:
         return {int(self._table[label]) for label in histogram} - {IGNORE_INDEX}
 
     def _refuse(self, label: int, pixels: int, file: ImageFile) -> None:
-        raise UserError(f"{file}: label {label} ({pixels} pixels) is neither a class nor ignored: {self.advice}")
+        raise UserError(f"{file}: label {label} ({pixels} pixels) is neither a class nor ignored; {self.advice}")

@@ -30,7 +30,7 @@ class Cutout:
     mask: ImageFile | None = None
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """Return colours (3, h, w) and opacity (1, h, w), float32 from 0 to 1, cut to the object.
+        """Return colors (3, h, w) and opacity (1, h, w), float32 from 0 to 1, cut to the object.
 
         Raises:
             UserError: A file is damaged, no pixel belongs to the object, or image and mask differ in size.
@@ -44,10 +44,10 @@ class Cutout:
             labels = read_mask(self.mask)
             opacity = torch.from_numpy(((labels > 0) & (labels != IGNORE_INDEX)).astype(np.float32))[None]
         if colors.shape[1:] != opacity.shape[1:]:
-            raise UserError(f"{self.mask}: not the size of {self.image}: make them the same size")
+            raise UserError(f"{self.mask}: not the size of {self.image}; make them the same size")
         rows, columns = ((opacity[0] >= 0.5).any(axis).nonzero().flatten() for axis in (1, 0))
         if not len(rows):
-            raise UserError(f"{self.mask or self.image}: no pixel belongs to an object: remove the file")
+            raise UserError(f"{self.mask or self.image}: no pixel belongs to an object; remove the file")
         box = (slice(None), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
         return colors[box], opacity[box]
 
@@ -64,7 +64,7 @@ def read_cutouts(folder: Path) -> list[Cutout]:
     if not files:
         raise UserError(
             f"outliers: {folder} holds neither transparent images ({', '.join(TRANSPARENT_EXTENSIONS)}) "
-            "nor the folders 'images' and 'masks'"
+            "nor the folders 'images' and 'masks'; put one of them there"
         )
     map_in_threads(_check_transparency, files, "Checking outliers")
     return [Cutout(file) for file in files]
@@ -74,7 +74,7 @@ def _check_transparency(file: Path) -> None:
     check_image(file)
     with Image.open(file) as image:
         if not image.has_transparency_data:
-            raise UserError(f"{file}: an outlier without transparency: cut the object out, or add masks for all images")
+            raise UserError(f"{file}: an outlier without transparency; cut the object out, or add masks for all images")
 
 
 class OutlierPaste:
@@ -116,7 +116,7 @@ class OutlierPaste:
         area = (slice(top, top + height), slice(left, left + width))
         outlier[area] = opacity[0] >= 0.5
         pasted = image.clone()
-        # the colours are weighted with the opacity already
+        # the colors are weighted with the opacity already
         pasted[:, *area] = (image[:, *area] * (1 - opacity) + colors * 255).round().clamp(0, 255).to(torch.uint8)
         return {"image": pasted, "mask": mask.masked_fill(outlier, IGNORE_INDEX), "outlier": outlier}
 
@@ -127,9 +127,9 @@ def _random_length(size: torch.Size) -> int:
 
 
 def _resize(colors: Tensor, opacity: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Resize an object to a longer side of `length`; the colours that come out are weighted with the opacity.
+    """Resize an object to a longer side of `length`; the colors that come out are weighted with the opacity.
 
-    Without the weights the hidden colours of transparent pixels would seep into the edge.
+    Without the weights the hidden colors of transparent pixels would seep into the edge.
     """
     scale = length / max(opacity.shape)
     size = [max(1, round(side * scale)) for side in opacity.shape[1:]]

@@ -1,6 +1,7 @@
 """COCO panoptic as semantic segmentation."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,8 +10,8 @@ from torchvision.transforms.v2 import functional as F
 from datamodules.common.pairs import Pair, check_same_size
 from datamodules.common.reading import read_image
 from datamodules.common.splits import SPLITS
+from datamodules.segmentation.data_module import SegmentationDataModule
 from datamodules.segmentation.image_mask_dataset import ImageMaskDataset
-from datamodules.segmentation.image_mask_folder import ImageMaskFolder
 from datamodules.segmentation.labels import LabelTable
 from datamodules.segmentation.panoptic_files import (
     PanopticSplit,
@@ -42,7 +43,7 @@ class PanopticDataset(ImageMaskDataset):
         return image, ids
 
 
-class CocoPanoptic(ImageMaskFolder):
+class CocoPanoptic(SegmentationDataModule):
     """COCO panoptic, or other data in its format, as semantic segmentation: things lose their identity.
 
     `path` holds `train2017`, `val2017` (images) and `annotations` with panoptic_train2017.json, panoptic_val2017.json
@@ -53,56 +54,24 @@ class CocoPanoptic(ImageMaskFolder):
     `datamodules.class_maps`: 80 things, then 53 kinds of stuff. Pixels of no segment are ignored. Which classes an
     image shows is taken from the JSON file, so that no image is opened before training.
 
-    Batches are those of `ImageMaskFolder`.
+    Batches are those of `SegmentationDataModule`.
 
     Args:
         path: Folder of the data set.
         batch_size: Training samples per step and process.
         crop_size: Height and width of training samples; the command line fills in the network's.
-        eval_batch_size: Samples per step in evaluation; 1 where images differ in size.
-        num_workers: Processes that read files.
-        scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
-        flip: Whether training images are mirrored at random.
-        color_jitter: Whether training images vary in brightness, contrast and saturation.
-        repeat_factor_threshold: Share of the training images below which a class is rare; images of rare classes are
-            shown more often. Null shows each image once.
-        predict_path: Folder of images, or one image, to predict; null for the images of val.
+        **common: Fields of `SegmentationDataModule`.
 
     Raises:
         UserError: A field has an impossible value.
     """
 
     def __init__(
-        self,
-        path: str,
-        batch_size: int = 4,
-        crop_size: tuple[int, int] | None = None,
-        eval_batch_size: int = 1,
-        num_workers: int = 2,
-        scale_range: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-        color_jitter: bool = True,
-        repeat_factor_threshold: float | None = None,
-        predict_path: str | None = None,
+        self, path: Path, batch_size: int = 4, crop_size: tuple[int, int] | None = None, **common: Any
     ) -> None:
-        super().__init__(
-            path=path,
-            batch_size=batch_size,
-            crop_size=crop_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            scale_range=scale_range,
-            flip=flip,
-            color_jitter=color_jitter,
-            repeat_factor_threshold=repeat_factor_threshold,
-            predict_path=predict_path,
-        )
+        super().__init__(path, batch_size, crop_size, **common)
+        self._class_names: list[str] | None = None
         self._panoptic: dict[str, PanopticSplit] = {}
-
-    @property
-    def num_classes(self) -> int:
-        """Number of categories."""
-        return len(self.class_names)
 
     @property
     def class_names(self) -> list[str]:
@@ -110,11 +79,6 @@ class CocoPanoptic(ImageMaskFolder):
         if self._class_names is None:
             self._class_names = list(read_panoptic_categories(self._source("val")).values())
         return list(self._class_names)
-
-    @property
-    def is_split_by_seed(self) -> bool:
-        """Never: the split is the official one."""
-        return False
 
     def find_splits(self) -> dict[str, list[Pair]]:
         """Return the pairs of "train" and "val".
@@ -128,7 +92,7 @@ class CocoPanoptic(ImageMaskFolder):
         if split not in self._panoptic:
             found = read_panoptic_split(self._source(split))
             if list(found.names.values()) != self.class_names:
-                raise UserError(f"{found.source}: other categories than {self._source('val')}: they must be the same")
+                raise UserError(f"{found.source}: other categories than {self._source('val')}; they must be the same")
             self._panoptic[split] = found
         return self._panoptic[split]
 
@@ -136,7 +100,7 @@ class CocoPanoptic(ImageMaskFolder):
         folder = self.path / "annotations"
         sources = sorted(folder.glob(f"panoptic_{split}*.json"))
         if len(sources) != 1:
-            raise UserError(f"{folder}: {len(sources)} files panoptic_{split}*.json: there must be one")
+            raise UserError(f"{folder}: {len(sources)} files panoptic_{split}*.json; there must be one")
         return sources[0]
 
     def _pairs_of(self, split: str) -> list[Pair]:
@@ -146,8 +110,9 @@ class CocoPanoptic(ImageMaskFolder):
     def _scan(self, split: str) -> list[dict[int, int]]:
         return self._split(split).pixels
 
-    def _label_table(self) -> LabelTable:
+    def label_table(self) -> LabelTable:
+        """Return class ids as they are: `read_class_ids` has mapped the segments."""
         return LabelTable(self.num_classes, None, [])
 
     def _masked_dataset(self, split: str) -> ImageMaskDataset:
-        return PanopticDataset(self._split(split), self._label_table())
+        return PanopticDataset(self._split(split), self.label_table())

@@ -71,7 +71,7 @@ def read_panoptic_split(source: Path) -> PanopticSplit:
             segments.append(np.array(sorted(rows), dtype=np.int64).reshape(-1, 2))
             pixels.append(areas)
     except (KeyError, TypeError) as error:
-        raise UserError(f"{source}: not in COCO's panoptic format ({error!r}): give the official file") from error
+        raise UserError(f"{source}: not in COCO's panoptic format ({error!r}); give the official file") from error
     _check_files(source, images, [pair.name for pair in pairs])
     _check_files(source, masks, [annotation["file_name"] for annotation in content["annotations"]])
     return PanopticSplit(source, names, pairs, segments, pixels)
@@ -89,14 +89,14 @@ def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray
         UserError: The file is damaged, or has a segment that is not in the JSON file.
     """
     channels = np.asarray(read_image(pair.mask)).astype(np.int64)
-    # the id of a segment is spread over the colours: red + 256 green + 65536 blue
+    # the id of a segment is spread over the colors: red + 256 green + 65536 blue
     ids = channels @ np.array([1, 1 << 8, 1 << 16])
     found, place, pixels = np.unique(ids, return_inverse=True, return_counts=True)
     class_of_segment = {NO_SEGMENT: IGNORE_INDEX} | {int(segment): int(class_id) for segment, class_id in segments}
     for segment, count in zip(found.tolist(), pixels.tolist(), strict=True):
         if segment not in class_of_segment:
             raise UserError(
-                f"{pair.mask}: segment {segment} ({count} pixels) is not in {source}: give files of one release"
+                f"{pair.mask}: segment {segment} ({count} pixels) is not in {source}; give files of one release"
             )
     classes = np.array([class_of_segment[segment] for segment in found.tolist()], dtype=np.uint8)
     return classes[place].reshape(ids.shape)
@@ -106,9 +106,9 @@ def _load(source: Path) -> dict[str, Any]:
     try:
         content = json.loads(source.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{source}: cannot be read as JSON ({error}): give COCO's panoptic annotations") from error
+        raise UserError(f"{source}: cannot be read as JSON ({error}); give COCO's panoptic annotations") from error
     if not isinstance(content, dict):
-        raise UserError(f"{source}: not in COCO's panoptic format: give the official file")
+        raise UserError(f"{source}: not in COCO's panoptic format; give the official file")
     return content
 
 
@@ -116,9 +116,9 @@ def _categories(source: Path, content: dict[str, Any]) -> dict[int, str]:
     try:
         names = {category["id"]: category["name"] for category in content["categories"]}
     except (KeyError, TypeError) as error:
-        raise UserError(f"{source}: not in COCO's panoptic format ({error!r}): give the official file") from error
+        raise UserError(f"{source}: not in COCO's panoptic format ({error!r}); give the official file") from error
     if not 2 <= len(names) <= MAX_CLASSES or len(set(names.values())) < len(names):
-        raise UserError(f"{source}: {len(names)} categories: from 2 to {MAX_CLASSES} of different names are possible")
+        raise UserError(f"{source}: {len(names)} categories; from 2 to {MAX_CLASSES} of different names are possible")
     return dict(sorted(names.items()))
 
 
@@ -127,7 +127,7 @@ def _check_segments(source: Path, annotation: dict[str, Any], class_of_category:
         if part["category_id"] not in class_of_category:
             raise UserError(
                 f"{source}: {annotation['file_name']}: category {part['category_id']} ({part['area']} pixels) is not "
-                "among the file's categories: correct the file"
+                "among the file's categories; correct the file"
             )
 
 
@@ -135,6 +135,6 @@ def _check_files(source: Path, folder: Path, names: list[str]) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(
-            f"{folder / missing[0]}: no such file, but {source} names it ({len(missing)} of {len(names)} are missing): "
+            f"{folder / missing[0]}: no such file, but {source} names it ({len(missing)} of {len(names)} are missing); "
             "add the files"
         )

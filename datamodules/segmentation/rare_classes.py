@@ -55,7 +55,7 @@ class RepeatFactorSampler(TrainingSampler):
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
         """Systematic sampling: every index as often as its factor says, rounded up or down, `num_samples` in all."""
-        # in another order each epoch, or neighbours would always share what rounding leaves
+        # in another order each epoch, or neighbors would always share what rounding leaves
         shuffled = random.permutation(len(self.factors))
         ends = np.cumsum(self.factors[shuffled])
         marks = (np.arange(self.num_samples) + random.random()) * (ends[-1] / self.num_samples)

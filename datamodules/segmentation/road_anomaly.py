@@ -6,13 +6,15 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.common.data_module import ImageDataModule, find_images
+from datamodules.common.image_data_module import ImageDataModule
+from datamodules.common.pairs import find_images
 from datamodules.common.splits import seeded_split
 from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.image_mask_dataset import ImageDataset
 from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_anomalous
 from datamodules.segmentation.road_anomaly_sets import AnomalySample, AnomalySet, find_anomaly_sets
 from eomt.errors import UserError
+from eomt.utils.paths import expand
 
 log = logging.getLogger("eomt")
 
@@ -52,7 +54,7 @@ class RoadAnomaly(ImageDataModule):
 
     def __init__(
         self,
-        path: str,
+        path: Path,
         sets: list[str] | None = None,
         val_set: str | None = None,
         val_fraction: float = 0.0,
@@ -60,22 +62,21 @@ class RoadAnomaly(ImageDataModule):
         skip_without_anomaly: bool = False,
         eval_batch_size: int = 1,
         num_workers: int = 2,
-        predict_path: str | None = None,
+        predict_path: Path | None = None,
     ) -> None:
-        super().__init__(1, eval_batch_size, num_workers)
+        super().__init__(1, eval_batch_size, num_workers, predict_path)
         if not 0 <= val_fraction < 1:
-            raise UserError(f"val_fraction: {val_fraction}: must be at least 0 and below 1")
+            raise UserError(f"val_fraction: {val_fraction}; must be at least 0 and below 1")
         if val_set is not None and val_fraction:
-            raise UserError(f"val_set, val_fraction: {val_set}, {val_fraction}: give one of the two")
+            raise UserError(f"val_set, val_fraction: {val_set}, {val_fraction}; give one of the two")
         if val_set is not None and val_set in (sets or []):
-            raise UserError(f"val_set: {val_set} is also in sets: what is chosen on a set is not tested on it")
-        self.path = Path(path)
+            raise UserError(f"val_set: {val_set} is also in sets; what is chosen on a set is not tested on it")
+        self.path = expand(path)
         self.sets = sets
         self.val_set = val_set
         self.val_fraction = val_fraction
         self.split_seed = split_seed
         self.skip_without_anomaly = skip_without_anomaly
-        self.predict_path = Path(predict_path) if predict_path is not None else None
         self.left_out: dict[str, int] = {}
         self._anomaly_sets: dict[str, AnomalySet] | None = None
         self._splits: dict[str, list[AnomalySample]] | None = None
@@ -92,7 +93,7 @@ class RoadAnomaly(ImageDataModule):
             UserError: There is nothing to train on, a file cannot be used, or nothing is left to test.
         """
         if stage == "fit":
-            raise UserError(f"{self.path}: anomaly sets have no training images: use test")
+            raise UserError(f"{self.path}: anomaly sets have no training images; use test")
         if stage == "predict":
             return
         for split, samples in self._found().items():
@@ -111,7 +112,7 @@ class RoadAnomaly(ImageDataModule):
             UserError: Neither `val_set` nor `val_fraction` was given.
         """
         if not self.has_validation:
-            raise UserError(f"{self.path}: no images of validation: give val_set or val_fraction")
+            raise UserError(f"{self.path}: no images of validation; give val_set or val_fraction")
         return self.evaluation_loader(AnomalyDataset(self._found()["val"], self._used_sets()))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -139,7 +140,9 @@ class RoadAnomaly(ImageDataModule):
             for name in wanted:
                 if name not in found:
                     field = "val_set" if name == self.val_set else "sets"
-                    raise UserError(f"{field}: {name!r} is not in {self.path}, which holds {', '.join(found)}")
+                    raise UserError(
+                        f"{field}: {name!r} is not in {self.path}, which holds {', '.join(found)}; give one of them"
+                    )
             self._anomaly_sets = {name: found[name] for name in dict.fromkeys(wanted)}
         return self._anomaly_sets
 
@@ -156,7 +159,7 @@ class RoadAnomaly(ImageDataModule):
                     splits["val" if is_val else "test"].append(sample)
             for split in ("val", "test") if self.has_validation else ("test",):
                 if not splits[split]:
-                    raise UserError(f"{self.path}: no images with masks are left for {split}: see sets and val_set")
+                    raise UserError(f"{self.path}: no images with masks are left for {split}; see sets and val_set")
             self._splits = splits
         return self._splits
 

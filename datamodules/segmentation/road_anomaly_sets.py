@@ -65,7 +65,7 @@ class AnomalySet:
                 advice = (
                     f"a folder of that name is read as the original; give one of 0, 1 and {IGNORE_INDEX} another name"
                 )
-            raise UserError(f"{mask}: label {values[0]} ({pixels[0]} pixels), must be {self.raw_labels}: {advice}")
+            raise UserError(f"{mask}: label {values[0]} ({pixels[0]} pixels); must be {self.raw_labels}: {advice}")
         return labels.astype(np.uint8)
 
 
@@ -80,11 +80,11 @@ def find_anomaly_sets(path: Path) -> dict[str, AnomalySet]:
         UserError: There is none, or images and masks do not belong together.
     """
     if not path.is_dir():
-        raise UserError(f"path: {path} is not a folder: give the folder of the anomaly sets")
+        raise UserError(f"path: {path} is not a folder; give the folder of the anomaly sets")
     folders = [path] if _is_set(path) else sorted(folder for folder in path.iterdir() if _is_set(folder))
     if not folders:
         raise UserError(
-            f"path: {path} holds no folder with 'images' and 'labels_masks' or with 'frames': see RoadAnomaly's layouts"
+            f"path: {path} holds no folder with 'images' and 'labels_masks' or with 'frames'; see RoadAnomaly's layouts"
         )
     return {found.name: found for found in map(_read_set, folders)}
 
@@ -119,7 +119,7 @@ def _images_and_masks(folder: Path) -> list[tuple[str, Path, Path | None]]:
     names = find_files(folder / "labels_masks", (".png",))
     ending = "_labels_semantic.png"
     is_official = any(name.endswith(ending) for name in names)
-    # the official masks have coloured twins for the eye
+    # the official masks have colored twins for the eye
     ending = ending if is_official else ".png"
     masks = {name.removesuffix(ending): folder / "labels_masks" / name for name in names if name.endswith(ending)}
     return _paired(folder / "images", images, masks, may_lack_masks=is_official)
@@ -130,7 +130,7 @@ def _by_stem(folder: Path, names: list[str]) -> dict[str, str]:
     for name in sorted(names):
         stem = os.path.splitext(name)[0]
         if stem in stems:
-            raise UserError(f"{folder / name}: shares its mask with {stems[stem]}: keep one of the two")
+            raise UserError(f"{folder / name}: shares its mask with {stems[stem]}; keep one of the two")
         stems[stem] = name
     return stems
 
@@ -141,11 +141,11 @@ def _paired(
     lonely = [stem for stem in images if stem not in masks]
     if not images or (lonely and not may_lack_masks):
         missing = f"no mask for {folder / images[lonely[0]]}" if lonely else f"{folder}: no images"
-        raise UserError(f"{missing} ({len(lonely)} of {len(images)} images have none): add files, or remove the folder")
+        raise UserError(f"{missing} ({len(lonely)} of {len(images)} images have none); add files, or remove the folder")
     orphans = sorted(stem for stem in masks if stem not in images)
     if orphans:
         raise UserError(
-            f"{masks[orphans[0]]}: no image {orphans[0]} in {folder} ({len(orphans)} of {len(masks)} masks have none): "
+            f"{masks[orphans[0]]}: no image {orphans[0]} in {folder} ({len(orphans)} of {len(masks)} masks have none); "
             "add the images, or remove the masks"
         )
     return [(name, folder / name, masks.get(stem)) for stem, name in images.items()]

@@ -40,7 +40,7 @@ class TrainTransform:
 
         Args:
             image, mask: The sample.
-            outliers: What is pasted in before the colours vary: in other light than its surroundings it would be known
+            outliers: What is pasted in before the colors vary: in other light than its surroundings it would be known
                 by that.
 
         Returns:
@@ -71,7 +71,7 @@ class TrainTransform:
         top, left = (_random_offset(length - seen) for length, seen in zip(size, window, strict=True))
         rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
         image = F.resize(image[:, rows, columns], resized, antialias=True)
-        # nearest-exact keeps to the pixel centres, as the image's resize does; nearest would be half a pixel off
+        # nearest-exact keeps to the pixel centers, as the image's resize does; nearest would be half a pixel off
         mask = F.resize(mask[None, rows, columns], resized, InterpolationMode.NEAREST_EXACT)[0]
         return image, mask
 

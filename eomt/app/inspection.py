@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from eomt.errors import UserError
@@ -19,8 +18,11 @@ from eomt.lora.files import save_adapter
 from eomt.lora.layers import count_lora_parameters, lora_layers
 from eomt.lora.summary import lora_summary
 from eomt.lora.targets import is_inside
-from eomt.tasks.base import AdaptationTask
-from eomt.verification.audit import audit_batch, check_base_is_loaded, first_supervised, loaded_names, refuse, summarise
+from eomt.models.network import Network
+from eomt.tasks.base import AdaptationTask, first_supervised
+from eomt.tasks.data import TaskData
+from eomt.utils.modes import isolated_randomness
+from eomt.verification.audit import AuditReport, loaded_names, random_base_faults
 from eomt.verification.memory import TrainingMemory, checkpointing_set, checkpointing_switches, training_memory
 
 Row = tuple[str, ...]
@@ -114,13 +116,13 @@ def ranges(numbers: tuple[int, ...]) -> str:
     return "{" + ",".join(texts) + "}"
 
 
-def adapter_line(network: nn.Module) -> str:
+def adapter_line(network: Network) -> str:
     """The exact size of the adapter's files: they are written to a temporary folder and measured."""
     if not lora_layers(network):
         return "Adapter on disk: none, there are no adapters"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            written = save_adapter(network, Path(folder) / "adapter", getattr(network, "base", None))
+            written = save_adapter(network, Path(folder) / "adapter", network.base)
         except UserError as error:
             return f"Adapter on disk: none ({error})"
         files = {
@@ -142,31 +144,29 @@ def base_line(task: AdaptationTask, allow_random_base: bool) -> str:
         needed = "; `fit` wants --audit.allow_random_base true" if frozen and not allow_random_base else ""
         return f"Base: random, no weights were loaded{needed}"
     if not allow_random_base:
-        check_base_is_loaded(network)
-    base = getattr(network, "base", type(network).__name__)
-    if adaptation(network) is None:
-        # a merged folder or a checkpoint of full fine-tuning holds every weight
-        base = getattr(task, "weights", base)
-    return f"Base: {base}"
+        AuditReport(tuple(random_base_faults(network))).require()
+    # a merged folder or a checkpoint of full fine-tuning holds every weight
+    whole = task.weights if adaptation(network) is None else None
+    return f"Base: {whole or network.base}"
 
 
-def data_lines(datamodule: LightningDataModule) -> Iterator[str]:
-    """Images per split and class, of a datamodule that was set up to fit."""
-    counts: dict[str, dict[str, int]] = dict(getattr(datamodule, "counts", {}))
-    for split, names in getattr(datamodule, "split_record", {}).items():
+def data_lines(data: TaskData) -> Iterator[str]:
+    """Yield images per split and class, of data that were set up to fit."""
+    counts = {split: dict(count) for split, count in data.counts.items()}
+    for split, names in data.split_record.items():
         # a split that `fit` does not look into
         counts.setdefault(split, {"images": len(names)})
     for split, count in counts.items():
         yield f"Data: {split}: " + ", ".join(f"{name} {number}" for name, number in count.items())
-    if (num_classes := getattr(datamodule, "num_classes", None)) is not None:
-        yield f"Data: {num_classes} classes: {', '.join(getattr(datamodule, 'class_names', []))}"
+    if data.num_classes is not None:
+        yield f"Data: {data.num_classes} classes: {', '.join(data.class_names or ())}"
 
 
 def not_there_yet(datamodule: LightningDataModule) -> str | None:
-    """Why data that `fit` makes itself cannot be used yet; None if the data is there and was set up.
+    """Return why data that `fit` makes itself cannot be used yet; None if the data is there and was set up.
 
     Raises:
-        UserError: for any other data that cannot be used.
+        UserError: For any other data that cannot be used.
     """
     try:
         datamodule.setup("fit")
@@ -177,9 +177,9 @@ def not_there_yet(datamodule: LightningDataModule) -> str | None:
     return None
 
 
-def real_batch(task: AdaptationTask, datamodule: LightningDataModule) -> dict[str, Any]:
+def real_batch(task: AdaptationTask, datamodule: TaskData) -> dict[str, Any]:
     """The first training batch that has anything to learn from."""
-    with isolate_rng():
+    with isolated_randomness():
         return first_supervised(task, datamodule.train_dataloader())
 
 
@@ -191,27 +191,14 @@ def memory_lines(
     yield f"Peak memory of training, batch of {batch_size} on one {task.device.type} device (estimate, AdamW)"
     switches = checkpointing_switches(task.network)
     if not switches:
-        memory = training_memory(task, batch, batch_size, forward_context)
+        memory = training_memory(task, task.unlogged_step, batch, batch_size, forward_context)
         yield f"  {_memory_text(memory)}; no module has a `checkpointing` switch"
     for checkpointing in (False, True) if switches else ():
         with checkpointing_set(task.network, checkpointing):
-            memory = training_memory(task, batch, batch_size, forward_context)
+            memory = training_memory(task, task.unlogged_step, batch, batch_size, forward_context)
         as_set = all(switch.checkpointing is checkpointing for switch in switches)
         name = f"checkpointing {'on' if checkpointing else 'off'}{' (as set)' if as_set else ''}"
         yield f"  {name + ':':29}{_memory_text(memory)}"
-
-
-def audit_line(
-    task: AdaptationTask, batch: dict[str, Any], forward_context: Callable[[], AbstractContextManager[Any]]
-) -> str:
-    """The verdict of the audit.
-
-    Raises:
-        UserError: naming a fault.
-    """
-    with forward_context():
-        refuse(audit_batch(task, batch))
-    return f"Audit: {summarise(task)}"
 
 
 def _memory_text(memory: TrainingMemory) -> str:

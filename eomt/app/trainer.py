@@ -6,13 +6,11 @@ from typing import Any
 import lightning.pytorch
 from lightning.pytorch import LightningDataModule
 
-from callbacks.run.adapter_audit import AdapterAudit
 from eomt.app import inspection
 from eomt.app.runs import load_checkpoint
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers
 from eomt.tasks.base import AdaptationTask
-from eomt.verification.audit import check_optimiser
 from eomt.verification.memory import first_samples
 from eomt.verification.merging import ORIGINAL_SUFFIX, TOLERANCE, check_output, merged_copy, write_merged
 
@@ -24,39 +22,37 @@ class Trainer(lightning.pytorch.Trainer):
     """fit, validate, test and predict as Lightning does them, and what is done without a training loop.
 
     Attributes:
-        merged_config: what `merge` writes beside the weights so that they open by themselves; set by the command line.
+        merged_config: What `merge` writes beside the weights so that they open by themselves; set by the command line.
+        allow_random_base: Whether `inspect` takes frozen weights that no file filled; set by the command line.
     """
 
     merged_config: str | None = None
+    allow_random_base: bool = False
 
-    def inspect(
-        self, model: AdaptationTask, datamodule: LightningDataModule | None = None, ckpt_path: str | None = None
-    ) -> None:
-        """Shows what would be trained, its size, memory and data, and audits it; trains and writes nothing.
+    def inspect(self, model: AdaptationTask, datamodule: Any = None, ckpt_path: str | None = None) -> None:
+        """Show what would be trained, its size, memory and data, and audits it; trains and writes nothing.
 
         Args:
-            model: a task.
-            datamodule: where the audited batch comes from; a synthetic one is made up without.
-            ckpt_path: a .ckpt file, an adapter or merged folder, latest or best, to be inspected in place of the start.
+            model: A task.
+            datamodule: Where the audited batch comes from, a LightningDataModule that keeps `TaskData`; a synthetic one
+                is made up without.
+            ckpt_path: A .ckpt file, an adapter or merged folder, latest or best, to be inspected in place of the start.
 
         Raises:
-            UserError: for a fault that would stop a fit.
+            UserError: For a fault that would stop a fit.
         """
         self._take(model, ckpt_path)
         network = model.network
         for line in inspection.module_lines(network):
             print(line)
-        audit = next((callback for callback in self.callbacks if isinstance(callback, AdapterAudit)), AdapterAudit())  # type: ignore[attr-defined]
         print(inspection.adapter_line(network))
-        print(inspection.base_line(model, audit.allow_random_base))
-        optimizer = model.configure_optimizers()["optimizer"]
-        check_optimiser(model, [optimizer])
-        self.optimizers = [optimizer]
+        print(inspection.base_line(model, self.allow_random_base))
+        self.optimizers = [model.configure_optimizers()["optimizer"]]
         if datamodule is None:
             print(f"Batch: synthetic, of {ASSUMED_BATCH_SIZE}: there is no data; the audit takes one image of it")
             batch = model.synthetic_batch(ASSUMED_BATCH_SIZE)
         elif reason := inspection.not_there_yet(datamodule):
-            batch = model.synthetic_batch(getattr(datamodule, "batch_size", ASSUMED_BATCH_SIZE))
+            batch = model.synthetic_batch(datamodule.batch_size)
             print(f"Batch: synthetic: `fit` makes the data, and has not yet ({reason})")
         else:
             for line in inspection.data_lines(datamodule):
@@ -68,7 +64,10 @@ class Trainer(lightning.pytorch.Trainer):
             print(line, flush=True)
         # nothing that a made-up image shows is shown better by four
         audited = first_samples(batch, 1) if datamodule is None else batch
-        print(inspection.audit_line(model, audited, context))
+        with context():
+            report = model.audit(audited, self.optimizers)
+        report.require()
+        print(f"Audit: {report}")
 
     def merge(
         self,
@@ -89,14 +88,12 @@ class Trainer(lightning.pytorch.Trainer):
         Raises:
             UserError: if merged and adapted network answer differently, or the folder is something else.
         """
-        check_output(output)
+        check_output(output, model.network.files)
         assert output is not None
-        if Path(output).suffix == ORIGINAL_SUFFIX and not hasattr(model.network, "save_original"):
-            raise UserError(f"output: {output}: {type(model.network).__name__} is not written as a .pt; give a folder")
         self._take(model, ckpt_path)
         batch, source = self._batch_to_compare(model, datamodule)
         count = len(lora_layers(model.network))
-        merged, _, difference = merged_copy(model, self._to_device(model, batch))
+        merged, _, difference = merged_copy(model.network, self._to_device(model, batch), model.outputs)
         # written so that NaN is refused too
         if not difference <= TOLERANCE:
             raise UserError(
@@ -106,7 +103,7 @@ class Trainer(lightning.pytorch.Trainer):
         print(f"Merged {count} adapters: answers differ by {difference:.1e} (relative) on {source}")
         path = Path(output).resolve()
         if path.suffix == ORIGINAL_SUFFIX:
-            merged.save_original(path)  # type: ignore[operator]
+            merged.write_original(path)
         else:
             write_merged(merged, path, self.merged_config)
         size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))

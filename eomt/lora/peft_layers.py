@@ -75,7 +75,7 @@ class PEFTLayer(AdapterLayer):
         plain = self.base_layer
         if merge or self.initial_pair():
             with torch.no_grad(), torch.autocast(plain.weight.device.type, enabled=False):
-                weight = self._merged_weight() if merge else self._original_weight()
+                weight = self._merged_weight() if merge else self.original_weight()
             plain.weight = nn.Parameter(weight.to(plain.weight.dtype), requires_grad=False)
         return plain.train(self.training)
 
@@ -105,11 +105,11 @@ class PEFTLayer(AdapterLayer):
         if self.initial_pair() is None:
             yield
             return
-        weight = self._original_weight()
+        weight = self.original_weight()
         yield
         self._take_out_initial_pair(weight)
 
-    def _original_weight(self) -> Tensor:
+    def original_weight(self) -> Tensor:
         """Return the base weight as it was before PiSSA, in the adapters' dtype, up to rounding."""
         return self.base_layer.weight + self._initial_update()
 

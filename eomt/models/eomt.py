@@ -13,13 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError
+from eomt.lora.adapter_layer import require_merged
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.models.network import Arguments, Network
 from eomt.models.vit import ViT
 from eomt.models.weights.eomt.load import classes_in, holds_encoder, load_eomt
 from eomt.models.weights.eomt.save import write_eomt
-from eomt.models.weights.eomt.settings import CONFIG_FILE, PREPROCESSOR_FILE, read_own_settings
+from eomt.models.weights.eomt.settings import read_own_settings
+from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE
+from eomt.utils.loaded import mark_loaded
+from eomt.utils.paths import PathOrName, expand_source
 
 
 class Prediction(NamedTuple):
@@ -92,10 +96,11 @@ class EoMT(Network):
         num_blocks: int = 4,
         masked_attn_enabled: bool = True,
         lora_config: LoRAConfig | None = None,
-        pretrained: bool | str = False,
+        pretrained: bool | PathOrName = False,
         load_class_head: bool = True,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
         if num_classes is None or num_classes < 1:
             raise UserError(f"num_classes: {num_classes!r}, must be at least 1; a config gets it from the data")
         if not 1 <= num_blocks <= len(encoder.blocks):
@@ -120,7 +125,12 @@ class EoMT(Network):
         if pretrained is True:
             raise UserError("pretrained: true, EoMT takes false, the path of its weights or a repository")
         if pretrained:
-            load_eomt(self, pretrained, load_class_head)
+            names, settings = load_eomt(self, pretrained, load_class_head)
+            mark_loaded(self, names)
+            if settings.colors is not None:
+                encoder.normalize.set_colors(*settings.colors)
+            if load_class_head and settings.class_names and len(settings.class_names) == num_classes:
+                self.class_names = list(settings.class_names)
         apply_lora(self, lora_config)
 
     @property
@@ -135,6 +145,7 @@ class EoMT(Network):
 
     def write(self, folder: Path) -> None:
         """Write into a folder that exists, in Hugging Face layout where that can be; `pretrained` opens it."""
+        require_merged(self)
         write_eomt(self, folder)
 
     @classmethod

@@ -15,18 +15,19 @@ from eomt.errors import UserError
 from eomt.models.mae_encoder import describe_base, enable_checkpointing
 from eomt.models.masking import apply_mask, block_noise, check_ratio, num_kept, random_noise
 from eomt.models.network import Network
-from eomt.models.parts.pixels import PixelNormalisation
+from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.weights.mae import (
     DECODER_POSITIONS,
     POSITIONS,
-    decoder_fields,
-    fill_decoder,
-    fill_encoder,
-    initialise_positions,
-    make_config,
-    read_checkpoint,
-    save_encoder_folder,
+    fill_mae_decoder,
+    fill_mae_encoder,
+    initialize_positions,
+    mae_config,
+    mae_decoder_fields,
+    read_mae,
+    save_mae_encoder,
 )
+from eomt.utils.paths import PathOrName, expand_source
 
 log = logging.getLogger("eomt")
 
@@ -81,7 +82,7 @@ class MaskedAutoencoder(Network):
 
     def __init__(
         self,
-        pretrained: bool | str = True,
+        pretrained: bool | PathOrName = True,
         img_size: tuple[int, int] = (224, 224),
         patch_size: int = 16,
         mask_ratio: float = 0.75,
@@ -96,28 +97,29 @@ class MaskedAutoencoder(Network):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
         if masking not in ("random", "block"):
             raise UserError(f"masking: {masking!r}, must be random or block")
         check_ratio(mask_ratio)
         self.pretrained, self.masking = pretrained, masking
         self.patch_size, self.mask_ratio, self.norm_pix_loss = patch_size, mask_ratio, norm_pix_loss
         self.img_size = (int(img_size[0]), int(img_size[1]))
-        decoder = decoder_fields(decoder_hidden_size, decoder_depth, decoder_num_heads)
-        config = make_config(
+        decoder = mae_decoder_fields(decoder_hidden_size, decoder_depth, decoder_num_heads)
+        config = mae_config(
             self.img_size, patch_size, hidden_size, depth, num_heads, mask_ratio=mask_ratio,
             norm_pix_loss=norm_pix_loss, **decoder,
         )  # fmt: skip
         num_kept(self.num_patches, mask_ratio)
         self.model = ViTMAEForPreTraining(config)
-        initialise_positions(self.model)
+        initialize_positions(self.model)
         if pretrained:
-            checkpoint = read_checkpoint(pretrained)
-            fill_encoder(self.model.vit, checkpoint)
-            if not fill_decoder(self.model, checkpoint):
+            checkpoint = read_mae(pretrained)
+            fill_mae_encoder(self.model.vit, checkpoint)
+            if not fill_mae_decoder(self.model, checkpoint):
                 log.info("%s: holds no decoder of these sizes; it starts anew", checkpoint.folder)
         if checkpointing:
             enable_checkpointing(self.model)
-        self.normalise = PixelNormalisation()
+        self.normalize = PixelNormalization()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -182,7 +184,7 @@ class MaskedAutoencoder(Network):
             predicted = predicted * deviation + mean
         masked = apply_mask(patches, prediction.mask)
         rebuilt = apply_mask(patches, prediction.mask, predicted)
-        return MAEPictures(*(self.normalise.invert(self.model.unpatchify(x)) for x in (patches, masked, rebuilt)))
+        return MAEPictures(*(self.normalize.invert(self.model.unpatchify(x)) for x in (patches, masked, rebuilt)))
 
     def _pixels(self, image: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W).
@@ -196,7 +198,7 @@ class MaskedAutoencoder(Network):
                 f"image: {image.shape[-2]} x {image.shape[-1]} pixels, the network takes {height} x {width}; "
                 "resize the image or set img_size"
             )
-        return self.normalise(image)
+        return self.normalize(image)
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,4 +213,4 @@ def save_encoder(network: MaskedAutoencoder, folder: str | Path) -> Path:
     Raises:
         UserError: if the encoder holds adapters, or the folder exists and is something else.
     """
-    return save_encoder_folder(network.model.vit, folder)
+    return save_mae_encoder(network.model.vit, folder)

@@ -14,16 +14,17 @@ from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
 
 from eomt.errors import UserError
 from eomt.models.network import Network
-from eomt.models.parts.pixels import PixelNormalisation
+from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.weights.mae import (
     POSITIONS,
     REPOSITORY,
-    fill_encoder,
-    initialise_positions,
-    make_config,
-    read_checkpoint,
+    fill_mae_encoder,
+    initialize_positions,
+    mae_config,
+    read_mae,
 )
 from eomt.utils.modes import evaluation_mode
+from eomt.utils.paths import PathOrName, expand_source
 
 
 class MAEEncoder(Network):
@@ -54,7 +55,7 @@ class MAEEncoder(Network):
 
     def __init__(
         self,
-        pretrained: bool | str = True,
+        pretrained: bool | PathOrName = True,
         img_size: tuple[int, int] = (224, 224),
         patch_size: int = 16,
         hidden_size: int = 768,
@@ -63,16 +64,17 @@ class MAEEncoder(Network):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
         self.pretrained, self.patch_size = pretrained, patch_size
         self.img_size = (int(img_size[0]), int(img_size[1]))
-        self.model = ViTMAEModel(make_config(self.img_size, patch_size, hidden_size, depth, num_heads, mask_ratio=0.0))
+        self.model = ViTMAEModel(mae_config(self.img_size, patch_size, hidden_size, depth, num_heads, mask_ratio=0.0))
         if pretrained:
-            fill_encoder(self.model, read_checkpoint(pretrained))
+            fill_mae_encoder(self.model, read_mae(pretrained))
         else:
-            initialise_positions(self.model)
+            initialize_positions(self.model)
         if checkpointing:
             enable_checkpointing(self.model)
-        self.normalise = PixelNormalisation()
+        self.normalize = PixelNormalization()
 
     @property
     def embed_dim(self) -> int:
@@ -106,7 +108,7 @@ class MAEEncoder(Network):
         """
         height, width = self.grid(image)
         embeddings = self.model.embeddings
-        pixels = self.normalise(image).to(embeddings.patch_embeddings.projection.weight.dtype)
+        pixels = self.normalize(image).to(embeddings.patch_embeddings.projection.weight.dtype)
         # without it the patches would be shuffled, even where none is masked
         in_order = torch.arange(height * width, device=image.device).expand(len(image), -1)
         return embeddings(pixels, noise=in_order, interpolate_pos_encoding=True)[0]

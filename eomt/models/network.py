@@ -26,6 +26,8 @@ class Network(Adaptable):
         img_size: Height and width in pixels of the images that it is made for.
         class_names: Names of the classes in the order of its outputs, for the files that are written; None if they are
             not known.
+        checkpointing: Whether activations are computed again in the backward pass; None where that cannot be switched
+            once the network is built.
     """
 
     # names in the folder that `write` fills
@@ -33,6 +35,7 @@ class Network(Adaptable):
 
     img_size: tuple[int, int]
     class_names: list[str] | None = None
+    checkpointing: bool | None = None
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
@@ -95,6 +98,12 @@ class Network(Adaptable):
     @classmethod
     def complete(cls, arguments: Arguments) -> None:
         """Fill in constructor arguments that follow from the weights which they name."""
+
+    @classmethod
+    def img_size_of(cls, arguments: Arguments) -> Any:
+        """Return the configured image size, the network's own or that of its encoder; None if there is none."""
+        encoder = (arguments.get("encoder") or {}).get("init_args") or {}
+        return encoder.get("img_size", arguments.get("img_size"))
 
     @classmethod
     def classes_of(cls, arguments: Arguments) -> int | None:

@@ -14,25 +14,25 @@ from transformers import Sam2Model
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.models.network import Network
+from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction
 from eomt.models.weights.sam2.config import (
-    CONFIG_FILE,
     SIZES,
     check_image_size,
-    make_config,
-    read_config,
+    is_size,
+    read_sam2_config,
+    sam2_config,
     set_image_size,
 )
-from eomt.models.weights.sam2.load import CLASS_PROMPTS_FILE, Weights, hub_repository, load_weights
+from eomt.models.weights.sam2.load import CLASS_PROMPTS_FILE, SAM2Weights, read_sam2, released_sam2
 from eomt.models.weights.sam2.names import POSITIONS_TWICE
 from eomt.models.weights.sam2.save import save_original, write_hugging_face
+from eomt.utils.hub import CONFIG_FILE
 from eomt.utils.loaded import mark_loaded
+from eomt.utils.paths import PathOrName, expand_name, expand_source
 
 # The attention of the image encoder (fused qkv, and proj), and attention and MLPs of the mask decoder's transformer.
 LORA_TARGETS = ("attn", "mask_decoder.transformer")
-# ImageNet's, which SAM 2 was trained with.
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
 # As many as an empty prompt has, whose values the class prompts start from.
 CLASS_TOKENS = 2
 # What a point's label may be, besides 1 (on the object) and 0 (off it).
@@ -71,9 +71,6 @@ class SAM2(Network):
     frozen_modules = ("model.prompt_encoder",)
     files = Network.files | {CONFIG_FILE, CLASS_PROMPTS_FILE}
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     @property
     def new_modules(self) -> tuple[str, ...]:
         """What no file fills: trained in full wherever adapters are."""
@@ -81,23 +78,23 @@ class SAM2(Network):
 
     def __init__(
         self,
-        pretrained: bool | str = True,
-        size: str = "large",
+        pretrained: bool | PathOrName = True,
+        size: PathOrName = "large",
         img_size: int | tuple[int, int] = 1024,
         checkpointing: bool = False,
         prompt_free: bool = False,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if size not in SIZES and (pretrained is True or not Path(size).is_dir()):
+        pretrained, size = expand_source(pretrained), expand_name(size)
+        if not is_size(size) and (pretrained is True or not Path(size).is_dir()):
             raise UserError(f"size: {size!r}, must be {', '.join(SIZES)}, or a folder with config.json to train anew")
         if prompt_free and (num_classes is None or num_classes < 1):
             raise UserError(f"num_classes: {num_classes!r}, must be at least 1; a config gets it from the data")
         self.pretrained, self.size, self.prompt_free, self.num_classes = pretrained, size, prompt_free, num_classes
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.img_size = (int(height), int(width))
-        source = hub_repository(size) if pretrained is True else pretrained  # type: ignore[arg-type]
-        weights = load_weights(source) if source else None
+        weights = read_sam2(self.base) if pretrained else None
         self.model = _make_model(weights, size)
         self.memory = weights.memory if weights else {}
         check_image_size(self.model.config, self.img_size)
@@ -112,15 +109,15 @@ class SAM2(Network):
                 # its new name is not in all versions of transformers 5
                 warnings.simplefilter("ignore", FutureWarning)
                 self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        # ImageNet's colors, which SAM 2 was trained with
+        self.normalize = PixelNormalization()
 
     @property
     def base(self) -> str:
         """Where the weights come from, for people."""
         if isinstance(self.pretrained, str):
             return self.pretrained
-        return hub_repository(self.size) if self.pretrained else f"sam2 {self.size} (random)"  # type: ignore[arg-type]
+        return released_sam2(self.size) if self.pretrained and is_size(self.size) else f"sam2 {self.size} (random)"
 
     @property
     def mask_size(self) -> tuple[int, int]:
@@ -168,10 +165,8 @@ class SAM2(Network):
                 f"image: {image.shape[-2]} x {image.shape[-1]} pixels, the network takes {height} x {width}; "
                 "resize the image or set img_size"
             )
-        scale = 255.0 if image.dtype == torch.uint8 else 1.0
-        pixels = (image / scale - self.pixel_mean) / self.pixel_std
         # not get_image_embeddings, which is run under no_grad
-        stride_4, stride_8, embedding = self.model.vision_encoder(pixels).fpn_hidden_states
+        stride_4, stride_8, embedding = self.model.vision_encoder(self.normalize(image)).fpn_hidden_states
         decoder = self.model.mask_decoder
         return SAM2Features(
             embedding + self.model.no_memory_embedding.view(1, -1, 1, 1),
@@ -267,7 +262,7 @@ class SAM2(Network):
         x, y = coordinates.unbind(-1)
         return torch.stack((x, (y + 0.5) * (width / height) - 0.5), dim=-1)
 
-    def _make_class_prompts(self, weights: Weights | None) -> nn.Embedding:
+    def _make_class_prompts(self, weights: SAM2Weights | None) -> nn.Embedding:
         """As read, else all of them the empty prompt: the pre-trained decoder knows what to do with it."""
         empty = self.model.prompt_encoder.not_a_point_embed.weight.detach()
         prompts = nn.Embedding(self.num_classes or 0, CLASS_TOKENS * empty.shape[1])
@@ -302,9 +297,9 @@ def default_lora(prompt_free: bool = False) -> LoRAConfig:
     )
 
 
-def _make_model(weights: Weights | None, size: str) -> Sam2Model:
+def _make_model(weights: SAM2Weights | None, size: str) -> Sam2Model:
     if weights is None:
-        model = Sam2Model(make_config(size) if size in SIZES else read_config(Path(size)))
+        model = Sam2Model(sam2_config(size) if is_size(size) else read_sam2_config(Path(size)))
         for module in model.modules():
             # as in the authors' code: transformers' small values leave a small network deaf to its prompts
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):

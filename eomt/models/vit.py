@@ -20,11 +20,13 @@ from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
 from eomt.models.network import Network
-from eomt.models.weights.backbone.load import load_backbone
+from eomt.models.parts.pixels import PixelNormalization
+from eomt.models.weights.backbone.load import WANTED, load_backbone
 from eomt.models.weights.backbone.names import Backbone
-from eomt.models.weights.transformers import Colours, as_colours
+from eomt.models.weights.colors import Colors
 from eomt.utils.hub import require_hub
 from eomt.utils.loaded import mark_loaded
+from eomt.utils.paths import PathOrName, expand_source
 
 # that take a mask; timm's others of a ViT refuse it
 PLAIN_BLOCKS = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}
@@ -44,8 +46,8 @@ class ViT(Network):
     Args:
         backbone_name: a timm name, such as vit_base_patch14_reg4_dinov2.
         img_size: height and width in pixels that the position grid is made for; a batch of another size resamples it.
-        pretrained: true takes the weights of `backbone_name` from the hub, a path reads a folder or file in timm or
-            Hugging Face layout, false leaves the weights random.
+        pretrained: true takes the weights of `backbone_name` from the hub; a text is a folder or file in timm or
+            Hugging Face layout, or a repository on the hub; false leaves the weights random.
         patch_size: in pixels; None keeps the backbone's own. Loaded patch embeddings are resampled to it.
         checkpointing: recompute activations in the backward pass: less memory, about a third more time.
 
@@ -56,18 +58,17 @@ class ViT(Network):
 
     # adapters are named as in the timm model, so that PEFT opens them on it
     inner_models = ("backbone",)
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
         backbone_name: str = "vit_base_patch14_reg4_dinov2",
         img_size: tuple[int, int] = (518, 518),
-        pretrained: bool | str = True,
+        pretrained: bool | PathOrName = True,
         patch_size: int | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        pretrained = expand_source(pretrained)
         arguments: dict[str, Any] = {"patch_size": patch_size} if patch_size else {}
         self.backbone_name, self.pretrained, self.checkpointing = backbone_name, pretrained, checkpointing
         self.img_size = (int(img_size[0]), int(img_size[1]))
@@ -87,8 +88,7 @@ class ViT(Network):
         elif pretrained:
             load_backbone(self.backbone, pretrained)
         config = _pretrained_config(backbone_name)
-        self.register_buffer("pixel_mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self.normalize = PixelNormalization(config.mean, config.std)
 
     @property
     def embed_dim(self) -> int:
@@ -104,9 +104,9 @@ class ViT(Network):
         return self.backbone.blocks
 
     @property
-    def colours(self) -> tuple[Colours, Colours]:
-        """Mean and deviation that images are normalised with."""
-        return as_colours(self.pixel_mean), as_colours(self.pixel_std)
+    def colors(self) -> tuple[Colors, Colors]:
+        """Mean and deviation that images are normalized with."""
+        return self.normalize.colors
 
     @property
     def base(self) -> str:
@@ -126,9 +126,8 @@ class ViT(Network):
         height, width = image.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise UserError(f"image: {height} x {width} pixels is no multiple of the patch size {self.patch_size}")
-        scale = 255.0 if image.dtype == torch.uint8 else 1.0
-        image = ((image / scale - self.pixel_mean) / self.pixel_std).to(self.backbone.patch_embed.proj.weight.dtype)
-        tokens = self.backbone.patch_embed(image)  # (B, h, w, D)
+        pixels = self.normalize(image).to(self.backbone.patch_embed.proj.weight.dtype)
+        tokens = self.backbone.patch_embed(pixels)  # (B, h, w, D)
         grid = (tokens.shape[1], tokens.shape[2])
         if isinstance(self.backbone, Eva):
             tokens, rope = self.backbone._pos_embed(tokens)
@@ -184,7 +183,7 @@ class ViT(Network):
             )
         repository = _pretrained_config(self.backbone_name).hf_hub_id
         if from_hub and repository:
-            require_hub(repository)
+            require_hub(repository, WANTED)
         try:
             backbone = timm.create_model(
                 self.backbone_name,

@@ -20,20 +20,21 @@ from eomt.models.parts.freezing import freeze_models
 from eomt.models.parts.gated_fusion import DROPOUT, GatedFusion
 from eomt.models.parts.text_tower import decoder_of, encoder_of, load_tokenizer_for, make_text_tower
 from eomt.models.parts.vision_tower import make_vision_tower
-from eomt.models.weights.transformers import describe
+from eomt.models.weights.transformers import describe_source
 from eomt.models.weights.vqa import (
-    CONFIG_FILE,
     TOKENIZER,
     AnswerHead,
-    Layout,
+    VQALayout,
     answers_hash,
-    fill_from_layout,
-    open_layout,
+    fill_vqa,
+    open_vqa_layout,
     tokenizer_source,
-    write_layout,
+    write_vqa,
 )
+from eomt.utils.hub import CONFIG_FILE
 from eomt.utils.labels import IGNORED_TOKEN
 from eomt.utils.modes import evaluation_mode
+from eomt.utils.paths import PathOrName, expand_source
 from eomt.utils.tokenizer import usable_positions
 
 
@@ -87,31 +88,34 @@ class DeterministicVQA(Network):
 
     def __init__(
         self,
-        vision_model: str | dict[str, Any] = "facebook/dinov2-base",
-        text_model: str | dict[str, Any] = "vinai/bartpho-syllable",
-        pretrained: bool | str = True,
+        vision_model: PathOrName | dict[str, Any] = "facebook/dinov2-base",
+        text_model: PathOrName | dict[str, Any] = "vinai/bartpho-syllable",
+        pretrained: bool | PathOrName = True,
         answer_head: AnswerHead = "generative",
         answers: list[str] | None = None,
         question_types: list[str] | None = None,
-        tokenizer: str | None = None,
+        tokenizer: PathOrName | None = None,
         img_size: tuple[int, int] = (224, 224),
         fusion_layers: int = 2,
         checkpointing: bool = False,
         lora_config: LoRAConfig | None = None,
     ) -> None:
         super().__init__()
-        models = f"{describe(vision_model)} + {describe(text_model)}"
+        pretrained = expand_source(pretrained)
+        vision_model, text_model = expand_source(vision_model), expand_source(text_model)
+        tokenizer = expand_source(tokenizer)
+        models = f"{describe_source(vision_model)} + {describe_source(text_model)}"
         self._base = pretrained if isinstance(pretrained, str) else models if pretrained else f"{models} (random)"
         self.tokenizer_source = tokenizer_source(pretrained, text_model, tokenizer)
-        colours = None
+        colors = None
         if isinstance(pretrained, str):
-            stored = open_layout(pretrained, answer_head, answers, question_types, img_size, fusion_layers)
-            vision_model, text_model, colours = stored.vision_config, stored.text_config, stored.colours
+            stored = open_vqa_layout(pretrained, answer_head, answers, question_types, img_size, fusion_layers)
+            vision_model, text_model, colors = stored.vision_config, stored.text_config, stored.colors
             answer_head, answers, question_types = stored.answer_head, stored.answers, stored.question_types
             img_size, fusion_layers = stored.img_size, stored.fusion_layers
         _check_values(answer_head, answers, question_types, fusion_layers)
         self.answer_head, self.answers, self.question_types = answer_head, answers, question_types
-        self.vision_encoder = make_vision_tower(vision_model, pretrained is True, img_size, colours)
+        self.vision_encoder = make_vision_tower(vision_model, pretrained is True, img_size, colors)
         self.img_size = self.vision_encoder.img_size
         self.text_model: Any = make_text_tower(text_model, pretrained is True, answer_head)
         width, num_heads = self.text_model.config.hidden_size, self.text_model.config.num_attention_heads
@@ -126,7 +130,7 @@ class DeterministicVQA(Network):
             self.type_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(question_types)))
         self.register_buffer("answers_hash", answers_hash(answers))
         if isinstance(pretrained, str):
-            fill_from_layout(self, pretrained)
+            fill_vqa(self, pretrained)
             if answer_head == "generative":
                 # a decoder writes any answer: it may be taught those of other data
                 self.answers_hash.copy_(answers_hash(answers))
@@ -359,7 +363,7 @@ class DeterministicVQA(Network):
         Raises:
             UserError: for more blocks than there are.
         """
-        freeze_models(self, unfreeze_encoder_layers, unfreeze_decoder)
+        freeze_models(self, self.vision_encoder, self.text_model, unfreeze_encoder_layers, unfreeze_decoder)
         self.train(self.training)
         print_lora_summary(self)
 
@@ -375,12 +379,12 @@ class DeterministicVQA(Network):
         """
         require_merged(self)
         tower = self.vision_encoder
-        layout = Layout(
+        layout = VQALayout(
             self.answer_head, self.answers, self.question_types, self.img_size, len(self.fusion.layers),
-            (tuple(tower.pixel_mean.flatten().tolist()), tuple(tower.pixel_std.flatten().tolist())),
+            tower.normalize.colors,
             *(model.config.to_dict() | {"_name_or_path": ""} for model in (tower.model, self.text_model)),
         )  # fmt: skip
-        write_layout(self, layout, self.tokenizer, folder)
+        write_vqa(self, layout, self.tokenizer, folder)
 
 
 def _masked_mean(states: Tensor, mask: Tensor) -> Tensor:

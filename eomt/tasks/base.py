@@ -2,20 +2,28 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import adapter_parameters
 from eomt.lora.apply import apply_lora
-from eomt.lora.config import Adaptation, LoRAConfig, adaptation
+from eomt.lora.config import LoRAConfig, adaptation
 from eomt.lora.files import fill, trained_state
 from eomt.lora.fingerprint import same_base
+from eomt.lora.record import adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
+from eomt.models.network import Network
+from eomt.tasks.configuration import Configuration
+from eomt.verification.audit import AuditReport, audit
 
 NETWORK = "network."
 
@@ -35,16 +43,20 @@ class AdaptationTask(LightningModule, ABC):
         compile: compile the network (torch.compile); the first steps are slow then.
     """
 
-    # What selects the best checkpoint, and which figures stand in its file name (without the "val_").
-    monitor: str
-    mode: Literal["min", "max"] = "max"
-    file_metrics: tuple[str, ...]
+    # the networks that it trains
+    network_class: ClassVar[type[Network]]
+    # what selects the best checkpoint, and which figures stand in its file name (without the "val_")
+    monitor: ClassVar[str]
+    mode: ClassVar[Literal["min", "max"]] = "max"
+    file_metrics: ClassVar[tuple[str, ...]]
     # whether class ids of pictures and files start at 1, 0 being no class
     has_background: ClassVar[bool] = False
 
+    network: Network
+
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         lora_config: LoRAConfig | None = None,
         lr: float = 1e-3,
         head_lr: float | None = None,
@@ -55,6 +67,7 @@ class AdaptationTask(LightningModule, ABC):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        self.check_network(network)
         for name, value, good, allowed in (
             ("lr", lr, lr >= 0, "at least 0"),
             ("head_lr", head_lr, head_lr is None or head_lr >= 0, "at least 0"),
@@ -66,12 +79,50 @@ class AdaptationTask(LightningModule, ABC):
                 raise UserError(f"{name}: {value!r}, must be {allowed}")
         if lora_config is not None and adaptation(network) is not None:
             raise UserError("lora_config: this network is adapted already; give lora_config to the task or to it, once")
-        self.network = apply_lora(network, lora_config)
+        apply_lora(network, lora_config)
+        self.network = network
         self.lr, self.head_lr, self.weight_decay, self.layer_decay = lr, head_lr, weight_decay, layer_decay
         self.schedule, self.warmup = schedule, warmup
         if compile:
-            # in place, so that no "_orig_mod." enters the names
-            getattr(self.network, "compile_blocks", self.network.compile)()
+            network.compile_blocks()
+        # where the weights of a checkpoint came from that was opened, for people
+        self.weights: str | None = None
+        # of the last test, where there are more than anybody wants to see on a screen
+        self.all_figures: dict[str, float] = {}
+
+    @classmethod
+    def check_network(cls, network: Network) -> None:
+        """Check that a network is of the kind that the task trains.
+
+        Raises:
+            UserError: If it is another.
+        """
+        if not isinstance(network, cls.network_class):
+            wanted = f"eomt.models.{cls.network_class.__name__}"
+            raise UserError(f"network: {type(network).__name__}, {cls.__name__} takes {wanted}")
+
+    # -- its configuration, before anything is built -----------------------------------------------------------------
+
+    @classmethod
+    def configure(cls, configuration: Configuration) -> None:
+        """Fill in what belongs to the data, and for the data what belongs to the network.
+
+        Here image sizes and the number of classes, where the network or the data have such; a task with more to agree
+        on overrides it.
+
+        Raises:
+            UserError: For values in the configuration that are not the data's.
+        """
+        configuration.fill_sizes()
+        configuration.fill_classes()
+
+    @classmethod
+    def open_merged(cls, configuration: Configuration, folder: Path) -> None:
+        """Set a configuration to a merged folder: nothing to adapt or to fetch, for the file holds every weight."""
+        configuration.task["lora_config"] = None
+        configuration.network_class.without_weights(configuration.network)
+        if configuration.network_class.opens(folder):
+            configuration.network["pretrained"] = str(folder)
 
     @abstractmethod
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
@@ -91,6 +142,41 @@ class AdaptationTask(LightningModule, ABC):
             UserError: if the task makes none up.
         """
         raise UserError(f"data: {type(self).__name__} makes up no batch; give a datamodule")
+
+    def audit_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return losses that everything trained has a part in; `losses` may leave some out by chance."""
+        return self.losses(batch)[0]
+
+    def audit(
+        self, batch: dict[str, Any], optimizers: Iterable[Optimizer] | None = None, allow_random_base: bool = True
+    ) -> AuditReport:
+        """Check on a training batch that every adapter acts and learns; see `eomt.verification.audit`.
+
+        Args:
+            batch: On the device of the task.
+            optimizers: Of the training; None leaves out whether all that is trained is in one.
+            allow_random_base: Let frozen weights be random.
+        """
+
+        def loss(_: nn.Module, given: dict[str, Any]) -> Tensor:
+            return self.audit_losses(given)["loss"]
+
+        return audit(self.network, batch, loss, self.outputs, optimizers, allow_random_base)
+
+    def unlogged_step(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a training step outside of a fit: nothing is logged, and no metric keeps the batch."""
+
+        def drop(*_: Any, **__: Any) -> None:
+            return None
+
+        vars(self).update(log=drop, log_dict=drop)
+        try:
+            return self.training_step(batch, 0)
+        finally:
+            del self.log, self.log_dict
+            for module in self.modules():
+                if isinstance(module, Metric):
+                    module.reset()
 
     @abstractmethod
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -131,7 +217,7 @@ class AdaptationTask(LightningModule, ABC):
         done = adaptation(self.network)
         adapters = adapter_parameters(self.network)
         ratio = done.config.loraplus_lr_ratio if done else 1.0
-        depth_of = getattr(self.network, "depth_of", lambda name: None)
+        depth_of = self.network.depth_of
         depths = [depth for name, _ in self.network.named_parameters() if (depth := depth_of(name)) is not None]
         groups: dict[tuple[str, bool], dict[str, Any]] = {}
         for name, parameter in self.network.named_parameters():
@@ -219,27 +305,13 @@ class AdaptationTask(LightningModule, ABC):
         return nn.modules.module._IncompatibleKeys([], [])
 
 
-def adaptation_record(done: Adaptation) -> dict[str, Any]:
-    """What a checkpoint must know of its adapters, as plain values: shapes alone do not tell a slice or a scale."""
-    return {
-        "adapters": {path: [spec.rank, float(spec.alpha), list(spec.slices)] for path, spec in done.adapters.items()},
-        "backend": done.backend,
-        "use_rslora": done.config.use_rslora,
-        "use_dora": done.config.use_dora,
-        "init_lora_weights": done.config.init_lora_weights,
-        "freeze_base_model": done.config.freeze_base_model,
-        "trained_in_full": list(done.trained_in_full),
-        "fingerprint": done.fingerprint,
-    }
+def first_supervised(task: AdaptationTask, batches: Iterable[Any]) -> Any:
+    """Return the first batch that has anything to learn from: random crops of sparse labels may have nothing.
 
-
-def record_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """None if two records are of one adaptation; else what differs."""
-    for path in sorted(set(ours["adapters"]) | set(theirs["adapters"])):
-        here, there = ours["adapters"].get(path), theirs["adapters"].get(path)
-        if here != there:
-            return f"{path!r} has [rank, alpha, slices] {there} in the checkpoint, {here} in lora_config"
-    for name in ("backend", "use_rslora", "use_dora", "init_lora_weights", "freeze_base_model", "trained_in_full"):
-        if ours[name] != theirs[name]:
-            return f"{name} is {theirs[name]} in the checkpoint, {ours[name]} in lora_config"
-    return None
+    Raises:
+        UserError: If none has.
+    """
+    for batch in batches:
+        if task.is_supervised(batch):
+            return batch
+    raise UserError("data: no batch of the first epoch holds a label to learn from; see ignore_labels and crop_size")

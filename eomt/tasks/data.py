@@ -1,7 +1,7 @@
 """What tasks and callbacks know of the data: the contract that data modules keep.
 
 Tasks and callbacks do not import data modules, and data modules do not import tasks: both sides agree on these
-protocols. `datamodules.common.data_module.ImageDataModule` keeps `TaskData` for every data module that derives from it;
+protocols. `datamodules.common.data_module.DataModule` keeps `TaskData` for every data module that derives from it;
 one that derives from Lightning's own class states the members itself.
 
 Who needs what:
@@ -18,9 +18,9 @@ Who needs what:
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 Measured = TypeVar("Measured")
@@ -64,6 +64,16 @@ class TaskData(Protocol):
     def train_dataloader(self) -> Any:
         """Return the training batches."""
 
+    # constructor arguments that are filled in where they are null, with what of the network: "img_size" or, for
+    # questions, "tokenizer" and "max_tokens"
+    from_network: ClassVar[Mapping[str, str]]
+
+    def found_arguments(self) -> Mapping[str, Any]:
+        """Return constructor arguments that, where they are null, are found out by reading the training data.
+
+        Filled in, so that a saved run needs no training data to predict.
+        """
+
 
 class AnsweredQuestion(Protocol):
     """A question about an image."""
@@ -83,6 +93,18 @@ class AnsweredQuestion(Protocol):
     @property
     def question_type(self) -> str:
         """What is asked for; "" where it is not known."""
+
+
+class TrainingAnswers(TaskData, Protocol):
+    """What data of questions know of their training split, before any `setup`."""
+
+    @property
+    def answers(self) -> list[str]:
+        """The vocabulary, by class id."""
+
+    @property
+    def question_types(self) -> list[str]:
+        """Types of the questions."""
 
 
 # only methods, for a check of an instance reads every property, and properties read files
@@ -114,7 +136,21 @@ class FaceData(Protocol):
         """
 
 
+@runtime_checkable
+class _SaysOfItself(Protocol):
+    def found_arguments(self) -> Mapping[str, Any]: ...
+
+
 def data_of(trainer: Trainer) -> TaskData | None:
-    """Return the data module that a trainer works on; None where it was given loaders, or nothing."""
+    """Return the data module that a trainer works on, if it keeps the contract.
+
+    None where the trainer was given loaders, nothing, or a plain LightningDataModule that says nothing of itself.
+    """
+    found = datamodule_of(trainer)
+    return cast(TaskData, found) if isinstance(found, _SaysOfItself) else None
+
+
+def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
+    """Return any data module that a trainer works on; None where it was given loaders, or nothing."""
     # Lightning sets the attribute without declaring it
     return trainer.datamodule  # type: ignore[attr-defined]

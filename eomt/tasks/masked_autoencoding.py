@@ -14,6 +14,7 @@ from eomt.losses.morph import mae_loss
 from eomt.models.mae import MAEPictures, MAEPrediction, MaskedAutoencoder
 from eomt.models.masking import num_kept
 from eomt.tasks.base import AdaptationTask
+from eomt.tasks.data import data_of
 
 log = logging.getLogger("eomt")
 
@@ -44,6 +45,7 @@ class MaskedAutoencoding(AdaptationTask):
     monitor = "val_loss"
     mode = "min"
     file_metrics = ("loss",)
+    network_class = MaskedAutoencoder
     network: MaskedAutoencoder
 
     def __init__(
@@ -57,10 +59,7 @@ class MaskedAutoencoding(AdaptationTask):
         compile: bool = False,
         mask_ratio: float | None = None,
     ) -> None:
-        if not isinstance(network, MaskedAutoencoder):
-            raise UserError(
-                f"network: {type(network).__name__}, MaskedAutoencoding takes eomt.models.MaskedAutoencoder"
-            )
+        self.check_network(network)
         if not base_lr >= 0:
             raise UserError(f"base_lr: {base_lr!r}, must be at least 0")
         if mask_ratio is not None:
@@ -90,10 +89,10 @@ class MaskedAutoencoding(AdaptationTask):
 
     def _batch_size(self) -> int | None:
         """Images of a step, over all processes; None without data, as in `inspect`."""
-        trainer: Any = self.trainer
-        if trainer.datamodule is None:
+        data = data_of(self.trainer)
+        if data is None:
             return None
-        return trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        return data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], MAEPrediction]:
         prediction = self.network(batch["image"])

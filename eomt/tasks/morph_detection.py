@@ -17,6 +17,7 @@ from eomt.metrics.morph import MorphMetric
 from eomt.models.heads import CosineClassifier
 from eomt.models.morph_detector import MORPH, MorphDetector, MorphPrediction
 from eomt.tasks.base import AdaptationTask
+from eomt.tasks.data import data_of
 
 log = logging.getLogger("eomt")
 
@@ -39,7 +40,9 @@ class MorphDetection(AdaptationTask):
         class_weights: of bona fide and morph, in the training loss.
         margin: of cosface, between the cosines.
         rollout: `predict` also draws which patches reach the class token (attention rollout).
-        lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile: see AdaptationTask.
+        lora_config: None trains every parameter (full fine-tuning).
+        lr, layer_decay: See AdaptationTask.
+        **training: Of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile.
 
     Raises:
         UserError: for a value that is not allowed.
@@ -48,6 +51,7 @@ class MorphDetection(AdaptationTask):
     monitor = "val_eer"
     mode = "min"
     file_metrics = ("eer", "auroc")
+    network_class = MorphDetector
     network: MorphDetector
 
     def __init__(
@@ -55,32 +59,25 @@ class MorphDetection(AdaptationTask):
         network: MorphDetector,
         lora_config: LoRAConfig | None = None,
         lr: float = 1e-4,
-        head_lr: float | None = None,
-        weight_decay: float = 0.05,
         layer_decay: float = 0.75,
-        schedule: Literal["cosine", "poly"] = "cosine",
-        warmup: float = 0.1,
-        compile: bool = False,
         loss: Literal["cross_entropy", "bce", "cosface"] = "cross_entropy",
         class_weights: Sequence[float] = (1.0, 1.0),
         margin: float = 0.3,
         rollout: bool = False,
+        **training: Any,
     ) -> None:
-        if not isinstance(network, MorphDetector):
-            raise UserError(f"network: {type(network).__name__}, MorphDetection takes eomt.models.MorphDetector")
+        self.check_network(network)
         cosines = isinstance(network.classifier, CosineClassifier)
         if loss == "cosface" and not cosines:
             raise UserError(f"loss: cosface, but head: {network.head}; set --model.network.head cosine")
         scale = network.classifier.scale if isinstance(network.classifier, CosineClassifier) else 1.0
-        super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
+        super().__init__(network, lora_config, lr=lr, layer_decay=layer_decay, **training)
         self.class_weights, self.rollout = list(class_weights), rollout
         self.criterion = MorphLoss(loss, class_weights, margin, scale)
         # weighted, the mean of a batch would depend on who else is in it
         self.evaluation_criterion = MorphLoss(loss, (1.0, 1.0), margin, scale)
         self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
         self.val_metric, self.test_metric = MorphMetric(), MorphMetric()
-        # of the last test, more than anybody wants to see on a screen
-        self.all_figures: dict[str, float] = {}
 
     @property
     def threshold(self) -> float:
@@ -88,8 +85,8 @@ class MorphDetection(AdaptationTask):
         return float(self.network.get_buffer("threshold"))
 
     def on_fit_start(self) -> None:
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(datamodule, "balanced", False) and len(set(self.class_weights)) > 1:
+        data = data_of(self.trainer)
+        if data is not None and data.balanced and len(set(self.class_weights)) > 1:
             log.warning(
                 "class_weights: %s with balanced: true: the sampler has made both classes equally frequent, and the "
                 "weights correct it a second time; leave one of the two out",

@@ -25,6 +25,7 @@ from eomt.prompts import (
     stack_prompts,
 )
 from eomt.tasks.base import AdaptationTask
+from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_map
 
 Mode = Literal["box", "centre", "points", "none"]
@@ -51,26 +52,24 @@ class PromptedSegmentation(AdaptationTask):
         watch: the mode that selects the best checkpoint and stops early; null for the first of `modes`.
         prompt_seed: another seed draws other points for evaluation.
         focal_weight, dice_weight, iou_weight, object_weight: of the parts of the loss.
-        lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile: see AdaptationTask.
+        lora_config: None trains every parameter (full fine-tuning).
+        weight_decay, layer_decay: See AdaptationTask.
+        **training: Of AdaptationTask: lr, head_lr, schedule, warmup, compile.
     """
 
     monitor = "val_iou"
     file_metrics = ("iou", "dice")
     # class ids of pictures and files start at 1
     has_background = True
+    network_class = SAM2
     network: SAM2
 
     def __init__(
         self,
         network: SAM2,
         lora_config: LoRAConfig | None = None,
-        lr: float = 1e-3,
-        head_lr: float | None = None,
         weight_decay: float = 0.01,
         layer_decay: float = 0.9,
-        schedule: Literal["cosine", "poly"] = "cosine",
-        warmup: float = 0.1,
-        compile: bool = False,
         sampling: PromptSampling | None = None,
         modes: Sequence[Mode] = ("box", "centre", "points", "none"),
         watch: Mode | None = None,
@@ -79,14 +78,13 @@ class PromptedSegmentation(AdaptationTask):
         dice_weight: float = 1.0,
         iou_weight: float = 1.0,
         object_weight: float = 1.0,
+        **training: Any,
     ) -> None:
-        if not isinstance(network, SAM2):
-            raise UserError(f"network: {type(network).__name__}, PromptedSegmentation takes eomt.models.SAM2")
         if not modes or set(modes) - set(MODES) or len(set(modes)) < len(modes):
             raise UserError(f"modes: {list(modes)}, must be some of {', '.join(MODES)}, each once")
         if watch is not None and watch not in modes:
             raise UserError(f"watch: {watch!r}, must be one of modes: {', '.join(modes)}")
-        super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
+        super().__init__(network, lora_config, weight_decay=weight_decay, layer_decay=layer_decay, **training)
         self.sampling = sampling or PromptSampling()
         self.modes, self.watch, self.prompt_seed = list(modes), watch or modes[0], prompt_seed
         self.criterion = PromptedMaskLoss(focal_weight, dice_weight, iou_weight, object_weight)
@@ -96,7 +94,9 @@ class PromptedSegmentation(AdaptationTask):
         self.metrics: dict[str, PromptedSegmentationMetric] = {}
 
     def setup(self, stage: str) -> None:
-        names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]
+        data = data_of(self.trainer)
+        assert data is not None
+        names = data.class_names or ()
         self.metrics = {mode: PromptedSegmentationMetric(dict(enumerate(names))) for mode in self.modes}
 
     # -- training ----------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class PromptedSegmentation(AdaptationTask):
             losses = self._with_class_losses(losses, features, batch)
         return losses, (logits, targets, valid)
 
-    def audited_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def audit_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Both kinds of first prompts, where either may be drawn: a box leaves the three masks of a point unused."""
         features = self.network.encode(batch["image"])
         targets, valid = sample_objects(batch["masks"], self.sampling.max_objects)
@@ -209,8 +209,8 @@ class PromptedSegmentation(AdaptationTask):
         Raises:
             UserError: if so, on every rank.
         """
-        new_images = getattr(self.trainer.datamodule, "predict_path", None) is not None  # type: ignore[attr-defined]
-        if new_images and not self.network.prompt_free:
+        data = data_of(self.trainer)
+        if data is not None and data.predict_path is not None and not self.network.prompt_free:
             raise UserError(
                 "predict_path: there are no masks to take prompts from; train with "
                 "--model.network.prompt_free true to find objects without prompts"

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from eomt.tasks.anomaly_evaluation import (
     flat_figures,
 )
 from eomt.tasks.base import AdaptationTask
+from eomt.tasks.data import data_of
 from eomt.tasks.windows import ImageResult, WindowResult, covering_size, over_windows, resize_image
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -59,27 +60,22 @@ class SemanticSegmentation(AdaptationTask):
             training batches as pasted from elsewhere; `mask` is 255 there.
         anomaly_scores: which scores are measured on anomaly sets.
         temperature: of MSP and entropy; None is 1, and lets `validate` say which would be best.
-        normalise_scores: MSP and entropy see L as shares of the classes instead of softmax(L / T); see `msp`.
+        normalize_scores: MSP and entropy see L as shares of the classes instead of softmax(L / T); see `msp`.
         component_sizes: the smallest predicted and true components that count, in pixels; None takes those of
             SegmentMeIfYouCan, 50 and 10 for obstacle sets, 500 and 100 for others.
-        lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile: see AdaptationTask.
+        lora_config: None trains every parameter (full fine-tuning).
+        **training: Of AdaptationTask: lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile.
     """
 
     monitor = "val_iou"
     file_metrics = ("iou", "dice")
+    network_class = EoMT
     network: EoMT
 
     def __init__(
         self,
         network: EoMT,
         lora_config: LoRAConfig | None = None,
-        lr: float = 1e-3,
-        head_lr: float | None = None,
-        weight_decay: float = 0.05,
-        layer_decay: float = 0.8,
-        schedule: Literal["cosine", "poly"] = "cosine",
-        warmup: float = 0.1,
-        compile: bool = False,
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
         class_weight: float = 2.0,
@@ -91,12 +87,11 @@ class SemanticSegmentation(AdaptationTask):
         outlier_weight: float = 0.0,
         anomaly_scores: Sequence[str] = SCORES,
         temperature: float | None = None,
-        normalise_scores: bool = False,
+        normalize_scores: bool = False,
         component_sizes: tuple[int, int] | None = None,
+        **training: Any,
     ) -> None:
-        if not isinstance(network, EoMT):
-            raise UserError(f"network: {type(network).__name__}, SemanticSegmentation takes eomt.models.EoMT")
-        super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
+        super().__init__(network, lora_config, **training)
         blocks = network.num_blocks
         # block i is let go in an eighth of the run, beginning at 1/8 + 3/4 i / L2
         self.mask_annealing = mask_annealing or [
@@ -118,11 +113,9 @@ class SemanticSegmentation(AdaptationTask):
         self.val_metric = SegmentationMetric(network.num_classes)
         self.test_metric = SegmentationMetric(network.num_classes)
         self.evaluation_loss = MeanMetric()
-        self.anomalies = AnomalyEvaluation(anomaly_scores, temperature, normalise_scores, component_sizes)
+        self.anomalies = AnomalyEvaluation(anomaly_scores, temperature, normalize_scores, component_sizes)
         # set by who draws them; they are large
         self.keeps_anomaly_maps = False
-        # of the last test, more than anybody wants to see on a screen
-        self.all_figures: dict[str, float] = {}
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], list[Prediction]]:
         predictions = self.network(batch["image"])
@@ -310,7 +303,8 @@ class SemanticSegmentation(AdaptationTask):
         # the metrics have summed over the ranks already; sync_dist only tells Lightning so
         for name in ("loss", "iou", "dice", "accuracy"):
             self.log(f"{stage}_{name}", figures[name], prog_bar=name != "loss", sync_dist=True)
-        names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        data = data_of(self.trainer)
+        names = data.class_names if data is not None else None
         # a metric's tensor of one value comes back without its dimension
         for index, iou in enumerate(figures["class_iou"].view(-1)):
             self.log(f"{stage}_iou/{names[index] if names else f'class {index}'}", iou, sync_dist=True)

@@ -1,7 +1,8 @@
 """Visual question answering."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,10 @@ from eomt.losses.answers import AnswerLoss
 from eomt.metrics.answer_scores import soft_accuracy
 from eomt.metrics.vqa import VQAMetric
 from eomt.models.vqa import DeterministicVQA, VQAOutput
+from eomt.models.weights.vqa import TOKENIZER, longest_question, tokenizer_source
 from eomt.tasks.base import AdaptationTask
+from eomt.tasks.configuration import Configuration
+from eomt.tasks.data import QuestionData, TrainingAnswers, data_of
 from eomt.tasks.feature_cache import FeatureCache
 
 GREY = 128
@@ -47,7 +51,9 @@ class VisualQuestionAnswering(AdaptationTask):
         language: whose rules decide whether two answers are the same; null takes that of the data.
         feature_cache: GiB of memory for the features of images, which are kept from one epoch to the next where the
             vision encoder is frozen and holds no adapters.
-        lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile: see AdaptationTask.
+        lora_config: None trains every parameter (full fine-tuning).
+        lr, layer_decay: See AdaptationTask.
+        **training: Of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile.
 
     Raises:
         UserError: for a value that is not allowed.
@@ -55,6 +61,7 @@ class VisualQuestionAnswering(AdaptationTask):
 
     monitor = "val_accuracy"
     file_metrics = ("accuracy", "f1")
+    network_class = DeterministicVQA
     network: DeterministicVQA
 
     def __init__(
@@ -62,23 +69,16 @@ class VisualQuestionAnswering(AdaptationTask):
         network: DeterministicVQA,
         lora_config: LoRAConfig | None = None,
         lr: float = 1e-4,
-        head_lr: float | None = None,
-        weight_decay: float = 0.05,
         layer_decay: float = 0.75,
-        schedule: Literal["cosine", "poly"] = "cosine",
-        warmup: float = 0.1,
-        compile: bool = False,
         label_smoothing: float = 0.0,
         type_head_weight: float = 0.0,
         num_beams: int = 1,
         max_answer_tokens: int = 16,
         language: str | None = None,
         feature_cache: float = 4.0,
+        **training: Any,
     ) -> None:
-        if not isinstance(network, DeterministicVQA):
-            raise UserError(
-                f"network: {type(network).__name__}, VisualQuestionAnswering takes eomt.models.DeterministicVQA"
-            )
+        self.check_network(network)
         for name, value, least in (
             ("type_head_weight", type_head_weight, 0),
             ("num_beams", num_beams, 1),
@@ -94,7 +94,7 @@ class VisualQuestionAnswering(AdaptationTask):
                 "with a weight above 0, and there is none without"
             )
         _check_trained_decoder(network, lora_config)
-        super().__init__(network, lora_config, lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile)
+        super().__init__(network, lora_config, lr=lr, layer_decay=layer_decay, **training)
         # it keeps frozen towers in evaluation mode, and knows only now what is frozen
         network.train()
         self.type_head_weight, self.num_beams, self.max_answer_tokens = type_head_weight, num_beams, max_answer_tokens
@@ -112,9 +112,48 @@ class VisualQuestionAnswering(AdaptationTask):
             UserError: if there are such weights.
         """
         self.network.check_vocabulary()
-        count_long_answers = getattr(getattr(self.trainer, "datamodule", None), "count_long_answers", None)
-        if stage == "fit" and self.network.answer_head == "generative" and count_long_answers is not None:
-            count_long_answers(self.max_answer_tokens)
+        data = data_of(self.trainer)
+        if stage == "fit" and self.network.answer_head == "generative" and isinstance(data, QuestionData):
+            data.count_long_answers(self.max_answer_tokens)
+
+    # -- its configuration -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def configure(cls, configuration: Configuration) -> None:
+        """Fill in image size, tokenizer, language, the answers of training and, for a type head, the question types."""
+        super().configure(configuration)
+        if configuration.data is None:
+            return
+        task, network = configuration.task, configuration.network
+        pretrained, text_model = network["pretrained"], network["text_model"]
+        configuration.fill_data("tokenizer", tokenizer_source(pretrained, text_model, network["tokenizer"]))
+        opened = str(configuration.merged) if configuration.merged else pretrained
+        configuration.fill_data("max_tokens", longest_question(opened, text_model))
+        if task["language"] is None:
+            task["language"] = configuration.data.get("language")
+        datamodule = cast(TrainingAnswers, configuration.datamodule())
+        if task["type_head_weight"] and network["question_types"] is None:
+            network["question_types"] = datamodule.question_types
+        if network["answer_head"] == "generative":
+            # only to tell which answers training has not: a decoder may be taught those of other data
+            if network["answers"] is None and configuration.trains:
+                network["answers"] = datamodule.answers
+            return
+        found, given = datamodule.answers, network["answers"]
+        if given not in (None, found):
+            raise UserError(
+                f"model.network.answers: {len(given)} answers, but the training data has {len(found)}, and they are "
+                "not the same; leave it out, it is filled in"
+            )
+        network["answers"] = found
+        configuration.keep_found(datamodule)
+
+    @classmethod
+    def open_merged(cls, configuration: Configuration, folder: Path) -> None:
+        """Also take the tokenizer that lies in the folder."""
+        super().open_merged(configuration, folder)
+        if configuration.data is not None and (folder / TOKENIZER).is_dir():
+            configuration.data["tokenizer"] = str(folder / TOKENIZER)
 
     # -- training ----------------------------------------------------------------------------------------------------
 

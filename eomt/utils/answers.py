@@ -1,29 +1,15 @@
 """The spelling of answers: when two strings are one answer."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import lru_cache
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-
-
 NUMBERS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)} | {"none": "0"}
-
-
 ARTICLES = frozenset({"a", "an", "the"})
-
-
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-
-
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
-
-
 PERIOD = re.compile(r"\.(?!\d)")
-
-
 # what carries meaning at the end of an answer though Unicode calls it punctuation: 50 %, #3, -2
 KEPT_AT_ENDS = "%‰#&@-"
 
@@ -60,9 +46,20 @@ def _spellings() -> dict[str, str]:
 CONTRACTIONS = _spellings()
 
 
+def plain_answer(text: str) -> str:
+    """Return an answer as it is spelled in a vocabulary: Unicode's composed form (NFC), lower case, single spaces.
+
+    Args:
+        text: An answer.
+    """
+    # lower case may take a letter apart again
+    lower = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    return " ".join(lower.split())
+
+
 @lru_cache(maxsize=2**16)
 def normalize_answer(text: str, language: str) -> str:
-    """Return the form of an answer in which two answers are compared.
+    """Return the form of an answer in which two answers are compared, in training and by every metric.
 
     "en": the rules of the VQAv2 evaluation. Marks and full stops go, number words become figures, articles go,
     contractions get their apostrophe. Unlike there, the rules also hold where all references are equal.
@@ -77,7 +74,7 @@ def normalize_answer(text: str, language: str) -> str:
         text: An answer.
         language: Its code, as "en" or "vi".
     """
-    plain = " ".join(unicodedata.normalize("NFC", text).lower().split())
+    plain = plain_answer(text)
     normal = _english(plain) if language == "en" else _without_ends(plain)
     return normal or plain
 

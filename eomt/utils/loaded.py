@@ -1,7 +1,5 @@
 """The record of which tensors of a network were read from a file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import nn

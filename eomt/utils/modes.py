@@ -1,17 +1,17 @@
-"""Modes of networks and of arithmetic, set within a block."""
-
-from __future__ import annotations
+"""Modes of networks, of arithmetic and of random numbers, set within a block and put back after it."""
 
 import contextlib
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import nn
 
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within, each module's own mode afterwards."""
+    """Set evaluation mode within, each module's own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -22,8 +22,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Set training mode within, each module's own mode afterwards."""
+    with evaluation_mode(model):
+        model.train()
+        yield
+
+
+@contextlib.contextmanager
 def full_precision(device: str) -> Iterator[None]:
-    """fp32 without autocast or TF32."""
+    """Compute in fp32 within, without autocast or TF32."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -31,3 +39,15 @@ def full_precision(device: str) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+@contextlib.contextmanager
+def isolated_randomness() -> Iterator[None]:
+    """Put back the random states of PyTorch on every device, NumPy and Python."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

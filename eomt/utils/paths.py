@@ -2,11 +2,13 @@
 
 import inspect
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, TypeVar, get_args, overload
 
 # a local file or folder, or else a word that stands for something to fetch: of a union that begins with str,
 # jsonargparse makes a str, so that a repository's id stays as it was written
 PathOrName = str | Path
+
+Other = TypeVar("Other")
 
 
 @overload
@@ -31,6 +33,11 @@ def expand_name(name: PathOrName) -> str:
         name: A local path, or the name of something to fetch, such as a repository on the hub.
     """
     return str(Path(name).expanduser()) if str(name).startswith("~") else str(name)
+
+
+def expand_source(source: Other | PathOrName) -> Other | str:
+    """Return a path or name as `expand_name` does; what is neither, a switch or a configuration, stays as it is."""
+    return expand_name(source) if isinstance(source, str | Path) else source
 
 
 def is_path_type(annotation: Any) -> bool:

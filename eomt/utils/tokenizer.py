@@ -5,7 +5,11 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from eomt.errors import UserError
-from eomt.utils.hub import READING_ERRORS, first_line, locate, quiet
+from eomt.utils.hub import READING_ERRORS, Wanted, find_local, first_line, quiet
+
+WANTED = Wanted(
+    "tokenizer", "one in Hugging Face layout, or a repository", "--model.network.tokenizer", has_owner=False
+)
 
 # any of these makes a folder that of a tokenizer; without one transformers makes up a tokenizer of no words
 TOKENIZER_FILES = (
@@ -26,15 +30,16 @@ OFFSET_POSITIONS = frozenset(
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder or a repository on the hub, the fast one where there is one; it pads on the right.
+    """Return the tokenizer in a folder or a repository on the hub, the fast one where there is one.
 
-    Its `model_max_length` is at most what the text model beside it has positions for.
+    It pads on the right. Its `model_max_length` is at most what the text model beside it has positions for.
 
     Raises:
-        UserError: if there is none, it cannot be read, a package is missing, or it has no padding token.
+        UserError: If there is none, it cannot be read, a package is missing, or it has no padding token.
     """
-    place = locate(source, "tokenizer")
-    if Path(place).is_dir() and not holds_tokenizer(place):
+    folder = find_local(source, WANTED)
+    place = str(folder or source)
+    if folder is not None and not holds_tokenizer(folder):
         raise UserError(f"tokenizer: {source} holds no tokenizer (such as {TOKENIZER_FILES[0]}); give a folder of one")
     try:
         with quiet():
@@ -56,12 +61,12 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def holds_tokenizer(folder: str | Path) -> bool:
-    """Whether there is a tokenizer in a local folder."""
+    """Return whether there is a tokenizer in a local folder."""
     return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
 
 
 def usable_positions(config: PreTrainedConfig) -> int | None:
-    """How many tokens a text model can take; None if its positions have no end."""
+    """Return how many tokens a text model can take; None if its positions have no end."""
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     if positions is None or positions <= 0:
@@ -72,7 +77,7 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
 
 
 def _positions_beside(place: str) -> int | None:
-    """The same of the model whose configuration lies beside a tokenizer; None where there is none."""
+    """Return the same of the model whose configuration lies beside a tokenizer; None where there is none."""
     try:
         with quiet():
             return usable_positions(AutoConfig.from_pretrained(place))

@@ -1,49 +1,123 @@
-"""Proof that every adapter acts and learns, on one batch."""
+"""Proof that every adapter acts and learns, on one batch, in at most three passes.
 
-from __future__ import annotations
+Takes any torch module: what calls it says how a loss and an output come from a batch.
+"""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import AdapterLayer, lora_layers, record_calls
 from eomt.lora.config import adaptation
 from eomt.lora.targets import is_inside
-from eomt.tasks.base import AdaptationTask
-from eomt.utils.modes import evaluation_mode
+from eomt.lora.trainable import check_trainable
+from eomt.utils.loaded import loaded_in
+from eomt.utils.modes import evaluation_mode, isolated_randomness, training_mode
+
+Loss = Callable[[nn.Module, Any], Tensor]
+Outputs = Callable[[nn.Module, Any], Tensor]
 
 
-@contextlib.contextmanager
-def untouched(network: nn.Module) -> Iterator[None]:
-    """Puts back adapters, buffers and gradients."""
-    kept: dict[Tensor, Tensor] = {}
-    for layer in lora_layers(network).values():
-        kept[layer.lora_b] = layer.lora_b.detach().clone()
-    kept |= {buffer: buffer.clone() for buffer in network.buffers()}
-    gradients = {parameter: parameter.grad for parameter in network.parameters()}
-    for parameter in gradients:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in kept.items():
-                tensor.copy_(value)
-        for parameter, gradient in gradients.items():
-            parameter.grad = gradient
+@dataclass(frozen=True)
+class AuditReport:
+    """What an audit found.
+
+    Attributes:
+        faults: A sentence for each; none if all is well.
+        adapters: Paths of the adapted layers.
+        trained_in_full: Paths of the modules that are trained in full beside them.
+    """
+
+    faults: tuple[str, ...]
+    adapters: tuple[str, ...] = ()
+    trained_in_full: tuple[str, ...] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was found."""
+        return not self.faults
+
+    def __str__(self) -> str:
+        """Return the verdict in a line."""
+        if self.faults:
+            more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
+            return self.faults[0] + more
+        parts = [f"all {len(self.adapters)} adapters act and learn"] if self.adapters else []
+        if self.trained_in_full:
+            names = ", ".join(self.trained_in_full)
+            parts.append(f"{len(self.trained_in_full)} modules trained in full learn ({names})")
+        return "; ".join(parts) or "every parameter is trained"
+
+    def require(self) -> None:
+        """Stop on faults.
+
+        Raises:
+            UserError: Naming the first fault and how many more there are.
+        """
+        if self.faults:
+            raise UserError(f"AdapterAudit: {self}")
+
+
+def audit(
+    model: nn.Module,
+    batch: Any,
+    loss: Loss,
+    outputs: Outputs | None = None,
+    optimizers: Iterable[Optimizer] | None = None,
+    allow_random_base: bool = False,
+) -> AuditReport:
+    """Check that each adapter of a model acts and learns.
+
+    What is trainable is what its LoRAConfig says and is in an optimizer; each adapter is called in training and in
+    evaluation; each adapter's A and B get a finite gradient that is not zero, from the loss in training and from the
+    output in evaluation; the output does not depend on whether gradients are computed; everything else that is trained
+    gets a gradient; nothing is frozen that no file ever filled. Random states, buffers, gradients and weights are
+    afterwards what they were.
+
+    Args:
+        model: Any torch module, adapted by `apply_lora` or `load_adapter`, or plain.
+        batch: What `loss` and `outputs` take, on the model's device.
+        loss: Returns the scalar loss of a model on a training batch, with its graph.
+        outputs: Returns what a model answers to a batch as one tensor; None calls the model with the batch.
+        optimizers: Of the training; None leaves that question out.
+        allow_random_base: Let frozen weights be random, as in a smoke test without pre-trained weights.
+
+    Raises:
+        UserError: If something else is trainable than the model's LoRAConfig says.
+    """
+    check_trainable(model)
+    faults = _optimizer_faults(model, optimizers) if optimizers is not None else []
+    faults += [] if allow_random_base else random_base_faults(model)
+    # what stands so before the first pass would only lead to more faults in it
+    faults = faults or _faults_in_passes(model, batch, loss, outputs or call)
+    done = adaptation(model)
+    return AuditReport(tuple(faults), tuple(lora_layers(model)), tuple(done.trained_in_full if done else ()))
+
+
+def random_base_faults(model: nn.Module) -> list[str]:
+    """Return a fault if a frozen tensor is random: a low-rank change of a random matrix is no adaptation."""
+    loaded = loaded_names(model)
+    random = [name for name, p in model.named_parameters() if not p.requires_grad and name not in loaded]
+    if not random:
+        return []
+    return [
+        f"{random[0]!r} is frozen but was never loaded ({len(random)} such tensors); load it (`pretrained`), train it "
+        "(trainable_modules), or, for a smoke test, give --audit.allow_random_base true"
+    ]
 
 
 def loaded_names(model: nn.Module) -> set[str]:
-    """Names, relative to `model`, of all tensors that some loader recorded."""
+    """Return the names, relative to `model`, of all tensors that some loader recorded."""
     found = set()
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        found |= {prefix + name for name in getattr(module, "loaded", ())}
+        found |= {prefix + name for name in loaded_in(module)}
     for path, layer in lora_layers(model).items():
         # PEFT's layers hold the plain one, which was loaded under the name that is now theirs
         holder = layer.base_weight_name.removesuffix("weight")
@@ -51,88 +125,71 @@ def loaded_names(model: nn.Module) -> set[str]:
     return found
 
 
-def first_supervised(task: AdaptationTask, batches: Iterable[Any]) -> Any:
-    """The first batch that has anything to learn from: random crops of sparse labels may have nothing.
+def call(model: nn.Module, batch: Any) -> Tensor:
+    """Return all floating-point tensors that a model answers, as one vector.
 
-    Raises:
-        UserError: if none has.
+    Args:
+        model: Called as `model(**batch)` with a mapping, `model(*batch)` with a tuple or list, else `model(batch)`.
+        batch: Its input.
     """
-    for batch in batches:
-        if task.is_supervised(batch):
-            return batch
-    raise UserError("data: no batch of the first epoch holds a label to learn from; see ignore_labels and crop_size")
+    if isinstance(batch, Mapping):
+        answer = model(**batch)
+    else:
+        answer = model(*batch) if isinstance(batch, tuple | list) else model(batch)
+    tensors = [value for value in _tensors(answer) if value.is_floating_point()]
+    assert tensors, f"{type(model).__name__} answers {type(answer).__name__}, which holds no tensor of real numbers"
+    return torch.cat([value.flatten() for value in tensors])
 
 
-def check_optimiser(task: AdaptationTask, optimizers: list[Any]) -> None:
-    """That every trainable tensor is in an optimiser.
+def _tensors(answer: Any) -> Iterator[Tensor]:
+    if isinstance(answer, Tensor):
+        yield answer
+    elif isinstance(answer, Mapping | tuple | list):
+        for value in answer.values() if isinstance(answer, Mapping) else answer:
+            yield from _tensors(value)
 
-    Raises:
-        UserError: naming one that is not.
-    """
+
+def _optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[str]:
+    """Return which trainable tensors are in no optimizer."""
     held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in task.network.named_parameters():
-        if parameter.requires_grad and id(parameter) not in held:
-            raise UserError(f"AdapterAudit: {name!r} is trainable but in no optimiser; see configure_optimizers")
+    return [
+        f"{name!r} is trainable but in no optimizer; see configure_optimizers"
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in held
+    ]
 
 
-def check_base_is_loaded(network: nn.Module) -> None:
-    """That no frozen tensor is random: a low-rank change of a random matrix is no adaptation.
-
-    Raises:
-        UserError: naming one that no loader filled.
-    """
-    loaded = loaded_names(network)
-    random = [name for name, p in network.named_parameters() if not p.requires_grad and name not in loaded]
-    if random:
-        raise UserError(
-            f"AdapterAudit: {random[0]!r} is frozen but was never loaded ({len(random)} such tensors); load it "
-            "(`pretrained`), train it (trainable_modules), or, for a smoke test, give --audit.allow_random_base true"
-        )
-
-
-def refuse(faults: list[str]) -> None:
-    """Stops on faults.
-
-    Raises:
-        UserError: naming the first, if there is any.
-    """
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise UserError(f"AdapterAudit: {faults[0]}{more}")
-
-
-def audit_batch(task: AdaptationTask, batch: dict[str, Any]) -> list[str]:
-    """Faults found in a training pass and, where there are adapters, two evaluation passes; none if all is well."""
-    layers = lora_layers(task.network)
+def _faults_in_passes(model: nn.Module, batch: Any, loss: Loss, outputs: Outputs) -> list[str]:
+    """Return what a training pass and, where there are adapters, two evaluation passes show."""
+    layers = lora_layers(model)
     # eager: a compiled network would be compiled for these passes too, and run into dynamo's limit
-    with isolate_rng(), untouched(task.network), torch.compiler.set_stance("force_eager"):
+    with isolated_randomness(), untouched(model), torch.compiler.set_stance("force_eager"):
         for layer in layers.values():
             # B is zero at the start, and then neither reaches the output nor lets A learn; any other value shows both
             nn.init.normal_(layer.lora_b, std=0.02)
-        faults = _training_faults(task, batch, layers)
+        faults = _training_faults(model, batch, loss, layers)
         if layers:
-            task.network.zero_grad()
-            faults += _evaluation_faults(task, batch, layers)
+            model.zero_grad()
+            faults += _evaluation_faults(model, batch, outputs, layers)
     return faults
 
 
-def _training_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, AdapterLayer]) -> list[str]:
-    """Which adapters are not called, and what gets no gradient from the loss."""
-    network = task.network
-    with training_mode(task), torch.enable_grad(), record_calls() as called:
-        loss = task.losses(batch)[0]["loss"]
-        if not loss.requires_grad:
+def _training_faults(model: nn.Module, batch: Any, loss: Loss, layers: dict[str, AdapterLayer]) -> list[str]:
+    """Return which adapters are not called, and what gets no gradient from the loss."""
+    with training_mode(model), torch.enable_grad(), record_calls() as called:
+        value = loss(model, batch)
+        if not value.requires_grad:
             return [
                 "the loss does not depend on anything trainable "
                 "(is the network run under no_grad, or checkpointed with use_reentrant=True?)"
             ]
-        loss.backward()
+        value.backward()
     faults = [f"{path!r} is never called in training" for path, layer in layers.items() if layer not in called]
     faults += _adapter_faults(layers, "in training")
-    done = adaptation(network)
+    done = adaptation(model)
     heads = done.trained_in_full if done else []
     # by all of their names: a module may hold nothing but a tied weight
-    trained = {name: p for name, p in network.named_parameters(remove_duplicate=False) if p.requires_grad}
+    trained = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     for path in heads:
         if fault := _gradient_fault([p for name, p in trained.items() if is_inside(name, [path])]):
             faults.append(f"{path!r}, trained in full, {fault}")
@@ -142,24 +199,24 @@ def _training_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[s
     return faults
 
 
-def _evaluation_faults(task: AdaptationTask, batch: dict[str, Any], layers: dict[str, AdapterLayer]) -> list[str]:
-    """Which adapters are not called, or do not change the output.
+def _evaluation_faults(model: nn.Module, batch: Any, outputs: Outputs, layers: dict[str, AdapterLayer]) -> list[str]:
+    """Return which adapters are not called, or do not change the output.
 
     Two passes: with gradients, which tell of each adapter whether it acts, and without, as the fast paths that bypass
     adapters run only there. Both must give the same answers.
     """
-    with evaluation_mode(task):
-        with torch.no_grad(), isolate_rng(), record_calls() as called:
-            without = task.outputs(task.network, batch)
-        with torch.enable_grad(), isolate_rng():
-            outputs = task.outputs(task.network, batch)
-            if outputs.requires_grad:
-                (outputs * torch.randn_like(outputs)).sum().backward()
+    with evaluation_mode(model):
+        with torch.no_grad(), isolated_randomness(), record_calls() as called:
+            without = outputs(model, batch)
+        with torch.enable_grad(), isolated_randomness():
+            answers = outputs(model, batch)
+            if answers.requires_grad:
+                (answers * torch.randn_like(answers)).sum().backward()
     faults = [f"{path!r} is never called in evaluation" for path, layer in layers.items() if layer not in called]
     faults += _adapter_faults(layers, "in evaluation: it does not change the output")
-    difference = float((outputs.detach() - without).abs().max())
+    difference = float((answers.detach() - without).abs().max())
     # 16 bits keep two to three figures through a network
-    half = torch.is_autocast_enabled(without.device.type) or any(p.itemsize == 2 for p in task.network.parameters())
+    half = torch.is_autocast_enabled(without.device.type) or any(p.itemsize == 2 for p in model.parameters())
     # written so that NaN is a fault too
     if not difference <= (0.02 if half else 0.005) * float(without.abs().max()):
         faults.append(
@@ -179,7 +236,7 @@ def _adapter_faults(layers: dict[str, AdapterLayer], where: str) -> list[str]:
 
 
 def _gradient_fault(parameters: list[nn.Parameter]) -> str | None:
-    """Of tensors that belong together: one of them may be zero for a batch, but not all."""
+    """Return what is wrong with tensors that belong together: one of them may be zero for a batch, but not all."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return "gets no gradient"
@@ -191,20 +248,20 @@ def _gradient_fault(parameters: list[nn.Parameter]) -> str | None:
 
 
 @contextlib.contextmanager
-def training_mode(task: AdaptationTask) -> Iterator[None]:
-    """Training mode within, each module's own mode afterwards."""
-    with evaluation_mode(task):
-        task.train()
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put back adapters, buffers and gradients."""
+    kept: dict[Tensor, Tensor] = {}
+    for layer in lora_layers(model).values():
+        kept[layer.lora_b] = layer.lora_b.detach().clone()
+    kept |= {buffer: buffer.clone() for buffer in model.buffers()}
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    for parameter in gradients:
+        parameter.grad = None
+    try:
         yield
-
-
-def summarise(task: AdaptationTask) -> str:
-    """What the audit found in order, in a line."""
-    done = adaptation(task.network)
-    parts = []
-    if done and done.adapters:
-        parts.append(f"all {len(done.adapters)} adapters act and learn")
-    heads = done.trained_in_full if done else []
-    if heads:
-        parts.append(f"{len(heads)} modules trained in full learn ({', '.join(heads)})")
-    return "; ".join(parts) or "every parameter is trained"
+    finally:
+        with torch.no_grad():
+            for tensor, value in kept.items():
+                tensor.copy_(value)
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torchmetrics import Metric
 
-from eomt.tasks.base import AdaptationTask
-from eomt.verification.audit import training_mode, untouched
+from eomt.models.network import Network
+from eomt.utils.modes import isolated_randomness, training_mode
+from eomt.verification.audit import untouched
+
+Step = Callable[[dict[str, Any]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -101,33 +102,35 @@ class CudaBytes(contextlib.AbstractContextManager["CudaBytes"]):
 
 
 def training_memory(
-    task: AdaptationTask,
+    model: nn.Module,
+    step: Step,
     batch: dict[str, Any],
     batch_size: int,
     forward_context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> TrainingMemory:
-    """Peak memory of training with AdamW, from steps on one and two samples, continued in a straight line.
+    """Return the peak memory of training with AdamW, from steps on one and two samples, continued in a straight line.
 
     Weights, gradients, buffers, metrics and random states are afterwards what they were.
 
     Args:
-        task: attached to a trainer that has an optimiser.
-        batch: of at least two samples, or one if `batch_size` is 1, on the device of the task.
-        batch_size: of training.
-        forward_context: of the precision, around the forward pass.
+        model: With all that is trained.
+        step: Returns the loss of a batch as training computes it, and leaves nothing behind but its graph.
+        batch: Of at least two samples, or one if `batch_size` is 1, on the device of the model.
+        batch_size: Of training.
+        forward_context: Of the precision, around the forward pass.
     """
-    trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = _bytes(trained)
     sizes = (1, 2) if batch_size > 1 else (1,)
-    peaks = [step_peaks(task, first_samples(batch, size), forward_context) for size in sizes]
+    peaks = [step_peaks(model, step, first_samples(batch, size), forward_context) for size in sizes]
     # each phase is a straight line of its own; their largest is not
     in_step = max(phase[0] + (phase[-1] - phase[0]) * (batch_size - 1) for phase in zip(*peaks, strict=True))
     inputs = _bytes(tree_iter(first_samples(batch, 1))) * batch_size
     # AdamW's square root of the second average: of all tensors at once on CUDA, of one at a time (twice) elsewhere
     largest = max((_bytes([parameter]) for parameter in trained), default=0)
-    in_optimizer = gradients + (gradients if task.device.type == "cuda" else 2 * largest)
+    in_optimizer = gradients + (gradients if _device_of(model).type == "cuda" else 2 * largest)
     return TrainingMemory(
-        weights=_bytes([*task.parameters(), *task.buffers()]),
+        weights=_bytes([*model.parameters(), *model.buffers()]),
         gradients=gradients,
         optimizer_states=2 * gradients,
         activations=max(in_step, in_optimizer) - gradients + inputs,
@@ -135,30 +138,33 @@ def training_memory(
 
 
 def step_peaks(
-    task: AdaptationTask, batch: dict[str, Any], forward_context: Callable[[], AbstractContextManager[Any]]
+    model: nn.Module,
+    step: Step,
+    batch: dict[str, Any],
+    forward_context: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[int, int]:
-    """Bytes that a step makes and holds at the peak of its forward and of its backward pass, gradients included."""
+    """Return the bytes that a step holds at the peak of its forward and of its backward pass, gradients included."""
     gc.collect()
-    meter = CudaBytes(task.device) if task.device.type == "cuda" else LiveBytes()
+    device = _device_of(model)
+    meter = CudaBytes(device) if device.type == "cuda" else LiveBytes()
     eager = torch.compiler.set_stance("force_eager")
     with (
-        isolate_rng(),
-        untouched(task.network),
-        training_mode(task),
-        _unlogged(task),
+        isolated_randomness(),
+        untouched(model),
+        training_mode(model),
         eager,
         torch.enable_grad(),
         meter,
     ):
-        for parameter in task.parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 # those of the step before: Lightning lets them go only after the forward pass
                 parameter.grad = torch.zeros_like(parameter)
         meter.restart()
         with forward_context():
-            loss = task.training_step(batch, 0)
+            loss = step(batch)
         forward = meter.peak
-        task.zero_grad()
+        model.zero_grad()
         meter.restart()
         # a loss that depends on nothing trained is for the audit to tell
         if loss.requires_grad:
@@ -175,17 +181,17 @@ def first_samples(batch: dict[str, Any], size: int) -> dict[str, Any]:
     }
 
 
-def checkpointing_switches(network: nn.Module) -> list[nn.Module]:
-    """The modules of `network` that can recompute their activations, which the flag `checkpointing` says."""
-    return [module for module in network.modules() if isinstance(getattr(module, "checkpointing", None), bool)]
+def checkpointing_switches(network: nn.Module) -> list[Network]:
+    """Return the networks in `network`, itself included, whose flag `checkpointing` can be switched."""
+    return [module for module in network.modules() if isinstance(module, Network) and module.checkpointing is not None]
 
 
 @contextlib.contextmanager
 def checkpointing_set(network: nn.Module, checkpointing: bool) -> Iterator[None]:
-    """Within it every switch of `network` is on or off."""
+    """Set every switch of `network` on or off within."""
     before = {module: module.checkpointing for module in checkpointing_switches(network)}
     for module in before:
-        module.checkpointing = checkpointing  # type: ignore[assignment]
+        module.checkpointing = checkpointing
     try:
         yield
     finally:
@@ -193,21 +199,8 @@ def checkpointing_set(network: nn.Module, checkpointing: bool) -> Iterator[None]
             module.checkpointing = value
 
 
-@contextlib.contextmanager
-def _unlogged(task: AdaptationTask) -> Iterator[None]:
-    """Lets a training step run outside of a fit: what it logs is dropped, what its metrics counted is forgotten."""
-
-    def drop(*_: Any, **__: Any) -> None:
-        return None
-
-    task.log = task.log_dict = drop  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del task.log, task.log_dict
-        for module in task.modules():
-            if isinstance(module, Metric):
-                module.reset()
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _bytes(values: Iterable[Any]) -> int:

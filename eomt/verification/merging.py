@@ -5,75 +5,78 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from eomt.errors import UserError
+from eomt.lora.files import fill
 from eomt.lora.layers import lora_layers, merge_lora_weights
 from eomt.lora.trainable import expected_trainable
-from eomt.models.weights.eomt.settings import read_own_settings
+from eomt.models.network import Network
 from eomt.models.weights.files import read_weights
-from eomt.tasks.base import AdaptationTask
 from eomt.utils.files import write_folder
+from eomt.utils.hub import WEIGHT_FILES
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.modes import evaluation_mode, full_precision
+from eomt.verification.audit import Outputs, call
 
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE = WEIGHT_FILES[0]
 CONFIG_FILE = "config.yaml"
-# of a network that writes its library's layout instead of its own state dict
-LAYOUT_FILE = "config.json"
-LAYOUT_FILES = frozenset({LAYOUT_FILE, "preprocessor_config.json", "class_prompts.safetensors", "tokenizer"})
 # of a file in the names of a model's authors, where a network can write it
 ORIGINAL_SUFFIX = ".pt"
 TOLERANCE = 1e-4
 
 
-def merged_copy(task: AdaptationTask, batch: Any) -> tuple[nn.Module, float, float]:
-    """A copy of the task's network in fp32 with its adapters merged, and how far its answers on `batch` are off.
+def merged_copy(network: Network, batch: Any, outputs: Outputs = call) -> tuple[Network, float, float]:
+    """Return a copy of a network in fp32 with its adapters merged, and how far its answers on a batch are off.
+
+    Args:
+        network: Adapted or plain; it stays as it is.
+        batch: What `outputs` takes, on the network's device.
+        outputs: Returns what a network answers to a batch as one tensor.
 
     Returns:
         The copy; the largest absolute difference; the same relative to the largest answer.
     """
-    adapted = copy.deepcopy(task.network).float()
+    adapted = copy.deepcopy(network).float()
     merged = copy.deepcopy(adapted)
     if lora_layers(merged):
-        merged = merge_lora_weights(merged)
-    with torch.no_grad(), full_precision(task.device.type), evaluation_mode(adapted), evaluation_mode(merged):
-        expected, found = task.outputs(adapted, batch).double(), task.outputs(merged, batch).double()
+        merge_lora_weights(merged)
+    device = next(network.parameters()).device.type
+    with torch.no_grad(), full_precision(device), evaluation_mode(adapted), evaluation_mode(merged):
+        expected, found = outputs(adapted, batch).double(), outputs(merged, batch).double()
     difference = float((expected - found).abs().max())
     return merged, difference, difference / max(float(expected.abs().max()), 1e-12)
 
 
-def write_merged(network: nn.Module, folder: Path, config: str | None) -> None:
-    """Writes plain weights, and the configuration that opens them; a merged folder that is there is replaced.
+def write_merged(network: Network, folder: Path, config: str | None) -> None:
+    """Write a plain network, and the configuration that opens it; a merged folder that is there is replaced.
 
-    A network with a `write_layout(folder)` writes them as the library does that its model is from.
+    Args:
+        network: Without adapters.
+        folder: Made whole or not at all.
+        config: Content of a `config.yaml` beside the weights; None writes none.
 
     Raises:
-        UserError: if the folder exists and is something else.
+        UserError: If the folder exists and is something else.
     """
 
     def write(beside: Path) -> None:
-        if hasattr(network, "write_layout"):
-            network.write_layout(beside)  # type: ignore[operator]
-        else:
-            state = {name: value.detach().cpu().contiguous() for name, value in stored_once(network).items()}
-            save_file(state, beside / WEIGHTS_FILE, {"format": "pt"})
+        network.write(beside)
         if config is not None:
             (beside / CONFIG_FILE).write_text(config)
 
-    write_folder(folder, write, is_merged_folder)
+    write_folder(folder, write, lambda path: is_merged_folder(path, network.files))
 
 
-def fill_from_merged(task: AdaptationTask, folder: Path) -> None:
-    """Fills a plain network from a merged folder, which also holds what the network's class never trains.
+def fill_from_merged(network: nn.Module, folder: Path) -> None:
+    """Fill a plain network from a merged folder, which also holds what the network's class never trains.
 
     Raises:
-        UserError: for tensors missing or too many, or of another shape.
+        UserError: For tensors missing or too many, or of another shape.
     """
     state = read_weights(folder)
-    trained = expected_trainable(task.network)
-    for name, parameter in task.network.named_parameters():
+    trained = expected_trainable(network)
+    for name, parameter in network.named_parameters():
         if name in trained or name not in state:
             continue
         value = state.pop(name)
@@ -82,47 +85,37 @@ def fill_from_merged(task: AdaptationTask, folder: Path) -> None:
                 f"ckpt_path: {name!r} has shape {list(value.shape)}, this network's has {list(parameter.shape)}"
             )
         parameter.data.copy_(value)
-        mark_loaded(task.network, [name])
-    task.load_state_dict(state)
+        mark_loaded(network, [name])
+    fill(network, state, "ckpt_path")
 
 
-def stored_once(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict without second names: safetensors takes each storage once, and reading fills all that share it."""
-    seen: set[int] = set()
-    state: dict[str, Tensor] = {}
-    for name, value in network.state_dict(keep_vars=True).items():
-        if id(value) not in seen:
-            seen.add(id(value))
-            state[name] = value
-    return state
+def is_merged_folder(folder: Path, files: frozenset[str]) -> bool:
+    """Return whether a folder holds a merged network and nothing else, so that replacing it loses nobody's files.
 
-
-def is_merged_folder(folder: Path) -> bool:
-    """Whether `folder` holds a merged model and nothing else, so that replacing it loses nobody's files."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return WEIGHTS_FILE in names and names <= {WEIGHTS_FILE, CONFIG_FILE} | LAYOUT_FILES
-
-
-def has_layout(folder: Path) -> bool:
-    """Whether a merged folder says itself how it is opened, so that `pretrained` opens it.
-
-    That is so in the layout of another library, and in this package's of an EoMT.
+    Args:
+        folder: Any path.
+        files: Names that the network writes.
     """
-    return (folder / LAYOUT_FILE).is_file() or read_own_settings(folder) is not None
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return WEIGHTS_FILE in names and names <= files | {CONFIG_FILE}
 
 
-def check_output(output: str | None) -> None:
-    """That a merged model can be written there, before anything is built.
+def check_output(output: str | None, files: frozenset[str]) -> None:
+    """Check that a merged network can be written somewhere, before anything is built.
+
+    Args:
+        output: A folder, or a file for the names of the network's authors.
+        files: Names that the network writes into a folder.
 
     Raises:
-        UserError: if none is given, or something else is there.
+        UserError: If none is given, or something else is there.
     """
     if output is None:
         raise UserError("output: null; give the folder that the merged model is written to: --output FOLDER")
     folder = Path(output)
     if folder.suffix == ORIGINAL_SUFFIX and folder.exists():
         raise UserError(f"output: {folder} exists; choose another name")
-    if folder.exists() and not is_merged_folder(folder):
+    if folder.exists() and not is_merged_folder(folder, files):
         raise UserError(f"output: {folder} exists and is no merged model; choose a folder that does not exist")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():

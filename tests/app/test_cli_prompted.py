@@ -19,8 +19,8 @@ from tests.tiny_sam2 import tiny_folder
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("prompted")
-    data = {"path": str(folder / "strips"), "num_images": 24, "strip_size": [32, 96], "image_size": None}
-    SteelStrips(**{**data, "image_size": 64}).prepare_data()  # type: ignore[arg-type]
+    data = {"path": str(folder / "strips"), "num_images": 24, "strip_size": [32, 96], "img_size": None}
+    SteelStrips(**{**data, "img_size": 64}).prepare_data()  # type: ignore[arg-type]
     lora = {"rank": 2, "target_modules": ["attn", "mask_decoder.transformer"], "freeze_base_model": True}
     config: dict[str, Any] = {
         "model": {

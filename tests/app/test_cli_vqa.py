@@ -17,7 +17,7 @@ from datamodules.compute_answer_weights import main as compute_answer_weights
 from tests.cli_runs import Workspace, refusal
 from tests.datamodules.faces.face_files import write_face
 from tests.datamodules.questions.question_files import color_rows, write_csv, write_pair, write_questions
-from tests.test_documents import ROOT, commands
+from tests.documents import ROOT, commands
 from tests.test_promises import finish, start
 from tests.tiny_vqa import BERT, MAX_LENGTH, make_tokenizer, write_models
 
@@ -236,7 +236,7 @@ def test_two_processes_measure_what_one_does(adapted: Workspace) -> None:
         (["--data.batch_size", "1000"], "batch_size"),
         (
             ["--data.type_weights", "{size: 2}"],
-            "unknown type 'size': must be one of object, count, colour, location, or",
+            "unknown type 'size'; must be one of object, count, colour, location, or",
         ),
         (
             ["--model.lora_config.trainable_modules", json.dumps(DECODER)],

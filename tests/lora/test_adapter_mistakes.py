@@ -57,7 +57,7 @@ def test_half_of_a_tie_is_not_trained(name: str) -> None:
 def test_both_ends_of_a_tie_are_saved_and_open_here_and_in_peft(tmp_path: Path) -> None:
     def network() -> Tied:
         torch.manual_seed(0)
-        return Tied()
+        return Tied().double()
 
     both = ["head", "embedding"]
     config = LoRAConfig(target_modules=["layer"], rank=2, trainable_modules=both, freeze_base_model=True)

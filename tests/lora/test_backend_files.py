@@ -58,10 +58,11 @@ def test_merging_gives_the_same_answers_from_plain_layers(backend: str, argument
 def test_disabling_and_removing_give_the_base_back(backend: str) -> None:
     model = adapted(target_modules=["attention", "upscale"], backend=backend)
     with disable_adapters(model):
-        assert torch.equal(answer(model), answer(base()))
+        # not bit for bit: torch may choose another kernel where a weight is frozen
+        assert_same(answer(model), answer(base()))
         # PEFT's own switch would freeze the adapters
         check_trainable(model)
-    assert not torch.equal(answer(model), answer(base()))
+    assert not torch.allclose(answer(model), answer(base()), atol=1e-3)
     removed = remove_adapters(model)
     for name, value in base().state_dict().items():
         assert torch.equal(removed.state_dict()[name], value), name

@@ -145,7 +145,7 @@ def test_both_backends_have_the_same_answers_and_gradients(arguments: dict) -> N
     assert_same(ours, theirs)
     assert our_gradients.keys() == their_gradients.keys()
     for name, gradient in our_gradients.items():
-        assert_same(gradient, their_gradients[name], 1e-4)
+        assert_same(gradient, their_gradients[name])
 
 
 @both

@@ -17,7 +17,7 @@ from eomt.lora.files import fill, load_adapter, save_adapter, trained_state
 from eomt.lora.layers import lora_layers, merge_lora_weights, remove_adapters
 from eomt.models import EoMT
 from eomt.utils.files import write_folder
-from tests.lora.adapters import answer, base
+from tests.lora.adapters import answer, assert_same, base
 from tests.tiny import make_eomt
 
 CONFIGS = {
@@ -69,7 +69,7 @@ def test_peft_opens_it_with_the_same_answers(tmp_path: Path, arguments: dict) ->
     model = adapted(**arguments)
     save_adapter(model, tmp_path / "adapter")
     opened = peft.PeftModel.from_pretrained(base(), tmp_path / "adapter").eval()
-    torch.testing.assert_close(answer(opened), answer(model), rtol=1e-5, atol=1e-4)
+    assert_same(answer(opened), answer(model))
 
 
 def test_an_adapter_made_by_peft_loads(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_an_adapter_made_by_peft_loads(tmp_path: Path) -> None:
             nn.init.normal_(parameter)
     model.eval().save_pretrained(tmp_path / "adapter")
     loaded = load_adapter(base(), tmp_path / "adapter").eval()
-    torch.testing.assert_close(answer(loaded), answer(model), rtol=1e-5, atol=1e-4)
+    assert_same(answer(loaded), answer(model))
 
 
 def test_files_and_keys_are_peft_s(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_rank_above_the_layer_is_read_from_a_file(tmp_path: Path) -> None:
     model.eval().save_pretrained(tmp_path / "adapter")
     loaded = load_adapter(base(), tmp_path / "adapter").eval()
     assert lora_layers(loaded)["class_head"].rank == 9
-    torch.testing.assert_close(answer(loaded), answer(model), rtol=1e-5, atol=1e-4)
+    assert_same(answer(loaded), answer(model))
 
 
 @pytest.mark.parametrize(

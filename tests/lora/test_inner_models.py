@@ -25,7 +25,7 @@ def test_an_adapter_of_a_wrapper_opens_on_the_model_inside(tmp_path: Path, backe
 
     model = adapted(encoder(), target_modules=["attention", "mlp"], backend=backend)
     folder = save_adapter(model, tmp_path / "adapter")
-    image = torch.rand(2, 3, 32, 48)
+    image = torch.rand(2, 3, 32, 48, dtype=torch.double)
 
     def features(timm_model: Any) -> Tensor:
         with torch.no_grad():
@@ -48,7 +48,7 @@ def test_an_adapter_of_a_larger_network_holds_one_for_the_model_inside(tmp_path:
     folder = save_adapter(model, tmp_path / "adapter")
     inner = base().encoder.backbone
     opened = peft.PeftModel.from_pretrained(inner, folder / "encoder.backbone").eval()
-    image = torch.rand(2, 3, 32, 48)
+    image = torch.rand(2, 3, 32, 48, dtype=torch.double)
     with torch.no_grad():
         expected = model.encoder.backbone.forward_features(image)
         found = opened.base_model.model.forward_features(image)
@@ -64,7 +64,7 @@ def test_an_adapter_that_peft_made_of_the_model_inside_loads(tmp_path: Path) -> 
             nn.init.normal_(parameter)
     inner.eval().save_pretrained(tmp_path / "adapter")
     network = load_adapter(base(), tmp_path / "adapter").eval()
-    image = torch.rand(1, 3, 32, 48)
+    image = torch.rand(1, 3, 32, 48, dtype=torch.double)
     with torch.no_grad():
         expected = inner.base_model.model.forward_features(image)
         found = network.encoder.backbone.forward_features(image)

@@ -159,7 +159,8 @@ def test_dropout_has_the_gradients_of_a_masked_copy(shape: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 0.9])
 def test_dropout_drops_its_share_anew_each_time(dropout: float) -> None:
-    x = torch.ones(300, 100)
+    # of 300,000 draws the share is known to 0.001
+    x = torch.ones(3000, 100)
     masks = [keep_mask(x, dropout, seed) for seed in (1, 2)]
     assert masks[0].float().mean().item() == pytest.approx(1 - dropout, abs=0.01)
     assert torch.equal(masks[0], keep_mask(x, dropout, 1))

@@ -38,7 +38,7 @@ class Alike(nn.Module):
 
 def base(**arguments: Any) -> Alike:
     torch.manual_seed(0)
-    return Alike(**arguments).eval()
+    return Alike(**arguments).double().eval()
 
 
 def adapted(model: nn.Module | None = None, **arguments: Any) -> nn.Module:
@@ -53,7 +53,7 @@ def adapted(model: nn.Module | None = None, **arguments: Any) -> nn.Module:
 
 def answer(model: nn.Module) -> Tensor:
     with torch.no_grad():
-        return model(torch.linspace(-1, 1, 12).view(3, 4))
+        return model(torch.linspace(-1, 1, 12, dtype=torch.double).view(3, 4))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def named(name: str, other: nn.Module) -> nn.Module:
     model = Named(name, other)
     for index, parameter in enumerate(model.parameters()):
         nn.init.normal_(parameter, generator=torch.Generator().manual_seed(index))
-    return model.eval()
+    return model.double().eval()
 
 
 def body(inside: str) -> nn.Module:
@@ -172,7 +172,7 @@ class Wrapped(nn.Module):
 
 def wrapped() -> nn.Module:
     torch.manual_seed(0)
-    return Wrapped().eval()
+    return Wrapped().double().eval()
 
 
 @pytest.fixture

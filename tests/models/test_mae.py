@@ -76,16 +76,16 @@ def test_removed_patches_cannot_be_seen() -> None:
     assert not torch.allclose(found.reconstruction, expected.reconstruction, atol=0.01)
 
 
-def test_the_target_is_each_patch_in_order_normalised_on_its_own() -> None:
+def test_the_target_is_each_patch_in_order_normalized_on_its_own() -> None:
     image = make_image()
     network = make_mae(norm_pix_loss=False)
-    pixels = network.normalise(image)
+    pixels = network.normalize(image)
     patch = pixels[1, :, PATCH : 2 * PATCH, 2 * PATCH : 3 * PATCH].permute(1, 2, 0).flatten()
     torch.testing.assert_close(network.target(image)[1, 4 + 2], patch)
-    normalised = make_mae().target(image)[1, 6]
-    torch.testing.assert_close(normalised, (patch - patch.mean()) / patch.std(), rtol=1e-4, atol=1e-4)
+    normalized = make_mae().target(image)[1, 6]
+    torch.testing.assert_close(normalized, (patch - patch.mean()) / patch.std(), rtol=1e-4, atol=1e-4)
     # without a deviation to divide by
-    flat = network.normalise.mean.expand(1, -1, SIDE, SIDE)
+    flat = network.normalize.mean.expand(1, -1, SIDE, SIDE)
     assert (make_mae().target(flat) == 0).all()
 
 
@@ -109,7 +109,7 @@ def test_it_learns_to_predict_what_it_does_not_see() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    # the mean of all colours would leave two thirds
+    # the mean of all colors would leave two thirds
     assert losses[-1] < 0.4 * losses[0]
 
 
@@ -117,7 +117,7 @@ def test_it_learns_to_predict_what_it_does_not_see() -> None:
 
 
 def test_transformers_still_leaves_positions_and_tokens_at_zero() -> None:
-    """Once this fails, `initialise_positions` in mae_checkpoint.py is needless: take it and this test out."""
+    """Once this fails, `initialize_positions` in mae_checkpoint.py is needless: take it and this test out."""
     model = ViTMAEForPreTraining(tiny_model().config)
     left = [name for name, value in model.named_parameters() if "position" in name or "pos_embed" in name]
     left += ["vit.embeddings.cls_token", "decoder.mask_token"]

@@ -55,7 +55,7 @@ def same_as(encoder: MAEEncoder) -> ViTMAEModel:
 
 def test_tokens_are_those_of_transformers_in_the_order_of_the_patches() -> None:
     encoder, image = large(make_encoder()), make_image()
-    output = same_as(encoder)(encoder.normalise(image), noise=torch.rand(2, NUM_PATCHES))
+    output = same_as(encoder)(encoder.normalize(image), noise=torch.rand(2, NUM_PATCHES))
     # transformers shuffles them
     restored = output.last_hidden_state[:, 1:].gather(1, output.ids_restore[..., None].expand(-1, -1, 32))
     torch.testing.assert_close(encoder(image)[:, 1:], restored)
@@ -68,7 +68,7 @@ def test_images_of_another_size_are_given_interpolated_positions(height: int, wi
     encoder, image = large(make_encoder()), make_image(2, height, width)
     patches = height * width // PATCH**2
     noise = torch.arange(patches).expand(2, -1)
-    expected = same_as(encoder)(encoder.normalise(image), noise=noise, interpolate_pos_encoding=True)
+    expected = same_as(encoder)(encoder.normalize(image), noise=noise, interpolate_pos_encoding=True)
     torch.testing.assert_close(encoder(image), expected.last_hidden_state)
     assert encoder.attention_rollout(image).shape == (2, height // PATCH, width // PATCH)
 
@@ -223,7 +223,7 @@ def test_attention_rollout_is_the_product_of_mean_attention_and_identity() -> No
     model = same_as(detector.encoder)
     model.set_attn_implementation("eager")
     noise = torch.arange(NUM_PATCHES).expand(2, -1)
-    output = model(detector.encoder.normalise(image), noise=noise, output_attentions=True)
+    output = model(detector.encoder.normalize(image), noise=noise, output_attentions=True)
     expected = torch.empty(2, NUM_PATCHES)
     for index in range(2):
         # from the class token downwards, block by block: how much of it each token of the block below is
@@ -250,7 +250,7 @@ def test_attention_rollout_leaves_the_network_as_it_was() -> None:
     with pytest.raises(UserError):
         detector.attention_rollout(make_image(1, 31, 31))
     with pytest.raises(RuntimeError):
-        detector.attention_rollout(make_image().repeat(1, 2, 1, 1))  # six colours
+        detector.attention_rollout(make_image().repeat(1, 2, 1, 1))  # six colors
     assert configuration._attn_implementation == before
     assert detector.encoder.training
     assert not detector.classifier.training
@@ -307,7 +307,7 @@ def test_an_adapter_opens_on_transformers_model_with_peft(tmp_path: Path) -> Non
     folder = save_adapter(detector, tmp_path / "adapter")
     opened = peft.PeftModel.from_pretrained(encoder, folder / "encoder.model").eval()
     noise = torch.arange(NUM_PATCHES).expand(2, -1)
-    output = opened(detector.encoder.normalise(image), noise=noise).last_hidden_state
+    output = opened(detector.encoder.normalize(image), noise=noise).last_hidden_state
     torch.testing.assert_close(output, detector.encoder(image))
     fresh = load_adapter(large(make_detector()), folder).eval()
     torch.testing.assert_close(fresh.scores(image), detector.scores(image))

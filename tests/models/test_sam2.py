@@ -29,7 +29,7 @@ def prompts(kind: str, batch: int = 2, count: int = 3) -> dict[str, Tensor]:
 
 def answer(model: Sam2Model, network: SAM2, image: Tensor, given: dict[str, Tensor], multimask: bool = True) -> list:
     """What transformers' own model says, in the order of SAM2Prediction."""
-    pixels = (image / 255 - network.pixel_mean) / network.pixel_std
+    pixels = (image / 255 - network.normalize.mean) / network.normalize.std
     output = model(pixels, **{f"input_{name}": value for name, value in given.items()}, multimask_output=multimask)
     return [output.pred_masks, output.iou_scores, output.object_score_logits]
 

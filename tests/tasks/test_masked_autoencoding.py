@@ -9,7 +9,6 @@ import torch
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.tasks import MaskedAutoencoding
-from eomt.verification.audit import audit_batch
 from tests.tiny_morph import make_detector, make_image, make_mae
 
 LORA = LoRAConfig(rank=2, target_modules=["attention"], freeze_base_model=True, trainable_modules=["decoder"])
@@ -105,7 +104,7 @@ def test_the_mean_is_over_images_not_batches() -> None:
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_everything_that_is_trained_learns(lora: LoRAConfig | None) -> None:
     task = make_task(lora)
-    assert audit_batch(task, task.synthetic_batch(2)) == []
+    assert task.audit(task.synthetic_batch(2)).faults == ()
 
 
 def test_from_scratch_the_loss_falls() -> None:

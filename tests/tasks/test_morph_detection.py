@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from callbacks.results.morphs import Row, decision, error_curves, glowing
+from callbacks.results.morphs import TestedFace, decision, error_curves, glowing
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.lora.files import load_adapter, save_adapter
@@ -18,7 +18,6 @@ from eomt.metrics.error_rates import error_curve, threshold_at_eer
 from eomt.models.mixstyle import MixStyle
 from eomt.tasks import MorphDetection
 from eomt.tasks.morph_detection import rounded_up
-from eomt.verification.audit import audit_batch
 from eomt.verification.merging import fill_from_merged, merged_copy, write_merged
 from tests.tiny_morph import enlarge_weights, make_detector, make_encoder, make_image, make_mae
 
@@ -69,7 +68,7 @@ def logged(task: MorphDetection, fn: str, monkeypatch: pytest.MonkeyPatch) -> di
 )
 def test_everything_that_is_trained_learns(lora: bool, network: dict[str, Any], arguments: dict[str, Any]) -> None:
     task = make_task(lora, network, **arguments)
-    assert audit_batch(task, task.synthetic_batch(4)) == []
+    assert task.audit(task.synthetic_batch(4)).faults == ()
     assert math.isnan(task.threshold)
 
 
@@ -156,7 +155,7 @@ def test_the_threshold_travels_in_all_forms(tmp_path: Path) -> None:
     task.on_save_checkpoint(checkpoint)
     assert not [name for name in checkpoint["state_dict"] if "patch_embeddings" in name]
     save_adapter(task.network, tmp_path / "adapter")
-    merged, _, difference = merged_copy(task, make_batch())
+    merged, _, difference = merged_copy(task.network, make_batch(), task.outputs)
     assert difference < 1e-4
     write_merged(merged, tmp_path / "merged", None)
 
@@ -169,7 +168,7 @@ def test_the_threshold_travels_in_all_forms(tmp_path: Path) -> None:
             if f"network.{name}" not in adapted:
                 other.network.state_dict()[name].copy_(value)
     load_adapter(from_adapter.network, tmp_path / "adapter", check_base=False)
-    fill_from_merged(plain, tmp_path / "merged")
+    fill_from_merged(plain.network, tmp_path / "merged")
     image = make_image()
     for other in (from_checkpoint, from_adapter, plain):
         assert other.threshold == 0.25
@@ -183,7 +182,7 @@ def test_a_merged_file_of_another_size_is_refused(tmp_path: Path) -> None:
     (name,) = (name for name in state if name.endswith("position_embeddings"))
     save_file(state | {name: state[name][:, :5].contiguous()}, file)
     with pytest.raises(UserError, match=r"position_embeddings' has shape \[1, 5, 32\], this network's has"):
-        fill_from_merged(make_task(lora=False), tmp_path / "merged")
+        fill_from_merged(make_task(lora=False).network, tmp_path / "merged")
 
 
 def test_prediction_gives_scores_and_attention_if_asked() -> None:
@@ -202,10 +201,10 @@ def test_decisions_are_those_of_the_threshold() -> None:
 
 
 def test_each_attack_has_its_curve_against_all_bona_fide_images() -> None:
-    rows = [Row(f"{i}", attack, label, score, "faces") for i, (attack, label, score) in enumerate(
+    rows = [TestedFace(f"{i}", attack, label, score, "faces") for i, (attack, label, score) in enumerate(
         [("", 0, 0.1), ("", 0, 0.6), ("blend", 1, 0.5), ("warp", 1, 0.7), ("warp", 1, 0.3)]
     )]  # fmt: skip
-    curves = error_curves([*rows, Row("x", "", 0, 0.2, "bona fide alone")])
+    curves = error_curves([*rows, TestedFace("x", "", 0, 0.2, "bona fide alone")])
     assert list(curves) == ["faces", "faces: blend", "faces: warp"]
     _, macer, bscer = error_curve(np.array([0.1, 0.6, 0.7, 0.3]), np.array([0, 0, 1, 1]))
     for found, wanted in zip(curves["faces: warp"], (macer, bscer), strict=True):
@@ -226,6 +225,6 @@ def test_a_merged_file_brings_its_own_positions(tmp_path: Path) -> None:
     task.network.encoder.model.embeddings.position_embeddings.data += 1
     write_merged(task.network, tmp_path / "merged", None)
     plain = make_task(lora=False)
-    fill_from_merged(plain, tmp_path / "merged")
+    fill_from_merged(plain.network, tmp_path / "merged")
     for name, value in task.network.state_dict().items():
         torch.testing.assert_close(plain.network.state_dict()[name], value, equal_nan=True)

@@ -14,7 +14,6 @@ from eomt.models.sam2 import default_lora
 from eomt.prompts import PromptSampling
 from eomt.tasks import PromptedSegmentation
 from eomt.tasks.index_maps import index_map
-from eomt.verification.audit import audit_batch
 from tests.tiny_sam2 import IMAGE_SIZE, make_image, make_sam2
 
 NAMES = ["pit", "line", "scratch", "patch"]
@@ -80,7 +79,7 @@ def figures(task: PromptedSegmentation, batch_size: int, order: list[int] | None
 @pytest.mark.parametrize("full", [False, True])
 def test_every_adapter_acts_and_learns(prompt_free: bool, full: bool) -> None:
     task = make_task(prompt_free, LoRAConfig(enabled=False) if full else None)
-    assert audit_batch(task, task.synthetic_batch(2)) == []
+    assert task.audit(task.synthetic_batch(2)).faults == ()
     task.train()
     task.losses(task.synthetic_batch(2))[0]["loss"].backward()
     encoder = {path: layer for path, layer in lora_layers(task.network).items() if "vision_encoder" in path}

@@ -11,7 +11,6 @@ from torch import Tensor
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.tasks import VisualQuestionAnswering
-from eomt.verification.audit import audit_batch
 from eomt.verification.merging import merged_copy, write_merged
 from tests.tiny_vqa import ANSWERS, SPECIAL, TYPES, WORDS, enlarge_weights, make_questions, make_tokenizer, make_vqa
 
@@ -84,18 +83,18 @@ def logged(task: VisualQuestionAnswering, monkeypatch: pytest.MonkeyPatch) -> di
 @pytest.mark.parametrize("head", HEADS)
 def test_every_adapter_acts_and_learns(head: str, tokenizer: str) -> None:
     task = make_task(tokenizer, head, LORA)
-    assert audit_batch(task, make_batch()) == []
+    assert task.audit(make_batch()).faults == ()
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_full_fine_tuning_reaches_every_parameter(head: str, tokenizer: str) -> None:
-    assert audit_batch(make_task(tokenizer, head), make_batch()) == []
+    assert make_task(tokenizer, head).audit(make_batch()).faults == ()
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_synthetic_batch_trains(head: str, tokenizer: str) -> None:
     task = make_task(tokenizer, head, LORA)
-    assert audit_batch(task, task.synthetic_batch(3)) == []
+    assert task.audit(task.synthetic_batch(3)).faults == ()
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -206,7 +205,7 @@ def test_the_type_head_adds_its_loss_and_needs_a_weight(tokenizer: str) -> None:
     task = make_task(tokenizer, network={"question_types": TYPES}, type_head_weight=0.5, lora=LORA).eval()
     losses = task.losses(make_batch())[0]
     torch.testing.assert_close(losses["loss"], losses["answer"] + 0.5 * losses["type"])
-    assert audit_batch(task, make_batch()) == []
+    assert task.audit(make_batch()).faults == ()
     for weight, network in ((0.0, {"question_types": TYPES}), (0.5, {})):
         with pytest.raises(UserError, match="type_head_weight"):
             make_task(tokenizer, network=network, type_head_weight=weight)
@@ -218,7 +217,7 @@ def test_merged_answers_are_the_adapted_ones(head: str, tokenizer: str, tmp_path
     for name, parameter in task.network.named_parameters():
         if "lora_" in name:
             parameter.data.normal_(0, 0.1)
-    merged, _, relative = merged_copy(task, make_batch())
+    merged, _, relative = merged_copy(task.network, make_batch(), task.outputs)
     assert relative < 1e-5
     (tmp_path / "merged").mkdir()
     for _ in range(2):

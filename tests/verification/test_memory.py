@@ -1,13 +1,13 @@
 """The estimate of training memory, against the allocator's own record of real training."""
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.utils.data import DataLoader
 
 from eomt.app.trainer import Trainer
 from eomt.lora.config import LoRAConfig
 from eomt.tasks import SemanticSegmentation
+from eomt.utils.modes import isolated_randomness
 from eomt.verification.memory import (
     LiveBytes,
     checkpointing_set,
@@ -60,7 +60,7 @@ def test_the_estimate_is_near_what_the_allocator_saw_in_training() -> None:
         for checkpointing in (False, True):
             task = make_task(config)
             with checkpointing_set(task.network, checkpointing):
-                memory = training_memory(task, task.synthetic_batch(2), 5)
+                memory = training_memory(task, task.unlogged_step, task.synthetic_batch(2), 5)
                 measured = allocated_peak(task, 5)
             # the weights were there before the profiler
             estimate = memory.total - memory.weights
@@ -100,7 +100,7 @@ def test_gradients_and_adamw_are_12_bytes_a_trained_number() -> None:
     for config in (LORA, None):
         task = make_task(config)
         trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
-        memory = training_memory(task, task.synthetic_batch(2), 2)
+        memory = training_memory(task, task.unlogged_step, task.synthetic_batch(2), 2)
         assert memory.gradients == 4 * trained
         assert memory.optimizer_states == 8 * trained
         assert memory.total - memory.activations - memory.weights == 12 * trained
@@ -111,9 +111,9 @@ def test_a_straight_line_through_one_and_two_samples_meets_six() -> None:
     batch = task.synthetic_batch(6)
     gradients = sum(4 * p.numel() for p in task.parameters() if p.requires_grad)
     inputs = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
-    with isolate_rng():
-        direct = max(step_peaks(task, batch, torch.enable_grad)) - gradients + inputs
-    assert abs(training_memory(task, batch, 6).activations / direct - 1) < 0.03
+    with isolated_randomness():
+        direct = max(step_peaks(task, task.unlogged_step, batch, torch.enable_grad)) - gradients + inputs
+    assert abs(training_memory(task, task.unlogged_step, batch, 6).activations / direct - 1) < 0.03
 
 
 def test_checkpointing_needs_less_and_is_set_back() -> None:
@@ -122,7 +122,7 @@ def test_checkpointing_needs_less_and_is_set_back() -> None:
     found = {}
     for checkpointing in (False, True):
         with checkpointing_set(task.network, checkpointing):
-            found[checkpointing] = training_memory(task, task.synthetic_batch(2), 8).activations
+            found[checkpointing] = training_memory(task, task.unlogged_step, task.synthetic_batch(2), 8).activations
     assert found[True] < 0.8 * found[False]
     assert switch.checkpointing is False
     assert checkpointing_switches(nn.Linear(2, 2)) == []
@@ -136,7 +136,7 @@ def test_nothing_is_left_changed() -> None:
     given.grad = torch.ones_like(given)
     before = {name: value.clone() for name, value in task.state_dict().items()}
     random = torch.get_rng_state()
-    training_memory(task, batch, 3)
+    training_memory(task, task.unlogged_step, batch, 3)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.equal(given.grad, torch.ones_like(given))

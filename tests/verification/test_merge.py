@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import eomt.app.trainer
 from eomt.errors import UserError
 from eomt.lora.files import fill
+from eomt.models import EoMT
 from eomt.models.weights.files import read_weights
 from eomt.verification.merging import is_merged_folder, write_merged
 from tests.cli_runs import Workspace, make_workspace, refusal
@@ -58,7 +59,7 @@ def test_latest_is_merged_too_and_a_merged_folder_is_replaced(workspace: Workspa
     output = tmp_path / "merged"
     for given in ("latest", str(best(run))):
         workspace.run("merge", "--ckpt_path", given, "--run_name", "first", "--output", str(output), config=False)
-        assert is_merged_folder(output)
+        assert is_merged_folder(output, EoMT.files)
     assert files(output)["model.safetensors"] == files(next(run.glob("best_merged_*")))["model.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
@@ -111,7 +112,7 @@ def test_full_fine_tuning_is_written_as_it_is(workspace: Workspace, tmp_path: Pa
 def test_answers_that_differ_leave_no_file(
     workspace: Workspace, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eomt.app.trainer, "merged_copy", lambda task, batch: (task.network, float("nan"), float("nan")))
+    monkeypatch.setattr(eomt.app.trainer, "merged_copy", lambda network, *_: (network, float("nan"), float("nan")))
     args = ("--ckpt_path", str(best(run)), "--output", str(tmp_path / "merged"))
     assert "differ by nan" in refusal(capsys, workspace, "merge", *args, config=False)
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.random import Generator
 from scipy import ndimage
 
+from datamodules.generated.raster import lay_over
+
 SIZE = 64
 # drawn larger and averaged, for smooth edges
 OVERSAMPLING = 2
@@ -53,10 +55,10 @@ class Person:
 
     Args:
         shape: Lengths by the names in `SHAPE`.
-        skin: Colour, RGB from 0 to 1, `(3,)`.
-        hair: Colour.
-        iris: Colour.
-        lips: Colour.
+        skin: Color, RGB from 0 to 1, `(3,)`.
+        hair: Color.
+        iris: Color.
+        lips: Color.
         moles: `(N, 4)`, u, v, radius and strength of marks on the skin.
         unevenness: `(24, 24)` values around 0, the skin's light and dark patches over u and v of -1 to 1.
     """
@@ -82,9 +84,9 @@ class Photo:
         smile: How far the corners of the mouth are raised.
         opening: How far the mouth is open.
         light: Strength from left and from above, `(2,)`.
-        warmth: Factors of the colours, `(3,)`.
-        background: Colours of the upper and the lower edge, `(2, 3)`.
-        clothes: Colour.
+        warmth: Factors of the colors, `(3,)`.
+        background: Colors of the upper and the lower edge, `(2, 3)`.
+        clothes: Color.
     """
 
     shift: tuple[float, float]
@@ -152,28 +154,28 @@ def face_grid(photo: Photo) -> tuple[Field, Field]:
     return right * cosine + down * sine, down * cosine - right * sine
 
 
-def render(person: Person, photo: Photo) -> Field:
+def render_face(person: Person, photo: Photo) -> Field:
     """Return the light that reaches the camera, (2 * 64, 2 * 64, 3) from 0 to 1."""
     u, v = face_grid(photo)
     shape = person.shape
     picture = _background(photo, v)
-    _paint(picture, photo.clothes, _inside((np.abs(u) / 1.25) ** 2.5 + ((v - 1.95) / 0.75) ** 2))
+    lay_over(picture, photo.clothes, _inside((np.abs(u) / 1.25) ** 2.5 + ((v - 1.95) / 0.75) ** 2))
     skin = _skin(person, u - photo.turn, v)
     hair_color = person.hair * (0.9 + 0.2 * _strands(u, v)[..., None])
     width = shape["width"]
     behind = _inside((u / (width + shape["hair_width"])) ** 2 + ((v + 0.30) / 0.86) ** 2)
     falls = (np.abs(u) < width + 0.6 * shape["hair_width"]) & (v > -0.3) & (v < shape["hair_length"])
-    _paint(picture, hair_color, np.maximum(behind, ndimage.uniform_filter(falls.astype(np.float32), 3)))
-    _paint(picture, skin * 0.82, _inside((u / 0.42) ** 4 + ((v - 0.95) / 0.45) ** 4))
+    lay_over(picture, hair_color, np.maximum(behind, ndimage.uniform_filter(falls.astype(np.float32), 3)))
+    lay_over(picture, skin * 0.82, _inside((u / 0.42) ** 4 + ((v - 0.95) / 0.45) ** 4))
     for side in (-1, 1):
         ear = ((u - side * (width + 0.3 * shape["ears"])) / shape["ears"]) ** 2 + ((v - 0.05) / 0.2) ** 2
-        _paint(picture, skin * 0.9, _inside(ear))
+        lay_over(picture, skin * 0.9, _inside(ear))
     head = head_mask(person, photo)
-    _paint(picture, skin, head)
+    lay_over(picture, skin, head)
     _draw_features(picture, person, photo, u - photo.turn, v)
     fringe = shape["hairline"] + 0.25 * (u - shape["hair_part"]) ** 2
     # beyond the head as well, or its soft edge would shine through as a line
-    _paint(picture, hair_color, np.maximum(head, behind) * _step(fringe - v))
+    lay_over(picture, hair_color, np.maximum(head, behind) * _step(fringe - v))
     return np.clip(picture * (_light(photo, u, v) * photo.warmth.astype(np.float32)), 0, 1)
 
 
@@ -208,15 +210,15 @@ def _draw_features(picture: Field, person: Person, photo: Photo, u: Field, v: Fi
 def _draw_eye(picture: Field, person: Person, photo: Photo, side: int, along: Field, across: Field) -> None:
     shape = person.shape
     lid = (along / shape["eye_width"]) ** 2 + (across / shape["eye_opening"]) ** 2
-    _paint(picture, person.skin * 0.62, _inside(lid / 1.6))
+    lay_over(picture, person.skin * 0.62, _inside(lid / 1.6))
     opened = _inside(lid)
-    _paint(picture, np.array([0.95, 0.94, 0.92]), opened)
+    lay_over(picture, np.array([0.95, 0.94, 0.92]), opened)
     iris = np.hypot(along - 0.3 * photo.turn, across) / (0.95 * shape["eye_opening"])
-    _paint(picture, person.iris, opened * _inside(iris**2))
-    _paint(picture, np.full(3, 0.03), opened * _inside((iris / 0.5) ** 2))
+    lay_over(picture, person.iris, opened * _inside(iris**2))
+    lay_over(picture, np.full(3, 0.03), opened * _inside((iris / 0.5) ** 2))
     brow_v = across + shape["brow_height"] + shape["brow_slant"] * side * along - 1.2 * along**2
     brow = (along / (1.35 * shape["eye_width"])) ** 4 + (brow_v / shape["brow_thickness"]) ** 2
-    _paint(picture, person.hair * 0.8, 0.85 * _inside(brow))
+    lay_over(picture, person.hair * 0.8, 0.85 * _inside(brow))
 
 
 def _draw_nose(picture: Field, person: Person, u: Field, v: Field) -> None:
@@ -226,16 +228,16 @@ def _draw_nose(picture: Field, person: Person, u: Field, v: Field) -> None:
     picture *= (1 + 0.07 * bridge - 0.10 * shadow)[..., None]
     for side in (-1, 1):
         nostril = ((u - side * 0.55 * width) / 0.045) ** 2 + (v / 0.028) ** 2
-        _paint(picture, person.skin * 0.35, 0.8 * _inside(nostril))
+        lay_over(picture, person.skin * 0.35, 0.8 * _inside(nostril))
 
 
 def _draw_mouth(picture: Field, person: Person, photo: Photo, u: Field, v: Field) -> None:
     width, thickness = person.shape["mouth_width"], person.shape["lip_thickness"]
     bent = v + photo.smile * (u / width) ** 2
     lips = (u / width) ** 2 + (bent / (thickness + photo.opening)) ** 2
-    _paint(picture, person.lips, 0.85 * _inside(lips))
+    lay_over(picture, person.lips, 0.85 * _inside(lips))
     gap = (u / (0.92 * width)) ** 2 + (bent / (0.016 + photo.opening)) ** 2
-    _paint(picture, person.lips * 0.3, _inside(gap))
+    lay_over(picture, person.lips * 0.3, _inside(gap))
 
 
 def _window(u: Field, v: Field, center: tuple[float, float], reach: float) -> tuple[slice, slice]:
@@ -246,7 +248,7 @@ def _window(u: Field, v: Field, center: tuple[float, float], reach: float) -> tu
 
 
 def _skin(person: Person, u: Field, v: Field) -> Field:
-    """Return the skin's colour everywhere, (..., 3): it is the person's own, moles and all."""
+    """Return the skin's color everywhere, (..., 3): it is the person's own, moles and all."""
     last = len(person.unevenness) - 1
     places = np.stack(np.broadcast_arrays((v + 1) / 2 * last, (u + 1) / 2 * last))
     tone = 1 + ndimage.map_coordinates(person.unevenness, places, order=1, mode="nearest")
@@ -282,8 +284,3 @@ def _inside(value: Field) -> Field:
 def _step(value: Field) -> Field:
     """Return 1 where a value is above 0, with a soft edge."""
     return np.asarray(1 / (1 + np.exp(np.clip(-40 * value, -30, 30))))
-
-
-def _paint(picture: Field, color: Field, share: Field) -> None:
-    """Lay a colour, (3,) or one for each pixel, over the picture."""
-    picture += (color.astype(np.float32) - picture) * share[..., None]

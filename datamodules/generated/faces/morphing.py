@@ -17,7 +17,7 @@ from datamodules.generated.faces.drawing import (
     draw_photo,
     face_grid,
     mean_shape,
-    render,
+    render_face,
 )
 
 # shares of the second face
@@ -40,12 +40,12 @@ def blend(first: Person, second: Person, photo: Photo, random: Generator) -> Fie
     bend = [ndimage.gaussian_filter(random.normal(size=shape), 16) * 60 * pixels for _ in range(2)]
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     places = np.stack([rows + np.clip(bend[0], -pixels, pixels), columns + np.clip(bend[1], -pixels, pixels)])
-    picture = render(second, other)
+    picture = render_face(second, other)
     bent = np.stack(
         [ndimage.map_coordinates(picture[..., c], places, order=1, mode="nearest") for c in range(3)], axis=-1
     )
     share = random.uniform(*SHARE)
-    return np.asarray((1 - share) * render(first, photo) + share * bent)
+    return np.asarray((1 - share) * render_face(first, photo) + share * bent)
 
 
 def warp(first: Person, second: Person, photo: Photo, random: Generator) -> Field:
@@ -57,11 +57,11 @@ def warp(first: Person, second: Person, photo: Photo, random: Generator) -> Fiel
     share = random.uniform(*SHARE)
     between = mean_shape(first, second, share)
     other = replace(photo, light=draw_photo(random).light)
-    mixed = (1 - share) * render(between, photo) + share * render(replace(second, shape=between.shape), other)
+    mixed = (1 - share) * render_face(between, photo) + share * render_face(replace(second, shape=between.shape), other)
     u, v = face_grid(photo)
     radius = np.sqrt((u / (0.82 * between.shape["width"])) ** 2 + ((v - 0.1) / 0.72) ** 2)
     seam = np.clip((1 - radius) / random.uniform(0.03, 0.08) + 0.5, 0, 1)[..., None]
-    around = render(between, photo)
+    around = render_face(between, photo)
     return np.asarray(mixed * seam + around * (1 - seam))
 
 

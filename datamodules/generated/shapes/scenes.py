@@ -1,4 +1,4 @@
-"""Drawn scenes to ask about: one to three coloured shapes, and their picture by day or at night."""
+"""Drawn scenes to ask about: one to three colored shapes, and their picture by day or at night."""
 
 import colorsys
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from datamodules.generated.raster import grid, smooth_noise
+from datamodules.generated.raster import lay_over, pixel_grid, smooth_noise
 
 Look = Literal["plain", "night"]
 
@@ -18,7 +18,7 @@ SIZE = 56
 # drawn larger and averaged, for smooth edges
 OVERSAMPLING = 3
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-# hue of each colour in degrees
+# hue of each color in degrees
 HUES = {"red": 0, "yellow": 57, "green": 122, "cyan": 184, "blue": 230, "purple": 292}
 COLORS = tuple(HUES)
 HUE_SPREAD = 7
@@ -59,7 +59,7 @@ CORNERS = {
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape.
+    """A colored shape.
 
     Args:
         shape: One of `SHAPES`.
@@ -89,22 +89,22 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ShapeScene:
     """Things, none of which touches another.
 
     Args:
         things: One to three.
-        counted: The shape or colour of which there are 0, 1, 2 or 3, each as likely.
+        counted: The shape or color of which there are 0, 1, 2 or 3, each as likely.
     """
 
     things: tuple[Thing, ...]
     counted: str
 
 
-def make_scene(random: Generator) -> Scene:
+def make_scene(random: Generator) -> ShapeScene:
     """Make up a scene.
 
-    No colour, shape or side is likelier than another one. Either no colour or no shape occurs twice, so that something
+    No color, shape or side is likelier than another one. Either no color or no shape occurs twice, so that something
     can always be called by its name.
     """
     by_shape = random.random() < 0.5
@@ -119,15 +119,15 @@ def make_scene(random: Generator) -> Scene:
     for word, other, (row, column, radius) in zip(words, others, _places(random, total), strict=True):
         shape, color = (word, other) if by_shape else (other, word)
         things.append(Thing(shape, color, row, column, radius, math.radians(random.uniform(-20, 20))))
-    return Scene(tuple(things), counted)
+    return ShapeScene(tuple(things), counted)
 
 
-def render(scene: Scene, look: Look, random: Generator) -> np.ndarray:
+def render_shapes(scene: ShapeScene, look: Look, random: Generator) -> np.ndarray:
     """Return the picture of a scene, (56, 56, 3) uint8.
 
     Args:
         scene: What is to be seen.
-        look: "plain": filled shapes of strong colours on an even, bright ground. "night": their dim outlines in tinted
+        look: "plain": filled shapes of strong colors on an even, bright ground. "night": their dim outlines in tinted
             light, on a dark ground with clouds and stripes, with a strong noise.
         random: Source of shades, ground and noise.
     """
@@ -156,36 +156,36 @@ def _place(random: Generator) -> tuple[float, float, float]:
     return float(row) + SIZE / 2, float(column) + SIZE / 2, radius
 
 
-def _plain(scene: Scene, random: Generator) -> np.ndarray:
+def _plain(scene: ShapeScene, random: Generator) -> np.ndarray:
     light = np.empty((SIZE, SIZE, 3), dtype=np.float32)
     light[:] = random.uniform(0.8, 0.97) + random.normal(0, 0.015, 3)
     for thing in scene.things:
         color = _shade(thing, random, saturation=(0.8, 1.0), value=(0.72, 0.97))
-        _paint(light, color, _cover(thing, inside=1, border=0))
+        lay_over(light, color, _cover(thing, inside=1, border=0))
     return light + random.uniform(0.005, 0.02) * random.standard_normal(light.shape, dtype=np.float32)
 
 
-def _night(scene: Scene, random: Generator) -> np.ndarray:
+def _night(scene: ShapeScene, random: Generator) -> np.ndarray:
     tint = random.uniform(0.9, 1.08, 3)
     clouds = smooth_noise(random, (SIZE, SIZE), (random.uniform(2, 8), random.uniform(2, 8)))
     ground = random.uniform(0.08, 0.2) + random.uniform(0.02, 0.05) * clouds + _stripes(random)
     light = (np.clip(ground, 0, 1)[..., None] * tint).astype(np.float32)
     for thing in scene.things:
         color = _shade(thing, random, saturation=(0.65, 0.95), value=(0.6, 0.85)) * tint
-        _paint(light, color, _cover(thing, inside=random.uniform(0, 0.15), border=OUTLINE))
+        lay_over(light, color, _cover(thing, inside=random.uniform(0, 0.15), border=OUTLINE))
     return light + random.uniform(0.03, 0.06) * random.standard_normal(light.shape, dtype=np.float32)
 
 
 def _stripes(random: Generator) -> np.ndarray:
     """Return faint stripes around 0, (H, W)."""
-    rows, columns = grid((SIZE, SIZE))
+    rows, columns = pixel_grid((SIZE, SIZE))
     angle, length = random.uniform(0, np.pi), random.uniform(4, 12)
     phase = 2 * np.pi * (rows * np.sin(angle) + columns * np.cos(angle)) / length
     return np.asarray(random.uniform(0.01, 0.05) * np.sin(phase + random.uniform(0, 2 * np.pi)))
 
 
 def _shade(thing: Thing, random: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    """Return a shade of a thing's colour, (3,)."""
+    """Return a shade of a thing's color, (3,)."""
     hue = (HUES[thing.color] + random.uniform(-HUE_SPREAD, HUE_SPREAD)) / 360
     return np.array(colorsys.hsv_to_rgb(hue % 1, random.uniform(*saturation), random.uniform(*value)))
 
@@ -212,8 +212,3 @@ def _outline(thing: Thing) -> list[tuple[float, float]]:
     cosine, sine = math.cos(thing.angle) * thing.radius, math.sin(thing.angle) * thing.radius
     corners = CORNERS[thing.shape]
     return [(thing.column + x * cosine - y * sine, thing.row + x * sine + y * cosine) for x, y in corners]
-
-
-def _paint(light: np.ndarray, color: np.ndarray, share: np.ndarray) -> None:
-    """Lay a colour, (3,), over the picture."""
-    light += (color.astype(np.float32) - light) * share[..., None]

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy import ndimage
 
-from datamodules.generated.raster import Canvas, blob, distance_to_segment, grid, smooth_noise
+from datamodules.generated.raster import Canvas, blob, distance_to_segment, pixel_grid, smooth_noise
 
 PITS, LINES, SCRATCHES, PATCH = range(4)
 # how often a defect is of which class: unequal, as in a mill
@@ -29,7 +29,7 @@ def draw_steel(random: Generator, size: tuple[int, int]) -> Canvas:
 def _bare_steel(random: Generator, size: tuple[int, int]) -> np.ndarray:
     """Return brushed steel in uneven light, with stains that are no defects, (H, W, 3) float32."""
     height, width = size
-    rows, columns = grid(size)
+    rows, columns = pixel_grid(size)
     slope = random.uniform(-0.35, 0.35) * (columns / width - 0.5) + random.uniform(-0.2, 0.2) * (rows / height - 0.5)
     lamp = random.uniform(0, 0.3) * np.cos(2 * np.pi * (columns / width * random.uniform(0.5, 2) + random.random()))
     brushed = random.uniform(0.03, 0.07) * smooth_noise(random, size, (0.5, random.uniform(8, 25)))
@@ -48,7 +48,7 @@ def _bare_steel(random: Generator, size: tuple[int, int]) -> np.ndarray:
 
 def _stain(random: Generator, size: tuple[int, int]) -> np.ndarray:
     """Return a soft spot, brighter or darker than its surroundings, (H, W)."""
-    rows, columns = grid(size)
+    rows, columns = pixel_grid(size)
     row, column = random.uniform(0, size[0]), random.uniform(0, size[1])
     down, across = random.uniform(6, 25), random.uniform(6, 30)
     return random.uniform(-0.25, 0.25) * np.exp(-(((rows - row) / down) ** 2) - ((columns - column) / across) ** 2)
@@ -63,7 +63,7 @@ def _place(random: Generator, size: tuple[int, int], margin: tuple[float, float]
 def paint_pits(random: Generator, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Paint a swarm of dark pits with bright rims; its mask holds them and the steel between close ones."""
     size = light.shape[:2]
-    rows, columns = grid(size)
+    rows, columns = pixel_grid(size)
     center = _place(random, size, (12, 20))
     spread = random.uniform(5, 10), random.uniform(8, 20)
     change, pits = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=bool)

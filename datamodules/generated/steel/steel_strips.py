@@ -3,22 +3,20 @@
 import csv
 import io
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from datamodules.common.checks import check_at_least
 from datamodules.defects.annotations import SEVERSTAL_CLASSES
 from datamodules.defects.run_length import encode_runs
 from datamodules.defects.severstal import Severstal
-from datamodules.generated.folder import generate_once
+from datamodules.generated.data_module import GeneratedData
 from datamodules.generated.steel.drawing import draw_steel
-from datamodules.generated.steel.shapes import CLASS_NAMES as SHAPE_CLASSES
-from datamodules.generated.steel.shapes import draw_shapes
+from datamodules.generated.steel.shapes import SHAPE_CLASSES, draw_shapes
 from eomt.errors import UserError
 
-# raised whenever the same settings would draw other pictures
-GENERATOR_VERSION = 1
 DRAWING = {"steel": draw_steel, "shapes": draw_shapes}
 CLASSES = {"steel": SEVERSTAL_CLASSES, "shapes": SHAPE_CLASSES}
 # every so many images, one is a copy of the image before it, as some of Severstal's are
@@ -28,7 +26,7 @@ JPEG_QUALITY = 92
 LEAST_SIZE = (32, 64)
 
 
-class SteelStrips(Severstal):
+class SteelStrips(Severstal, GeneratedData):
     """Generated strips of steel with four classes of defects, or plain shapes in four classes.
 
     `prepare_data` writes them once, as `train.csv` and `train_images`, Kaggle's layout of Severstal: pits, upright
@@ -37,80 +35,70 @@ class SteelStrips(Severstal):
 
     Args:
         path: Folder for the files.
-        domain: "steel", or "shapes": ellipses, bars, polygons and blobs on smooth colours, for pre-training.
+        domain: "steel", or "shapes": ellipses, bars, polygons and blobs on smooth colors, for pre-training.
         num_images: Images in all.
         strip_size: Height and width of the images in pixels.
         seed: Seed of the images.
         batch_size: Training samples per step and process.
-        image_size: Height and width of images, one number for a square; the command line fills in the network's.
         eval_batch_size: Samples per step in evaluation.
         num_workers: Processes that read files.
-        include_clean: Whether images without a defect take part; they serve only a mode without prompts.
-        augment: Whether training images are mirrored both ways and vary in brightness and contrast, at random.
         val_fraction: Share of validation.
         test_fraction: Share of test.
-        predict_path: Folder of images, or one image, to predict; null for the images of test, or else val.
+        **common: Fields of `Severstal`.
 
     Raises:
         UserError: A field has an impossible value.
     """
 
+    kind = "steel strips"
+    record_file = "steel_strips.json"
+
     def __init__(
         self,
-        path: str = "data/steel_strips",
+        path: Path = Path("data/steel_strips"),
         domain: Literal["steel", "shapes"] = "steel",
         num_images: int = 300,
         strip_size: tuple[int, int] = (64, 384),
         seed: int = 0,
         batch_size: int = 4,
-        image_size: int | tuple[int, int] | None = None,
         eval_batch_size: int = 8,
         num_workers: int = 0,
-        include_clean: bool = False,
-        augment: bool = True,
         val_fraction: float = 0.2,
         test_fraction: float = 0.2,
-        predict_path: str | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(
-            path=path,
+            path,
             batch_size=batch_size,
-            image_size=image_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             class_names=list(CLASSES[domain]),
-            include_clean=include_clean,
-            augment=augment,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
-            predict_path=predict_path,
+            split_seed=0,
+            splits=None,
+            **common,
         )
-        for field, value, least in (("num_images", num_images, 1), ("seed", seed, 0)):
-            if value < least:
-                raise UserError(f"{field}: {value}: must be at least {least}")
+        check_at_least(num_images=(num_images, 1), seed=(seed, 0))
         if strip_size[0] < LEAST_SIZE[0] or strip_size[1] < LEAST_SIZE[1]:
-            raise UserError(f"strip_size: {list(strip_size)}: must be at least {list(LEAST_SIZE)}")
+            raise UserError(f"strip_size: {list(strip_size)}; must be at least {list(LEAST_SIZE)}")
         self.domain = domain
         self.num_images = num_images
         self.strip_size = (strip_size[0], strip_size[1])
         self.seed = seed
 
-    def prepare_data(self) -> None:
-        """Write the images and the table unless they are there; the folder appears whole or not at all.
-
-        Raises:
-            UserError: The folder holds something else, or strips of other settings.
-        """
-        record = {
-            "version": GENERATOR_VERSION,
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what is generated."""
+        return {
             "domain": self.domain,
             "num_images": self.num_images,
             "strip_size": list(self.strip_size),
             "seed": self.seed,
         }
-        generate_once(self.path, "steel_strips.json", record, "steel strips", self._write)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Draw the images into a new folder, and write the table of their defects."""
         (folder / "train_images").mkdir()
         with (folder / "train.csv").open("w", newline="") as file:
             table = csv.writer(file)

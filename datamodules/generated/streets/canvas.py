@@ -1,6 +1,6 @@
-"""A picture of materials, painted in metres.
+"""A picture of materials, painted in meters.
 
-World coordinates are metres: X to the right of the road's middle, Y up from the ground, Z away from the camera.
+World coordinates are meters: X to the right of the road's middle, Y up from the ground, Z away from the camera.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Material:
     Args:
         class_id: Its class, 255 for none.
         color: Share of light it reflects, RGB from 0 to 1.
-        depth: Distance in metres.
+        depth: Distance in meters.
         roughness: Strength of its texture.
         glow: Light it sends out at night, RGB.
         wet: How much it mirrors at night.
@@ -42,7 +42,7 @@ class Material:
 
 
 @dataclass
-class Scene:
+class Street:
     """A street.
 
     Args:
@@ -50,7 +50,7 @@ class Scene:
         vanishing: Column at which a straight road would end.
         materials: Surfaces by number.
         surface: (H * 2, W * 2) uint8 numbers of materials.
-        lamps: Column and row of lamp heads, and metres to them.
+        lamps: Column and row of lamp heads, and meters to them.
     """
 
     horizon: float
@@ -74,7 +74,7 @@ class StreetCanvas:
 
     def __init__(self, random: Generator) -> None:
         self.random = random
-        self.scene = Scene(horizon=random.uniform(34, 46), vanishing=random.uniform(56, 104))
+        self.scene = Street(horizon=random.uniform(34, 46), vanishing=random.uniform(56, 104))
         self.camera_height = random.uniform(1.5, 2.2)
         self.curvature = random.uniform(-0.006, 0.006)
         self.half_road = random.uniform(3.0, 5.5)
@@ -82,9 +82,17 @@ class StreetCanvas:
         self.image = Image.new("L", (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING))
         self.draw = ImageDraw.Draw(self.image)
 
-    def material(self, class_id: int, color: Rgb, **looks: float | Rgb) -> int:
-        """Register a surface and return its number."""
-        self.scene.materials.append(Material(class_id, color, **looks))  # type: ignore[arg-type]
+    def material(
+        self,
+        class_id: int,
+        color: Rgb,
+        depth: float = FAR,
+        roughness: float = 0.04,
+        glow: Rgb = (0.0, 0.0, 0.0),
+        wet: float = 0.0,
+    ) -> int:
+        """Register a surface, see `Material`, and return its number."""
+        self.scene.materials.append(Material(class_id, color, depth, roughness, glow, wet))
         return len(self.scene.materials) - 1
 
     def project(self, x: float, y: float, z: float) -> Point:
@@ -115,10 +123,15 @@ class StreetCanvas:
         self.polygon([(left, 0.0, z) for z in depths] + [(right, 0.0, z) for z in reversed(depths)], material)
 
     def vary(self, color: Rgb, amount: float = 0.05) -> Rgb:
-        """Return a random colour near `color`."""
+        """Return a random color near `color`."""
         red, green, blue = np.clip(np.array(color) + self.random.normal(0, amount, 3), 0.02, 0.98)
         return float(red), float(green), float(blue)
 
     def choose(self, colors: list[Rgb], amount: float = 0.05) -> Rgb:
-        """Return a random colour near one of `colors`."""
+        """Return a random color near one of `colors`."""
         return self.vary(colors[self.random.integers(len(colors))], amount)
+
+
+def shaded(color: Rgb, factor: float) -> Rgb:
+    """Return a color that is brighter or darker by a factor."""
+    return min(color[0] * factor, 1.0), min(color[1] * factor, 1.0), min(color[2] * factor, 1.0)

@@ -5,26 +5,22 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from datamodules.generated.streets.canvas import HEIGHT, OVERSAMPLING, WIDTH, Rgb, Scene, StreetCanvas
+from datamodules.generated.streets.canvas import HEIGHT, OVERSAMPLING, WIDTH, Rgb, Street, StreetCanvas, shaded
 
 CLASS_NAMES = ["road", "sidewalk", "building", "vegetation", "sky", "car", "person"]
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, CAR, PERSON = range(7)
 NO_CLASS = 255
 
 Paint = Callable[[], None]
-# metres to it, and how to paint it
-Thing = tuple[float, Paint]
+# meters to it, and how to paint it
+StreetObject = tuple[float, Paint]
 
 FACADES: list[Rgb] = [(0.72, 0.6, 0.45), (0.62, 0.36, 0.28), (0.7, 0.68, 0.64), (0.5, 0.46, 0.44), (0.78, 0.7, 0.52)]
 CAR_COLORS: list[Rgb] = [(0.7, 0.1, 0.1), (0.12, 0.2, 0.5), (0.85, 0.85, 0.86), (0.15, 0.15, 0.16), (0.75, 0.6, 0.12)]
 COATS: list[Rgb] = [(0.65, 0.12, 0.15), (0.15, 0.3, 0.6), (0.85, 0.75, 0.2), (0.2, 0.2, 0.22), (0.8, 0.8, 0.78)]
 
 
-def _shaded(color: Rgb, factor: float) -> Rgb:
-    return min(color[0] * factor, 1.0), min(color[1] * factor, 1.0), min(color[2] * factor, 1.0)
-
-
-def draw_street(random: Generator) -> Scene:
+def draw_street(random: Generator) -> Street:
     """Draw a random street."""
     return _StreetPainter(random).paint()
 
@@ -32,7 +28,7 @@ def draw_street(random: Generator) -> Scene:
 class _StreetPainter(StreetCanvas):
     """Paints from far to near."""
 
-    def paint(self) -> Scene:
+    def paint(self) -> Street:
         self.material(SKY, (0.5, 0.7, 0.95), depth=1e6, roughness=0.0)
         self.paint_skyline()
         self.paint_ground()
@@ -72,11 +68,11 @@ class _StreetPainter(StreetCanvas):
         pavement = self.material(
             SIDEWALK, self.choose([(0.6, 0.57, 0.53), (0.62, 0.5, 0.42)], 0.03), depth=12, roughness=0.07, wet=0.25
         )
-        kerb = self.material(SIDEWALK, self.vary((0.75, 0.74, 0.7), 0.03), depth=12, wet=0.1)
+        curb = self.material(SIDEWALK, self.vary((0.75, 0.74, 0.7), 0.03), depth=12, wet=0.1)
         asphalt = self.material(ROAD, self.vary((0.33, 0.33, 0.35), 0.015), depth=10, roughness=0.06, wet=0.6)
         for side in (-1, 1):
             self.strip(side * self.half_road, side * outer, pavement)
-            self.strip(side * self.half_road, side * (self.half_road + 0.25), kerb)
+            self.strip(side * self.half_road, side * (self.half_road + 0.25), curb)
         self.strip(-self.half_road, self.half_road, asphalt)
         paint = self.material(ROAD, (0.85, 0.85, 0.8), depth=10, wet=0.3)
         for near in np.arange(self.random.uniform(2, 6), 50, 6.0).tolist():
@@ -86,8 +82,8 @@ class _StreetPainter(StreetCanvas):
             for left in np.arange(-self.half_road + 0.3, self.half_road - 0.4, 1.0).tolist():
                 self.strip(left, left + 0.5, paint, near, near + 3)
 
-    def buildings(self, side: int) -> list[Thing]:
-        things: list[Thing] = []
+    def buildings(self, side: int) -> list[StreetObject]:
+        things: list[StreetObject] = []
         wall = self.half_road + self.sidewalk + self.random.uniform(0, 2.5)
         near = self.random.uniform(2.5, 9)
         while near < 70:
@@ -98,15 +94,15 @@ class _StreetPainter(StreetCanvas):
         return things
 
     def building(self, side: int, wall: float, near: float, far: float) -> Paint:
-        storeys = int(self.random.integers(2, 6))
-        storey = self.random.uniform(2.7, 3.3)
-        height = storeys * storey + 0.6
+        floors = int(self.random.integers(2, 6))
+        floor = self.random.uniform(2.7, 3.3)
+        height = floors * floor + 0.6
         color = self.choose(FACADES)
-        is_lit = self.random.random((storeys, 12)) < self.random.uniform(0.25, 0.7)
+        is_lit = self.random.random((floors, 12)) < self.random.uniform(0.25, 0.7)
         warmth = self.random.uniform(0.35, 0.75)
 
         def paint() -> None:
-            front = self.material(BUILDING, _shaded(color, 0.75), depth=near, roughness=0.06)
+            front = self.material(BUILDING, shaded(color, 0.75), depth=near, roughness=0.06)
             facade = self.material(BUILDING, color, depth=(near + far) / 2, roughness=0.06)
             roof = self.material(BUILDING, (0.4, 0.24, 0.2), depth=near)
             dark = self.material(BUILDING, (0.2, 0.24, 0.3), depth=near)
@@ -118,8 +114,8 @@ class _StreetPainter(StreetCanvas):
                 + [(side * wall, height + 0.5, near)],
                 roof,
             )
-            for row in range(storeys):
-                bottom = row * storey + 1.0
+            for row in range(floors):
+                bottom = row * floor + 1.0
                 for column, z in enumerate(np.arange(near + 0.8, min(far, 55.0) - 1.6, 2.6).tolist()):
                     corners = ((bottom, z), (bottom, z + 1.4), (bottom + 1.5, z + 1.4), (bottom + 1.5, z))
                     self.polygon(
@@ -134,7 +130,7 @@ class _StreetPainter(StreetCanvas):
 
         return paint
 
-    def trees(self) -> list[Thing]:
+    def trees(self) -> list[StreetObject]:
         return [(z, self.tree(z)) for z in self.random.uniform(7, 50, self.random.integers(0, 7)).tolist()]
 
     def tree(self, z: float) -> Paint:
@@ -147,7 +143,7 @@ class _StreetPainter(StreetCanvas):
 
         def paint() -> None:
             leaves = self.material(VEGETATION, color, depth=z, roughness=0.22)
-            light_leaves = self.material(VEGETATION, _shaded(color, 1.3), depth=z, roughness=0.22)
+            light_leaves = self.material(VEGETATION, shaded(color, 1.3), depth=z, roughness=0.22)
             if is_hedge:
                 self.upright(x - 1.4, x + 1.4, 0, 0.9, z, leaves)
                 self.ellipse(x, 0.9, z, 1.4, 0.25, light_leaves)
@@ -161,7 +157,7 @@ class _StreetPainter(StreetCanvas):
 
         return paint
 
-    def lamps(self) -> list[Thing]:
+    def lamps(self) -> list[StreetObject]:
         side = int(self.random.choice((-1, 1)))
         first, spacing = self.random.uniform(7, 14), self.random.uniform(11, 17)
         return [(z, self.lamp(side, z)) for z in np.arange(first, 60, spacing).tolist()]
@@ -179,14 +175,14 @@ class _StreetPainter(StreetCanvas):
 
         return paint
 
-    def cars(self) -> list[Thing]:
+    def cars(self) -> list[StreetObject]:
         places = [
             (-self.half_road + 1.1, False),
             (self.half_road - 1.1, True),
             (-self.half_road / 2, False),
             (self.half_road / 2, True),
         ]
-        things: list[Thing] = []
+        things: list[StreetObject] = []
         for place in self.random.permutation(4)[: self.random.integers(0, 5)]:
             x, is_rear = places[place]
             z = self.random.uniform(6.5, 30)
@@ -202,7 +198,7 @@ class _StreetPainter(StreetCanvas):
 
         def paint() -> None:
             body = self.material(CAR, color, depth=z, roughness=0.02)
-            flank = self.material(CAR, _shaded(color, 0.7), depth=z, roughness=0.02)
+            flank = self.material(CAR, shaded(color, 0.7), depth=z, roughness=0.02)
             glass = self.material(CAR, (0.13, 0.17, 0.22), depth=z, roughness=0.02)
             rubber = self.material(CAR, (0.06, 0.06, 0.07), depth=z, roughness=0.02)
             shadow = self.material(ROAD, (0.12, 0.12, 0.13), depth=z)
@@ -233,7 +229,7 @@ class _StreetPainter(StreetCanvas):
 
         return paint
 
-    def persons(self) -> list[Thing]:
+    def persons(self) -> list[StreetObject]:
         depths = self.random.uniform(5, 16, self.random.integers(0, 5)).tolist()
         return [(z, self.person(z)) for z in depths]
 
@@ -250,7 +246,7 @@ class _StreetPainter(StreetCanvas):
         def paint() -> None:
             legs = self.material(PERSON, trousers, depth=z)
             torso = self.material(PERSON, coat, depth=z)
-            arms = self.material(PERSON, _shaded(coat, 0.8), depth=z)
+            arms = self.material(PERSON, shaded(coat, 0.8), depth=z)
             head = self.material(PERSON, skin, depth=z)
             for foot in (-stride, stride):
                 points = [(-0.13, 0.85), (0.13, 0.85), (foot + 0.09, 0.0), (foot - 0.09, 0.0)]

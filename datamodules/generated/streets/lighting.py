@@ -1,17 +1,17 @@
-"""Streets by day and by night: from materials to colours."""
+"""Streets by day and by night: from materials to colors."""
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageFilter
 
-from datamodules.generated.streets.canvas import HEIGHT, OVERSAMPLING, WIDTH, Scene
+from datamodules.generated.streets.canvas import HEIGHT, OVERSAMPLING, WIDTH, Street
 from datamodules.generated.streets.drawing import SKY
 
 ROWS = np.arange(HEIGHT, dtype=np.float32)[:, None]
 COLUMNS = np.arange(WIDTH, dtype=np.float32)[None, :]
 
 
-def light_by_day(scene: Scene, random: Generator) -> np.ndarray:
+def light_by_day(scene: Street, random: Generator) -> np.ndarray:
     """Return the street in sunlight, (H, W, 3) uint8."""
     sun = _rgb(1.0, 0.95, 0.86) * random.uniform(0.9, 1.12)
     haze = _rgb(0.8, 0.87, 0.95)
@@ -28,7 +28,7 @@ def light_by_day(scene: Scene, random: Generator) -> np.ndarray:
     return _photograph(colors * (1 - share) + sky * share, random, noise=0.012)
 
 
-def light_by_night(scene: Scene, random: Generator) -> np.ndarray:
+def light_by_night(scene: Street, random: Generator) -> np.ndarray:
     """Return the street in the light of windows, lamps and headlights, (H, W, 3) uint8."""
     light = _rgb(0.045, 0.1, 0.27) * random.uniform(0.8, 1.2)
     light = light + _headlights(scene) * _rgb(1.0, 0.92, 0.72) * random.uniform(0.7, 1.0)
@@ -51,11 +51,11 @@ def _rgb(red: float, green: float, blue: float) -> np.ndarray:
     return np.array([red, green, blue], dtype=np.float32)
 
 
-def _colors(scene: Scene) -> np.ndarray:
+def _colors(scene: Street) -> np.ndarray:
     return np.array([material.color for material in scene.materials], dtype=np.float32)
 
 
-def _averaged(scene: Scene, table: np.ndarray) -> np.ndarray:
+def _averaged(scene: Street, table: np.ndarray) -> np.ndarray:
     """Return (H, W, C) averages of a table of values per material, (materials, C)."""
     steps = range(OVERSAMPLING)
     total = sum(
@@ -66,12 +66,12 @@ def _averaged(scene: Scene, table: np.ndarray) -> np.ndarray:
     return np.asarray(total) / OVERSAMPLING**2
 
 
-def _sky_share(scene: Scene) -> np.ndarray:
+def _sky_share(scene: Street) -> np.ndarray:
     """Return how much of each pixel is sky, (H, W, 1)."""
     return _averaged(scene, np.array([[material.class_id == SKY] for material in scene.materials], dtype=np.float32))
 
 
-def _texture(scene: Scene, random: Generator) -> np.ndarray:
+def _texture(scene: Street, random: Generator) -> np.ndarray:
     """Return a factor around 1 for every pixel, coarse and fine noise as strong as the material is rough."""
     roughness = _averaged(scene, np.array([[material.roughness] for material in scene.materials], dtype=np.float32))
     fine = random.standard_normal((HEIGHT, WIDTH, 1), dtype=np.float32)
@@ -85,7 +85,7 @@ def _smooth_noise(random: Generator, cell_height: int, cell_width: int) -> np.nd
     return np.asarray(smooth, dtype=np.float32)[..., None] / 255
 
 
-def _headlights(scene: Scene) -> np.ndarray:
+def _headlights(scene: Street) -> np.ndarray:
     """Return the light of the own headlights, (H, W, 1): a cone on the road that reaches a little above the horizon."""
     below = ROWS - scene.horizon
     middle = scene.vanishing + (WIDTH / 2 - scene.vanishing) * np.clip(below / (HEIGHT - scene.horizon), 0, 1) * 0.5
@@ -94,7 +94,7 @@ def _headlights(scene: Scene) -> np.ndarray:
     return (np.exp(-(((COLUMNS - middle) / spread) ** 2)) * along)[..., None]
 
 
-def _lamp_light(scene: Scene) -> np.ndarray:
+def _lamp_light(scene: Street) -> np.ndarray:
     """Return the light of street lamps on what is near them, (H, W, 1)."""
     light = np.full((HEIGHT, WIDTH), 0.12, dtype=np.float32)
     for column, row, depth in scene.lamps:
@@ -104,7 +104,7 @@ def _lamp_light(scene: Scene) -> np.ndarray:
     return light[..., None]
 
 
-def _reflection(scene: Scene, colors: np.ndarray) -> np.ndarray:
+def _reflection(scene: Street, colors: np.ndarray) -> np.ndarray:
     """Return what a wet ground mirrors: the upper part upside down, drawn out into streaks, (H, W, 3)."""
     mirror = np.clip(2 * scene.horizon - np.arange(HEIGHT)[:, None] + np.array([-1, 1, 3, 5, 7]), 0, HEIGHT - 1)
     streaks = np.minimum(colors, 1.2)[mirror.astype(int)].mean(axis=1)
@@ -117,6 +117,6 @@ def _blurred(colors: np.ndarray) -> np.ndarray:
 
 
 def _photograph(colors: np.ndarray, random: Generator, noise: float) -> np.ndarray:
-    """Add the sensor's noise to colours from 0 to 1."""
+    """Add the sensor's noise to colors from 0 to 1."""
     colors = colors + noise * random.standard_normal(colors.shape, dtype=np.float32)
     return (np.clip(colors, 0, 1) * 255).astype(np.uint8)

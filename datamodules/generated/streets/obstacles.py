@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from datamodules.generated.streets.canvas import FOCAL_LENGTH, OVERSAMPLING, Material, Rgb, Scene
+from datamodules.generated.streets.canvas import FOCAL_LENGTH, OVERSAMPLING, Material, Rgb, Street, shaded
 from datamodules.generated.streets.drawing import BUILDING, ROAD, SIDEWALK, SKY, VEGETATION
 
 # a class that only scenes with obstacles have
@@ -19,7 +19,7 @@ PAINTS: list[Rgb] = [(0.9, 0.45, 0.08), (0.55, 0.2, 0.6), (0.1, 0.6, 0.55), (0.9
 WOODS: list[Rgb] = [(0.62, 0.45, 0.26), (0.5, 0.36, 0.2), (0.72, 0.6, 0.42)]
 
 
-def add_obstacles(scene: Scene, random: Generator) -> Scene:
+def add_obstacles(scene: Street, random: Generator) -> Street:
     """Return the scene with one or two unknown objects on its road or sidewalks, of class `UNKNOWN`.
 
     Cars and persons nearer to the camera cover them.
@@ -34,9 +34,9 @@ def add_obstacles(scene: Scene, random: Generator) -> Scene:
 
 
 class _Obstacle:
-    """An object of metres, drawn around its foot point: X to the right, Y up."""
+    """An object of meters, drawn around its foot point: X to the right, Y up."""
 
-    def __init__(self, scene: Scene, random: Generator) -> None:
+    def __init__(self, scene: Street, random: Generator) -> None:
         self.scene = scene
         self.random = random
         classes = np.array([material.class_id for material in scene.materials], dtype=np.uint8)
@@ -67,7 +67,7 @@ class _Obstacle:
         return len(self.scene.materials)
 
     def choose(self, colors: list[Rgb]) -> Rgb:
-        """Return a random colour near one of `colors`."""
+        """Return a random color near one of `colors`."""
         base = np.array(colors[self.random.integers(len(colors))])
         red, green, blue = np.clip(base + self.random.normal(0, 0.05, 3), 0.02, 0.98)
         return float(red), float(green), float(blue)
@@ -100,15 +100,11 @@ class _Obstacle:
         return np.where((drawn > 0) & is_behind[surface], drawn - 1, surface).astype(surface.dtype)
 
 
-def _shaded(color: Rgb, factor: float) -> Rgb:
-    return min(color[0] * factor, 1.0), min(color[1] * factor, 1.0), min(color[2] * factor, 1.0)
-
-
 def _animal(obstacle: _Obstacle) -> None:
     """A beast on four legs, with patches."""
     size = obstacle.random.uniform(0.8, 1.25)
     color = obstacle.choose(HIDES)
-    hide, shade = obstacle.material(color, 0.1), obstacle.material(_shaded(color, 0.7), 0.1)
+    hide, shade = obstacle.material(color, 0.1), obstacle.material(shaded(color, 0.7), 0.1)
     patch = obstacle.material(obstacle.choose(HIDES), 0.1)
     for x, material in ((-0.62, shade), (0.48, shade), (-0.75, hide), (0.6, hide)):
         obstacle.box(x * size, (x + 0.15) * size, 0, 0.8 * size, material)
@@ -136,8 +132,8 @@ def _crates(obstacle: _Obstacle) -> None:
     for _ in range(obstacle.random.integers(1, 4)):
         size, shift = obstacle.random.uniform(0.6, 1.0), obstacle.random.uniform(-0.15, 0.15)
         color = obstacle.choose(WOODS)
-        face, side = obstacle.material(color, 0.08), obstacle.material(_shaded(color, 0.65), 0.08)
-        board = obstacle.material(_shaded(color, 0.8), 0.08)
+        face, side = obstacle.material(color, 0.08), obstacle.material(shaded(color, 0.65), 0.08)
+        board = obstacle.material(shaded(color, 0.8), 0.08)
         left, right, top = shift - size / 2, shift + size / 2, bottom + size * 0.8
         obstacle.polygon([(right, bottom), (right + 0.3, bottom + 0.18), (right + 0.3, top + 0.18), (right, top)], side)
         obstacle.polygon([(left, top), (right, top), (right + 0.3, top + 0.18), (left + 0.3, top + 0.18)], board)
@@ -148,7 +144,7 @@ def _crates(obstacle: _Obstacle) -> None:
 
 
 def _ball(obstacle: _Obstacle) -> None:
-    """A large ball of two colours."""
+    """A large ball of two colors."""
     radius = obstacle.random.uniform(0.45, 0.75)
     first, second = obstacle.material(obstacle.choose(PAINTS)), obstacle.material(obstacle.choose(PAINTS))
     obstacle.ellipse(0, radius, radius, radius, first)
@@ -174,8 +170,8 @@ def _cone(obstacle: _Obstacle) -> None:
 def _sofa(obstacle: _Obstacle) -> None:
     """A sofa, lost from a lorry."""
     color = obstacle.choose(PAINTS)
-    back, seat = obstacle.material(_shaded(color, 0.8), 0.06), obstacle.material(color, 0.06)
-    arm = obstacle.material(_shaded(color, 0.65), 0.06)
+    back, seat = obstacle.material(shaded(color, 0.8), 0.06), obstacle.material(color, 0.06)
+    arm = obstacle.material(shaded(color, 0.65), 0.06)
     obstacle.box(-1.1, 1.1, 0.1, 1.0, back)
     obstacle.box(-0.85, 0.85, 0.12, 0.5, seat)
     for side in (-1, 1):

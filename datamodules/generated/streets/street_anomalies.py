@@ -9,23 +9,21 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.class_maps import CITYSCAPES_LABEL_IDS, CITYSCAPES_NAMES
+from datamodules.common.checks import check_at_least
 from datamodules.common.pairs import Pair
 from datamodules.common.zip_members import ImageFile
-from datamodules.generated.folder import generate_once
-from datamodules.generated.streets.canvas import Scene
+from datamodules.generated.data_module import GeneratedData
+from datamodules.generated.streets.canvas import Street
 from datamodules.generated.streets.drawing import CLASS_NAMES, NO_CLASS, draw_street
 from datamodules.generated.streets.lighting import light_by_night
 from datamodules.generated.streets.obstacles import UNKNOWN, add_obstacles
 from datamodules.segmentation.cityscapes_files import find_cityscapes
-from datamodules.segmentation.image_mask_folder import ImageMaskFolder
+from datamodules.segmentation.data_module import SegmentationDataModule
+from datamodules.segmentation.labels import LabelTable
 from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_anomalous
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySet, find_anomaly_sets
-from eomt.errors import UserError
 from eomt.utils.labels import IGNORE_INDEX
 
-RECORD_FILE = "street_anomalies.json"
-# raised whenever the same settings would draw other pictures
-GENERATOR_VERSION = 1
 ANOMALY_FOLDER = "Validation_Dataset"
 TEST_SET, VAL_SET = "StreetObstacles", "StreetObstaclesVal"
 UNLABELED = 0
@@ -35,7 +33,7 @@ LABEL_ID_OF_NAME = {
 LABEL_IDS = [LABEL_ID_OF_NAME[name] for name in CLASS_NAMES]
 
 
-class StreetAnomalies(ImageMaskFolder):
+class StreetAnomalies(SegmentationDataModule, GeneratedData):
     """Generated streets of 96 x 160 pixels (height x width) by night: seven known classes, and unknown objects in test.
 
     `prepare_data` writes the images to train and to validate on as Cityscapes does (leftImg8bit, and gtFine with
@@ -44,7 +42,7 @@ class StreetAnomalies(ImageMaskFolder):
     StreetObstaclesVal, is there to choose a temperature on with `RoadAnomaly`. Lamps and the own car belong to no class
     and are ignored.
 
-    Batches to train and to validate on are those of `ImageMaskFolder`, to test on those of `RoadAnomaly`.
+    Batches to train and to validate on are those of `SegmentationDataModule`, to test on those of `RoadAnomaly`.
 
     Args:
         path: Folder for the files.
@@ -52,72 +50,47 @@ class StreetAnomalies(ImageMaskFolder):
         num_val: Images of validation.
         num_test: Images of test; half as many are in StreetObstaclesVal.
         seed: Seed of the streets.
-        batch_size: Training samples per step and process.
-        crop_size: Height and width of training samples; the command line fills in the network's.
         eval_batch_size: Samples per step in evaluation.
         num_workers: Processes that read files.
-        scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
-        flip: Whether training images are mirrored at random.
-        color_jitter: Whether training images vary in brightness, contrast and saturation.
-        predict_path: Folder of images, or one image, to predict; null for the images of test.
+        **common: Fields of `SegmentationDataModule`.
 
     Raises:
         UserError: A field has an impossible value.
     """
 
+    kind = "street anomalies"
+    record_file = "street_anomalies.json"
+
     def __init__(
         self,
-        path: str = "data/street_anomalies",
+        path: Path = Path("data/street_anomalies"),
         num_train: int = 100,
         num_val: int = 40,
         num_test: int = 40,
         seed: int = 0,
-        batch_size: int = 4,
-        crop_size: tuple[int, int] | None = None,
         eval_batch_size: int = 8,
         num_workers: int = 0,
-        scale_range: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-        color_jitter: bool = True,
-        predict_path: str | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            path=path,
-            batch_size=batch_size,
-            crop_size=crop_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            class_names=list(CLASS_NAMES),
-            class_map={UNLABELED: IGNORE_INDEX} | {label: class_id for class_id, label in enumerate(LABEL_IDS)},
-            scale_range=scale_range,
-            flip=flip,
-            color_jitter=color_jitter,
-            predict_path=predict_path,
-        )
-        for field, value, least in (
-            ("num_train", num_train, 1),
-            ("num_val", num_val, 1),
-            ("num_test", num_test, 2),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"{field}: {value}: must be at least {least}")
+        super().__init__(path, eval_batch_size=eval_batch_size, num_workers=num_workers, **common)
+        check_at_least(num_train=(num_train, 1), num_val=(num_val, 1), num_test=(num_test, 2), seed=(seed, 0))
         self.num_images = {"train": num_train, "val": num_val, "test": num_test}
         self.seed = seed
 
     @property
-    def is_split_by_seed(self) -> bool:
-        """Never: each split is drawn for itself."""
-        return False
+    def class_names(self) -> list[str]:
+        """Names of the classes, by class id."""
+        return list(CLASS_NAMES)
 
-    def prepare_data(self) -> None:
-        """Write the images and masks unless they are there; the folder appears whole or not at all.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what is generated."""
+        return {**self.num_images, "seed": self.seed}
 
-        Raises:
-            UserError: The folder holds something else, or scenes of other settings.
-        """
-        record = {"version": GENERATOR_VERSION, **self.num_images, "seed": self.seed}
-        generate_once(self.path, RECORD_FILE, record, "street anomalies", self._write)
+    def label_table(self) -> LabelTable:
+        """Return the class ids of Cityscapes' labels."""
+        class_map = {UNLABELED: IGNORE_INDEX} | {label: class_id for class_id, label in enumerate(LABEL_IDS)}
+        return LabelTable(self.num_classes, class_map, [IGNORE_INDEX])
 
     def find_splits(self) -> dict[str, list[Pair]]:
         """Return the pairs of "train" and "val"; those of test are no pairs of images and classes.
@@ -152,7 +125,8 @@ class StreetAnomalies(ImageMaskFolder):
     def _test_set(self) -> AnomalySet:
         return find_anomaly_sets(self.path / ANOMALY_FOLDER)[TEST_SET]
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Draw the streets of all sets into a new folder."""
         for index, split in enumerate(("train", "val")):
             for number in range(self.num_images[split]):
                 self._write_known(folder, split, number, np.random.default_rng([self.seed, index, number]))
@@ -176,7 +150,7 @@ def _write_unknown(folder: Path, name: str, random: Generator) -> None:
     _save(_mapped(scene, [0] * UNKNOWN + [ANOMALY], IGNORE_INDEX), folder / "labels_masks" / name)
 
 
-def _mapped(scene: Scene, labels: list[int], no_class: int) -> np.ndarray:
+def _mapped(scene: Street, labels: list[int], no_class: int) -> np.ndarray:
     """Return the scene's classes as labels, (H, W) uint8: `labels` by class id, and that of pixels without a class."""
     table = np.full(NO_CLASS + 1, no_class, dtype=np.uint8)
     table[: len(labels)] = labels

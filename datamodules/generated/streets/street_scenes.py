@@ -1,25 +1,25 @@
 """The quickstart's street scenes, drawn on the spot: a day to be pre-trained on and a night to adapt to."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from datamodules.common.checks import check_at_least
+from datamodules.common.pairs import Pair, find_pairs
 from datamodules.common.splits import SPLITS
-from datamodules.generated.folder import generate_once
+from datamodules.generated.data_module import GeneratedData
 from datamodules.generated.streets.drawing import CLASS_NAMES, draw_street
 from datamodules.generated.streets.lighting import light_by_day, light_by_night
-from datamodules.segmentation.image_mask_folder import ImageMaskFolder
-from eomt.errors import UserError
+from datamodules.segmentation.data_module import SegmentationDataModule
+from datamodules.segmentation.labels import LabelTable
+from eomt.utils.labels import IGNORE_INDEX
 
-RECORD_FILE = "street_scenes.json"
-# raised whenever the same settings would draw other pictures
-GENERATOR_VERSION = 1
 PALETTE = [(128, 64, 128), (244, 35, 232), (70, 70, 70), (107, 142, 35), (70, 130, 180), (0, 0, 142), (220, 20, 60)]
 
 
-class StreetScenes(ImageMaskFolder):
+class StreetScenes(SegmentationDataModule, GeneratedData):
     """Generated streets of 96 x 160 pixels (height x width) with seven classes; 255 marks lamps and the own car.
 
     `prepare_data` writes them as ordinary PNG files, once, in the layout of `ImageMaskFolder`. The same seed gives
@@ -32,70 +32,64 @@ class StreetScenes(ImageMaskFolder):
         num_val: Images of validation.
         num_test: Images of test.
         seed: Seed of the streets.
-        batch_size: Training samples per step and process.
-        crop_size: Height and width of training samples; the command line fills in the network's.
         eval_batch_size: Samples per step in evaluation.
         num_workers: Processes that read files.
-        scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
-        flip: Whether training images are mirrored at random.
-        color_jitter: Whether training images vary in brightness, contrast and saturation.
-        predict_path: Folder of images, or one image, to predict; null for the images of test, or else val.
+        **common: Fields of `SegmentationDataModule`.
 
     Raises:
         UserError: A field has an impossible value.
     """
 
+    kind = "street scenes"
+    record_file = "street_scenes.json"
+
     def __init__(
         self,
-        path: str = "data/street_scenes",
+        path: Path = Path("data/street_scenes"),
         domain: Literal["day", "night"] = "night",
         num_train: int = 100,
         num_val: int = 40,
         num_test: int = 40,
         seed: int = 0,
-        batch_size: int = 4,
-        crop_size: tuple[int, int] | None = None,
         eval_batch_size: int = 8,
         num_workers: int = 0,
-        scale_range: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-        color_jitter: bool = True,
-        predict_path: str | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            path=path,
-            batch_size=batch_size,
-            crop_size=crop_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            class_names=list(CLASS_NAMES),
-            scale_range=scale_range,
-            flip=flip,
-            color_jitter=color_jitter,
-            predict_path=predict_path,
-        )
-        for field, value, least in (
-            ("num_train", num_train, 1),
-            ("num_val", num_val, 1),
-            ("num_test", num_test, 0),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"{field}: {value}: must be at least {least}")
+        super().__init__(path, eval_batch_size=eval_batch_size, num_workers=num_workers, **common)
+        check_at_least(num_train=(num_train, 1), num_val=(num_val, 1), num_test=(num_test, 0), seed=(seed, 0))
         self.domain = domain
         self.num_images = {"train": num_train, "val": num_val, "test": num_test}
         self.seed = seed
 
-    def prepare_data(self) -> None:
-        """Write the images and masks unless they are there; the folder appears whole or not at all.
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by class id."""
+        return list(CLASS_NAMES)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what is generated."""
+        return {"domain": self.domain, **self.num_images, "seed": self.seed}
+
+    def find_splits(self) -> dict[str, list[Pair]]:
+        """Return the pairs of "train", "val" and "test".
 
         Raises:
-            UserError: The folder holds something else, or scenes of other settings.
+            UserError: Files are missing.
         """
-        record = {"version": GENERATOR_VERSION, "domain": self.domain, **self.num_images, "seed": self.seed}
-        generate_once(self.path, RECORD_FILE, record, "street scenes", self._write)
+        return {
+            split: find_pairs(self.path / split / "images", self.path / split / "masks", None, None)
+            if self.num_images[split]
+            else []
+            for split in SPLITS
+        }
 
-    def _write(self, folder: Path) -> None:
+    def label_table(self) -> LabelTable:
+        """Return class ids as they are."""
+        return LabelTable(self.num_classes, None, [IGNORE_INDEX])
+
+    def write(self, folder: Path) -> None:
+        """Draw the streets into a new folder."""
         for split in SPLITS:
             self._write_split(folder / split, split)
 
@@ -111,7 +105,7 @@ class StreetScenes(ImageMaskFolder):
             scene = draw_street(np.random.default_rng([*key, 0]))
             image = light(scene, np.random.default_rng([*key, 1]))
             mask = Image.fromarray(scene.class_ids())
-            # with fewer than 256 colours Pillow stores fewer bits, and 255 would not survive
+            # with fewer than 256 colors Pillow stores fewer bits, and 255 would not survive
             mask.putpalette([channel for color in PALETTE for channel in color] + [0, 0, 0] * (256 - len(PALETTE)))
             name = f"street_{number:05d}.png"
             Image.fromarray(image).save(folder / "images" / name, compress_level=1)

@@ -1,38 +1,48 @@
-"""All but some parts of a network frozen, adapters left as they are, and the record of the adaptation kept true."""
+"""Freezing of all but some parts of a network, with adapters as they are and the record of the adaptation true."""
 
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from eomt.errors import UserError
+from eomt.lora.adaptable import Adaptable
 from eomt.lora.adapter_layer import is_adapter_name, lora_layers
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig, adaptation, record
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import expected_trainable
 from eomt.models.parts.text_tower import decoder_of
+from eomt.models.parts.vision_tower import VisionTower
 
 
-def freeze_models(network: Any, unfreeze_encoder_layers: int, unfreeze_decoder: bool) -> None:
-    """Freezes the pre-trained models of a question answering network but for what is named, in place.
+def freeze_models(
+    network: Adaptable,
+    vision_encoder: VisionTower,
+    text_model: PreTrainedModel,
+    unfreeze_encoder_layers: int,
+    unfreeze_decoder: bool,
+) -> None:
+    """Freeze the pre-trained models of a question answering network but for what is named, in place.
 
     Args:
-        network: a DeterministicVQA.
-        unfreeze_encoder_layers: so many of the last blocks of the vision encoder are trained in full.
-        unfreeze_decoder: train the decoder, where there is one, and all weights that are tied to it, which are printed.
+        network: It all.
+        vision_encoder: In it.
+        text_model: In it.
+        unfreeze_encoder_layers: Number of the last blocks of the vision encoder that are trained in full.
+        unfreeze_decoder: Train the decoder, where there is one, and all weights that are tied to it, which are printed.
 
     Raises:
-        UserError: for more blocks than there are.
+        UserError: For more blocks than there are.
     """
-    blocks = list(network.vision_encoder.blocks)
+    blocks = list(vision_encoder.blocks)
     if not 0 <= unfreeze_encoder_layers <= len(blocks):
         raise UserError(f"unfreeze_encoder_layers: {unfreeze_encoder_layers}, must be 0 to {len(blocks)}")
     paths = [*network.new_modules]
     paths += [path_of(network, block) for block in blocks[len(blocks) - unfreeze_encoder_layers :]]
-    decoder = decoder_of(network.text_model)
+    decoder = decoder_of(text_model)
     if unfreeze_decoder and decoder is not None:
-        parts = [path_of(network, decoder), path_of(network, network.text_model.lm_head)]
+        parts = [path_of(network, decoder), path_of(network, text_model.get_output_embeddings())]
         paths += parts
         for names in tied_weights(network, parts):
             print(f"[LoRA] Unfrozen with the decoder, as it is one tensor: {', '.join(names)}")
@@ -41,12 +51,12 @@ def freeze_models(network: Any, unfreeze_encoder_layers: int, unfreeze_decoder: 
 
 
 def freeze_all_but(network: nn.Module, paths: list[str]) -> None:
-    """Trains the adapters of `network`, and the modules at `paths` in full; freezes all else, in place.
+    """Train the adapters of `network`, and the modules at `paths` in full; freeze all else, in place.
 
     Weights under an adapter stay frozen wherever they are. What `trainable_modules` named before no longer counts.
 
     Raises:
-        UserError: for a module whose running statistics would change though it is frozen.
+        UserError: For a module whose running statistics would change though it is frozen.
     """
     full = [inner for path in paths for inner in without_adapters(network, path)]
     done = adaptation(network)
@@ -66,7 +76,7 @@ def freeze_all_but(network: nn.Module, paths: list[str]) -> None:
 
 
 def without_adapters(network: nn.Module, path: str) -> list[str]:
-    """`path`, or the outermost modules inside it that hold no adapter."""
+    """Return `path`, or the outermost modules inside it that hold no adapter."""
     module = network.get_submodule(path)
     names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
     if not any(is_adapter_name(name) for name in names):
@@ -77,7 +87,7 @@ def without_adapters(network: nn.Module, path: str) -> list[str]:
 
 
 def tied_weights(network: nn.Module, paths: list[str]) -> list[list[str]]:
-    """Parameters with a name inside `paths` and one outside: all names of each."""
+    """Return all names of each parameter that has a name inside `paths` and one outside."""
     names: dict[int, list[str]] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -85,5 +95,5 @@ def tied_weights(network: nn.Module, paths: list[str]) -> list[list[str]]:
 
 
 def path_of(network: nn.Module, module: nn.Module) -> str:
-    """The dotted path of a module of `network`."""
+    """Return the dotted path of a module of `network`."""
     return next(path for path, other in network.named_modules() if other is module)

@@ -1,4 +1,4 @@
-"""Question states look at an image: cross-attention, and a gate that decides from both how much of it is taken in."""
+"""Cross-attention of question states to an image, with a gate that decides from both how much of it is taken in."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ class GatedCrossAttention(nn.Module):
 
     Args:
         width: D, of the question states and of the vision tokens.
-        num_heads: of the attention.
+        num_heads: Heads of the attention.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -33,12 +33,12 @@ class GatedCrossAttention(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, states: Tensor, vision: Tensor, image_index: Tensor) -> Tensor:
-        """New states, (B, T, D).
+        """Return new states, (B, T, D).
 
         Args:
-            states: of the questions, (B, T, D).
-            vision: normalised tokens of I images, (I, N, D).
-            image_index: which image a question is about, (B,).
+            states: States of the questions, (B, T, D).
+            vision: Normalized tokens of I images, (I, N, D).
+            image_index: Which image a question is about, (B,).
         """
         x = self.norm_question(states)
         # once an image, however many questions there are about it
@@ -50,7 +50,7 @@ class GatedCrossAttention(nn.Module):
         return states + self.dropout(self.feed_forward(self.norm_states(states)))
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, heads, T, D / heads)."""
+        """Return (B, T, D) as (B, heads, T, D / heads)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
@@ -59,8 +59,8 @@ class GatedFusion(nn.Module):
 
     Args:
         width: D.
-        num_heads: of their attention.
-        num_layers: at least 1.
+        num_heads: Heads of their attention.
+        num_layers: At least 1.
     """
 
     def __init__(self, width: int, num_heads: int, num_layers: int) -> None:
@@ -69,9 +69,14 @@ class GatedFusion(nn.Module):
         self.layers = nn.ModuleList(GatedCrossAttention(width, num_heads) for _ in range(num_layers))
 
     def forward(self, states: Tensor, vision: Tensor, image_index: Tensor) -> Tensor:
-        """Question states that have seen their image, (B, T, D); arguments as of a layer, `vision` not normalised.
+        """Return question states that have seen their image, (B, T, D).
 
         No state depends on another one: padding stays where it is.
+
+        Args:
+            states: States of the questions, (B, T, D).
+            vision: Tokens of I images, (I, N, D), not normalized.
+            image_index: Which image a question is about, (B,).
         """
         vision = self.norm_vision(vision)
         for layer in self.layers:

@@ -14,11 +14,11 @@ class SAM2Features(NamedTuple):
     stride_4: Tensor  # (B, D / 8, 4h, 4w)
 
     def select(self, index: int | slice | list[int] | Tensor) -> "SAM2Features":
-        """Those of some images of the batch; a number takes one, without the batch dimension."""
+        """Return those of some images of the batch; a number takes one, without the batch dimension."""
         return SAM2Features(*(level[index] for level in self))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SAM2Features":
-        """On another device or in another dtype."""
+        """Return them on another device or in another dtype."""
         return SAM2Features(*(level.to(device=device, dtype=dtype) for level in self))
 
 

@@ -1,14 +1,15 @@
-"""Weights of encoders on disk: timm's layout, Hugging Face's, safetensors or PyTorch files."""
+"""Weights on disk: safetensors or PyTorch files, one or several, alone or in a folder."""
 
 import json
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eomt.errors import UserError
@@ -25,12 +26,12 @@ DAMAGED = (
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a folder or file: safetensors, or a PyTorch file read with `weights_only=True`.
+    """Return the state dict in a folder or file: safetensors, or a PyTorch file read with `weights_only=True`.
 
     A folder may hold it in several files, with an index that names them.
 
     Raises:
-        UserError: if there is none, or it cannot be read.
+        UserError: If there is none, or it cannot be read.
     """
     path = Path(path).expanduser()
     file = path
@@ -51,11 +52,43 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def shards(index: Path) -> list[str]:
-    """Names of the files that an index is of.
+def write_weights(state: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors.
+
+    Args:
+        state: Tensors by name, on any device.
+        file: Which is made, or written over.
+        metadata: Of the file; None takes what transformers asks for.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(plain, file, metadata or {"format": "pt"})
+
+
+def read_config_fields(file: Path, model_types: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a config.json in Hugging Face layout.
+
+    Args:
+        file: One that exists.
+        model_types: Families that it may be of.
 
     Raises:
-        UserError: if it is none.
+        UserError: If it cannot be read, or is of another family.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        model_type = fields["model_type"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
+    if model_type not in model_types:
+        raise UserError(f"{file}: model_type {model_type!r}, must be {' or '.join(model_types)}")
+    return fields
+
+
+def shards(index: Path) -> list[str]:
+    """Return the names of the files that an index is of.
+
+    Raises:
+        UserError: If it is none.
     """
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -67,7 +100,7 @@ def shards(index: Path) -> list[str]:
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file by name."""
+    """Return the tensors of one file by name."""
     _check_beginning(file)
     state: Any
     try:
@@ -93,7 +126,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
 
 
 def _check_beginning(file: Path) -> None:
-    """Names what is often found in place of weights, which the readers would only call damaged."""
+    """Check for what is often found in place of weights, which the readers would only call damaged."""
     try:
         with file.open("rb") as opened:
             beginning = opened.read(len(GIT_LFS))

@@ -1,45 +1,48 @@
 """Weights of ViT-MAE: Hugging Face's layout, old names and new, in and out, strictly; and a sound start without any."""
 
 import copy
-import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import require_merged
-from eomt.models.weights.files import read_weights
+from eomt.models.weights.checks import check_tensors
+from eomt.models.weights.download import find_weights
+from eomt.models.weights.files import read_config_fields, read_weights, write_weights
+from eomt.models.weights.renaming import RenamingTable
 from eomt.utils.files import write_folder
-from eomt.utils.hub import WEIGHT_FILES, require_hub
+from eomt.utils.hub import CONFIG_FILE, WEIGHT_FILES, Wanted
 from eomt.utils.loaded import mark_loaded
 
-CONFIG_FILE = "config.json"
 MODEL_TYPE = "vit_mae"
 REPOSITORY = "facebook/vit-mae-base"
+WANTED = Wanted(
+    "pretrained",
+    f"one in Hugging Face layout, or a repository such as {REPOSITORY}",
+    "--model.network.encoder.pretrained",
+)
 POSITIONS = "embeddings.position_embeddings"
 DECODER_POSITIONS = "decoder_pos_embed"
 
-# What transformers called things before version 5, in the order in which it is looked for. Version 5 still writes these
-# names, and a decoder's layers under one that nothing ever had, `decoder_encoder.layer`.
-OLD_NAMES = (
-    (re.compile(r"(^|\.|_)encoder\.layer\.(\d+)\."), r"\1layers.\2."),
-    (re.compile(r"\.attention\.attention\.query\."), ".attention.q_proj."),
-    (re.compile(r"\.attention\.attention\.key\."), ".attention.k_proj."),
-    (re.compile(r"\.attention\.attention\.value\."), ".attention.v_proj."),
-    (re.compile(r"\.attention\.output\.dense\."), ".attention.o_proj."),
-    (re.compile(r"\.intermediate\.dense\."), ".mlp.fc1."),
-    (re.compile(r"\.output\.dense\."), ".mlp.fc2."),
-)
+# On the left the names of transformers 5; on the right also those of the versions before, which version 5 still writes,
+# and a decoder's layers under one that nothing ever had, `decoder_encoder.layer`.
+BLOCK = """
+{new}.#.attention.q_proj   {old}.#.attention.(q_proj|attention.query)
+{new}.#.attention.k_proj   {old}.#.attention.(k_proj|attention.key)
+{new}.#.attention.v_proj   {old}.#.attention.(v_proj|attention.value)
+{new}.#.attention.o_proj   {old}.#.(attention.o_proj|attention.output.dense)
+{new}.#.mlp.fc1            {old}.#.(mlp.fc1|intermediate.dense)
+{new}.#.mlp.fc2            {old}.#.(mlp.fc2|output.dense)
+{new}.#.layernorm_*        {old}.#.layernorm_*
+"""
+ENCODER = RenamingTable(BLOCK.format(new="layers", old="(layers|encoder.layer)"))
+DECODER = RenamingTable(BLOCK.format(new="decoder_layers", old="(decoder_layers|decoder_encoder.layer)"))
 # Arguments of the networks here -> fields of transformers' configuration.
 SIZES = {
     "patch_size": "patch_size",
@@ -53,14 +56,14 @@ DECODER_FIELDS = ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_n
 
 
 @dataclass
-class Checkpoint:
+class MAEWeights:
     """What a folder holds.
 
     Attributes:
-        folder: the folder.
-        config: fields of its config.json.
-        encoder: tensors in the names of a ViTMAEModel.
-        decoder: tensors in the names of the decoder of a ViTMAEForPreTraining; none in a folder of an encoder alone.
+        folder: The folder.
+        config: Fields of its config.json.
+        encoder: Tensors in the names of a ViTMAEModel.
+        decoder: Tensors in the names of the decoder of a ViTMAEForPreTraining; none in a folder of an encoder alone.
     """
 
     folder: Path
@@ -68,19 +71,28 @@ class Checkpoint:
     encoder: dict[str, Tensor]
     decoder: dict[str, Tensor]
 
+    def fields(self) -> dict[str, Any]:
+        """Return all fields of the configuration: config.json may leave out what is transformers' default."""
+        return ViTMAEConfig().to_dict() | self.config
 
-def make_config(
+
+def mae_config(
     img_size: tuple[int, int], patch_size: int, hidden_size: int, depth: int, num_heads: int, **fields: Any
 ) -> ViTMAEConfig:
-    """transformers' configuration of an encoder whose MLPs are four times as wide, as in all released sizes.
+    """Return transformers' configuration of an encoder whose MLPs are four times as wide, as in all released sizes.
 
     Args:
-        fields: of ViTMAEConfig, besides; see `decoder_fields`.
+        img_size: Height and width in pixels.
+        patch_size: In pixels.
+        hidden_size: Width of the tokens.
+        depth: Number of blocks.
+        num_heads: Of their attention.
+        fields: Of ViTMAEConfig, besides; see `mae_decoder_fields`.
 
     Raises:
-        UserError: for sizes that cannot be.
+        UserError: For sizes that cannot be.
     """
-    _check_sizes("", patch_size=patch_size, depth=depth, num_heads=num_heads)
+    _check_positive("", patch_size=patch_size, depth=depth, num_heads=num_heads)
     _check_width("hidden_size", hidden_size, num_heads)
     height, width = img_size
     if height != width or height < patch_size or height % patch_size:
@@ -100,13 +112,13 @@ def make_config(
     )
 
 
-def decoder_fields(hidden_size: int, depth: int, num_heads: int) -> dict[str, int]:
-    """The same of a decoder, as fields of ViTMAEConfig.
+def mae_decoder_fields(hidden_size: int, depth: int, num_heads: int) -> dict[str, int]:
+    """Return the same of a decoder, as fields of ViTMAEConfig.
 
     Raises:
-        UserError: for sizes that cannot be.
+        UserError: For sizes that cannot be.
     """
-    _check_sizes("decoder_", depth=depth, num_heads=num_heads)
+    _check_positive("decoder_", depth=depth, num_heads=num_heads)
     _check_width("decoder_hidden_size", hidden_size, num_heads)
     return {
         "decoder_hidden_size": hidden_size,
@@ -116,14 +128,14 @@ def decoder_fields(hidden_size: int, depth: int, num_heads: int) -> dict[str, in
     }
 
 
-def initialise_positions(model: ViTMAEModel | ViTMAEForPreTraining) -> None:
-    """Gives a new model the start that transformers 5 leaves out: positions, class and mask token would all be zero.
+def initialize_positions(model: ViTMAEModel | ViTMAEForPreTraining) -> None:
+    """Give a new model the start that transformers 5 leaves out: positions, class and mask token would all be zero.
 
     The position embeddings, sines and cosines that are never trained, are recorded as known: they are not random.
     """
     encoder = model if isinstance(model, ViTMAEModel) else model.vit
     # set before the positions are, it makes transformers believe that they came from a file
-    encoder.embeddings.patch_embeddings.projection._is_hf_initialized = False  # type: ignore[assignment]
+    vars(encoder.embeddings.patch_embeddings.projection)["_is_hf_initialized"] = False
     encoder.embeddings.initialize_weights()
     mark_loaded(encoder, [POSITIONS])
     if isinstance(model, ViTMAEForPreTraining):
@@ -131,69 +143,72 @@ def initialise_positions(model: ViTMAEModel | ViTMAEForPreTraining) -> None:
         mark_loaded(model.decoder, [DECODER_POSITIONS])
 
 
-def read_checkpoint(source: bool | str) -> Checkpoint:
-    """Reads a local folder, a repository on the hub, or (true) the released base size.
+def read_mae(source: bool | str) -> MAEWeights:
+    """Read a local folder, a repository on the hub, or (true) the released base size.
 
     Raises:
-        UserError: if there is no such thing, it cannot be read, or is no ViT-MAE.
+        UserError: If there is no such thing, it cannot be read, or is no ViT-MAE.
     """
-    folder = _find_folder(REPOSITORY if source is True else str(source))
+    folder = find_weights(REPOSITORY if source is True else str(source), WANTED)
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise UserError(f"{folder}: holds no {CONFIG_FILE}; give a folder of a ViT-MAE in Hugging Face layout")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
-    if model_type != MODEL_TYPE:
-        raise UserError(f"{file}: model_type {model_type!r}, must be {MODEL_TYPE}")
-    state = {_new_name(name): value.float() for name, value in read_weights(folder).items()}
+    config = read_config_fields(file, [MODEL_TYPE])
+    state = {name: value.float() for name, value in read_weights(folder).items()}
     decoder = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
     encoder = {name.removeprefix("vit."): value for name, value in state.items() if not name.startswith("decoder.")}
-    return Checkpoint(folder, config, encoder, decoder)
+    return MAEWeights(folder, config, ENCODER.backwards(encoder), DECODER.backwards(decoder))
 
 
-def fill_encoder(model: ViTMAEModel, checkpoint: Checkpoint) -> None:
-    """Fills an encoder; the position grid is resampled to its image size.
+def fill_mae_encoder(model: ViTMAEModel, weights: MAEWeights) -> None:
+    """Fill an encoder; the position grid is resampled to its image size.
 
     Raises:
-        UserError: for an encoder of other sizes, or tensors missing, too many or of another shape.
+        UserError: For an encoder of other sizes, or tensors missing, too many or of another shape.
     """
-    sizes = {argument: _stored(checkpoint, field) for argument, field in SIZES.items()}
-    if any(value != getattr(model.config, SIZES[argument]) for argument, value in sizes.items()):
-        found = ", ".join(f"{argument}: {value}" for argument, value in sizes.items())
-        own = ", ".join(f"{argument}: {getattr(model.config, field)}" for argument, field in SIZES.items())
-        raise UserError(f"{checkpoint.folder}: does not fit, the network has {own}; give it {found}")
+    own, stored = model.config.to_dict(), weights.fields()
+    if any(stored[field] != own[field] for field in SIZES.values()):
+        has = ", ".join(f"{argument}: {own[field]}" for argument, field in SIZES.items())
+        needed = ", ".join(f"{argument}: {stored[field]}" for argument, field in SIZES.items())
+        raise UserError(f"{weights.folder}: does not fit, the network has {has}; give it {needed}")
     for field in FIXED_FIELDS:
-        if (stored := _stored(checkpoint, field)) != (own_value := getattr(model.config, field)):
-            raise UserError(f"{checkpoint.folder / CONFIG_FILE}: {field} {stored!r}, must be {own_value!r}")
-    state = _with_positions(checkpoint.encoder, POSITIONS, model)
-    if fault := _difference(state, model):
-        raise UserError(f"{checkpoint.folder}: {fault}; copy it again")
+        if stored[field] != own[field]:
+            raise UserError(f"{weights.folder / CONFIG_FILE}: {field} {stored[field]!r}, must be {own[field]!r}")
+    state = _with_positions(weights.encoder, POSITIONS, model)
+    check_tensors(state, model.state_dict(), weights.folder, "the network")
     model.load_state_dict(state)
     mark_loaded(model, state)
 
 
-def fill_decoder(model: ViTMAEForPreTraining, checkpoint: Checkpoint) -> bool:
-    """Fills the decoder if the checkpoint has one of the same sizes; else it stays as it is. Returns whether it did.
+def fill_mae_decoder(model: ViTMAEForPreTraining, weights: MAEWeights) -> bool:
+    """Fill the decoder if the weights have one of the same sizes; else leave it as it is.
+
+    Returns:
+        Whether it was filled.
 
     Raises:
-        UserError: for one of the same sizes with tensors missing, too many or of another shape.
+        UserError: For one of the same sizes with tensors missing, too many or of another shape.
     """
-    same = all(_stored(checkpoint, field) == getattr(model.config, field) for field in DECODER_FIELDS)
-    if not checkpoint.decoder or not same:
+    own, stored = model.config.to_dict(), weights.fields()
+    if not weights.decoder or any(stored[field] != own[field] for field in DECODER_FIELDS):
         return False
-    state = _with_positions(checkpoint.decoder, DECODER_POSITIONS, model.decoder)
-    if fault := _difference(state, model.decoder):
-        raise UserError(f"{checkpoint.folder}: the decoder {fault}; copy it again")
+    state = _with_positions(weights.decoder, DECODER_POSITIONS, model.decoder)
+    check_tensors(state, model.decoder.state_dict(), weights.folder, "the decoder")
     model.decoder.load_state_dict(state)
     mark_loaded(model.decoder, state)
     return True
 
 
 def resample_positions(positions: Tensor, side: int) -> Tensor:
-    """Position embeddings (1, 1 + n * n, D), the class token's first, on a grid of `side` x `side`, bicubically."""
+    """Resample position embeddings to a grid of `side` x `side`, bicubically.
+
+    Args:
+        positions: (1, 1 + n * n, D), the class token's first.
+        side: Rows and columns of the new grid.
+
+    Returns:
+        (1, 1 + side * side, D); `positions` itself if they are on that grid.
+    """
     own = round((positions.shape[1] - 1) ** 0.5)
     if own == side:
         return positions
@@ -202,93 +217,46 @@ def resample_positions(positions: Tensor, side: int) -> Tensor:
     return torch.cat((positions[:, :1], grid.flatten(2).transpose(1, 2)), dim=1)
 
 
-def save_encoder_folder(model: ViTMAEModel, folder: str | Path) -> Path:
-    """Writes config.json and model.safetensors, whole or not at all; `ViTMAEModel.from_pretrained` opens them.
+def save_mae_encoder(model: ViTMAEModel, folder: str | Path) -> Path:
+    """Write config.json and model.safetensors, whole or not at all; `ViTMAEModel.from_pretrained` opens them.
 
     Raises:
-        UserError: if the model holds adapters, or the folder exists and is something else.
+        UserError: If the model holds adapters, or the folder exists and is something else.
     """
     require_merged(model)
     config = copy.deepcopy(model.config)
     config.architectures = ["ViTMAEModel"]
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
 
     def write(beside: Path) -> None:
         config.save_pretrained(beside)
         # not the model's own save_pretrained, which draws a progress bar
-        save_file(state, beside / WEIGHT_FILES[0], {"format": "pt"})
+        write_weights(model.state_dict(), beside / WEIGHT_FILES[0])
 
     return write_folder(Path(folder), write, _is_encoder_folder)
 
 
-def _find_folder(name: str) -> Path:
-    """The local folder `name`, or that in the hub's cache which holds the files of the repository `name`."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise UserError(
-            f"pretrained: {name!r} is no folder; give one in Hugging Face layout, or a repository such as {REPOSITORY}"
-        )
-    require_hub(name)
-    try:
-        config = hf_hub_download(name, CONFIG_FILE)
-        try:
-            hf_hub_download(name, WEIGHT_FILES[0])
-        except EntryNotFoundError:
-            # the released sizes are there in the older format only
-            hf_hub_download(name, WEIGHT_FILES[1])
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"pretrained: {name!r} is no local folder and cannot be had from the hub ({reason}); "
-            "give a local one: --model.network.encoder.pretrained FOLDER"
-        ) from error
-    return Path(config).parent
-
-
-def _new_name(name: str) -> str:
-    for pattern, replacement in OLD_NAMES:
-        name = pattern.sub(replacement, name)
-    return name
-
-
-def _stored(checkpoint: Checkpoint, field: str) -> Any:
-    """What config.json says; it may leave out what is transformers' default."""
-    return checkpoint.config.get(field, getattr(ViTMAEConfig(), field))
-
-
 def _with_positions(state: dict[str, Tensor], name: str, model: nn.Module) -> dict[str, Tensor]:
-    """`state` with its position embeddings on the grid of `model`."""
+    """Return `state` with its position embeddings on the grid of `model`."""
     if name not in state or state[name].dim() != 3:
         return state
     side = round((model.get_parameter(name).shape[1] - 1) ** 0.5)
     return state | {name: resample_positions(state[name], side)}
 
 
-def _difference(state: Mapping[str, Tensor], model: nn.Module) -> str | None:
-    """None if names and shapes are those of `model`; else the first that is not."""
-    own = model.state_dict()
-    for name in sorted(set(own) | set(state)):
-        if name not in state or name not in own:
-            return f"lacks {name!r}" if name not in state else f"holds {name!r}, which the network has not"
-        if own[name].shape != state[name].shape:
-            return f"holds {name!r} of shape {list(state[name].shape)}, the network's has {list(own[name].shape)}"
-    return None
-
-
-def _check_sizes(prefix: str, **sizes: int) -> None:
+def _check_positive(prefix: str, **sizes: int) -> None:
+    """Check that sizes are at least 1."""
     for name, value in sizes.items():
         if value < 1:
             raise UserError(f"{prefix}{name}: {value}, must be at least 1")
 
 
 def _check_width(name: str, width: int, num_heads: int) -> None:
+    """Check that a width can be divided among heads and position embeddings."""
     # sines and cosines of two coordinates
     if width < 1 or width % 4 or width % num_heads:
         raise UserError(f"{name}: {width}, must be a multiple of 4 and of the {num_heads} heads")
 
 
 def _is_encoder_folder(folder: Path) -> bool:
-    """Whether `folder` holds such an encoder and nothing else, so that replacing it loses nobody's files."""
+    """Return whether `folder` holds such an encoder and nothing else, so that replacing it loses nobody's files."""
     return folder.is_dir() and {path.name for path in folder.iterdir()} == {CONFIG_FILE, WEIGHT_FILES[0]}

@@ -1,36 +1,48 @@
-"""Hugging Face's models from the hub, a folder or a configuration: found, read strictly, and without chatter."""
+"""Models of Hugging Face from the hub, a folder or a configuration: found, read strictly, and without chatter."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.image_processing_base import ImageProcessingMixin
 
 from eomt.errors import UserError
-from eomt.utils.hub import READING_ERRORS, first_line, locate, quiet
+from eomt.models.weights.checks import check_tensors
+from eomt.models.weights.download import find_weights
+from eomt.utils.hub import READING_ERRORS, Wanted, find_local, first_line, quiet
 from eomt.utils.loaded import mark_loaded
 
 # a folder in Hugging Face layout, a repository on the hub, or the fields of a configuration
 Source = str | Mapping[str, Any]
-# of red, green and blue, 0 to 1
-Colours = tuple[float, float, float]
 
 
-def read_config(source: Source, field: str) -> PreTrainedConfig:
-    """The configuration of a model.
+def wanted_model(field: str) -> Wanted:
+    """Return what a field of a configuration takes as a model of Hugging Face."""
+    takes, option = "one in Hugging Face layout, or a repository", f"--model.network.{field}"
+    return Wanted(field, takes, option, has_owner=False)
+
+
+def find_model(source: str, field: str) -> str:
+    """Return a local folder as its path, or the name of a repository, for transformers to read from.
 
     Raises:
-        UserError: if there is none, or it cannot be read.
+        UserError: If it is neither, or the hub cannot be reached.
     """
-    name = describe(source)
+    return str(find_local(source, wanted_model(field)) or source)
+
+
+def read_model_config(source: Source, field: str) -> PreTrainedConfig:
+    """Return the configuration of a model.
+
+    Raises:
+        UserError: If there is none, or it cannot be read.
+    """
+    name = describe_source(source)
     try:
         if isinstance(source, str):
             with quiet():
-                return AutoConfig.from_pretrained(locate(source, field))
+                return AutoConfig.from_pretrained(find_model(source, field))
         if "model_type" not in source:
             raise UserError(f"{field}: has no model_type; give that of a Hugging Face model, such as dinov2 or bart")
         return AutoConfig.for_model(**source)
@@ -40,13 +52,13 @@ def read_config(source: Source, field: str) -> PreTrainedConfig:
         raise UserError(f"{field}: {name}: its configuration cannot be read ({first_line(error)})") from error
 
 
-def build(
+def build_model(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, field: str, **arguments: Any
 ) -> PreTrainedModel:
-    """A model with random weights in fp32.
+    """Return a model with random weights in fp32.
 
     Raises:
-        UserError: for a configuration that cannot be.
+        UserError: For a configuration that cannot be.
     """
     try:
         return model_class._from_config(config, dtype=torch.float32, **arguments)
@@ -54,7 +66,7 @@ def build(
         raise UserError(f"{field}: {config.model_type}: cannot be built ({first_line(error)})") from error
 
 
-def load(
+def load_model(
     model_class: type[PreTrainedModel],
     source: str,
     config: PreTrainedConfig,
@@ -62,18 +74,24 @@ def load(
     unused: tuple[str, ...] = (),
     **arguments: Any,
 ) -> PreTrainedModel:
-    """A model with its weights in fp32, in evaluation mode; what was read is recorded for the audit.
+    """Return a model with its weights in fp32, in evaluation mode; what was read is recorded for the audit.
 
     Args:
-        unused: beginnings of names of tensors that may be missing.
+        model_class: Its class.
+        source: A folder in Hugging Face layout, or a repository on the hub.
+        config: Its configuration.
+        field: Of our configuration, that the source was given in.
+        unused: Beginnings of names of tensors that may be missing.
+        arguments: Of the class, besides the configuration.
 
     Raises:
-        UserError: for weights that cannot be read, are missing, or have another shape.
+        UserError: For weights that cannot be read, are missing, or have another shape.
     """
+    folder = find_weights(source, wanted_model(field))
     try:
         with quiet():
             loaded: Any = model_class.from_pretrained(
-                locate(source, field),
+                folder,
                 config=config,
                 dtype=torch.float32,
                 output_loading_info=True,
@@ -81,58 +99,20 @@ def load(
                 ignore_mismatched_sizes=True,
                 **arguments,
             )
-    except UserError:
-        raise
     except UnpicklingError as error:
         raise UserError(f"{field}: {source}: holds objects instead of plain tensors; give safetensors") from error
     except READING_ERRORS as error:
         raise UserError(f"{field}: {source}: its weights cannot be read ({first_line(error)})") from error
     model, report = loaded
-    if wrong := sorted(report["mismatched_keys"]):
-        name, stored, own = wrong[0]
-        raise UserError(f"{field}: {source}: {name!r} has shape {list(stored)}, its config.json says {list(own)}")
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith(unused)):
-        raise UserError(f"{field}: {source}: lacks {missing[0]!r} ({len(missing)} such tensors); copy it again")
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    missing = {name for name in report["missing_keys"] if not name.startswith(unused)}
+    found = {name: shape for name, shape in expected.items() if name not in missing}
+    found |= {name: shape for name, shape, _ in report["mismatched_keys"]}
+    check_tensors(found, expected, f"{field}: {source}", "the model of its config.json")
     mark_loaded(model, model.state_dict())
     return model
 
 
-def describe(source: Source) -> str:
-    """Where a model comes from, for people."""
+def describe_source(source: Source) -> str:
+    """Return where a model comes from, for people."""
     return source if isinstance(source, str) else f"a new {source.get('model_type')}"
-
-
-def as_colours(values: Tensor) -> Colours:
-    """Three numbers in any shape."""
-    red, green, blue = values.flatten().tolist()
-    return red, green, blue
-
-
-def read_colours(place: str, default: tuple[Colours, Colours]) -> tuple[Colours, Colours]:
-    """Mean and deviation that a folder or repository says its images are normalised with, `default` if it does not.
-
-    Raises:
-        UserError: for a file that cannot be read, or values that cannot be.
-    """
-    folder = Path(place)
-    if folder.is_dir() and not any(
-        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
-    ):
-        return default
-    try:
-        with quiet():
-            fields, _ = ImageProcessingMixin.get_image_processor_dict(place)
-    except OSError as error:
-        if folder.is_dir():
-            raise UserError(f"{place}: its preprocessor_config.json cannot be read ({first_line(error)})") from error
-        return default
-    if fields.get("do_normalize") is False:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    found = []
-    for name, values in zip(("image_mean", "image_std"), default, strict=True):
-        stored = fields.get(name, list(values))
-        good = isinstance(stored, list) and len(stored) == 3 and all(isinstance(v, int | float) for v in stored)
-        if not good or (name == "image_std" and min(stored) <= 0):
-            raise UserError(f"{place}: preprocessor_config.json: {name} {stored!r}, must be three numbers")
-        found.append((float(stored[0]), float(stored[1]), float(stored[2])))
-    return found[0], found[1]

@@ -7,43 +7,56 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.models.weights.files import read_weights
-from eomt.models.weights.transformers import Colours, Source, read_config
-from eomt.utils.hub import WEIGHT_FILES
+from eomt.models.network import stored_once
+from eomt.models.weights.checks import check_tensors
+from eomt.models.weights.colors import Colors
+from eomt.models.weights.files import read_weights, write_weights
+from eomt.models.weights.transformers import Source, read_model_config
+from eomt.utils.hub import CONFIG_FILE, WEIGHT_FILES
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.tokenizer import DEFAULT_LENGTH, holds_tokenizer, usable_positions
 
-CONFIG_FILE = "config.json"
 TOKENIZER = "tokenizer"
 FORMAT = "eomt.models.DeterministicVQA"
-
+# what config.json calls the colors
+COLORS = "colours"
 
 AnswerHead = Literal["generative", "classification"]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What config.json holds: all that makes the network besides its weights; `colours` are mean and deviation."""
+class VQALayout:
+    """What config.json holds: all that makes the network besides its weights.
+
+    Attributes:
+        answer_head: Generative or classification.
+        answers: Vocabulary of the training data.
+        question_types: What the type head tells apart; None without one.
+        img_size: Height and width in pixels.
+        fusion_layers: Layers of gated cross-attention.
+        colors: Mean and deviation that images are normalized with.
+        vision_config: Fields of the vision model's configuration.
+        text_config: Likewise of the text model.
+    """
 
     answer_head: AnswerHead
     answers: list[str] | None
     question_types: list[str] | None
     img_size: tuple[int, int]
     fusion_layers: int
-    colours: tuple[Colours, Colours]
+    colors: tuple[Colors, Colors]
     vision_config: dict[str, Any]
     text_config: dict[str, Any]
 
 
-def read_layout(folder: str) -> Layout:
-    """What `folder` holds.
+def read_vqa_layout(folder: str) -> VQALayout:
+    """Return what the config.json of `folder` holds.
 
     Raises:
-        UserError: if it is no folder of such a network, or cannot be read.
+        UserError: If it is no folder of such a network, or cannot be read.
     """
     file = Path(folder) / CONFIG_FILE
     if not file.is_file():
@@ -53,36 +66,37 @@ def read_layout(folder: str) -> Layout:
         if fields.pop("format", None) != FORMAT:
             raise UserError(f"{file}: is not of {FORMAT}; a vision or text model goes into vision_model or text_model")
         height, width = fields.pop("img_size")
-        mean, std = fields.pop("colours")
-        return Layout(img_size=(height, width), colours=(tuple(mean), tuple(std)), **fields)
+        mean, std = fields.pop(COLORS)
+        return VQALayout(img_size=(height, width), colors=(tuple(mean), tuple(std)), **fields)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file}: cannot be read ({type(error).__name__}); copy it again") from error
 
 
-def open_layout(
+def open_vqa_layout(
     folder: str,
     answer_head: AnswerHead,
     answers: list[str] | None,
     question_types: list[str] | None,
     img_size: tuple[int, int],
     fusion_layers: int,
-) -> Layout:
-    """What `folder` holds, for a network with these arguments; what they leave at their defaults is the folder's.
+) -> VQALayout:
+    """Return what the config.json of `folder` holds, for a network with these arguments.
 
-    The generative head may be given other answers: a decoder writes any.
+    What they leave at their defaults is the folder's. The generative head may be given other answers: a decoder writes
+    any.
 
     Raises:
-        UserError: as in `read_layout`, or if an argument asks for something else.
+        UserError: As in `read_vqa_layout`, or if an argument asks for something else.
     """
-    stored = read_layout(folder)
-    for name, given, default in (
-        ("answer_head", answer_head, "generative"),
-        ("img_size", tuple(img_size), (224, 224)),
-        ("fusion_layers", fusion_layers, 2),
+    stored = read_vqa_layout(folder)
+    for name, given, default, kept in (
+        ("answer_head", answer_head, "generative", stored.answer_head),
+        ("img_size", tuple(img_size), (224, 224), stored.img_size),
+        ("fusion_layers", fusion_layers, 2, stored.fusion_layers),
     ):
-        if given not in (default, kept := getattr(stored, name)):
+        if given not in (default, kept):
             raise UserError(f"{name}: {given}, but the network in {folder} has {kept}; leave it out")
     if question_types not in (None, stored.question_types):
         raise UserError(
@@ -96,47 +110,39 @@ def open_layout(
     return replace(stored, answers=answers)
 
 
-def write_layout(network: nn.Module, layout: Layout, tokenizer: Any, folder: Path) -> None:
-    """Writes into a folder that exists. The same tensor under several names is written once."""
-    text = json.dumps({"format": FORMAT} | asdict(layout), indent=2, ensure_ascii=False, default=str)
+def write_vqa(network: nn.Module, layout: VQALayout, tokenizer: Any, folder: Path) -> None:
+    """Write a network into a folder that exists; the same tensor under several names is written once.
+
+    Args:
+        network: Without adapters.
+        layout: What goes into config.json.
+        tokenizer: Written beside it; None if there is none.
+        folder: Where it goes.
+    """
+    fields = {COLORS if name == "colors" else name: value for name, value in asdict(layout).items()}
+    text = json.dumps({"format": FORMAT} | fields, indent=2, ensure_ascii=False, default=str)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    state = {name: value.detach().cpu().contiguous() for name, value in stored_once(network).items()}
-    save_file(state, folder / WEIGHT_FILES[0], {"format": "pt"})
+    write_weights(stored_once(network), folder / WEIGHT_FILES[0])
     if tokenizer is not None:
         tokenizer.save_pretrained(folder / TOKENIZER)
 
 
-def fill_from_layout(network: nn.Module, folder: str) -> None:
-    """Reads the weights of `folder`.
+def fill_vqa(network: nn.Module, folder: str) -> None:
+    """Fill a network with the weights of `folder`.
 
     Raises:
-        UserError: for tensors missing or too many, or of another shape.
+        UserError: For tensors missing or too many, or of another shape.
     """
-    state, own = read_weights(folder), stored_once(network)
-    for name in sorted(set(own) | set(state)):
-        if name not in state or name not in own:
-            found = f"lacks {name!r}" if name not in state else f"holds {name!r}, which the network has not"
-            raise UserError(f"{folder}: {found}; copy config.json and model.safetensors of one network")
-        if own[name].shape != state[name].shape:
-            raise UserError(
-                f"{folder}: {name!r} has shape {list(state[name].shape)}, by {CONFIG_FILE} {list(own[name].shape)}; "
-                "copy both files of one network"
-            )
-    with torch.no_grad():
-        for name, value in state.items():
-            own[name].copy_(value)
+    state = read_weights(folder)
+    remedy = f"copy {CONFIG_FILE} and {WEIGHT_FILES[0]} of one network"
+    check_tensors(state, stored_once(network), folder, f"the network of its {CONFIG_FILE}", remedy)
+    # not strict, as it holds one name of tied weights alone
+    network.load_state_dict(state, strict=False)
     mark_loaded(network, state)
 
 
-def stored_once(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict without second names of tied weights."""
-    first = {name for name, _ in network.named_parameters()}
-    second = {name for name, _ in network.named_parameters(remove_duplicate=False)} - first
-    return {name: value for name, value in network.state_dict().items() if name not in second}
-
-
 def tokenizer_source(pretrained: bool | str, text_model: Source, tokenizer: str | None) -> str | None:
-    """Where the tokenizer of a network with these arguments is; None if there is none."""
+    """Return where the tokenizer of a network with these arguments is; None if there is none."""
     if isinstance(pretrained, str) and (Path(pretrained) / TOKENIZER).is_dir():
         return str(Path(pretrained) / TOKENIZER)
     if tokenizer is not None or isinstance(pretrained, str):
@@ -148,17 +154,17 @@ def tokenizer_source(pretrained: bool | str, text_model: Source, tokenizer: str 
 
 
 def longest_question(pretrained: bool | str, text_model: Source) -> int:
-    """Tokens that the text model of a network with these arguments takes.
+    """Return how many tokens the text model of a network with these arguments takes.
 
     Raises:
-        UserError: if its configuration cannot be read.
+        UserError: If its configuration cannot be read.
     """
-    source = read_layout(pretrained).text_config if isinstance(pretrained, str) else text_model
-    return usable_positions(read_config(source, "text_model")) or DEFAULT_LENGTH
+    source = read_vqa_layout(pretrained).text_config if isinstance(pretrained, str) else text_model
+    return usable_positions(read_model_config(source, "text_model")) or DEFAULT_LENGTH
 
 
 def answers_hash(answers: list[str] | None) -> Tensor:
-    """What tells one answer vocabulary from another, order included: SHA-256 as uint8 (32,); zeros for None."""
+    """Return what tells one answer vocabulary from another, order included: SHA-256 as uint8 (32,); zeros for None."""
     if answers is None:
         return torch.zeros(32, dtype=torch.uint8)
     digest = hashlib.sha256(json.dumps(answers, ensure_ascii=False).encode()).digest()

@@ -19,7 +19,6 @@ from eomt.lora.layers import LoRALinear, lora_layers
 from eomt.models import EoMT
 from eomt.tasks import SemanticSegmentation
 from eomt.utils.loaded import mark_loaded
-from eomt.verification.audit import audit_batch
 from tests.cli_runs import write_images
 from tests.tiny import make_eomt
 
@@ -157,7 +156,7 @@ def reentrant_checkpointing(task: SemanticSegmentation) -> None:
     encoder.run_block = run_block  # type: ignore[method-assign]
 
 
-def forget_in_optimiser(task: SemanticSegmentation) -> None:
+def forget_in_optimizer(task: SemanticSegmentation) -> None:
     groups = task.parameter_groups()
     groups[0]["params"] = groups[0]["params"][:-1]
     task.parameter_groups = lambda: groups  # type: ignore[method-assign]
@@ -190,7 +189,7 @@ def detached_head(task: SemanticSegmentation) -> None:
             {"trainable_modules": ["mask_head"]},
             r"lora_b of '.*blocks\.0\.attn\.qkv' gets no gradient in training",
         ),
-        (forget_in_optimiser, {}, r"blocks\.5\.mlp\.fc2\.lora_b' is trainable but in no optimiser"),
+        (forget_in_optimizer, {}, r"blocks\.5\.mlp\.fc2\.lora_b' is trainable but in no optimizer"),
         (detached_head, {"trainable_modules": ["mask_head"]}, "'mask_head', trained in full, gets no gradient"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -220,7 +219,7 @@ def test_full_fine_tuning_with_an_encoder_that_gets_no_gradient_stops_the_run(
 def test_sound_networks_pass(data: ImageMaskFolder, masked_attention: bool, freeze: bool, targets: list[str]) -> None:
     network = make_eomt(num_classes=3, masked_attn_enabled=masked_attention)
     task = make_task(network=network, target_modules=targets, freeze_base_model=freeze, use_rslora=True)
-    assert audit_batch(task, next(iter(data.train_dataloader()))) == []
+    assert task.audit(next(iter(data.train_dataloader()))).faults == ()
 
 
 @pytest.mark.parametrize("autocast", [True, False])
@@ -228,7 +227,7 @@ def test_a_sound_network_passes_in_bf16(data: ImageMaskFolder, autocast: bool) -
     task = make_task(trainable_modules=["q", "class_head"])
     task = task if autocast else task.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        assert audit_batch(task, next(iter(data.train_dataloader()))) == []
+        assert task.audit(next(iter(data.train_dataloader()))).faults == ()
 
 
 def test_the_audit_runs_the_network_three_times(data: ImageMaskFolder) -> None:
@@ -237,7 +236,7 @@ def test_the_audit_runs_the_network_three_times(data: ImageMaskFolder) -> None:
     task.network.class_head.register_forward_pre_hook(lambda module, inputs: passes.append(torch.is_grad_enabled()))
     embeddings: list[int] = []
     task.network.encoder.backbone.patch_embed.register_forward_hook(lambda *_: embeddings.append(1))
-    assert audit_batch(task, next(iter(data.train_dataloader()))) == []
+    assert task.audit(next(iter(data.train_dataloader()))).faults == ()
     assert len(embeddings) == 3
     assert False in passes
 
@@ -265,7 +264,7 @@ def test_the_audit_leaves_everything_as_it_was(data: ImageMaskFolder) -> None:
     modes = {name: module.training for name, module in task.named_modules()}
     random = torch.get_rng_state()
     batch = next(iter(data.train_dataloader()))
-    assert audit_batch(task, batch) == []
+    assert task.audit(batch).faults == ()
     assert torch.equal(torch.get_rng_state(), random)
     assert modes == {name: module.training for name, module in task.named_modules()}
     assert all(torch.equal(value, task.network.state_dict()[name]) for name, value in weights.items())

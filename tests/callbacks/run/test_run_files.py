@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 from torch import nn
 
 from callbacks import EarlyStoppingOnIoU, LoRACheckpoint, MergeOnSave
-from callbacks.run.merge_on_save import merged_copy
 from callbacks.run.metrics_file import MetricsFile
 from callbacks.run.run_folder import metric_value
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.lora.layers import lora_layers
 from eomt.report import verdict
-from eomt.tasks import SemanticSegmentation
+from eomt.tasks import MorphDetection, SemanticSegmentation
 from eomt.utils.files import write_file
+from eomt.verification.merging import merged_copy
 from tests.tiny import make_eomt, make_image
+from tests.tiny_morph import make_detector
 
 
 def make_task() -> SemanticSegmentation:
@@ -33,7 +35,7 @@ def make_task() -> SemanticSegmentation:
 
 def test_a_merged_copy_answers_alike_and_the_original_keeps_its_adapters() -> None:
     task = make_task()
-    merged, absolute, relative = merged_copy(task, {"image": make_image()})
+    merged, absolute, relative = merged_copy(task.network, {"image": make_image()}, task.outputs)
     assert relative < 1e-4
     assert absolute > 0
     assert not lora_layers(merged)
@@ -109,6 +111,23 @@ def test_early_stopping_counts_validations_and_needs_min_delta() -> None:
         stop, _ = callback._evaluate_stopping_criteria(torch.tensor(score))
         stops.append(stop)
     assert stops == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize("monitor", [None, "val_eer"])
+def test_early_stopping_watches_what_the_task_selects_by(monitor: str | None) -> None:
+    callback = EarlyStoppingOnIoU(monitor, patience=2, min_delta=0.1)
+    for stage in ("fit", "test"):
+        callback.setup(Trainer(logger=False), MorphDetection(make_detector()), stage)
+    assert (callback.monitor, callback.mode) == ("val_eer", "min")
+    scores = (0.9, 0.7, 0.55, 0.5, 0.48)
+    stops = [callback._evaluate_stopping_criteria(torch.tensor(score))[0] for score in scores]
+    assert stops == [False, False, False, False, True]
+
+
+def test_early_stopping_on_a_metric_of_ones_own_keeps_it() -> None:
+    callback = EarlyStoppingOnIoU("val_f1")
+    callback.setup(Trainer(logger=False), MorphDetection(make_detector()), "fit")
+    assert (callback.monitor, callback.mode) == ("val_f1", "max")
 
 
 def test_rows_are_kept_up_to_the_step_resumed_from(tmp_path: Path) -> None:

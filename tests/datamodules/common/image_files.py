@@ -9,7 +9,7 @@ HEIGHT, WIDTH = 12, 16
 
 
 def gray_of(label: int) -> int:
-    """Return the grey value that images of this file carry wherever their mask has `label`."""
+    """Return the gray value that images of this file carry wherever their mask has `label`."""
     return 40 + 60 * label
 
 
@@ -20,7 +20,7 @@ def make_mask(classes: int = 3, seed: int = 0) -> np.ndarray:
 
 
 def write_pair(folder: Path, name: str, mask: np.ndarray) -> None:
-    """Write `images/name`, whose grey values tell the labels, and its mask."""
+    """Write `images/name`, whose gray values tell the labels, and its mask."""
     image_file, mask_file = folder / "images" / name, (folder / "masks" / name).with_suffix(".png")
     for file in (image_file, mask_file):
         file.parent.mkdir(parents=True, exist_ok=True)

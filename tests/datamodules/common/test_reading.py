@@ -41,11 +41,11 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])
-def test_deep_grey_images_are_refused_rather_than_clipped(tmp_path: Path, mode: str) -> None:
+def test_deep_gray_images_are_refused_rather_than_clipped(tmp_path: Path, mode: str) -> None:
     dtype = np.uint16 if mode == "I;16" else np.int32
     Image.fromarray(np.full((4, 6), 3000, dtype=dtype)).save(tmp_path / "deep.tif")
     for read in (read_image, check_image):
-        with pytest.raises(UserError, match=r"deep\.tif: greyscale image of more than 8 bits.*convert"):
+        with pytest.raises(UserError, match=r"deep\.tif: grayscale image of more than 8 bits.*convert"):
             read(tmp_path / "deep.tif")
 
 
@@ -92,7 +92,7 @@ def test_numbers_of_an_index_mask_survive(tmp_path: Path, labels: np.ndarray, en
 
 def test_labels_beyond_16_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 6), 70000, dtype=np.int32)).save(tmp_path / "mask.tif")
-    with pytest.raises(UserError, match=r"mask\.tif: label 70000: labels from 0 to 65535"):
+    with pytest.raises(UserError, match=r"mask\.tif: label 70000; labels from 0 to 65535"):
         read_mask(tmp_path / "mask.tif")
 
 
@@ -100,7 +100,7 @@ COLORS = [(200, 0, 0), (0, 0, 0), (0, 200, 7)]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_colours_become_their_position(tmp_path: Path, mode: str) -> None:
+def test_colors_become_their_position(tmp_path: Path, mode: str) -> None:
     labels = make_mask()
     if mode == "P":
         # a palette in another order than class_colors
@@ -112,18 +112,18 @@ def test_colours_become_their_position(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", COLORS), labels)
 
 
-def test_black_and_white_colour_masks_are_not_taken_for_numbers(tmp_path: Path) -> None:
+def test_black_and_white_color_masks_are_not_taken_for_numbers(tmp_path: Path) -> None:
     labels = make_mask(2)
     for mode in ("L", "1", "RGB"):
         Image.fromarray(labels * 255).convert(mode).save(tmp_path / "mask.png")
         np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", [(0, 0, 0), (255, 255, 255)]), labels)
 
 
-def test_unlisted_colour_is_named_with_its_pixels(tmp_path: Path) -> None:
+def test_unlisted_color_is_named_with_its_pixels(tmp_path: Path) -> None:
     pixels = np.array(COLORS, dtype=np.uint8)[make_mask()]
     pixels[2, 3:6] = (1, 2, 3)
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    with pytest.raises(UserError, match=r"mask\.png: colour \(1, 2, 3\) \(3 pixels\).*class_colors"):
+    with pytest.raises(UserError, match=r"mask\.png: color \(1, 2, 3\) \(3 pixels\).*class_colors"):
         read_mask(tmp_path / "mask.png", COLORS)
-    with pytest.raises(UserError, match=r"mask\.png: colour mask.*class_colors"):
+    with pytest.raises(UserError, match=r"mask\.png: color mask.*class_colors"):
         read_mask(tmp_path / "mask.png")

@@ -23,7 +23,7 @@ def test_samples_are_stacked() -> None:
 
 def test_different_sizes_ask_for_single_images() -> None:
     samples = [{"image": torch.zeros(3, 2, 2 + i), "name": f"{i}.png"} for i in range(2)]
-    with pytest.raises(UserError, match=r"0\.png is 2 x 2, 1\.png is 2 x 3\): set eval_batch_size: 1"):
+    with pytest.raises(UserError, match=r"0\.png is 2 x 2, 1\.png is 2 x 3\); set eval_batch_size: 1"):
         collate_samples(samples)
 
 

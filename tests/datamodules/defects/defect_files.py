@@ -84,7 +84,7 @@ def write_masks(folder: Path, numbers: range, value: int = 0) -> dict[str, Masks
 
 
 def severstal(path: Path, **arguments: Any) -> Severstal:
-    return Severstal(str(path), **({"image_size": (16, 40), "num_workers": 0} | arguments))
+    return Severstal(str(path), **({"img_size": (16, 40), "num_workers": 0} | arguments))
 
 
 def bits(mask: np.ndarray) -> Image.Image:

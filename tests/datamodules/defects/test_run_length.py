@@ -60,7 +60,7 @@ def test_the_last_pixel_may_be_used_and_the_one_behind_it_not() -> None:
     ("text", "message"),
     [
         ("1 2 3", "3 run values, an odd number"),
-        ("0 2", "run value 0: starts count from 1"),
+        ("0 2", "run value 0; starts count from 1"),
         ("3 0", "run value 0"),
         ("3 -2", "run value -2"),
         ("3 2.5", r"whole numbers .*'2\.5'"),

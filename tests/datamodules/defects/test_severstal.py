@@ -92,13 +92,13 @@ def test_black_and_white_masks_hold_one_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image_size", "expected"), [(64, (64, 64)), ((32, 96), (32, 96)), (None, (1024, 1024))], ids=str
+    ("img_size", "expected"), [(64, (64, 64)), ((32, 96), (32, 96)), (None, (1024, 1024))], ids=str
 )
 def test_images_have_the_networks_size_and_evaluation_masks_that_of_the_file(
-    tmp_path: Path, image_size: Any, expected: tuple[int, int]
+    tmp_path: Path, img_size: Any, expected: tuple[int, int]
 ) -> None:
     write_kaggle(tmp_path)
-    data = severstal(tmp_path, image_size=image_size, batch_size=2, eval_batch_size=2)
+    data = severstal(tmp_path, img_size=img_size, batch_size=2, eval_batch_size=2)
     train, val = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
     for batch, size in ((train, expected), (val, (HEIGHT, WIDTH))):
         assert (batch["image"].shape[1:], batch["image"].dtype) == ((3, *expected), torch.uint8)
@@ -249,5 +249,5 @@ def test_number_of_classes_needs_no_file_where_names_are_given(tmp_path: Path) -
 def test_the_command_line_builds_it_from_yaml(given: str, expected: tuple[int, int]) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
-    text = f"data: {{class_path: datamodules.Severstal, init_args: {{path: data, image_size: {given}}}}}"
-    assert parser.instantiate_classes(parser.parse_string(text)).data.image_size == expected
+    text = f"data: {{class_path: datamodules.Severstal, init_args: {{path: data, img_size: {given}}}}}"
+    assert parser.instantiate_classes(parser.parse_string(text)).data.img_size == expected

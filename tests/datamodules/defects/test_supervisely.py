@@ -37,12 +37,12 @@ def rgba(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(np.stack([np.zeros_like(mask)] * 3 + [mask], axis=-1).astype(np.uint8) * 255)
 
 
-def grey(mask: np.ndarray) -> Image.Image:
+def gray(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
 @pytest.mark.parametrize("compress", [True, False], ids=["zlib", "no zlib"])
-@pytest.mark.parametrize("encode", [bits, palette, clear_palette, rgba, grey])
+@pytest.mark.parametrize("encode", [bits, palette, clear_palette, rgba, gray])
 def test_every_kind_of_bitmap_is_decoded(encode: Any, compress: bool) -> None:
     np.testing.assert_array_equal(decode_bitmap(encoded(part(), encode, compress), "object"), part())
 
@@ -94,7 +94,7 @@ def test_bad_objects_are_refused_in_one_line_that_names_them(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"objects": []}', "size None: must hold height and width"),
+        ('{"objects": []}', "size None; must hold height and width"),
         ('{"size": {"height": 12}, "objects": []}', "size .* must hold height and width"),
         ('{"size": {"height": 12, "width": 20}}', "no list of 'objects'"),
         ("[1]", "no list of 'objects'"),

@@ -70,7 +70,7 @@ def test_prediction_takes_validation_or_any_other_images(tmp_path: Path) -> None
     assert [b["name"] for b in data.predict_dataloader()] == [data.split_record["val"]]
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_errors_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"path: .*nowhere is not a folder"):
         FaceFolder(str(tmp_path / "nowhere")).setup("fit")
     (tmp_path / "empty").mkdir()
@@ -78,7 +78,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         FaceFolder(str(tmp_path / "empty")).setup("fit")
     with pytest.raises(UserError, match="batch_size: 9 on 1 processes is more than the 8 training images"):
         faces(tmp_path / "data", batch_size=9).setup("fit")
-    with pytest.raises(UserError, match="no test split: use validate"):
+    with pytest.raises(UserError, match="no test split; use validate"):
         faces(tmp_path / "data").test_dataloader()
     write_face(tmp_path / "data" / "0" / "0.png", 0, (8, 30))
     with pytest.raises(UserError, match=r"0\.png: image of 8 x 30 .*at least 16 pixels"):

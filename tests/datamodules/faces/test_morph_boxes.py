@@ -1,4 +1,4 @@
-"""Face boxes: what is shown of an image, and mistakes in box files."""
+"""Face boxes: what is shown of an image, and errors in box files."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def test_boxes_crop_both_classes(tmp_path: Path) -> None:
         (None, "none of boxes.txt is in"),
     ],
 )
-def test_mistakes_in_boxes_are_named(tmp_path: Path, spoil: Any, message: str) -> None:
+def test_errors_in_boxes_are_named(tmp_path: Path, spoil: Any, message: str) -> None:
     write_splits(tmp_path)
     text = "".join(f"./{file.relative_to(tmp_path)} 30 54 10 34\n" for file in tmp_path.rglob("*.png"))
     if spoil is not None:

@@ -1,4 +1,4 @@
-"""Faces and morphs: layouts, batches, test sets, and mistakes in them."""
+"""Faces and morphs: layouts, batches, test sets, and errors in them."""
 
 import logging
 from collections import Counter
@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 from PIL import Image
 
-from datamodules.faces.folders import find_labelled_faces
+from datamodules.faces.folders import find_labeled_faces
 from datamodules.faces.morph_faces import MorphFaces
 from eomt.errors import UserError
 from tests.datamodules.faces.face_files import morph_faces, write_face, write_people, write_splits
@@ -83,7 +83,7 @@ def test_layouts_give_label_attack_and_people(tmp_path: Path, files: set[str], e
     for number, name in enumerate(sorted(files)):
         write_face(tmp_path / name, number)
     pattern = r"id\d+" if (tmp_path / "bonafide").exists() else None
-    faces = find_labelled_faces(tmp_path, pattern)
+    faces = find_labeled_faces(tmp_path, pattern)
     assert {(face.name, face.label, face.attack, tuple(sorted(face.identities))) for face in faces} == expected
     assert all(face.is_identified for face in faces)
 
@@ -116,19 +116,19 @@ def test_a_table_gives_label_attack_people_and_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("path,label\n0.png,bonafide\n1.png,fake\n", r"row 3: label 'fake', must be bonafide or morph"),
-        ("path,label\n0.png,\n", r"row 2: label '', must be"),
+        ("path,label\n0.png,bonafide\n1.png,fake\n", r"row 3: label 'fake'; must be bonafide or morph"),
+        ("path,label\n0.png,\n", r"row 2: label ''; must be"),
         ("path,label\n9.png,morph\n", r"row 2: no image .*9\.png"),
-        ("path,kind\n0.png,morph\n", r"columns path, kind: must have path and label"),
+        ("path,kind\n0.png,morph\n", r"columns path, kind; must have path and label"),
         ("path,label\n", "no row below the header"),
-        ("path,label,split\n0.png,morph,dev\n", r"row 2: split 'dev', must be train, val, test"),
+        ("path,label,split\n0.png,morph,dev\n", r"row 2: split 'dev'; must be train, val, test"),
         ("path,label,split\n0.png,morph,train\n1.png,morph,\n", "row 3: no split, where other rows have one"),
         ("path,label,attack\n0.png,bonafide,opencv\n", "row 2: attack 'opencv' of a bona fide image"),
         ("path,label,subject_a,subject_b\n0.png,0,a,b\n", "row 2: two subjects of a bona fide image"),
         ("path,label\n0.png,morph\n0.png,bonafide\n", r"0\.png is listed twice"),
     ],
 )
-def test_mistakes_in_a_table_are_named(tmp_path: Path, rows: str, message: str) -> None:
+def test_errors_in_a_table_are_named(tmp_path: Path, rows: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         morph_faces(write_table(tmp_path, rows)).setup("fit")
     assert "\n" not in str(caught.value)
@@ -178,7 +178,7 @@ def link_file(path: Path) -> None:
     ("spoil", "arguments", "message"),
     [
         (spoil_size, {}, r"id000_0\.png: image of 12 x 30 .*must be at least 16 pixels"),
-        (spoil_depth, {}, r"id000_0\.png: greyscale image of more than 8 bits"),
+        (spoil_depth, {}, r"id000_0\.png: grayscale image of more than 8 bits"),
         (spoil_file, {}, r"id000_0\.png: cannot be read as an image"),
         (remove_class, {}, "val: holds neither bonafide and morph, nor"),
         (empty_class, {}, "val/bonafide: no image"),
@@ -192,7 +192,7 @@ def link_file(path: Path) -> None:
         (None, {"batch_size": 17}, "batch_size: 17 on 1 processes is more than the 16 training images"),
     ],
 )
-def test_mistakes_in_folders_are_found_before_training(
+def test_errors_in_folders_are_found_before_training(
     tmp_path: Path, spoil: Any, arguments: dict[str, Any], message: str
 ) -> None:
     write_splits(tmp_path)
@@ -211,7 +211,7 @@ def test_mistakes_in_folders_are_found_before_training(
         ({"val_fraction": 0.0}, "val_fraction"),
         ({"identity_pattern": "("}, r"identity_pattern: '\(' is no regular expression"),
         ({"magnitude": 31}, "num_ops, magnitude: 2, 31"),
-        ({"num_folds": 2}, "num_folds, fold: 2, 0: give at least 3 folds"),
+        ({"num_folds": 2}, "num_folds, fold: 2, 0; give at least 3 folds"),
         ({"num_folds": 5, "fold": 5}, "num_folds, fold: 5, 5"),
         ({"test_paths": ["a/frll", "b/frll"]}, "test_paths: a/frll is called 'frll', as is another part"),
         ({"test_paths": {"train": "a"}}, "test_paths: a is called 'train'"),

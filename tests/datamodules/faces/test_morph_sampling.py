@@ -167,7 +167,7 @@ def test_crops_for_pre_training_show_a_fifth_to_all_of_the_image() -> None:
 
 
 class Means(LightningModule):
-    """A classifier by mean colours, which writes down what it sees."""
+    """A classifier by mean colors, which writes down what it sees."""
 
     def __init__(self) -> None:
         super().__init__()

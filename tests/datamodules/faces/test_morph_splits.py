@@ -88,7 +88,7 @@ def test_one_picture_with_two_labels_is_refused(tmp_path: Path) -> None:
     copied = (tmp_path / "bonafide" / "id001_0.png").read_bytes()
     (tmp_path / "morph" / "blend" / "id001_id003.png").write_bytes(copied)
     with pytest.raises(
-        UserError, match=r"id001_id003\.png: morph, is a copy of .*id001_0\.png, bonafide: keep the one"
+        UserError, match=r"id001_id003\.png: morph, is a copy of .*id001_0\.png, bonafide; keep the one"
     ):
         morph_faces(tmp_path).setup("fit")
 

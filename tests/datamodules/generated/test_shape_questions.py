@@ -15,8 +15,14 @@ from lightning import LightningDataModule
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from datamodules.generated.shapes.questions import ANSWERS, QUESTION_TYPES, Asked, ask, question_words
-from datamodules.generated.shapes.scenes import COLORS, HUES, SHAPES, SIZE, Scene, Thing, make_scene, render
+from datamodules.generated.shapes.questions import (
+    ANSWERS,
+    QUESTION_TYPES,
+    SceneQuestion,
+    make_questions,
+    question_words,
+)
+from datamodules.generated.shapes.scenes import COLORS, HUES, SHAPES, SIZE, ShapeScene, Thing, make_scene, render_shapes
 from datamodules.generated.shapes.shape_questions import ShapeQuestions
 from eomt.errors import UserError
 from tests.tiny_vqa import make_tokenizer
@@ -41,13 +47,13 @@ def table(folder: Path, split: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def scenes(number: int, seed: int = 0) -> list[Scene]:
+def scenes(number: int, seed: int = 0) -> list[ShapeScene]:
     return [make_scene(np.random.default_rng([seed, index])) for index in range(number)]
 
 
-def asked_about(number: int, questions_each: int) -> list[tuple[Scene, list[Asked]]]:
+def questions_about(number: int, questions_each: int) -> list[tuple[ShapeScene, list[SceneQuestion]]]:
     return [
-        (scene, ask(scene, questions_each, np.random.default_rng([1, index])))
+        (scene, make_questions(scene, questions_each, np.random.default_rng([1, index])))
         for index, scene in enumerate(scenes(number))
     ]
 
@@ -58,7 +64,7 @@ def the_only(things: list[Thing]) -> Thing:
     return things[0]
 
 
-def true_answer(question: str, scene: Scene) -> str:
+def true_answer(question: str, scene: ShapeScene) -> str:
     """What somebody who reads the question word by word finds in the list of things."""
     singular = {"circles": "circle", "squares": "square", "triangles": "triangle", "stars": "star", "crosses": "cross"}
     words = [singular.get(word, word) for word in question.removesuffix("?").split()]
@@ -86,9 +92,9 @@ def true_answer(question: str, scene: Scene) -> str:
 
 def test_every_answer_is_true_of_its_scene() -> None:
     kinds: Counter[str] = Counter()
-    for scene, asked in asked_about(1500, 5):
-        assert len({one.question for one in asked}) == len(asked) == 5
-        for one in asked:
+    for scene, questions in questions_about(1500, 5):
+        assert len({one.question for one in questions}) == len(questions) == 5
+        for one in questions:
             assert one.answer == true_answer(one.question, scene), (one, scene)
             kinds[one.question_type] += 1
     assert set(kinds) == set(QUESTION_TYPES)
@@ -97,29 +103,29 @@ def test_every_answer_is_true_of_its_scene() -> None:
 
 @pytest.mark.parametrize("questions_each", [2, 4])
 def test_whoever_reads_only_the_question_is_at_chance(questions_each: int) -> None:
-    asked = [one for _, several in asked_about(6000, questions_each) for one in several]
-    half = len(asked) // 2
+    questions = [one for _, several in questions_about(6000, questions_each) for one in several]
+    half = len(questions) // 2
     answers_to: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in asked[:half]:
+    for one in questions[:half]:
         answers_to[one.question][one.answer] += 1
     for kind, chance in CHANCE.items():
-        unseen = [one for one in asked[half:] if one.question_type == kind]
+        unseen = [one for one in questions[half:] if one.question_type == kind]
         guesses = {question: answers.most_common(1)[0][0] for question, answers in answers_to.items()}
         right = sum(guesses.get(one.question) == one.answer for one in unseen)
         assert abs(right / len(unseen) - chance) < 0.045, kind
-        shares = Counter(one.answer for one in asked if one.question_type == kind)
+        shares = Counter(one.answer for one in questions if one.question_type == kind)
         assert max(shares.values()) / shares.total() < chance + 0.03, kind
 
 
 def test_types_are_asked_about_equally_often() -> None:
-    kinds = Counter(one.question_type for _, asked in asked_about(2000, 3) for one in asked)
+    kinds = Counter(one.question_type for _, questions in questions_about(2000, 3) for one in questions)
     assert max(kinds.values()) < 1.5 * min(kinds.values())
 
 
 def test_the_words_are_just_those_of_questions_and_answers() -> None:
     used = set()
-    for _, asked in asked_about(3000, 5):
-        for one in asked:
+    for _, questions in questions_about(3000, 5):
+        for one in questions:
             used |= set(re.findall(r"\w+|\?", f"{one.question} {one.answer}"))
     assert question_words() == sorted(used)
     assert set(ANSWERS) == set(question_words()) & set(ANSWERS)
@@ -134,10 +140,10 @@ def test_things_lie_inside_and_apart() -> None:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_picture_shows_each_thing_in_its_colour_and_nothing_coloured_elsewhere(look: Any) -> None:
+def test_the_picture_shows_each_thing_in_its_color_and_nothing_colored_elsewhere(look: Any) -> None:
     rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
     for index, scene in enumerate(scenes(150)):
-        picture = render(scene, look, np.random.default_rng(index)).astype(float) / 255
+        picture = render_shapes(scene, look, np.random.default_rng(index)).astype(float) / 255
         elsewhere = np.ones((SIZE, SIZE), dtype=bool)
         for thing in scene.things:
             around = np.hypot(rows - thing.row, columns - thing.column) < thing.radius + 1
@@ -153,7 +159,7 @@ def test_the_picture_shows_each_thing_in_its_colour_and_nothing_coloured_elsewhe
 
 def test_the_shapes_can_be_told_by_their_area_and_their_hull() -> None:
     for index, scene in enumerate(scenes(150)):
-        picture = render(scene, "plain", np.random.default_rng(index)).astype(float) / 255
+        picture = render_shapes(scene, "plain", np.random.default_rng(index)).astype(float) / 255
         labels, number = ndimage.label(np.ptp(picture, axis=2) > 0.4)
         sizes = ndimage.sum_labels(labels > 0, labels, range(1, number + 1))
         large = [label for label, size in enumerate(sizes, 1) if size > 20]
@@ -196,7 +202,7 @@ def test_the_looks_show_the_same_scenes_differently(tmp_path: Path) -> None:
         table(tmp_path / "plain", split) == table(tmp_path / "night", split) for split in ("train", "val", "test")
     )
     for index, scene in enumerate(scenes(20)):
-        plain, night = (render(scene, look, np.random.default_rng(index)).astype(float) for look in LOOKS)
+        plain, night = (render_shapes(scene, look, np.random.default_rng(index)).astype(float) for look in LOOKS)
         assert np.median(plain) > 180
         assert np.median(night) < 80
 
@@ -226,9 +232,9 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_val": 0}, "num_val: 0: must be at least 1"),
-        ({"seed": -1}, "seed: -1: must be at least 0"),
-        ({"questions_per_scene": 6}, "questions_per_scene: 6: must be 1 to 5"),
+        ({"num_val": 0}, "num_val: 0; must be at least 1"),
+        ({"seed": -1}, "seed: -1; must be at least 0"),
+        ({"questions_per_scene": 6}, "questions_per_scene: 6; must be 1 to 5"),
     ],
 )
 def test_impossible_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -17,7 +17,7 @@ SIZE = (64, 384)
 
 
 def strips(path: Path, **arguments: Any) -> SteelStrips:
-    data = SteelStrips(str(path), **({"num_images": 30, "image_size": (64, 128)} | arguments))
+    data = SteelStrips(str(path), **({"num_images": 30, "img_size": (64, 128)} | arguments))
     data.prepare_data()
     return data
 
@@ -40,7 +40,7 @@ def test_batches(tmp_path: Path, domain: str) -> None:
 
 def test_the_files_are_a_severstal_data_set_with_the_masks_that_were_drawn(tmp_path: Path) -> None:
     strips(tmp_path / "strips", seed=5)
-    data = Severstal(str(tmp_path / "strips"), image_size=64, num_workers=0)
+    data = Severstal(str(tmp_path / "strips"), img_size=64, num_workers=0)
     data.setup()
     assert data.class_names == ["defect_1", "defect_2", "defect_3", "defect_4"]
     for batch in data.val_dataloader():
@@ -104,7 +104,7 @@ def test_a_defect_changes_its_mask_and_hardly_anything_else(paint: Any) -> None:
 
 
 def test_no_threshold_of_brightness_finds_the_defects(tmp_path: Path) -> None:
-    data = strips(tmp_path / "strips", num_images=80, image_size=SIZE)
+    data = strips(tmp_path / "strips", num_images=80, img_size=SIZE)
     batches = [*data.val_dataloader(), *data.test_dataloader()]
     images = torch.cat([batch["image"] for batch in batches])[:, 0].float()
     truth = torch.stack([masks.any(0) for batch in batches for masks in batch["masks"]])
@@ -154,8 +154,8 @@ def test_an_empty_folder_may_stand_there_already(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_images": 0}, "num_images: 0: must be at least 1"),
-        ({"strip_size": (16, 384)}, r"strip_size: \[16, 384\]: must be at least \[32, 64\]"),
+        ({"num_images": 0}, "num_images: 0; must be at least 1"),
+        ({"strip_size": (16, 384)}, r"strip_size: \[16, 384\]; must be at least \[32, 64\]"),
     ],
 )
 def test_impossible_settings_are_refused(arguments: dict[str, Any], message: str) -> None:

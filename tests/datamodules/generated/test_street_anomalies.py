@@ -95,7 +95,7 @@ def test_nearer_cars_and_persons_cover_an_obstacle() -> None:
 def test_other_settings_in_the_same_folder_are_refused(path: Path) -> None:
     with pytest.raises(UserError, match="seed 0 instead of 1"):
         streets(path, seed=1).prepare_data()
-    with pytest.raises(UserError, match="num_test: 1: must be at least 2"):
+    with pytest.raises(UserError, match="num_test: 1; must be at least 2"):
         streets(path, num_test=1)
 
 

@@ -124,5 +124,5 @@ def test_an_empty_folder_may_stand_there_already(tmp_path: Path) -> None:
 
 
 def test_impossible_numbers_are_refused() -> None:
-    with pytest.raises(UserError, match="num_val: 0: must be at least 1"):
+    with pytest.raises(UserError, match="num_val: 0; must be at least 1"):
         StreetScenes(num_val=0)

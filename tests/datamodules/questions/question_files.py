@@ -26,7 +26,7 @@ def write_csv(file: Path, rows: Sequence[Sequence[Any]], columns: Sequence[str] 
 
 
 def color_rows(images: Sequence[int], questions: int = 2) -> list[list[Any]]:
-    """Return rows in ViVQA's columns: of each image its colour, then whether there is a circle, ...; its shape last.
+    """Return rows in ViVQA's columns: of each image its color, then whether there is a circle, ...; its shape last.
 
     The questions of an image do not stand behind one another.
     """

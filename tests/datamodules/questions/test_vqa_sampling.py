@@ -90,7 +90,7 @@ def test_a_resumed_epoch_goes_on_where_it_stopped() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_samples", [1, 4, 6, 7])
-def test_evaluation_ranks_have_neighbours_and_take_equal_steps(num_samples: int, world_size: int) -> None:
+def test_evaluation_ranks_have_neighbors_and_take_equal_steps(num_samples: int, world_size: int) -> None:
     samplers = [ContiguousSampler(num_samples, world_size, rank) for rank in range(world_size)]
     shares = [list(sampler) for sampler in samplers]
     assert {len(share) for share in shares} == {len(samplers[0])} == {-(-num_samples // world_size)}

@@ -66,33 +66,33 @@ def overwrite(text: str) -> Callable[[Path], None]:
         (edit("val", "annotations", lambda e: e[1].update(answers=[])), r"question_id 101: the answer is missing"),
         (
             edit("val", "annotations", lambda e: e[1].update(answer_type="x")),
-            r"101: unknown type 'x': must be one of yes/no",
+            r"101: unknown type 'x'; must be one of yes/no",
         ),
         (
             edit("val", "questions", lambda e: e[1].update(question=None)),
-            r"question_id 101: question is null: must be a",
+            r"question_id 101: question is null; must be a",
         ),
         (
             edit("val", "annotations", lambda e: e[1].update(multiple_choice_answer=None)),
-            r"question_id 101: multiple_choice_answer is null: must be a text",
+            r"question_id 101: multiple_choice_answer is null; must be a text",
         ),
         (
             edit("val", "annotations", lambda e: e[1].update(answers=[{"answer": "red"}, {"answer": None}])),
-            r"question_id 101: answer is null: must be a text",
+            r"question_id 101: answer is null; must be a text",
         ),
         (
             edit("val", "questions", lambda e: e[1].update(question_id=[1])),
-            r"val_questions.json: questions 1: question_id is \[1\]: must be a number",
+            r"val_questions.json: questions 1: question_id is \[1\]; must be a number",
         ),
         (overwrite("{"), r"val_annotations.json: cannot be read as JSON"),
-        (overwrite('{"questions": []}'), r"val_annotations.json: holds questions: must hold a list of annotations"),
+        (overwrite('{"questions": []}'), r"val_annotations.json: holds questions; must hold a list of annotations"),
         (
             lambda f: next((f / "val").iterdir()).unlink(),
             r"val_questions.json: question_id 1\d0: no image 1\d in .*val",
         ),
     ],
 )
-def test_mistakes_are_told_with_a_count_and_an_example(tmp_path: Path, spoil: Any, message: str) -> None:
+def test_errors_are_told_with_a_count_and_an_example(tmp_path: Path, spoil: Any, message: str) -> None:
     data = vqa_v2(tmp_path)
     spoil(tmp_path)
     with pytest.raises(UserError, match=message) as caught:

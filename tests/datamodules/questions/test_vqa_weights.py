@@ -102,10 +102,10 @@ def test_a_vocabulary_is_sorted_by_falling_count_then_by_text() -> None:
     # the last two are one word, composed and decomposed
     answers = ["Red", "red ", "blue", "BLUE", "green", "a  b", "a b", "\u0111\u1ecf", "\u0111o\u0309"]
     counts = {"a b": 2, "blue": 2, "red": 2, "\u0111\u1ecf": 2, "green": 1}
-    assert list(count_answers(answers, 1).items()) == list(counts.items())
-    assert list(count_answers(answers, 2)) == list(counts)[:4]
-    with pytest.raises(UserError, match="min_answer_count: 3: no training answer occurs more than 2 times"):
-        count_answers(answers, 3)
+    assert list(count_answers(answers, 1, "en").items()) == list(counts.items())
+    assert list(count_answers(answers, 2, "en")) == list(counts)[:4]
+    with pytest.raises(UserError, match="min_answer_count: 3; no training answer occurs more than 2 times"):
+        count_answers(answers, 3, "en")
     assert vocabulary_hash(["a", "b"]) != vocabulary_hash(["b", "a"]) != vocabulary_hash(["ab"])
 
 
@@ -157,8 +157,8 @@ def test_a_training_row_weighs_answer_times_type_and_one_on_average(
     weights = row_weights(data)
     assert len(weights) == 30
     assert np.mean(list(weights.values())) == pytest.approx(1, abs=1e-6)
-    colour, location = (type_weights or {}).get("colour", 1.0), (type_weights or {}).get("location", 1.0)
-    of_type = {"colour": colour, "location": location, "object": 1.0}
+    color, location = (type_weights or {}).get("colour", 1.0), (type_weights or {}).get("location", 1.0)
+    of_type = {"colour": color, "location": location, "object": 1.0}
     expected = {
         row.name: of_type[row.question_type] * (of_answer[row.answer] if weighs_answers else 1)
         for row in data.rows("train")
@@ -189,8 +189,8 @@ def make_of_others(file: Path) -> None:
     ("spoil", "message"),
     [
         (damage_text, r"answer_weights\.json: cannot be read as answer weights \(.*compute_answer_weights"),
-        (damage_weight, r"answer_weights\.json: holds no counts and weights of answers: make it anew: python -m"),
-        (damage_answer, r"answer_weights\.json: its answers do not fit its hash, .*: make it anew: python -m"),
+        (damage_weight, r"answer_weights\.json: holds no counts and weights of answers; make it anew: python -m"),
+        (damage_answer, r"answer_weights\.json: its answers do not fit its hash, .*; make it anew: python -m"),
         (make_of_others, r"belongs to another vocabulary \(1 answers; the training split has 6, among them 'there'.*"),
         (Path.unlink, r"answer_weights\.json: cannot be read"),
     ],
@@ -251,7 +251,7 @@ def test_the_command_says_a_mistake_in_one_line(
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
     assert (
-        "columns question, truth: must have an image column (image, filename, img_id, image_id) and answer" in printed
+        "columns question, truth; must have an image column (image, filename, img_id, image_id) and answer" in printed
     )
     assert not output.exists()
 
@@ -262,8 +262,8 @@ def test_the_command_says_a_mistake_in_one_line(
         (["--train_annotations", "a.json", "--val_fraction", "0.3"], "val_fraction: belongs to --train_csv"),
         (["--train_annotations", "a.json", "--question_types", "x", "y"], "question_types: belongs to --train_csv"),
         (["--train_csv", "a.csv", "--train_images", "b"], "train_images: belongs to --train_annotations"),
-        (["--train_annotations", "a.json", "--on_missing", "skip"], "train_questions, train_images: give both"),
-        (["--train_annotations", "a.json", "--train_images", "b"], "train_questions, train_images: give both"),
+        (["--train_annotations", "a.json", "--on_missing", "skip"], "train_images: one is missing; give both"),
+        (["--train_annotations", "a.json", "--train_images", "b"], "train_images: one is missing; give both"),
     ],
 )
 def test_fields_of_other_data_are_refused_in_a_line(arguments: list[str], message: str) -> None:

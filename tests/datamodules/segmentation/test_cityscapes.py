@@ -144,7 +144,7 @@ def test_a_member_of_an_archive_travels_to_other_processes(tmp_path: Path) -> No
 def test_the_test_images_are_predicted_but_not_measured(tmp_path: Path) -> None:
     data = cityscapes(write_cityscapes(tmp_path))
     assert [batch["name"] for batch in data.predict_dataloader()] == [["bonn/bonn_000000_000019_leftImg8bit.png"]]
-    with pytest.raises(UserError, match="no public annotations: use validate"):
+    with pytest.raises(UserError, match="no public annotations; use validate"):
         data.setup("test")
 
 
@@ -168,11 +168,11 @@ def unknown_label(path: Path) -> None:
     Image.fromarray(labels).save(in_gt(path))
 
 
-def colour_mask(path: Path) -> None:
+def color_mask(path: Path) -> None:
     Image.fromarray(np.full((8, 16, 3), (128, 64, 128), dtype=np.uint8)).save(in_gt(path))
 
 
-def colour_files_only(path: Path) -> None:
+def color_files_only(path: Path) -> None:
     for file in (path / "gtFine").rglob("*.png"):
         file.rename(file.with_name(file.name.replace("labelIds", "color")))
 
@@ -187,8 +187,8 @@ def no_train_images(path: Path) -> None:
     ("spoil", "message"),
     [
         (unknown_label, r"aachen_000000_000019_gtFine_labelIds\.png: label 99 \(\d pixels\) is neither"),
-        (colour_mask, r"_labelIds\.png: colour mask \(128 coloured pixels"),
-        (colour_files_only, r"gtFine: no file ends with _gtFine_labelIds\.png"),
+        (color_mask, r"_labelIds\.png: color mask \(128 colored pixels"),
+        (color_files_only, r"gtFine: no file ends with _gtFine_labelIds\.png"),
         (no_train_images, "the train split is empty"),
         (lambda path: in_gt(path).unlink(), r"aachen_000000_000019_leftImg8bit\.png: no annotation .*\(1 of 2 files"),
         (
@@ -197,7 +197,7 @@ def no_train_images(path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_found_before_training_and_said_in_a_line(tmp_path: Path, spoil: Any, message: str) -> None:
+def test_errors_are_found_before_training_and_said_in_a_line(tmp_path: Path, spoil: Any, message: str) -> None:
     spoil(write_cityscapes(tmp_path))
     with pytest.raises(UserError, match=message) as error:
         cityscapes(tmp_path).setup("fit")
@@ -245,5 +245,5 @@ def test_without_test_annotations_it_is_said_that_there_are_none(tmp_path: Path)
     folder = write_cityscapes(tmp_path)
     for root in ARCHIVES:
         shutil.rmtree(folder / root / "test")
-    with pytest.raises(UserError, match="no annotated test images: use validate"):
+    with pytest.raises(UserError, match="no annotated test images; use validate"):
         cityscapes(folder).setup("test")

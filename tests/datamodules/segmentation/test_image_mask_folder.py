@@ -129,7 +129,7 @@ def test_binary_masks_of_0_and_255_work_as_the_hint_says(tmp_path: Path) -> None
     assert next(iter(data.val_dataloader()))["mask"].unique().tolist() == [0, 1]
 
 
-def test_colour_masks_reach_the_batch(tmp_path: Path) -> None:
+def test_color_masks_reach_the_batch(tmp_path: Path) -> None:
     colors = [(200, 0, 0), (0, 0, 0), (0, 200, 7)]
     write_given_splits(tmp_path)
     for split in ("train", "val"):
@@ -287,9 +287,7 @@ def remove_images(path: Path) -> None:
         (None, {"splits": "splits.json"}, "splits: .* is split by its folders"),
     ],
 )
-def test_mistakes_are_found_before_training(
-    tmp_path: Path, spoil: Any, arguments: dict[str, Any], message: str
-) -> None:
+def test_errors_are_found_before_training(tmp_path: Path, spoil: Any, arguments: dict[str, Any], message: str) -> None:
     write_given_splits(tmp_path)
     if spoil is not None:
         spoil(tmp_path)
@@ -320,7 +318,7 @@ def test_missing_data_missing_splits_and_missing_crop_size_are_explained(tmp_pat
     with pytest.raises(UserError, match="holds neither 'train' nor 'images'"):
         folder(tmp_path).setup("fit")
     write_split(tmp_path, 4)
-    with pytest.raises(UserError, match="no test split: use validate"):
+    with pytest.raises(UserError, match="no test split; use validate"):
         folder(tmp_path, test_fraction=0.0).test_dataloader()
     with pytest.raises(UserError, match="crop_size: null"):
         folder(tmp_path, crop_size=None).train_dataloader()

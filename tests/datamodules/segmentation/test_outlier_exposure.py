@@ -38,7 +38,7 @@ def test_an_object_replaces_pixels_and_their_labels_and_nothing_else(tmp_path: P
         assert (sample["mask"] == torch.where(outlier, 255, 1)).all()
         red = sample["image"][0].int() - sample["image"][1]
         assert (red[outlier] > 0).all()
-        # neither hidden colours nor dark fringes: all is between the image and the object
+        # neither hidden colors nor dark fringes: all is between the image and the object
         assert (sample["image"][0] >= 99).all()
         assert (sample["image"][1:] <= 100).all()
         rows, columns = outlier.nonzero(as_tuple=True)
@@ -89,7 +89,7 @@ def test_training_batches_mark_what_was_pasted_and_depend_on_the_seed_alone(tmp_
 def test_what_is_pasted_is_in_the_light_of_its_surroundings_and_in_no_padding(tmp_path: Path) -> None:
     outliers = OutlierPaste(write_disc(tmp_path), 1.0)
     image, mask = torch.full((3, 24, 24), 128, dtype=torch.uint8), torch.zeros(24, 24, dtype=torch.uint8)
-    colours = set()
+    colors = set()
     for seed in range(8):
         torch.manual_seed(seed)
         sample = TrainTransform((48, 48), (0.5, 0.5), flip=False, color_jitter=True)(image, mask, outliers)
@@ -99,8 +99,8 @@ def test_what_is_pasted_is_in_the_light_of_its_surroundings_and_in_no_padding(tm
         assert padding.any()
         assert not (sample["outlier"] & padding).any()
         assert (sample["mask"][sample["outlier"]] == 255).all()
-        colours.add(tuple(sample["image"][:, sample["outlier"]].float().mean(1).round().tolist()))
-    assert len(colours) >= 7
+        colors.add(tuple(sample["image"][:, sample["outlier"]].float().mean(1).round().tolist()))
+    assert len(colors) >= 7
 
 
 def test_without_outliers_batches_are_as_before(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.datamodules.common.image_files import write_pair
 
 # category ids have gaps and come in no order
 CATEGORIES = [{"id": 200, "name": "rug"}, {"id": 1, "name": "person"}, {"id": 92, "name": "banner"}]
-# segment id -> category id; ids beyond 255 and 65535 use all three colours
+# segment id -> category id; ids beyond 255 and 65535 use all three colors
 SEGMENTS = {5: 1, 300: 92, 70000: 1, 16777215: 200}
 IDS = np.array([[5, 5, 300, 300], [0, 70000, 70000, 16777215]])
 CLASS_IDS = [[0, 0, 1, 1], [255, 0, 0, 2]]
@@ -100,7 +100,7 @@ def test_a_segment_that_the_json_file_lacks_is_refused(tmp_path: Path) -> None:
         (lambda content: content["images"][0].update(file_name="lost.jpg"), r"lost\.jpg: no such file, but .*\(1 of 3"),
     ],
 )
-def test_mistakes_in_the_json_file_are_found_before_training(tmp_path: Path, change: Any, message: str) -> None:
+def test_errors_in_the_json_file_are_found_before_training(tmp_path: Path, change: Any, message: str) -> None:
     changed(write_coco(tmp_path), change)
     with pytest.raises(UserError, match=message) as error:
         coco(tmp_path).setup("fit")

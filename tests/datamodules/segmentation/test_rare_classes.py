@@ -74,7 +74,7 @@ def test_a_rare_class_comes_more_often_and_masks_are_read_once(tmp_path: Path, m
     def refuse(*_: object) -> None:
         raise AssertionError("masks are read again")
 
-    monkeypatch.setattr("datamodules.segmentation.image_mask_folder.scan_pairs", refuse)
+    monkeypatch.setattr("datamodules.segmentation.data_module.scan_pairs", refuse)
     names = Counter(name for batch in data.train_dataloader() for name in batch["name"])
     assert names == Counter({f"{number}.png": 2 if number == 5 else 1 for number in range(8)})
 

@@ -157,15 +157,15 @@ def instance_labels(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (road_anomaly_21_with_2, r"RoadAnomaly21.labels_masks.0\.png: label 2 \(3 pixels\), must be 0, 1 or 255"),
-        (instance_labels, r"RoadAnomaly.labels_masks.1\.png: label 7 \(3 pixels\), must be 0 to 2 or 255"),
+        (road_anomaly_21_with_2, r"RoadAnomaly21.labels_masks.0\.png: label 2 \(3 pixels\); must be 0, 1 or 255"),
+        (instance_labels, r"RoadAnomaly.labels_masks.1\.png: label 7 \(3 pixels\); must be 0 to 2 or 255"),
         (lambda path: (path / "fs_static/labels_masks/1.png").unlink(), r"no mask for .*1\.jpg \(1 of 2 images"),
         (lambda path: (path / "fs_static/images/1.jpg").unlink(), r"labels_masks.1\.png: no image 1 in"),
         (lambda path: write_image(path / "fs_static/images/1.jpg", (3, 3)), "mask of 2 x 4 .* an image of 3 x 3"),
         (lambda path: write_image(path / "fs_static/images/1.png"), "shares its mask with 1.jpg"),
     ],
 )
-def test_mistakes_in_files_are_found_before_anything_is_measured(tmp_path: Path, spoil: Any, message: str) -> None:
+def test_errors_in_files_are_found_before_anything_is_measured(tmp_path: Path, spoil: Any, message: str) -> None:
     spoil(write_course(tmp_path))
     with pytest.raises(UserError, match=message) as error:
         anomalies(tmp_path).setup("test")
@@ -179,11 +179,11 @@ def test_mistakes_in_files_are_found_before_anything_is_measured(tmp_path: Path,
         (
             "LostAndFound",
             MASK,
-            r"no pixel of its 2 masks is anomalous \(1\); they hold \[0, 255\], read as .* 0 to 200",
+            r"no pixel of its 2 masks is anomalous \(1\), they hold \[0, 255\], read as .* 0 to 200",
         ),
-        ("Cones", np.where(MASK == 1, 255, 0), r"Cones: no pixel of its 2 masks is anomalous .*they hold \[0, 255\]:"),
+        ("Cones", np.where(MASK == 1, 255, 0), r"Cones: no pixel of its 2 masks is anomalous .*they hold \[0, 255\];"),
         ("Cones", np.full_like(MASK, 255), "is anomalous"),
-        ("Cones", np.full_like(MASK, 1), r"is usual \(0\); they hold \[1\]"),
+        ("Cones", np.full_like(MASK, 1), r"is usual \(0\), they hold \[1\]"),
     ],
 )
 def test_sets_whose_labels_mean_something_else_are_refused(
@@ -212,7 +212,7 @@ def test_impossible_fields_are_refused(tmp_path: Path, arguments: dict[str, Any]
 
 def test_there_is_nothing_to_train_on_and_no_validation_unless_it_is_named(tmp_path: Path) -> None:
     write_course(tmp_path)
-    with pytest.raises(UserError, match="no training images: use test"):
+    with pytest.raises(UserError, match="no training images; use test"):
         anomalies(tmp_path).setup("fit")
     with pytest.raises(UserError, match="give val_set or val_fraction"):
         anomalies(tmp_path).val_dataloader()

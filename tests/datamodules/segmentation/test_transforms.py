@@ -21,7 +21,7 @@ def pair_of(transform: TrainTransform) -> Callable[[torch.Tensor, torch.Tensor],
 
 
 def stripes(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return an image whose grey values tell its labels; labels change from left to right and top to bottom."""
+    """Return an image whose gray values tell its labels; labels change from left to right and top to bottom."""
     rows = torch.arange(height)[:, None] * 2 // height
     columns = torch.arange(width)[None] * 2 // width
     mask = rows * 2 + columns
@@ -33,7 +33,7 @@ def stripes(height: int, width: int) -> tuple[Tensor, Tensor]:
 def test_image_and_mask_stay_aligned(size: tuple[int, int], scale_range: tuple[float, float]) -> None:
     torch.manual_seed(0)
     transform = pair_of(TrainTransform((32, 40), scale_range, flip=True, color_jitter=False))
-    # interpolation mixes greys beside an edge, as far as a source pixel reaches, nowhere else
+    # interpolation mixes grays beside an edge, as far as a source pixel reaches, nowhere else
     reach = max(1, math.ceil(max(32 / size[0], 40 / size[1]) * scale_range[1]))
     compared = 0
     for _ in range(20):
@@ -52,8 +52,8 @@ def test_image_and_mask_stay_aligned(size: tuple[int, int], scale_range: tuple[f
     assert compared > 1000
 
 
-def test_labels_keep_to_pixel_centres() -> None:
-    """Doubling a mask doubles each pixel, which nearest neighbours off by half a pixel would not."""
+def test_labels_keep_to_pixel_centers() -> None:
+    """Doubling a mask doubles each pixel, which nearest neighbors off by half a pixel would not."""
     mask = torch.randint(0, 200, (6, 8), dtype=torch.uint8)
     transform = pair_of(TrainTransform((12, 16), (1.0, 1.0), flip=False, color_jitter=False))
     _, doubled = transform(torch.zeros(3, 6, 8, dtype=torch.uint8), mask)
@@ -94,7 +94,7 @@ def test_flip_mirrors_both_about_half_of_the_time() -> None:
     assert 30 < flips < 70
 
 
-def test_color_jitter_changes_colours_but_not_the_padding() -> None:
+def test_color_jitter_changes_colors_but_not_the_padding() -> None:
     torch.manual_seed(0)
     image, mask = stripes(16, 16)
     new_image, new_mask = pair_of(TrainTransform((16, 16), (1.0, 1.0), False, True))(image, mask)

@@ -1,4 +1,4 @@
-"""Vision towers: transformers' own tokens in five families, sizes, colours, strict reading, nothing trained in vain."""
+"""Vision towers: transformers' own tokens in five families, sizes, colors, strict reading, nothing trained in vain."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def images(height: int = 28, width: int = 28) -> Tensor:
 
 def expected(tower: VisionTower, model: PreTrainedModel, pixels: Tensor, prefix: int) -> Tensor:
     resample = {"interpolate_pos_encoding": True} if model.config.model_type[:4] in ("clip", "sigl") else {}
-    normal = (pixels / 255 - tower.pixel_mean) / tower.pixel_std
+    normal = (pixels / 255 - tower.normalize.mean) / tower.normalize.std
     return model(normal, **resample).last_hidden_state[:, prefix:]
 
 
@@ -79,7 +79,7 @@ def test_tokens_are_transformers_own_patch_tokens(family: str, size: tuple[int, 
     tower = make_vision_tower(write(model, tmp_path / "model"), True, size).eval()
     found = tower(pixels)
     assert found.shape == (2, size[0] // 7 * size[1] // 7, 32)
-    assert tower.pixel_mean[0, 0].item() == pytest.approx(red)
+    assert tower.normalize.mean[0, 0].item() == pytest.approx(red)
     torch.testing.assert_close(found, expected(tower, model, pixels, prefix))
     torch.testing.assert_close(tower(pixels / 255), found)
     # it reads from the file all that it has
@@ -137,17 +137,17 @@ def test_of_a_whole_model_the_vision_part_is_taken(whole: str, tmp_path: Path) -
     assert tower.embed_dim == 32
 
 
-def test_colours_beside_the_weights_go_before_the_familys(tmp_path: Path) -> None:
+def test_colors_beside_the_weights_go_before_the_familys(tmp_path: Path) -> None:
     folder = write(plain("dinov2"), tmp_path / "model")
     file = tmp_path / "model" / "preprocessor_config.json"
     file.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}))
     tower = make_vision_tower(folder, True, (28, 28))
-    torch.testing.assert_close(tower.pixel_mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
-    torch.testing.assert_close(tower.pixel_std.flatten(), torch.tensor([0.4, 0.5, 0.6]))
+    torch.testing.assert_close(tower.normalize.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    torch.testing.assert_close(tower.normalize.std.flatten(), torch.tensor([0.4, 0.5, 0.6]))
     file.write_text(json.dumps({"do_normalize": False, "image_mean": [0.1, 0.2, 0.3]}))
     tower = make_vision_tower(folder, True, (28, 28))
-    assert not tower.pixel_mean.any()
-    assert (tower.pixel_std == 1).all()
+    assert not tower.normalize.mean.any()
+    assert (tower.normalize.std == 1).all()
     for content, message in (
         (json.dumps({"image_std": [0.4, 0.5, 0]}), r"image_std \[0.4, 0.5, 0\], must be three numbers"),
         (json.dumps({"image_mean": 0.5}), "image_mean 0.5, must be three numbers"),
@@ -182,7 +182,9 @@ def test_a_damaged_folder_is_refused_by_what_is_wrong(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
     refused({key: value for key, value in state.items() if key != name}, f"lacks '{name}'")
-    refused(state | {name: torch.zeros(3, 4)}, rf"'{name}' has shape \[3, 4\], its config.json says \[128, 32\]")
+    refused(
+        state | {name: torch.zeros(3, 4)}, rf"'{name}' has shape \[3, 4\], the model of its config.json has \[128, 32\]"
+    )
     # what patch tokens do not depend on may be missing
     save_file({key: value for key, value in state.items() if "mask_token" not in key}, file, {"format": "pt"})
     make_vision_tower(folder, True, (28, 28))

@@ -69,10 +69,10 @@ def make_transformers(kind: str = "dinov2", **fields: object) -> PreTrainedModel
         model = EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**shared | fields))
     else:
         model = EomtForUniversalSegmentation(EomtConfig(**{"use_swiglu_ffn": kind == "gated"} | shared | fields))
-    return randomise(model)
+    return randomize(model)
 
 
-def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
     """Every parameter random and large enough to matter; norms about 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -92,9 +92,9 @@ def make_batch(side: int = SIDE) -> Tensor:
     return torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def normalised(image: Tensor, network: EoMT) -> Tensor:
+def normalized(image: Tensor, network: EoMT) -> Tensor:
     """What transformers' models take."""
-    return (image / 255 - network.encoder.pixel_mean) / network.encoder.pixel_std
+    return (image / 255 - network.encoder.normalize.mean) / network.encoder.normalize.std
 
 
 def official(network: EoMT, model: PreTrainedModel | None = None) -> dict[str, Tensor]:
@@ -109,8 +109,8 @@ def official(network: EoMT, model: PreTrainedModel | None = None) -> dict[str, T
         if name.startswith("upscale.") and name.count(".") == 2 and name.endswith(".bias"):
             name = name.replace(".bias", ".conv1.bias")
         state[f"network.{name}"] = value
-    for name in ("pixel_mean", "pixel_std"):
-        state[f"network.encoder.{name}"] = getattr(network.encoder, name)
+    state["network.encoder.pixel_mean"] = network.encoder.normalize.mean
+    state["network.encoder.pixel_std"] = network.encoder.normalize.std
     parts = (("embeddings.", "patch_embed."), ("layers.", "blocks."), ("layernorm.", "norm."))
     for name, value in (model.state_dict() if model is not None else {}).items():
         for theirs, moved in parts:

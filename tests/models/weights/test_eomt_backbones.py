@@ -9,7 +9,7 @@ from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.lora.layers import lora_layers
 from eomt.models import EoMT, ViT
-from tests.models.weights.eomt_pairs import make_encoder, make_network, randomise
+from tests.models.weights.eomt_pairs import make_encoder, make_network, randomize
 
 # DINOv2 with and without registers and with gates, DINOv3 with and without biases and with gates, MAE and supervised,
 # class-token-less, CLIP's norm before the blocks, DeiT-III, flexible patches, norms behind their layers
@@ -38,7 +38,7 @@ def make_image(size: tuple[int, int] = SIZE) -> torch.Tensor:
 
 def make(name: str, size: tuple[int, int] = SIZE, **arguments: object) -> EoMT:
     network = make_network(encoder=make_encoder(name, size, **arguments))
-    randomise(network)
+    randomize(network)
     return network
 
 
@@ -79,7 +79,7 @@ def test_every_adapter_gets_a_gradient_in_every_block(name: str, targets: list[s
 def test_a_dinov3_encoder_computes_what_timm_s_does_before_and_after_it_carried_queries(name: str) -> None:
     network, image = make(name).eval(), make_image()
     encoder = network.encoder
-    pixels = (image / 255 - encoder.pixel_mean) / encoder.pixel_std
+    pixels = (image / 255 - encoder.normalize.mean) / encoder.normalize.std
     expected = encoder.backbone(pixels)[:, encoder.num_prefix_tokens :]
     network(image)
     assert torch.equal(encoder.backbone(pixels)[:, encoder.num_prefix_tokens :], expected)

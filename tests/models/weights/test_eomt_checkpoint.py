@@ -27,7 +27,7 @@ from tests.models.weights.eomt_pairs import (
     make_network,
     make_transformers,
     official,
-    randomise,
+    randomize,
     save,
 )
 from tests.tiny import make_eomt
@@ -64,7 +64,7 @@ def test_a_transposed_convolution_and_its_1_x_1_form_turn_into_each_other() -> N
 @pytest.mark.parametrize("with_buffers", [True, False])
 def test_official_weights_are_read(tmp_path: Path, prefix: str, with_buffers: bool) -> None:
     source = make_network()
-    randomise(source).attn_mask_probs.zero_()
+    randomize(source).attn_mask_probs.zero_()
     state = {name.replace("network.", prefix): value for name, value in official(source).items()}
     if not with_buffers:
         state = {name: v for name, v in state.items() if "criterion" not in name and "attn_mask" not in name}
@@ -75,7 +75,7 @@ def test_official_weights_are_read(tmp_path: Path, prefix: str, with_buffers: bo
 
 def test_official_deltas_of_dinov3_are_added_to_the_backbone(tmp_path: Path) -> None:
     trained, base = make_transformers("dinov3"), make_transformers("dinov3")
-    randomise(base, seed=7)
+    randomize(base, seed=7)
     trained.attn_mask_probs.zero_()
     expected = make_network("dinov3", pretrained=save(trained, tmp_path / "trained"))
     plain = DINOv3ViTConfig(
@@ -105,7 +105,7 @@ def test_official_deltas_of_dinov3_are_added_to_the_backbone(tmp_path: Path) -> 
     for found, wanted in zip(answers(network), answers(expected), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     # the file's are zeros
-    assert network.encoder.colours == expected.encoder.colours
+    assert network.encoder.colors == expected.encoder.colors
     with pytest.raises(UserError, match=r"holds changes to the weights of its backbone.*encoder.pretrained true"):
         make_network("dinov3", pretrained=path)
     assert_equal_answers(make_network("dinov3", pretrained=write(absolute, tmp_path)), expected)
@@ -117,7 +117,7 @@ def test_official_deltas_of_dinov3_are_added_to_the_backbone(tmp_path: Path) -> 
 @pytest.mark.parametrize("layout", ["own", "official"])
 def test_weights_of_a_compiled_network_are_read(tmp_path: Path, layout: str) -> None:
     source = make_network()
-    randomise(source)
+    randomize(source)
     state = official(source) if layout == "official" else source.state_dict()
     places = ("network.", ".blocks.0.", ".blocks.1.")
     for place in places if layout == "official" else places[1:]:
@@ -149,7 +149,7 @@ def test_what_transformers_cannot_express_is_written_in_its_own_layout(
     tmp_path: Path, kind: str, img_size: tuple[int, int]
 ) -> None:
     source = make_network(kind, img_size)
-    randomise(source).write(tmp_path)
+    randomize(source).write(tmp_path)
     assert not (tmp_path / "config.json").exists()
     assert_equal_answers(make_network(kind, img_size, pretrained=str(tmp_path)), source)
 
@@ -180,7 +180,7 @@ def test_a_network_with_adapters_is_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("img_size", [(64, 64), (32, 64), (16, 144)])  # the last has as many patches as the file
 def test_positions_are_resized_to_another_image(tmp_path: Path, img_size: tuple[int, int]) -> None:
     source = make_network()
-    path = write(official(randomise(source)), tmp_path)  # type: ignore[arg-type]
+    path = write(official(randomize(source)), tmp_path)  # type: ignore[arg-type]
     network = make_network(img_size=img_size, pretrained=path)
     image = make_batch(144)[..., : img_size[0], : img_size[1]]
     # which is what the source does itself with a batch of that size

@@ -1,4 +1,4 @@
-"""What goes with an EoMT's weights and no tensor tells: normalisation, norms' epsilon, grid, names of classes."""
+"""What goes with an EoMT's weights and no tensor tells: normalization, norms' epsilon, grid, names of classes."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ from tests.models.weights.eomt_pairs import (
     make_batch,
     make_network,
     make_transformers,
-    normalised,
+    normalized,
     official,
-    randomise,
+    randomize,
     save,
 )
 
-COLOURS = ((0.25, 0.125, 0.5), (0.5, 0.25, 0.375))
+COLORS = ((0.25, 0.125, 0.5), (0.5, 0.25, 0.375))
 LEFT_TO_TIMM = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -37,11 +37,11 @@ def assert_equal_answers(one: EoMT, other: EoMT, image: Tensor | None = None) ->
         assert torch.equal(found, expected)
 
 
-def make_odd(kind: str = "dinov2", colours: tuple = COLOURS, eps: float | None = None, **arguments: object) -> EoMT:
-    """With random weights, and normalisation and epsilon that timm's backbone has not."""
+def make_odd(kind: str = "dinov2", colors: tuple = COLORS, eps: float | None = None, **arguments: object) -> EoMT:
+    """With random weights, and normalization and epsilon that timm's backbone has not."""
     network = make_network(kind, **arguments)  # type: ignore[arg-type]
-    randomise(network)
-    for buffer, values in zip((network.encoder.pixel_mean, network.encoder.pixel_std), colours, strict=True):
+    randomize(network)
+    for buffer, values in zip((network.encoder.normalize.mean, network.encoder.normalize.std), colors, strict=True):
         buffer.copy_(torch.tensor(values).view_as(buffer))
     for module in network.encoder.backbone.modules():
         if eps is not None and isinstance(module, torch.nn.LayerNorm):
@@ -49,65 +49,65 @@ def make_odd(kind: str = "dinov2", colours: tuple = COLOURS, eps: float | None =
     return network
 
 
-# ---------------------------------------------------------------------------------------------- normalisation
+# ---------------------------------------------------------------------------------------------- normalization
 
 
-@pytest.mark.parametrize("colours", [COLOURS, LEFT_TO_TIMM])  # a mean of 0 alone is no delta
-def test_official_weights_see_images_as_in_training(tmp_path: Path, colours: tuple) -> None:
-    source = make_odd(colours=colours)
+@pytest.mark.parametrize("colors", [COLORS, LEFT_TO_TIMM])  # a mean of 0 alone is no delta
+def test_official_weights_see_images_as_in_training(tmp_path: Path, colors: tuple) -> None:
+    source = make_odd(colors=colors)
     torch.save(official(source), tmp_path / "pytorch_model.bin")
     network = make_network(pretrained=str(tmp_path))
-    assert network.encoder.colours == colours
+    assert network.encoder.colors == colors
     assert_equal_answers(network, source)
 
 
-def test_official_weights_without_usable_normalisation_leave_timm_s(tmp_path: Path) -> None:
-    expected = make_network().encoder.colours
+def test_official_weights_without_usable_normalization_leave_timm_s(tmp_path: Path) -> None:
+    expected = make_network().encoder.colors
     for name, change in (("pixel_std", torch.zeros(1, 3, 1, 1)), ("pixel_std", None)):
         state = official(make_odd())
         state[f"network.encoder.{name}"] = change  # type: ignore[assignment]
         torch.save({name: v for name, v in state.items() if v is not None}, tmp_path / "pytorch_model.bin")
-        assert make_network(pretrained=str(tmp_path)).encoder.colours == expected
+        assert make_network(pretrained=str(tmp_path)).encoder.colors == expected
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
-def test_normalisation_survives_hugging_face_layout_and_its_image_processor_has_it(tmp_path: Path, kind: str) -> None:
+def test_normalization_survives_hugging_face_layout_and_its_image_processor_has_it(tmp_path: Path, kind: str) -> None:
     source = make_odd(kind)
     source.write(tmp_path)
     assert (tmp_path / "config.json").is_file()
     network = make_network(kind, pretrained=str(tmp_path))
-    assert network.encoder.colours == COLOURS
+    assert network.encoder.colors == COLORS
     assert_equal_answers(network, source)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     assert isinstance(processor, EomtImageProcessor | EomtImageProcessorPil)
     found = processor(list(make_batch()), return_tensors="pt")
-    torch.testing.assert_close(found["pixel_values"], normalised(make_batch(), source))
+    torch.testing.assert_close(found["pixel_values"], normalized(make_batch(), source))
     # an image that is not square: resized, in windows of the network's size
     assert processor(make_batch(2 * SIDE)[0, :, :, :70], return_tensors="pt")["pixel_values"].shape[2:] == (SIDE, SIDE)
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
 @pytest.mark.parametrize("as_file", [True, False])
-def test_normalisation_and_epsilon_survive_its_own_layout(tmp_path: Path, kind: str, as_file: bool) -> None:
+def test_normalization_and_epsilon_survive_its_own_layout(tmp_path: Path, kind: str, as_file: bool) -> None:
     size = (SIDE, 2 * SIDE)  # transformers' class takes none that are not square
     source = make_odd(kind, img_size=size, eps=0.02)
     source.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     path = str(tmp_path / "model.safetensors" if as_file else tmp_path)
     network = make_network(kind, img_size=size, pretrained=path)
-    assert network.encoder.colours == COLOURS
+    assert network.encoder.colors == COLORS
     image = make_batch(2 * SIDE)[..., :SIDE, :]
     assert_equal_answers(network, source, image)
     # what it has not in common with timm's is what made the answers
     assert not torch.allclose(answers(make_odd(kind, img_size=size), image)[0], answers(source, image)[0], atol=1e-3)
 
 
-def test_hugging_face_s_normalisation_is_that_beside_the_weights_or_timm_s(tmp_path: Path) -> None:
+def test_hugging_face_s_normalization_is_that_beside_the_weights_or_timm_s(tmp_path: Path) -> None:
     path = save(make_transformers(), tmp_path)
-    assert make_network(pretrained=path).encoder.colours == make_network().encoder.colours
-    EomtImageProcessor(image_mean=COLOURS[0], image_std=COLOURS[1]).save_pretrained(tmp_path)
+    assert make_network(pretrained=path).encoder.colors == make_network().encoder.colors
+    EomtImageProcessor(image_mean=COLORS[0], image_std=COLORS[1]).save_pretrained(tmp_path)
     for source in (path, str(tmp_path / "model.safetensors")):
-        assert make_network(pretrained=source).encoder.colours == COLOURS
+        assert make_network(pretrained=source).encoder.colors == COLORS
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5], "image_std": [1, 1, 1]}))
     with pytest.raises(UserError, match=r"image_mean \[0.5\], must be three numbers"):
         make_network(pretrained=path)
@@ -127,7 +127,7 @@ def test_the_epsilon_of_a_configuration_is_the_networks_and_is_written_again(
     for either in (network, model):
         either.attn_mask_probs.zero_()
     with torch.no_grad():
-        expected = model(normalised(make_batch(), network)).masks_queries_logits
+        expected = model(normalized(make_batch(), network)).masks_queries_logits
     torch.testing.assert_close(answers(network)[0], expected, rtol=1e-4, atol=1e-4)
     for name, size in (("square", (SIDE, SIDE)), ("wide", (SIDE, 2 * SIDE))):
         # the second is in another layout
@@ -146,7 +146,7 @@ def test_positions_of_its_own_layout_are_resized_from_the_grid_that_they_are_of(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     source = make_network(img_size=(32, 128))  # as many patches as a square image has
-    randomise(source).write(tmp_path)
+    randomize(source).write(tmp_path)
     network = make_network(img_size=size, pretrained=str(tmp_path))
     image = make_batch(128)[..., : size[0], : size[1]]
     # which is what the source does itself with a batch of that size

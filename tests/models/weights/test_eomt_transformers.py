@@ -9,7 +9,7 @@ from transformers import EomtDinov3ForUniversalSegmentation, EomtForUniversalSeg
 
 from eomt.losses import MaskClassificationLoss
 from eomt.models import EoMT
-from eomt.models.weights.eomt.names import BACKBONE, to_hugging_face
+from eomt.models.weights.eomt.names import BACKBONE, eomt_to_hugging_face
 from tests.models.weights.eomt_pairs import (
     NUM_CLASSES,
     NUM_POINTS,
@@ -18,8 +18,8 @@ from tests.models.weights.eomt_pairs import (
     make_batch,
     make_network,
     make_transformers,
-    normalised,
-    randomise,
+    normalized,
+    randomize,
     save,
 )
 
@@ -28,7 +28,7 @@ KINDS = ("dinov2", "gated", "dinov3")
 
 def written_and_opened(network: EoMT, kind: str, folder: Path, **arguments: object) -> PreTrainedModel:
     """transformers' model of what `network`, filled at random, writes."""
-    randomise(network).write(folder)  # type: ignore[operator]
+    randomize(network).write(folder)  # type: ignore[operator]
     model_class = EomtDinov3ForUniversalSegmentation if "dinov3" in kind else EomtForUniversalSegmentation
     model, report = model_class.from_pretrained(
         folder, attn_implementation="eager", output_loading_info=True, **arguments
@@ -42,7 +42,7 @@ def assert_same_logits(network: EoMT, model: PreTrainedModel, probability: float
         either.eval().attn_mask_probs.fill_(probability)
     image = make_batch()
     with torch.no_grad():
-        found, expected = network(image)[-1], model(normalised(image, network))
+        found, expected = network(image)[-1], model(normalized(image, network))
     for ours, theirs in (
         (found.mask_logits, expected.masks_queries_logits),
         (found.class_logits, expected.class_queries_logits),
@@ -97,7 +97,7 @@ def test_loss_and_gradients_are_those_of_transformers(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", rand_at_fixed_points)
         found = loss_at_fixed_points()(network(image), mask)["loss"]
-        expected = model(normalised(image, network), mask_labels=mask_labels, class_labels=class_labels).loss
+        expected = model(normalized(image, network), mask_labels=mask_labels, class_labels=class_labels).loss
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
     found.backward()
@@ -134,4 +134,4 @@ def gradients_in_their_names(network: EoMT, rotary: bool) -> dict[str, Tensor]:
     found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     heads = {name: value for name, value in found.items() if not name.startswith(BACKBONE)}
     backbone = {name.removeprefix(BACKBONE): value for name, value in found.items() if name.startswith(BACKBONE)}
-    return to_hugging_face(heads, backbone, rotary)
+    return eomt_to_hugging_face(heads, backbone, rotary)

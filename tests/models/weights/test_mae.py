@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
@@ -14,8 +15,9 @@ from eomt.lora.config import LoRAConfig
 from eomt.losses.morph import mae_loss
 from eomt.models.mae import MaskedAutoencoder, save_encoder
 from eomt.models.masking import random_noise
-from eomt.models.weights import mae as mae_checkpoint
-from eomt.models.weights.mae import read_checkpoint, resample_positions
+from eomt.models.weights import download as download_module
+from eomt.models.weights.mae import read_mae, resample_positions
+from eomt.utils import hub
 from eomt.verification.audit import loaded_names
 from tests.tiny_morph import (
     NUM_PATCHES,
@@ -63,7 +65,7 @@ def test_predictions_and_loss_are_those_of_transformers(tmp_path: Path, layout: 
     network, model = make_mae(pretrained=write_layout(layout, tmp_path / "mae")), tiny_model()
     image = make_image()
     noise = random_noise(2, NUM_PATCHES, image.device, torch.Generator().manual_seed(3))
-    expected = model((image / 255 - network.normalise.mean) / network.normalise.std, noise=noise)
+    expected = model((image / 255 - network.normalize.mean) / network.normalize.std, noise=noise)
     found = network(image, torch.Generator().manual_seed(3))
     torch.testing.assert_close(found.reconstruction, expected.logits)
     assert torch.equal(found.mask, expected.mask)
@@ -72,7 +74,7 @@ def test_predictions_and_loss_are_those_of_transformers(tmp_path: Path, layout: 
     assert set(network.state_dict()) == loaded_names(network)
     # and transformers reads what the test wrote, too
     theirs = ViTMAEForPreTraining.from_pretrained(tmp_path / "mae")
-    torch.testing.assert_close(theirs(network.normalise(image), noise=noise).logits, expected.logits)
+    torch.testing.assert_close(theirs(network.normalize(image), noise=noise).logits, expected.logits)
 
 
 def test_a_saved_encoder_opens_here_and_in_transformers(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_a_saved_encoder_opens_here_and_in_transformers(tmp_path: Path) -> None:
     theirs, info = ViTMAEModel.from_pretrained(folder, output_loading_info=True, mask_ratio=0.0)
     assert not any(info.values())
     encoder = make_encoder(pretrained=str(folder))
-    output = theirs(network.normalise(image), noise=noise).last_hidden_state
+    output = theirs(network.normalize(image), noise=noise).last_hidden_state
     torch.testing.assert_close(encoder(image), output)
     for name, value in network.model.vit.state_dict().items():
         assert torch.equal(encoder.model.state_dict()[name], value), name
@@ -130,8 +132,8 @@ def test_positions_of_another_size_are_those_that_transformers_interpolates(tmp_
     folder = write_model(model, tmp_path / "mae")
     network = make_mae(pretrained=folder, img_size=(side, side))
     noise = torch.rand(2, (side // PATCH) ** 2)
-    expected = model.vit(network.normalise(image), noise=noise, interpolate_pos_encoding=True).last_hidden_state
-    found = network.model.vit(network.normalise(image), noise=noise).last_hidden_state
+    expected = model.vit(network.normalize(image), noise=noise, interpolate_pos_encoding=True).last_hidden_state
+    found = network.model.vit(network.normalize(image), noise=noise).last_hidden_state
     torch.testing.assert_close(found, expected)
     assert network(image).reconstruction.shape == (2, (side // PATCH) ** 2, 3 * PATCH**2)
     torch.testing.assert_close(
@@ -177,15 +179,13 @@ def test_folders_that_hold_no_whole_vit_mae_are_refused(tmp_path: Path) -> None:
     state = load_file(folder / "model.safetensors")
     lacking = {name: value for name, value in state.items() if name != "vit.layernorm.bias"}
     save_file(lacking, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"mae: lacks 'layernorm.bias'; copy it again"):
+    with pytest.raises(UserError, match=r"mae: lacks 'layernorm.bias' of the network; copy it again"):
         make_encoder(pretrained=str(folder))
     save_file(state | {"vit.pooler.weight": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"mae: holds 'pooler.weight', which the network has not"):
         make_encoder(pretrained=str(folder))
     save_file(state | {"decoder.decoder_norm.bias": torch.zeros(3)}, folder / "model.safetensors")
-    with pytest.raises(
-        UserError, match=r"the decoder holds 'decoder_norm.bias' of shape \[3\], the network's has \[16\]"
-    ):
+    with pytest.raises(UserError, match=r"mae: 'decoder_norm.bias' has shape \[3\], the decoder has \[16\]"):
         make_mae(pretrained=str(folder))
     make_encoder(pretrained=str(folder))
     (folder / "config.json").write_text('{"model_type": "vit"}')
@@ -215,19 +215,19 @@ def test_a_repository_without_safetensors_is_read_in_the_older_format(
     def download(repository: str, name: str) -> str:
         asked.append((repository, name))
         if not (folder / name).is_file():
-            raise mae_checkpoint.EntryNotFoundError(name)
+            raise EntryNotFoundError(name)
         return str(folder / name)
 
-    monkeypatch.setattr(mae_checkpoint, "hf_hub_download", download)
-    monkeypatch.setattr(mae_checkpoint, "require_hub", lambda repository, option=None: None)
-    checkpoint = read_checkpoint(True)
+    monkeypatch.setattr(download_module, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "require_hub", lambda repository, wanted: None)
+    checkpoint = read_mae(True)
     assert checkpoint.folder == folder
     assert asked == [
-        ("facebook/vit-mae-base", name) for name in ("config.json", "model.safetensors", "pytorch_model.bin")
+        ("facebook/vit-mae-base", name) for name in ("model.safetensors", "pytorch_model.bin", "config.json")
     ]
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"'someone/nothing' is no local folder and cannot be had from the hub"):
-        read_checkpoint("someone/nothing")
+        read_mae("someone/nothing")
 
 
 def test_released_sizes_read_their_own_configuration() -> None:

@@ -16,11 +16,12 @@ from eomt.lora.apply import apply_lora
 from eomt.lora.layers import merge_lora_weights
 from eomt.models import SAM2
 from eomt.models.sam2 import default_lora
-from eomt.models.weights.sam2 import load as sam2_checkpoint
+from eomt.models.weights import download as download_module
 from eomt.models.weights.sam2.config import HIERA, Size
 from eomt.models.weights.sam2.load import original_shapes, read_original
-from eomt.models.weights.sam2.names import POSITIONS, POSITIONS_TWICE, is_memory, to_hugging_face, to_official
+from eomt.models.weights.sam2.names import POSITIONS, POSITIONS_TWICE, is_memory, sam2_to_hugging_face, sam2_to_official
 from eomt.models.weights.sam2.save import save_hugging_face, save_original
+from eomt.utils import hub
 from eomt.verification.audit import loaded_names
 from tests.tiny_sam2 import make_image, make_points, make_sam2, original_state, tiny_config, tiny_folder
 
@@ -44,7 +45,7 @@ def test_an_original_file_of_any_size_loads_and_its_size_is_inferred(tmp_path: P
     hiera = HIERA[size]
     backbone = weights.config.vision_config.backbone_config
     assert (backbone.hidden_size, tuple(backbone.blocks_per_stage)) == (hiera.width, hiera.blocks)
-    back = to_official(weights.state) | weights.memory
+    back = sam2_to_official(weights.state) | weights.memory
     assert set(back) == set(state)
     assert all(back[name].flatten()[0] == value.flatten()[0] for name, value in state.items())
 
@@ -135,7 +136,7 @@ def test_hugging_face_folders_hold_the_same_network(tmp_path: Path) -> None:
         make_sam2(pretrained=str(tmp_path / "merged"), prompt_free=True, num_classes=2)
     theirs, report = Sam2Model.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not any(report.values())
-    pixels = (make_image() / 255 - network.pixel_mean) / network.pixel_std
+    pixels = (make_image() / 255 - network.normalize.mean) / network.normalize.std
     output = theirs.eval()(pixels, input_points=points, input_labels=labels)
     torch.testing.assert_close(output.pred_masks, expected.mask_logits, rtol=1e-4, atol=1e-4)
 
@@ -151,7 +152,7 @@ def test_a_merged_original_file_has_official_names_and_the_memory_as_it_was(tmp_
     assert set(state["model"]) == of_this_depth | shortcuts | set(memory)
     assert all(torch.equal(state["model"][name], value) for name, value in network.memory.items())
     image_part = {name: value for name, value in state["model"].items() if not is_memory(name)}
-    renamed = to_hugging_face(image_part)
+    renamed = sam2_to_hugging_face(image_part)
     assert set(renamed) == set(network.model.state_dict())
     assert all(torch.equal(renamed[name], value) for name, value in network.model.state_dict().items())
     assert [file.name for file in path.parent.iterdir()] == ["merged.pt"]
@@ -247,8 +248,8 @@ def test_the_hub_is_asked_for_the_repository_of_the_size(
         asked.append((name, file))
         return str(Path(tiny_folder()) / file)
 
-    monkeypatch.setattr(sam2_checkpoint, "require_hub", lambda name, option: None)
-    monkeypatch.setattr(sam2_checkpoint, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "require_hub", lambda name, wanted: None)
+    monkeypatch.setattr(download_module, "hf_hub_download", download)
     network = make_sam2(**arguments)
     assert asked == [(repository, "model.safetensors"), (repository, "config.json")]
     assert network.base == repository
@@ -258,8 +259,8 @@ def test_weights_that_the_hub_does_not_give_are_refused(monkeypatch: pytest.Monk
     def download(name: str, file: str) -> str:
         raise OSError("404 Client Error.\nNot found")
 
-    monkeypatch.setattr(sam2_checkpoint, "require_hub", lambda name, option: None)
-    monkeypatch.setattr(sam2_checkpoint, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "require_hub", lambda name, wanted: None)
+    monkeypatch.setattr(download_module, "hf_hub_download", download)
     with pytest.raises(UserError, match=r"'weights/sam2' is no local .* \(404 Client Error\.\); give") as caught:
         SAM2("weights/sam2")
     assert "\n" not in str(caught.value)

@@ -34,7 +34,7 @@ def test_a_square_size_set_on_the_network_is_transformers_own() -> None:
     theirs = Sam2Model(network.model.config).eval()
     theirs.load_state_dict(network.model.state_dict())
     image = make_image(2, 96, 96)
-    pixels = (image / 255 - network.pixel_mean) / network.pixel_std
+    pixels = (image / 255 - network.normalize.mean) / network.normalize.std
     expected = theirs(pixels, input_points=points, input_labels=labels).pred_masks
     torch.testing.assert_close(network(image, points, labels).mask_logits, expected)
 

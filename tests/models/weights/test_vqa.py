@@ -64,7 +64,7 @@ def test_a_folder_gives_the_network_back_bit_by_bit(head: str, answers: list[str
         assert torch.equal(found.state_dict()[name], value), name
     assert (found.answer_head, found.answers, found.question_types) == (head, answers, TYPES)
     assert (found.img_size, len(found.fusion.layers), found.base) == ((35, 28), 3, folder)
-    assert torch.equal(found.vision_encoder.pixel_mean, network.vision_encoder.pixel_mean)
+    assert torch.equal(found.vision_encoder.normalize.mean, network.vision_encoder.normalize.mean)
     for tower in ("vision_encoder.model", "text_model"):
         stored, given = (model.get_submodule(tower).config.to_dict() for model in (found, network))
         # nobody else has that path
@@ -127,9 +127,9 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path: Path) -> None:
     save_file({key: value for key, value in state.items() if key != name}, weights)
     refused(f"lacks '{name}'")
     save_file(state | {"other": torch.zeros(1)}, weights)
-    refused("holds 'other', which the network has not")
+    refused("holds 'other', which the network of its config.json has not")
     save_file(state | {name: torch.zeros(3)}, weights)
-    refused(rf"'{name}' has shape \[3\], by config.json \[32\]")
+    refused(rf"'{name}' has shape \[3\], the network of its config.json has \[32\]")
 
 
 def test_the_vocabulary_travels_with_the_weights() -> None:
@@ -152,16 +152,8 @@ def test_the_vocabulary_travels_with_the_weights() -> None:
     known.check_vocabulary()
 
 
-class Task:
-    """As much of a task as merging asks for."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, network: DeterministicVQA) -> None:
-        self.network = network
-
-    def outputs(self, network: DeterministicVQA, batch: dict[str, Any]) -> Tensor:
-        return network(**batch, labels=LABELS).logits
+def logits_of(network: torch.nn.Module, batch: dict[str, Any]) -> Tensor:
+    return network(**batch, labels=LABELS).logits
 
 
 @heads
@@ -177,7 +169,7 @@ def test_a_merged_network_answers_alike_and_opens_from_its_folder(head: str, tmp
         torch.nn.init.normal_(layer.lora_b, std=0.5)
     with pytest.raises(UserError, match="the network holds 6 adapters"):
         network.write(tmp_path)
-    merged, _, relative = merged_copy(Task(network), make_questions())  # type: ignore[arg-type]
+    merged, _, relative = merged_copy(network, make_questions(), logits_of)
     assert relative < 1e-4
     write_merged(merged, tmp_path / "merged", "model: {}\n")
     found = DeterministicVQA(pretrained=str(tmp_path / "merged")).eval()

@@ -1,28 +1,39 @@
-"""Loads a timm ViT from a file or folder in timm or Hugging Face layout."""
-
-from __future__ import annotations
-
-from pathlib import Path
+"""Weights of a timm ViT in: a file, a folder or a repository, in timm or Hugging Face layout."""
 
 from timm.models import eva, vision_transformer
 
 from eomt.errors import UserError
-from eomt.models.weights.backbone.names import Backbone, fit_to, from_hugging_face, is_hugging_face
-from eomt.models.weights.files import first_line, read_weights
+from eomt.models.weights.backbone.names import Backbone, backbone_from_hugging_face, fit_to, is_hugging_face
+from eomt.models.weights.checks import check_tensors
+from eomt.models.weights.download import find_weights
+from eomt.models.weights.files import read_weights
+from eomt.utils.hub import Wanted, first_line
 from eomt.utils.loaded import mark_loaded
 
+WANTED = Wanted(
+    "pretrained",
+    "weights in timm or Hugging Face layout",
+    "--model.network.encoder.pretrained",
+    is_file=True,
+    beside=(),
+)
+REMEDY = "choose the backbone_name that these weights are of"
 
-def load_backbone(backbone: Backbone, path: str | Path) -> None:
-    """Fills a timm ViT from a folder or file in timm or Hugging Face layout; position grid and patches are resampled.
+
+def load_backbone(backbone: Backbone, source: str) -> None:
+    """Fill a timm ViT from a folder, file or repository in timm or Hugging Face layout.
+
+    Its position grid and patches are resampled.
 
     Raises:
-        UserError: for a missing or damaged file, or weights of another architecture.
+        UserError: For a missing or damaged file, or weights of another architecture.
     """
+    path = find_weights(source, WANTED)
     state = read_weights(path)
     if {"q.weight", "query.weight"} & {name.removeprefix("network.").replace("_orig_mod.", "") for name in state}:
         raise UserError(f"{path}: is a whole EoMT; give it as --model.network.pretrained, and the encoder false")
     if is_hugging_face(state):
-        state = fit_to(backbone, from_hugging_face(state), path)
+        state = fit_to(backbone, backbone_from_hugging_face(state), path)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     state = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm.", "mask_token"))}
     own = backbone.state_dict()
@@ -30,16 +41,7 @@ def load_backbone(backbone: Backbone, path: str | Path) -> None:
     try:
         state = dict(family.checkpoint_filter_fn(state, backbone))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"{path}: does not fit {type(backbone).__name__} ({first_line(error)})") from error
-    for name, value in state.items():
-        if name in own and own[name].shape != value.shape:
-            raise UserError(
-                f"{path}: {name!r} has shape {list(value.shape)}, the backbone's has {list(own[name].shape)}; "
-                "choose the backbone_name that these weights are of"
-            )
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or unexpected:
-        found = f"lacks {missing[0]!r}" if missing else f"holds {unexpected[0]!r}, which the backbone has not"
-        raise UserError(f"{path}: {found}; choose the backbone_name that these weights are of")
+        raise UserError(f"{path}: does not fit {type(backbone).__name__} ({first_line(error)}); {REMEDY}") from error
+    check_tensors(state, own, path, "the backbone", REMEDY)
     backbone.load_state_dict(state)
     mark_loaded(backbone, state)

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -13,34 +13,44 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.models.weights.backbone.names import fit_to
-from eomt.models.weights.download import locate, locate_cached
+from eomt.models.weights.checks import check_tensors
+from eomt.models.weights.colors import as_colors
+from eomt.models.weights.download import find_cached_weights, find_weights
 from eomt.models.weights.eomt.names import BACKBONE, EoMTWeights, sort_names
+from eomt.models.weights.eomt.parts import EoMTParts
 from eomt.models.weights.eomt.settings import Settings, read_own_settings, read_settings
 from eomt.models.weights.files import read_weights
-from eomt.models.weights.transformers import as_colours
-from eomt.utils.loaded import mark_loaded
+from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE, Wanted
 
-if TYPE_CHECKING:
-    from eomt.models.eomt import EoMT
-
+WANTED = Wanted(
+    "pretrained",
+    "weights of this package, an official pytorch_model.bin, or a folder or repository in Hugging Face layout",
+    "--model.network.pretrained",
+    is_file=True,
+    beside=(CONFIG_FILE, PREPROCESSOR_FILE),
+)
 CLASS_HEAD = ("class_head.weight", "class_head.bias")
 
 
-def load_eomt(network: "EoMT", source: str, load_class_head: bool) -> None:
-    """Fills a network from a file or folder in any layout, or a repository on the hub; positions are resized.
+def load_eomt(network: EoMTParts, source: str, load_class_head: bool) -> tuple[list[str], Settings]:
+    """Fill a network from a file or folder in any layout, or a repository on the hub; positions are resized.
 
-    Its images are normalised from then on as those that the weights were trained with, where the source tells. Masked
-    attention stays switched off in a file that does not say otherwise: it was trained to the end. Files are read with
-    `weights_only=True`: no code in them is run.
+    The norms of its backbone get the epsilon that the source tells. Masked attention stays switched off in a file that
+    does not say otherwise: it was trained to the end. Files are read with `weights_only=True`: no code in them is run.
 
     Args:
-        network: its encoder must hold the weights that a file of deltas was trained from.
-        load_class_head: false leaves the class head as it is.
+        network: Its encoder must hold the weights that a file of deltas was trained from.
+        source: The file, folder or repository.
+        load_class_head: False leaves the class head as it is.
+
+    Returns:
+        The names of the tensors that were filled, and what the source tells besides: how images are to be normalized,
+        and the names of the classes.
 
     Raises:
-        UserError: if there is no such thing, or it is of another backbone, number of queries, blocks or classes.
+        UserError: If there is no such thing, or it is of another backbone, number of queries, blocks or classes.
     """
-    path = locate(source)
+    path = find_weights(source, WANTED)
     weights = sort_names(read_weights(path))
     settings = _settings(network, weights, path)
     config = settings.config
@@ -57,57 +67,47 @@ def load_eomt(network: "EoMT", source: str, load_class_head: bool) -> None:
     own = network.state_dict()
     if not load_class_head:
         own = {name: value for name, value in own.items() if name not in CLASS_HEAD}
-    _check_tensors(state, own, path)
+    check_tensors(state, own, path, "this network", "choose the encoder that these weights are of")
     network.load_state_dict(state, strict=load_class_head)
-    mark_loaded(network, state)
-    _apply(network, settings, load_class_head)
+    if settings.layer_norm_eps is not None:
+        for module in network.encoder.backbone.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = settings.layer_norm_eps
+    return list(state), settings
 
 
 def classes_in(source: str) -> int | None:
-    """The number of classes of an EoMT in a local file or folder, or of a repository in the hub's cache; else None."""
-    path = locate_cached(source)
+    """Return the number of classes of an EoMT that is local, or a repository in the hub's cache; else None."""
+    path = find_cached_weights(source)
     head = None if path is None else sort_names(read_weights(path)).heads.get("class_head.bias")
     # the last output is "no object"
     return None if head is None else len(head) - 1
 
 
 def holds_encoder(source: str) -> bool:
-    """Whether an EoMT in a file, folder or repository holds its encoder's weights, and not changes to them.
+    """Return whether an EoMT in a file, folder or repository holds its encoder's weights, and not changes to them.
 
     Raises:
-        UserError: if there is none, or it cannot be read.
+        UserError: If there is none, or it cannot be read.
     """
-    return not sort_names(read_weights(locate(source))).deltas
+    return not sort_names(read_weights(find_weights(source, WANTED))).deltas
 
 
-def _settings(network: "EoMT", weights: EoMTWeights, path: Path) -> Settings:
-    """What goes with these weights, from wherever their layout has it."""
+def _settings(network: EoMTParts, weights: EoMTWeights, path: Path) -> Settings:
+    """Return what goes with these weights, from wherever their layout has it."""
     own = read_own_settings(path)
     if own is not None:
         return own
     if weights.transformers:
-        return read_settings(path, network.encoder.colours)
-    if weights.colours is None:
+        return read_settings(path, network.encoder.colors)
+    if weights.colors is None:
         return Settings()
-    mean, std = weights.colours
-    return Settings(colours=(as_colours(mean), as_colours(std)))
+    mean, std = weights.colors
+    return Settings(colors=(as_colors(mean), as_colors(std)))
 
 
-def _apply(network: "EoMT", settings: Settings, load_class_head: bool) -> None:
-    encoder = network.encoder
-    if settings.layer_norm_eps is not None:
-        for module in encoder.backbone.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = settings.layer_norm_eps
-    if settings.colours is not None:
-        for buffer, values in zip((encoder.pixel_mean, encoder.pixel_std), settings.colours, strict=True):
-            buffer.copy_(torch.tensor(values).view_as(buffer))
-    if load_class_head and settings.class_names and len(settings.class_names) == network.num_classes:
-        network.class_names = list(settings.class_names)
-
-
-def _check_sizes(network: "EoMT", heads: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
-    """That queries and blocks are as many as in the file."""
+def _check_sizes(network: EoMTParts, heads: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
+    """Check that queries, blocks and heads are as many as in the file."""
     if "q.weight" not in heads:
         raise UserError(
             f"{path}: lacks 'q.weight', so it is no EoMT; a backbone alone goes to --model.network.encoder.pretrained"
@@ -132,7 +132,8 @@ def _check_sizes(network: "EoMT", heads: Mapping[str, Tensor], config: Mapping[s
             f"{path}: rope_theta {theta}, {network.encoder.backbone_name} has {backbone.rope.temperature}; choose the "
             "backbone_name that these weights are of"
         )
-    number = network.encoder.blocks[0].attn.num_heads  # type: ignore[union-attr]
+    block: Any = backbone.blocks[0]
+    number = block.attn.num_heads
     if config.get("num_attention_heads", number) != number:
         raise UserError(
             f"{path}: {config['num_attention_heads']} attention heads, {network.encoder.backbone_name} has {number}; "
@@ -140,7 +141,8 @@ def _check_sizes(network: "EoMT", heads: Mapping[str, Tensor], config: Mapping[s
         )
 
 
-def _check_class_head(network: "EoMT", heads: Mapping[str, Tensor], load_class_head: bool, path: Path) -> None:
+def _check_class_head(network: EoMTParts, heads: Mapping[str, Tensor], load_class_head: bool, path: Path) -> None:
+    """Check that there is a class head of as many classes, if one is to be loaded."""
     if not load_class_head:
         return
     instead = "--model.network.load_class_head false starts a new one"
@@ -151,8 +153,8 @@ def _check_class_head(network: "EoMT", heads: Mapping[str, Tensor], load_class_h
         raise UserError(f"{path}: a class head of {found} classes, but num_classes is {network.num_classes}; {instead}")
 
 
-def _fit_backbone(network: "EoMT", weights: EoMTWeights, settings: Settings, path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors as this network has them."""
+def _fit_backbone(network: EoMTParts, weights: EoMTWeights, settings: Settings, path: Path) -> dict[str, Tensor]:
+    """Return the backbone's tensors as this network has them."""
     encoder = network.encoder
     state = {name: value.float() for name, value in weights.backbone.items()}
     if weights.hugging_face:
@@ -175,7 +177,8 @@ def _fit_backbone(network: "EoMT", weights: EoMTWeights, settings: Settings, pat
     return state
 
 
-def _add_deltas(network: "EoMT", deltas: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _add_deltas(network: EoMTParts, deltas: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the backbone's tensors after these changes to them."""
     if not network.encoder.pretrained:
         raise UserError(
             f"{path}: holds changes to the weights of its backbone; give these too: "
@@ -189,17 +192,21 @@ def _add_deltas(network: "EoMT", deltas: Mapping[str, Tensor], path: Path) -> di
 
 
 def _resize_positions(
-    network: "EoMT", positions: Tensor, img_size: tuple[int, int] | None, is_square: bool, path: Path
+    network: EoMTParts, positions: Tensor, img_size: tuple[int, int] | None, is_square: bool, path: Path
 ) -> Tensor:
-    """Learned positions (1, prefix + N, D) resampled to the network's grid.
+    """Return learned positions resampled to the network's grid.
 
     Args:
-        img_size: height and width that they are of, if that is known.
-        is_square: whether they are of a square image if they can be; else as many as the network has are of its grid.
+        network: One with learned positions.
+        positions: (1, prefix + N, D).
+        img_size: Height and width that they are of, if that is known.
+        is_square: Whether they are of a square image if they can be; else as many as the network has are of its grid.
+        path: Where they were found, for messages.
     """
     backbone = network.encoder.backbone
     grid: tuple[int, int] = backbone.patch_embed.grid_size
-    prefix = backbone.pos_embed.shape[1] - grid[0] * grid[1]  # type: ignore[union-attr]
+    assert backbone.pos_embed is not None
+    prefix = backbone.pos_embed.shape[1] - grid[0] * grid[1]
     number = positions.shape[1] - prefix
     side = math.isqrt(number)
     patch = network.encoder.patch_size
@@ -219,7 +226,7 @@ def _resize_positions(
 
 
 def _describe(backbone: Mapping[str, Tensor]) -> str:
-    """What tells backbones apart, for people; empty for a state dict of none."""
+    """Return what tells backbones apart, for people; nothing for a state dict of none."""
     patches = backbone.get("patch_embed.proj.weight")
     if patches is None:
         return ""
@@ -229,16 +236,3 @@ def _describe(backbone: Mapping[str, Tensor]) -> str:
         f"{len(blocks)} blocks of width {len(patches)}, patches of {patches.shape[-1]}, {registers} registers "
         f"and {'learned' if 'pos_embed' in backbone else 'rotary'} positions"
     )
-
-
-def _check_tensors(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
-    """That names and shapes are exactly the network's."""
-    for name in sorted(set(own) | set(state)):
-        if name not in state or name not in own:
-            found = f"lacks {name!r}" if name not in state else f"holds {name!r}, which this network has not"
-            raise UserError(f"{path}: {found}; choose the encoder that these weights are of")
-        if own[name].shape != state[name].shape:
-            raise UserError(
-                f"{path}: {name!r} has shape {list(state[name].shape)}, this network's has {list(own[name].shape)}; "
-                "choose the encoder that these weights are of"
-            )

@@ -1,10 +1,9 @@
 """A plain EoMT out, in the layout of transformers' classes where they compute the same."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from timm.layers import GluMlp, Mlp
 from timm.models.eva import Eva
 from timm.models.vision_transformer import Block
@@ -18,63 +17,53 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from eomt.lora.adapter_layer import require_merged
 from eomt.models.weights.backbone.names import without_class_position
-from eomt.models.weights.eomt.names import BACKBONE, to_hugging_face
+from eomt.models.weights.eomt.names import BACKBONE, eomt_to_hugging_face
+from eomt.models.weights.eomt.parts import EoMTParts
 from eomt.models.weights.eomt.settings import Settings, metadata_of
+from eomt.models.weights.files import write_weights
 from eomt.utils.hub import WEIGHT_FILES
-
-if TYPE_CHECKING:
-    from eomt.models.eomt import EoMT
 
 # of the loss, which is no part of the network here
 LOSS_WEIGHTS = "criterion.empty_weight"
 
 
-def write_eomt(network: "EoMT", folder: Path) -> None:
-    """Writes a network without adapters into a folder that exists: `EoMT(pretrained=folder)` gives the same answers.
+def write_eomt(network: EoMTParts, folder: Path) -> None:
+    """Write a network without adapters into a folder that exists: `EoMT(pretrained=folder)` gives the same answers.
 
     In Hugging Face layout, with a config.json and a preprocessor_config.json, where transformers' EoMT with DINOv2 or
     DINOv3 computes the same; else its own state dict, with what goes with it in the file's metadata.
-
-    Raises:
-        UserError: if the network holds adapters.
     """
-    require_merged(network)
     config = hugging_face_config(network)
-    state = dict(network.state_dict())
     settings = own_settings(network)
-    metadata = metadata_of(settings)
-    if config is not None:
-        config.save_pretrained(folder)
-        _image_processor(settings).save_pretrained(folder)
-        # nothing is said twice
-        metadata = {"format": "pt"}
-        state = hugging_face_state(network, config)
-    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(plain, folder / WEIGHT_FILES[0], metadata)
+    if config is None:
+        write_weights(network.state_dict(), folder / WEIGHT_FILES[0], metadata_of(settings))
+        return
+    config.save_pretrained(folder)
+    _image_processor(settings).save_pretrained(folder)
+    write_weights(hugging_face_state(network, config), folder / WEIGHT_FILES[0])
 
 
-def own_settings(network: "EoMT") -> Settings:
-    """What no tensor of `network` tells."""
+def own_settings(network: EoMTParts) -> Settings:
+    """Return what no tensor of `network` tells."""
     encoder = network.encoder
     epsilons = {module.eps for module in encoder.backbone.modules() if isinstance(module, nn.LayerNorm)}
     # several are as timm made them: files know one
     epsilon = epsilons.pop() if len(epsilons) == 1 else None
-    return Settings(epsilon, network.img_size, encoder.colours, network.class_names)
+    return Settings(epsilon, network.img_size, encoder.colors, network.class_names)
 
 
 def _image_processor(settings: Settings) -> EomtImageProcessor:
-    """transformers' for semantic segmentation: the short side resized, then square windows along the long one."""
+    """Return transformers' for semantic segmentation: short side resized, then square windows along the long one."""
     assert settings.img_size is not None
-    assert settings.colours is not None
-    mean, std = settings.colours
+    assert settings.colors is not None
+    mean, std = settings.colors
     size = {"shortest_edge": settings.img_size[0]}
     return EomtImageProcessor(image_mean=mean, image_std=std, size=size, do_split_image=True)
 
 
-def hugging_face_config(network: "EoMT") -> PreTrainedConfig | None:
-    """The configuration with which transformers' class computes the same as `network`, None if there is none."""
+def hugging_face_config(network: EoMTParts) -> PreTrainedConfig | None:
+    """Return the configuration with which transformers' class computes the same as `network`, None without one."""
     if not _fits(network):
         return None
     backbone = network.encoder.backbone
@@ -121,8 +110,8 @@ def hugging_face_config(network: "EoMT") -> PreTrainedConfig | None:
     return config if found == expected else None
 
 
-def hugging_face_state(network: "EoMT", config: PreTrainedConfig) -> dict[str, Tensor]:
-    """The tensors of `network` in the names of transformers' class.
+def hugging_face_state(network: EoMTParts, config: PreTrainedConfig) -> dict[str, Tensor]:
+    """Return the tensors of `network` in the names of transformers' class.
 
     Masked attention is on or off there: what is less than one half here is 0.
     """
@@ -131,11 +120,11 @@ def hugging_face_state(network: "EoMT", config: PreTrainedConfig) -> dict[str, T
     backbone = without_class_position(network.encoder.backbone.state_dict(), network.encoder.backbone)
     weights = torch.ones(network.num_classes + 1)
     weights[-1] = config.no_object_weight
-    return to_hugging_face(heads, backbone, isinstance(network.encoder.backbone, Eva)) | {LOSS_WEIGHTS: weights}
+    return eomt_to_hugging_face(heads, backbone, isinstance(network.encoder.backbone, Eva)) | {LOSS_WEIGHTS: weights}
 
 
-def _fits(network: "EoMT") -> bool:
-    """Whether no function in it is another than in transformers' class; shapes are compared later."""
+def _fits(network: EoMTParts) -> bool:
+    """Return whether no function in it is another than in transformers' class; shapes are compared later."""
     height, width = network.img_size
     masked = _masked(network).tolist()
     backbone = network.encoder.backbone
@@ -154,6 +143,6 @@ def _fits(network: "EoMT") -> bool:
     return type(block) is Block and plain and isinstance(backbone.norm_pre, nn.Identity)
 
 
-def _masked(network: "EoMT") -> Tensor:
-    """Per block, whether its attention is masked in evaluation."""
+def _masked(network: EoMTParts) -> Tensor:
+    """Return for each block whether its attention is masked in evaluation."""
     return (network.attn_mask_probs >= 0.5) & network.masked_attn_enabled

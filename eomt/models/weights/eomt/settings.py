@@ -1,4 +1,4 @@
-"""Where the weights of an EoMT are, and what stands beside their tensors: sizes, normalisation, names of classes."""
+"""What stands beside the tensors of an EoMT: sizes, normalization, names of classes."""
 
 import json
 from collections.abc import Mapping
@@ -9,14 +9,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from eomt.errors import UserError
-from eomt.models.weights.transformers import Colours, read_colours
-from eomt.utils.hub import WEIGHT_FILES, first_line
+from eomt.models.weights.colors import Colors, read_colors
+from eomt.models.weights.files import read_config_fields
+from eomt.utils.hub import CONFIG_FILE, WEIGHT_FILES, first_line
 
-CONFIG_FILE = "config.json"
-PREPROCESSOR_FILE = "preprocessor_config.json"
 MODEL_TYPES = ("eomt", "eomt_dinov3")
-# in the metadata of a safetensors file of this package's own layout
-METADATA = "eomt"
+# in the metadata of a safetensors file of this package's own layout, and the colors in these
+METADATA, COLORS = "eomt", "colours"
 
 
 @dataclass(frozen=True)
@@ -24,25 +23,25 @@ class Settings:
     """What an EoMT was trained with and no tensor tells; None or empty where nothing says it.
 
     Attributes:
-        layer_norm_eps: of every norm of the backbone.
-        img_size: height and width in pixels that its positions are of.
-        colours: mean and deviation that its images are normalised with.
-        class_names: in the order of the class head's outputs.
-        config: the fields of a config.json in Hugging Face layout.
+        layer_norm_eps: Of every norm of the backbone.
+        img_size: Height and width in pixels that its positions are of.
+        colors: Mean and deviation that its images are normalized with.
+        class_names: In the order of the class head's outputs.
+        config: The fields of a config.json in Hugging Face layout.
     """
 
     layer_norm_eps: float | None = None
     img_size: tuple[int, int] | None = None
-    colours: tuple[Colours, Colours] | None = None
+    colors: tuple[Colors, Colors] | None = None
     class_names: list[str] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_own_settings(path: Path) -> Settings | None:
-    """What `metadata_of` has put into a safetensors file, or that of a folder; None for any other.
+    """Return what `metadata_of` has put into a safetensors file, or that of a folder; None for any other.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: If it cannot be read.
     """
     file = path / WEIGHT_FILES[0] if path.is_dir() else path
     if file.suffix != ".safetensors" or not file.is_file():
@@ -54,7 +53,7 @@ def read_own_settings(path: Path) -> Settings | None:
             return None
         fields = json.loads(text)
         height, width = fields["img_size"]
-        (red, green, blue), (red_std, green_std, blue_std) = fields["colours"]
+        (red, green, blue), (red_std, green_std, blue_std) = fields[COLORS]
         return Settings(
             fields["layer_norm_eps"],
             (height, width),
@@ -66,48 +65,48 @@ def read_own_settings(path: Path) -> Settings | None:
 
 
 def metadata_of(settings: Settings) -> dict[str, str]:
-    """`settings`, but for `config`, as the metadata of a safetensors file.
+    """Return `settings`, but for `config`, as the metadata of a safetensors file.
 
     One field alone: several would be written in any order, and equal weights are to be equal files.
     """
-    names = ("layer_norm_eps", "img_size", "colours", "class_names")
-    return {METADATA: json.dumps({name: getattr(settings, name) for name in names})}
+    fields = {
+        "layer_norm_eps": settings.layer_norm_eps,
+        "img_size": settings.img_size,
+        COLORS: settings.colors,
+        "class_names": settings.class_names,
+    }
+    return {METADATA: json.dumps(fields)}
 
 
-def read_settings(path: Path, colours: tuple[Colours, Colours]) -> Settings:
-    """What a folder in Hugging Face layout, or that of a file, says beside the tensors.
+def read_settings(path: Path, colors: tuple[Colors, Colors]) -> Settings:
+    """Return what a folder in Hugging Face layout, or that of a file, says beside the tensors.
 
     Args:
-        colours: where it does not say which.
+        path: The folder or file.
+        colors: Where it does not say which.
 
     Raises:
-        UserError: if it cannot be read, or is of another family.
+        UserError: If it cannot be read, or is of another family.
     """
     folder = path if path.is_dir() else path.parent
-    config = _read_config(folder / CONFIG_FILE)
+    config = _read_eomt_config(folder / CONFIG_FILE)
     size, labels = config.get("image_size"), config.get("id2label") or {}
     names = [str(labels.get(str(index), f"LABEL_{index}")) for index in range(len(labels))]
     return Settings(
         config.get("layer_norm_eps"),
         # transformers' class takes square images alone
         (size, size) if isinstance(size, int) else None,
-        read_colours(str(folder), colours),
+        read_colors(str(folder), colors),
         names or None,
         config,
     )
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    """The fields of an EoMT's config.json; empty without one."""
+def _read_eomt_config(file: Path) -> dict[str, Any]:
+    """Return the fields of an EoMT's config.json; none without one."""
     if not file.is_file():
         return {}
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
-    found = fields.get("model_type") if isinstance(fields, dict) else None
-    if found not in MODEL_TYPES:
-        raise UserError(f"{file}: model_type {found!r}, must be {' or '.join(MODEL_TYPES)}")
+    fields = read_config_fields(file, MODEL_TYPES)
     if fields.get("hidden_act", "gelu") != "gelu":
-        raise UserError(f"{file}: hidden_act {fields['hidden_act']!r}, EoMT's heads are made with 'gelu'")
+        raise UserError(f"{file}: hidden_act {fields['hidden_act']!r}, must be 'gelu', as EoMT's heads have it")
     return fields

@@ -1,19 +1,19 @@
 """The four sizes of SAM 2 as configurations of transformers, and the image size that a model is set to."""
 
-import json
 import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import Sam2Config, Sam2Model
 
 from eomt.errors import UserError
+from eomt.models.weights.files import read_config_fields
+from eomt.utils.hub import CONFIG_FILE
 
 Size = Literal["tiny", "small", "base_plus", "large"]
 SIZES: tuple[Size, ...] = get_args(Size)
 
-CONFIG_FILE = "config.json"
 MODEL_TYPES = ("sam2", "sam2_video")
 
 
@@ -36,8 +36,13 @@ HIERA: dict[Size, Hiera] = {
 }
 
 
-def make_config(size: Size) -> Sam2Config:
-    """The configuration of a released size; SAM 2 and 2.1 do not differ in what images need."""
+def is_size(text: str) -> TypeGuard[Size]:
+    """Return whether a text is one of the released sizes."""
+    return text in SIZES
+
+
+def sam2_config(size: Size) -> Sam2Config:
+    """Return the configuration of a released size; SAM 2 and 2.1 do not differ in what images need."""
     hiera = HIERA[size]
     widths = [hiera.width * 2**stage for stage in range(4)]
     backbone = {
@@ -59,22 +64,16 @@ def make_config(size: Size) -> Sam2Config:
     return Sam2Config(vision_config=vision)
 
 
-def read_config(folder: Path) -> Sam2Config:
-    """The configuration in a folder of Hugging Face layout, of a Sam2Model or the image part of a Sam2VideoModel.
+def read_sam2_config(folder: Path) -> Sam2Config:
+    """Return the configuration in a folder of Hugging Face layout, of a Sam2Model or the images of a Sam2VideoModel.
 
     Raises:
-        UserError: if there is none, it cannot be read, or it is of another family.
+        UserError: If there is none, it cannot be read, or it is of another family.
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise UserError(f"{folder}: holds no {CONFIG_FILE}; give a folder of Hugging Face layout, or an original .pt")
-    try:
-        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        model_type = fields["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
-    if model_type not in MODEL_TYPES:
-        raise UserError(f"{file}: model_type {model_type!r}, must be {' or '.join(MODEL_TYPES)}")
+    fields = read_config_fields(file, MODEL_TYPES)
     parts: dict[str, Any] = {
         name: fields.get(name) for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
     }
@@ -82,14 +81,14 @@ def read_config(folder: Path) -> Sam2Config:
         return Sam2Config(**parts)
     except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{file}: is no configuration of SAM 2 ({reason})") from error
+        raise UserError(f"{file}: is no configuration of SAM 2 ({reason}); copy it again") from error
 
 
 def check_image_size(config: Sam2Config, img_size: tuple[int, int]) -> None:
-    """That windows and strides of the encoder fit (H, W).
+    """Check that windows and strides of the encoder fit (H, W).
 
     Raises:
-        UserError: naming a size that would do.
+        UserError: Naming a size that would do.
     """
     vision: Any = config.vision_config
     backbone = vision.backbone_config
@@ -101,7 +100,7 @@ def check_image_size(config: Sam2Config, img_size: tuple[int, int]) -> None:
 
 
 def set_image_size(model: Sam2Model, img_size: tuple[int, int]) -> None:
-    """Sets `model` to images of (H, W).
+    """Set `model` to images of (H, W).
 
     A square size also enters its configuration. transformers knows no other: a configuration keeps its own then.
     """

@@ -1,6 +1,5 @@
-"""Weights of SAM 2: original `.pt` files and folders in Hugging Face layout, in and out, strictly."""
+"""Weights of SAM 2 in: original `.pt` files, and folders and repositories in Hugging Face layout, strictly."""
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,27 +10,32 @@ from torch import Tensor
 from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from eomt.errors import UserError
-from eomt.models.weights.download import download
+from eomt.models.weights.checks import check_tensors
+from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_weights
-from eomt.models.weights.sam2.config import CONFIG_FILE, HIERA, Size, make_config, read_config
-from eomt.models.weights.sam2.names import ONLY_IN_2_1, POSITIONS_TWICE, is_memory, to_hugging_face, to_official
-
-log = logging.getLogger("eomt")
+from eomt.models.weights.sam2.config import HIERA, Size, read_sam2_config, sam2_config
+from eomt.models.weights.sam2.names import (
+    ONLY_IN_2_1,
+    POSITIONS_TWICE,
+    is_memory,
+    sam2_to_hugging_face,
+    sam2_to_official,
+)
+from eomt.utils.hub import CONFIG_FILE, Wanted
 
 CLASS_PROMPTS_FILE = "class_prompts.safetensors"
-ORIGINAL_SUFFIXES = (".pt", ".pth")
 PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
 
 
 @dataclass
-class Weights:
+class SAM2Weights:
     """What a source holds.
 
     Attributes:
-        config: of the architecture.
-        state: of a Sam2Model, in its names.
-        memory: of the video model, in official names; kept to be written again.
-        class_prompts: of a network that answers without prompts, (C, T * D).
+        config: Of the architecture.
+        state: Tensors of a Sam2Model, in its names.
+        memory: Tensors of the video model, in official names; kept to be written again.
+        class_prompts: Of a network that answers without prompts, (C, T * D).
     """
 
     config: Sam2Config
@@ -40,37 +44,36 @@ class Weights:
     class_prompts: Tensor | None = None
 
 
-def hub_repository(size: Size) -> str:
-    """Where the released weights of a size are."""
+def released_sam2(size: Size) -> str:
+    """Return the repository of the released weights of a size."""
     return f"facebook/sam2.1-hiera-{size.replace('_', '-')}"
 
 
-def load_weights(source: str) -> Weights:
-    """Reads a local folder in Hugging Face layout, an original `.pt`, or a repository on the hub.
+WANTED = Wanted(
+    "pretrained",
+    f"an original .pt, a folder in Hugging Face layout, or a repository such as {released_sam2('large')}",
+    "--model.network.pretrained",
+    is_file=True,
+)
+
+
+def read_sam2(source: str) -> SAM2Weights:
+    """Read a local folder in Hugging Face layout, an original `.pt`, or a repository on the hub.
 
     Raises:
-        UserError: if there is no such thing, or it holds other tensors than SAM 2 has.
+        UserError: If there is no such thing, or it holds other tensors than SAM 2 has.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return read_hugging_face(path)
-    if path.is_file():
-        return read_original(path)
-    if path.suffix in ORIGINAL_SUFFIXES or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-        raise UserError(
-            f"pretrained: {source!r} is no file or folder; give an original .pt, a folder in Hugging Face layout, "
-            f"or a repository such as {hub_repository('large')}"
-        )
-    return read_hugging_face(download(source))
+    path = find_weights(source, WANTED)
+    return read_hugging_face(path) if path.is_dir() else read_original(path)
 
 
-def read_original(path: str | Path) -> Weights:
-    """Reads a `.pt` of SAM 2 or 2.1 in any of the four sizes; the size is that of its tensors.
+def read_original(path: str | Path) -> SAM2Weights:
+    """Read a `.pt` of SAM 2 or 2.1 in any of the four sizes; the size is that of its tensors.
 
     Read with `weights_only=True`: no code in the file is run.
 
     Raises:
-        UserError: for a file that cannot be read, of another architecture, or with tensors missing or too many.
+        UserError: For a file that cannot be read, of another architecture, or with tensors missing or too many.
     """
     state = read_weights(path)
     size = infer_size(state, path)
@@ -80,17 +83,17 @@ def read_original(path: str | Path) -> Weights:
     if any(is_memory(name) for name in state):
         is_2_1 = any(name in state for name in ONLY_IN_2_1)
         expected |= {name: shape for name, shape in memory.items() if is_2_1 or name not in ONLY_IN_2_1}
-    _check_tensors(state, expected, path, f"SAM 2 ({size})")
+    check_tensors(state, expected, path, f"SAM 2 ({size})")
     kept = {name: value for name, value in state.items() if is_memory(name)}
     state = {name: value for name, value in state.items() if name not in kept}
-    return Weights(make_config(size), _in_fp32(to_hugging_face(state)), kept)
+    return SAM2Weights(sam2_config(size), _in_fp32(sam2_to_hugging_face(state)), kept)
 
 
 def infer_size(state: Mapping[str, Tensor], path: str | Path) -> Size:
-    """Which of the four sizes a state dict in official names is of: by its width and number of blocks.
+    """Return which of the four sizes a state dict in official names is of: by its width and number of blocks.
 
     Raises:
-        UserError: if it is of none.
+        UserError: If it is of none.
     """
     if PATCHES not in state:
         raise UserError(
@@ -103,28 +106,30 @@ def infer_size(state: Mapping[str, Tensor], path: str | Path) -> Size:
         if (hiera.width, sum(hiera.blocks)) == (width, depth):
             return size
     known = ", ".join(f"{hiera.width} x {sum(hiera.blocks)} ({size})" for size, hiera in HIERA.items())
-    raise UserError(f"{path}: an image encoder {width} wide with {depth} blocks is no size of SAM 2; those are {known}")
+    raise UserError(
+        f"{path}: an image encoder {width} wide with {depth} blocks is no size of SAM 2; give one of {known}"
+    )
 
 
 def original_shapes(size: Size) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
-    """Names and shapes in an original checkpoint of SAM 2.1: what images need, and the memory of the video model."""
+    """Return names and shapes in an original checkpoint of SAM 2.1: what images need, and the video model's memory."""
     with torch.device("meta"):
-        image = to_official(Sam2Model(make_config(size)).state_dict())
+        image = sam2_to_official(Sam2Model(sam2_config(size)).state_dict())
         # the memory is the same in all sizes
-        memory = to_official(Sam2VideoModel(Sam2VideoConfig()).state_dict())
+        memory = sam2_to_official(Sam2VideoModel(Sam2VideoConfig()).state_dict())
     return (
         {name: value.shape for name, value in image.items()},
         {name: value.shape for name, value in memory.items() if is_memory(name)},
     )
 
 
-def read_hugging_face(folder: Path) -> Weights:
-    """Reads a folder in Hugging Face layout, of a Sam2Model or a Sam2VideoModel (as on the hub).
+def read_hugging_face(folder: Path) -> SAM2Weights:
+    """Read a folder in Hugging Face layout, of a Sam2Model or a Sam2VideoModel (as on the hub).
 
     Raises:
-        UserError: for files missing or damaged, or tensors missing, too many or of another shape.
+        UserError: For files missing or damaged, or tensors missing, too many or of another shape.
     """
-    config = read_config(folder)
+    config = read_sam2_config(folder)
     state = read_weights(folder)
     memory = {name: value for name, value in state.items() if is_memory(name)}
     state = {name: value for name, value in state.items() if name not in memory}
@@ -134,30 +139,13 @@ def read_hugging_face(folder: Path) -> Weights:
             state.setdefault(name, state[twin].clone())
     with torch.device("meta"):
         own = Sam2Model(config).state_dict()
-    _check_tensors(state, {name: value.shape for name, value in own.items()}, folder, f"the model of its {CONFIG_FILE}")
+    check_tensors(state, own, folder, f"the model of its {CONFIG_FILE}")
     class_prompts = None
     if (folder / CLASS_PROMPTS_FILE).is_file():
         class_prompts = read_weights(folder / CLASS_PROMPTS_FILE)["weight"]
-    return Weights(config, _in_fp32(state), to_official(memory), class_prompts)
-
-
-def _check_tensors(
-    state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], path: str | Path, architecture: str
-) -> None:
-    """That names and shapes are exactly the expected ones."""
-    missing, unexpected = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    if missing:
-        raise UserError(f"{path}: lacks {_some(missing)} of {architecture}; copy it again")
-    if unexpected:
-        raise UserError(f"{path}: holds {_some(unexpected)}, which {architecture} has not")
-    for name, shape in expected.items():
-        if state[name].shape != shape:
-            raise UserError(f"{path}: {name!r} has shape {list(state[name].shape)}, {architecture} has {list(shape)}")
-
-
-def _some(names: list[str]) -> str:
-    return repr(names[0]) if len(names) == 1 else f"{names[0]!r} and {len(names) - 1} more tensors"
+    return SAM2Weights(config, _in_fp32(state), sam2_to_official(memory), class_prompts)
 
 
 def _in_fp32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in fp32."""
     return {name: value.float() for name, value in state.items()}

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from callbacks.results.sharpness_baseline import sharpness_baseline
 from datamodules.generated.faces.data_modules import GeneratedFaces, GeneratedMorphs
-from datamodules.generated.faces.drawing import draw_person, draw_photo, render
+from datamodules.generated.faces.drawing import draw_person, draw_photo, render_face
 from datamodules.generated.faces.morphing import ATTACKS, develop
 from eomt.errors import UserError
 from tests.datamodules.faces.face_files import morph_faces, write_people
@@ -80,12 +80,15 @@ def test_photos_of_a_person_are_more_alike_than_those_of_two() -> None:
     neutral = draw_photo(np.random.default_rng(0))
     photos = [draw_photo(np.random.default_rng([1, n])) for n in range(4)]
     # the same circumstances: what differs is the person
-    plain = [render(person, neutral) for person in people]
+    plain = [render_face(person, neutral) for person in people]
     between = np.mean([np.abs(a - b).mean() for a in plain for b in plain if a is not b])
     assert between > 0.02
     # a new photo of a person differs from the last one, and the person's own shape does not
     assert all(
-        np.abs(render(people[0], a) - render(people[0], b)).mean() > 0.02 for a in photos for b in photos if a is not b
+        np.abs(render_face(people[0], a) - render_face(people[0], b)).mean() > 0.02
+        for a in photos
+        for b in photos
+        if a is not b
     )
 
 
@@ -99,15 +102,15 @@ def test_a_morph_lies_between_its_people(attack: str) -> None:
         morph = ATTACKS[attack](one, other, photo, np.random.default_rng(seed))
         assert morph.shape == (128, 128, 3)
         assert 0 <= morph.min() <= morph.max() <= 1
-        distances = [np.abs(morph - render(p, photo))[middle].mean() for p in (one, other, third)]
-        apart = np.abs(render(one, photo) - render(other, photo))[middle].mean()
+        distances = [np.abs(morph - render_face(p, photo))[middle].mean() for p in (one, other, third)]
+        apart = np.abs(render_face(one, photo) - render_face(other, photo))[middle].mean()
         assert max(distances[:2]) < apart
         nearer.append(max(distances[:2]) < distances[2])
     assert sum(nearer) >= 6
 
 
 def test_the_camera_treats_everything_alike() -> None:
-    light = render(draw_person(np.random.default_rng(0)), draw_photo(np.random.default_rng(1)))
+    light = render_face(draw_person(np.random.default_rng(0)), draw_photo(np.random.default_rng(1)))
     pictures = [np.asarray(develop(light, np.random.default_rng(seed)), dtype=float) for seed in (0, 0, 1)]
     assert np.array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
@@ -149,9 +152,9 @@ def test_an_attack_can_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (GeneratedMorphs, {"num_val": 1}, "num_val: 1: must be at least 2"),
-        (GeneratedMorphs, {"seed": -1}, "seed: -1: must be at least 0"),
-        (GeneratedFaces, {"num_images": 1}, "num_images: 1: must be at least 2"),
+        (GeneratedMorphs, {"num_val": 1}, "num_val: 1; must be at least 2"),
+        (GeneratedMorphs, {"seed": -1}, "seed: -1; must be at least 0"),
+        (GeneratedFaces, {"num_images": 1}, "num_images: 1; must be at least 2"),
     ],
 )
 def test_impossible_numbers_are_refused(make: Any, arguments: dict[str, Any], message: str) -> None:

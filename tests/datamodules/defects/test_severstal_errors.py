@@ -48,19 +48,19 @@ def spoil_image(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "arguments", "message"),
     [
-        (append_row("im_00.png,7,1 2"), {}, r"train\.csv: row 6: class '7', must be 1 to 4"),
-        (append_row("im_00.png,x,1 2"), {}, r"train\.csv: row 6: class 'x', must be 1 to 4"),
-        (append_row("im_00.png,3,1 2"), {"class_names": ["a", "b"]}, r"row \d+: class '[34]', must be 1 to 2"),
+        (append_row("im_00.png,7,1 2"), {}, r"train\.csv: row 6: class '7'; must be 1 to 4"),
+        (append_row("im_00.png,x,1 2"), {}, r"train\.csv: row 6: class 'x'; must be 1 to 4"),
+        (append_row("im_00.png,3,1 2"), {"class_names": ["a", "b"]}, r"row \d+: class '[34]'; must be 1 to 2"),
         (append_row("gone.png,1,1 2"), {}, r"train\.csv: row 6: no image .*gone\.png"),
         (append_row("im_00.png,1,640 2"), {}, r"train\.csv: row 6: the run 640 2 ends at pixel 641"),
         (append_row("im_00.png,1,640 1 3"), {}, r"train\.csv: row 6: 3 run values, an odd number"),
-        (spoil_columns, {}, r"train\.csv: columns name, rle: must be ImageId,ClassId,EncodedPixels"),
+        (spoil_columns, {}, r"train\.csv: columns name, rle; must be ImageId,ClassId,EncodedPixels"),
         (remove_images, {}, "train_images: no such folder"),
         (spoil_image, {}, r"\.png: cannot be read"),
         (None, {"batch_size": 9}, "batch_size: 9 on 1 processes is more than the"),
     ],
 )
-def test_mistakes_in_a_table_are_found_before_training(
+def test_errors_in_a_table_are_found_before_training(
     tmp_path: Path, spoil: Any, arguments: dict[str, Any], message: str
 ) -> None:
     # images 0 and 2 of three show one class, image 1 shows two: the added row is the sixth, with the header
@@ -111,7 +111,7 @@ def remove_layout(path: Path) -> None:
         (None, {"splits": "splits.json"}, "splits: .* is split by its folders"),
     ],
 )
-def test_mistakes_in_folders_are_found_before_training(
+def test_errors_in_folders_are_found_before_training(
     tmp_path: Path, spoil: Any, arguments: dict[str, Any], message: str
 ) -> None:
     write_supervisely(tmp_path / "train", range(3))
@@ -123,11 +123,11 @@ def test_mistakes_in_folders_are_found_before_training(
     assert "\n" not in str(caught.value)
 
 
-def test_mistakes_in_plain_masks_are_explained(tmp_path: Path) -> None:
+def test_errors_in_plain_masks_are_explained(tmp_path: Path) -> None:
     write_masks(tmp_path, range(3), value=9)
-    with pytest.raises(UserError, match=r"masks: values 9 beside the background 0: store the classes as 1, 2, 3"):
+    with pytest.raises(UserError, match=r"masks: values 9 beside the background 0; store the classes as 1, 2, 3"):
         _ = severstal(tmp_path).class_names
-    with pytest.raises(UserError, match=r"masks/0\.png: value 9, must be 0 \(background\) to 2"):
+    with pytest.raises(UserError, match=r"masks/0\.png: value 9; must be 0 \(background\) to 2"):
         severstal(tmp_path, class_names=["a", "b"]).setup("fit")
     with pytest.raises(UserError, match=r"path: .*nowhere is not a folder"):
         severstal(tmp_path / "nowhere").setup("fit")
@@ -138,7 +138,7 @@ def test_mistakes_in_plain_masks_are_explained(tmp_path: Path) -> None:
     [
         ({"batch_size": 0}, "batch_size: 0"),
         ({"num_workers": -1}, "num_workers: -1"),
-        ({"image_size": (0, 8)}, r"image_size: \[0, 8\]"),
+        ({"img_size": (0, 8)}, r"img_size: \[0, 8\]"),
         ({"val_fraction": 0.0}, "val_fraction"),
         ({"class_names": ["a", "a"]}, "class_names: 'a'"),
     ],
@@ -151,14 +151,14 @@ def test_impossible_fields_are_refused_at_once(arguments: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("header", "row", "message"),
     [
-        ("ClassId,EncodedPixels,ImageId", "2", r"row 2: ImageId 'nothing': must name an image"),
+        ("ClassId,EncodedPixels,ImageId", "2", r"row 2: ImageId 'nothing'; must name an image"),
         ("EncodedPixels,ImageId_ClassId", "1 2", r"row 2: ImageId_ClassId 'nothing'"),
         (
             "ImageId_ClassId,EncodedPixels",
             "a.jpg,3 10",
-            r"row 2: ImageId_ClassId 'a.jpg': must name an image and a class",
+            r"row 2: ImageId_ClassId 'a.jpg'; must name an image and a class",
         ),
-        ("ImageId,ClassId,EncodedPixels", "a.jpg,7,", r"row 2: class '7', must be 1 to 4"),
+        ("ImageId,ClassId,EncodedPixels", "a.jpg,7,", r"row 2: class '7'; must be 1 to 4"),
         ("ImageId,ClassId,EncodedPixels", "a.jpg,1,3 10 4", r"row 2: 3 run values, an odd number"),
     ],
 )

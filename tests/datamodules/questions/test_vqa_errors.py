@@ -22,20 +22,20 @@ def spoiled(**cells: str) -> list[str]:
 @pytest.mark.parametrize(
     ("row", "arguments", "message"),
     [
-        (spoiled(image="gone"), {}, r"row 3: no image 'gone': restore it, check image_folder, or set on_missing: skip"),
+        (spoiled(image="gone"), {}, r"row 3: no image 'gone'; restore it, check image_folder, or set on_missing: skip"),
         (spoiled(image=""), {}, r"row 3: no image ''"),
         (spoiled(question="  "), {}, r"row 3: the question is empty"),
         (spoiled(answer=""), {}, r"row 3: the answer is missing"),
         (spoiled(answer="", answers='["red"]'), {}, r"row 3: the answer is missing"),
-        (spoiled(type="size"), {}, r"row 3: unknown type 'size': must be one of 0 object, 1 count, 2 colour, 3 loc"),
+        (spoiled(type="size"), {}, r"row 3: unknown type 'size'; must be one of 0 object, 1 count, 2 colour, 3 loc"),
         (spoiled(type="4"), {}, r"row 3: unknown type '4'"),
-        (spoiled(type=""), {"question_types": ["x", "y"]}, r"row 3: unknown type '': must be one of 0 x, 1 y"),
-        (spoiled(type="object"), {"question_types": ["x", "y"]}, r"unknown type 'object': must be one of 0 x, 1 y"),
+        (spoiled(type=""), {"question_types": ["x", "y"]}, r"row 3: unknown type ''; must be one of 0 x, 1 y"),
+        (spoiled(type="object"), {"question_types": ["x", "y"]}, r"unknown type 'object'; must be one of 0 x, 1 y"),
         (spoiled(answers='["red", '), {}, r"row 3: answers \[\"red\",: is no JSON|row 3: answers \[.* is no JSON"),
-        (spoiled(answers='{"red": 1}'), {}, r"row 3: answers .*: must be a list of texts"),
-        (spoiled(answers="[1, 2]"), {}, r"row 3: answers .*: must be a list of texts"),
-        (spoiled(answers="[]"), {}, r"row 3: answers .*: must be a list of texts"),
-        ([*GOOD, "more"], {}, r"row 3: 6 cells under 5 columns: put texts with commas between quotation marks"),
+        (spoiled(answers='{"red": 1}'), {}, r"row 3: answers .*; must be a list of texts"),
+        (spoiled(answers="[1, 2]"), {}, r"row 3: answers .*; must be a list of texts"),
+        (spoiled(answers="[]"), {}, r"row 3: answers .*; must be a list of texts"),
+        ([*GOOD, "more"], {}, r"row 3: 6 cells under 5 columns; put texts with commas between quotation marks"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, row: list[str], arguments: dict[str, Any], message: str) -> None:
@@ -57,14 +57,14 @@ def test_rows_are_counted_with_the_blank_ones_between_them(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (["", "question", "answer", "picture"], r"columns \(unnamed\), question, answer, picture: must have an image"),
-        (["question", "image"], r"columns question, image: must have answer too"),
+        (["", "question", "answer", "picture"], r"columns \(unnamed\), question, answer, picture; must have an image"),
+        (["question", "image"], r"columns question, image; must have answer too"),
         (["answer", "image"], r"must have question too"),
         (
             ["question", "answer", "image", "Question "],
             r"image, question: question stands there twice",
         ),
-        (["question", "answer", "image", "type", "type"], r"type stands there twice: take one out"),
+        (["question", "answer", "image", "type", "type"], r"type stands there twice; take one out"),
         (["question", "answer", "img_id", "IMG_ID"], r"img_id stands there twice"),
         (["answer"], r"must have an image column \(image, filename, img_id, image_id\) and question too"),
     ],
@@ -94,7 +94,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, content: bytes | None, m
 def test_rules_cannot_fill_types_of_other_names(tmp_path: Path) -> None:
     write_face(tmp_path / "0.png", 0)
     write_csv(tmp_path / "train.csv", [["what", "a", "0"]], ["question", "answer", "image"])
-    with pytest.raises(UserError, match=r"columns question, answer, image: must have type, .* are shape, colour"):
+    with pytest.raises(UserError, match=r"columns question, answer, image; must have type, .* are shape, colour"):
         _ = vqa_csv(tmp_path, question_types=["shape", "colour"]).answers
 
 
@@ -111,7 +111,7 @@ def test_missing_images_can_be_left_out_and_are_counted(tmp_path: Path, caplog: 
     assert r"train.csv: 4 rows are left out, whose images are missing (row 4: 2, ...)" in caplog.text
     for image in range(6):
         (tmp_path / f"{image}.jpg").unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"train\.csv: no row whose image is there: check image_folder"):
+    with pytest.raises(UserError, match=r"train\.csv: no row whose image is there; check image_folder"):
         _ = vqa_csv(tmp_path, on_missing="skip").answers
 
 
@@ -126,21 +126,24 @@ def test_a_damaged_image_is_found_before_training(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "batch_size: 0"),
-        ({"img_size": (0, 8)}, "img_size: 0: must be at least 1"),
+        ({"img_size": (0, 8)}, r"img_size: \[0, 8\]; must be at least 1"),
         ({"min_answer_count": 0}, "min_answer_count: 0"),
         ({"questions_per_image": 0}, "questions_per_image: 0"),
         ({"val_fraction": 0.0}, "val_fraction"),
         ({"val_csv": "v.csv", "test_fraction": 1.0}, "test_fraction: 1.0"),
-        ({"test_csv": "t.csv", "test_fraction": 0.1}, "test_csv, test_fraction: give one of them"),
-        ({"question_types": ["color", "colour"]}, "question_types: .*: give names that differ"),
+        ({"test_csv": "t.csv", "test_fraction": 0.1}, "test_csv, test_fraction: both are given; give one of them"),
+        ({"question_types": ["color", "colour"]}, "question_types: .*; give names that differ"),
         ({"question_types": []}, "question_types"),
         ({"question_types": ["images"]}, "question_types: 'images' has a meaning of its own"),
-        ({"type_weights": {"size": 2.0}}, "type_weights: unknown type 'size': must be one of object, count"),
-        ({"type_weights": {"count": 0.0}}, r"type_weights: count 0\.0: must be above 0"),
-        ({"predict_path": "a"}, "predict_path, predict_question: give both"),
-        ({"predict_question": "a"}, "predict_path, predict_question: give both"),
-        ({"predict_path": "a", "predict_question": " "}, "predict_question: is empty"),
-        ({"predict_path": "a", "predict_question": "b", "predict_csv": "c"}, "predict_csv, predict_path: give one"),
+        ({"type_weights": {"size": 2.0}}, "type_weights: unknown type 'size'; must be one of object, count"),
+        ({"type_weights": {"count": 0.0}}, r"type_weights: count 0\.0; must be above 0"),
+        ({"predict_path": "a"}, "predict_path, predict_question: one is missing; give both"),
+        ({"predict_question": "a"}, "predict_path, predict_question: one is missing; give both"),
+        ({"predict_path": "a", "predict_question": " "}, "predict_question: empty"),
+        (
+            {"predict_path": "a", "predict_question": "b", "predict_csv": "c"},
+            "predict_csv, predict_path: both are given",
+        ),
     ],
 )
 def test_impossible_fields_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
@@ -152,7 +155,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     write_questions(tmp_path, range(4))
     with pytest.raises(UserError, match="batch_size: 99 on 1 processes is more than the 6 training questions"):
         vqa_csv(tmp_path, batch_size=99).setup("fit")
-    with pytest.raises(UserError, match="tokenizer: null: give the folder or the hub id"):
+    with pytest.raises(UserError, match="tokenizer: null; give the folder or the hub id"):
         vqa_csv(tmp_path, tokenizer=None).setup("fit")
     with pytest.raises(UserError, match="there is no test split"):
         vqa_csv(tmp_path).test_dataloader()

@@ -1,0 +1,43 @@
+"""Checks of fields that several data modules have."""
+
+from eomt.errors import UserError
+
+
+def check_at_least(**fields: tuple[int, int]) -> None:
+    """Raise a UserError for the first field whose value is below the least one, both given under its name."""
+    for field, (value, least) in fields.items():
+        if value < least:
+            raise UserError(f"{field}: {value}; must be at least {least}")
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Raise a UserError unless these leave something to train on."""
+    if not (0 < val_fraction < 1 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise UserError(
+            f"val_fraction, test_fraction: {val_fraction}, {test_fraction}; "
+            "val must be above 0, test at least 0, their sum below 1"
+        )
+
+
+def check_class_names(class_names: list[str] | None) -> None:
+    """Raise a UserError unless names differ and can stand beside "images" in the counts of a split."""
+    for name in class_names or []:
+        if not name or name == "images" or (class_names or []).count(name) > 1:
+            raise UserError(f"class_names: {name!r}; names must differ, and be neither empty nor 'images'")
+
+
+def as_size(img_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
+    """Return an image size as height and width.
+
+    Args:
+        img_size: Both, or one number for a square; None for a square of `default`.
+        default: Pixels.
+
+    Raises:
+        UserError: It is below 1 pixel.
+    """
+    img_size = default if img_size is None else img_size
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(height, width) < 1:
+        raise UserError(f"img_size: {[height, width]}; must be at least 1 pixel each way")
+    return height, width

@@ -1,0 +1,88 @@
+"""What the data modules of images have in common: loaders that can be resumed, and the place among processes."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.common.checks import check_at_least
+from datamodules.common.data_module import DataModule
+from datamodules.common.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
+from eomt.errors import UserError
+from eomt.utils.paths import expand
+
+
+class ImageDataModule(DataModule):
+    """Loaders of images.
+
+    Args:
+        batch_size: Training samples per step and process.
+        eval_batch_size: Samples per step in evaluation.
+        num_workers: Processes that read files.
+        predict_path: Folder of images, or one image, to predict; null for images of the data set.
+
+    Raises:
+        UserError: A field has an impossible value.
+    """
+
+    collate: Callable[..., dict[str, Any]] = staticmethod(collate_samples)
+
+    def __init__(
+        self, batch_size: int, eval_batch_size: int, num_workers: int, predict_path: Path | None = None
+    ) -> None:
+        super().__init__(batch_size, expand(predict_path))
+        check_at_least(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), num_workers=(num_workers, 0))
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+
+    def training_loader(self, dataset: Any, sampler: TrainingSampler | None = None) -> DataLoader[dict[str, Any]]:
+        """Return shuffled batches that go on where a resumed run stopped; what does not fill a batch is left out."""
+        sampler = sampler or TrainingSampler(len(dataset), self._world_size, self._rank, self._run_seed)
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            sampler.samples_seen = lambda: progress.completed * self.batch_size
+        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+
+    def evaluation_loader(self, dataset: Any, sampler: EvaluationSampler | None = None) -> DataLoader[dict[str, Any]]:
+        """Return every sample in order, the same number of batches on each rank."""
+        sampler = sampler or EvaluationSampler(len(dataset), self._world_size, self._rank)
+        return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False)
+
+    def _loader(
+        self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any], batch_size: int, drop_last: bool
+    ) -> DataLoader[dict[str, Any]]:
+        return LazyLoader(
+            dataset,
+            # by name, or Lightning cannot build the loader anew for prediction
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # its own, or each new iterator would draw from the generator of dropout, masks and prompts
+            generator=torch.Generator(),
+        )
+
+    def _check_batch_size(self, num_samples: int) -> None:
+        if num_samples // self._world_size < self.batch_size:
+            raise UserError(
+                f"batch_size: {self.batch_size} on {self._world_size} processes is more than the {num_samples} "
+                "training images; set a smaller batch_size"
+            )
+
+    @property
+    def _run_seed(self) -> int:
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0

@@ -1,0 +1,77 @@
+"""What the quickstarts' data modules have in common: files drawn once, whole or not at all, over nothing else."""
+
+import json
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datamodules.common.data_module import DataModule
+from eomt.errors import UserError
+from eomt.utils.files import write_folder
+
+
+class GeneratedData(DataModule):
+    """Files that `prepare_data` writes once; subclasses draw them and say what decides how they look.
+
+    It stands behind the data module that reads the files, among the base classes of one that generates them.
+    """
+
+    # what is generated, for messages
+    kind: ClassVar[str]
+    # JSON file in the folder that keeps the settings
+    record_file: ClassVar[str]
+    # raised whenever the same settings would make other files
+    generator_version: ClassVar[int] = 1
+
+    # where the files belong; it may exist if it is empty
+    path: Path
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what is generated, as JSON keeps it."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Fill a new folder."""
+
+    def prepare_data(self) -> None:
+        """Write the files unless they are there; the folder appears whole or not at all.
+
+        Raises:
+            UserError: The folder holds something else, or files of other settings.
+        """
+        if self.path.exists() and not _is_empty(self.path):
+            self._check_record()
+            return
+
+        def fill(folder: Path) -> None:
+            self.write(folder)
+            (folder / self.record_file).write_text(json.dumps(self._record(), indent=2) + "\n")
+
+        write_folder(self.path, fill, _is_empty)
+
+    def _record(self) -> dict[str, Any]:
+        return {"version": self.generator_version, **self.settings}
+
+    def _check_record(self) -> None:
+        try:
+            found = json.loads((self.path / self.record_file).read_text())
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"path: {self.path} exists and holds no generated {self.kind}; give another folder")
+        different = [
+            f"{key} {found.get(key)} instead of {value}"
+            for key, value in self._record().items()
+            if found.get(key) != value
+        ]
+        if different:
+            raise UserError(
+                f"path: {self.path} holds {self.kind} of {', '.join(different)}; "
+                "give another folder, or delete this one to have them drawn anew"
+            )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

@@ -1,0 +1,223 @@
+"""What the data modules of images with masks of classes have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch.utils.data import DataLoader
+
+from datamodules.common.data_module import NetworkFact
+from datamodules.common.image_data_module import ImageDataModule
+from datamodules.common.pairs import Pair, find_images
+from datamodules.common.reading import Color
+from datamodules.common.splits import SPLITS_OF_STAGE
+from datamodules.common.zip_members import ImageFile
+from datamodules.segmentation.image_mask_dataset import AugmentedDataset, ImageDataset, ImageMaskDataset
+from datamodules.segmentation.labels import LabelTable, one_class_problem
+from datamodules.segmentation.outlier_exposure import OutlierPaste
+from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
+from datamodules.segmentation.scanning import scan_pairs
+from datamodules.segmentation.transforms import TrainTransform
+from eomt.errors import UserError
+from eomt.utils.paths import expand
+
+
+class SegmentationDataModule(ImageDataModule, ABC):
+    """Loaders of images and their segmentation masks; subclasses say which files there are and what labels mean.
+
+    Batches are dicts: `image` (B, 3, H, W) uint8 RGB, `mask` (B, H, W) int64 with 255 = ignored, `name` list of B
+    file names relative to the images folder. In evaluation a sample with an empty name is padding of a rank. With
+    `outliers` training batches also hold `outlier` (B, H, W) bool, true on pasted pixels, which `mask` ignores.
+
+    Args:
+        path: Folder of the data set.
+        batch_size: Training samples per step and process.
+        crop_size: Height and width of training samples; the command line fills in the network's.
+        eval_batch_size: Samples per step in evaluation; 1 where images differ in size.
+        num_workers: Processes that read files.
+        scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
+        flip: Whether training images are mirrored at random.
+        color_jitter: Whether training images vary in brightness, contrast and saturation.
+        repeat_factor_threshold: Share of the training images below which a class is rare, e.g. 0.01; images of rare
+            classes are shown more often, see `repeat_factors`. Null shows each image once.
+        outliers: Folder of cut-outs of unknown objects to paste into training images, see `read_cutouts`.
+        outlier_probability: Share of training images that get one.
+        predict_path: Folder of images, or one image, to predict; null for the images of test, or else val.
+
+    Attributes:
+        counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
+
+    Raises:
+        UserError: A field has an impossible value.
+    """
+
+    from_network: ClassVar[Mapping[str, NetworkFact]] = {"crop_size": "img_size"}
+    # RGB of the raw labels 0, 1, 2, ... in colored masks
+    class_colors: list[Color] | None = None
+
+    def __init__(
+        self,
+        path: Path,
+        batch_size: int = 4,
+        crop_size: tuple[int, int] | None = None,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+        color_jitter: bool = True,
+        repeat_factor_threshold: float | None = None,
+        outliers: Path | None = None,
+        outlier_probability: float = 0.2,
+        predict_path: Path | None = None,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        if crop_size is not None and min(crop_size) < 1:
+            raise UserError(f"crop_size: {list(crop_size)}; must be at least 1 pixel each way")
+        if not 0 < scale_range[0] <= scale_range[1]:
+            raise UserError(f"scale_range: {scale_range}; give the smaller scale first, above 0")
+        for field, share in (
+            ("repeat_factor_threshold", repeat_factor_threshold),
+            ("outlier_probability", outlier_probability),
+        ):
+            if share is not None and not 0 < share <= 1:
+                raise UserError(f"{field}: {share}; a share of the images is above 0 and at most 1")
+        self.path = expand(path)
+        self.crop_size = crop_size
+        self.scale_range = scale_range
+        self.flip = flip
+        self.color_jitter = color_jitter
+        self.repeat_factor_threshold = repeat_factor_threshold
+        self.outliers = expand(outliers)
+        self.outlier_probability = outlier_probability
+        self._pairs: dict[str, list[Pair]] | None = None
+        self._histograms: dict[str, list[dict[int, int]]] = {}
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names of the classes, by class id."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @abstractmethod
+    def find_splits(self) -> dict[str, list[Pair]]:
+        """Return the pairs of "train", "val" and "test" (empty where there is none).
+
+        Raises:
+            UserError: Files are missing.
+        """
+
+    @abstractmethod
+    def label_table(self) -> LabelTable:
+        """Return the class id of every raw label in the masks."""
+
+    @property
+    def split_record(self) -> dict[str, list[str]]:
+        """Names of the images in each split, as `splits` takes them from a JSON file."""
+        return {split: [pair.name for pair in pairs] for split, pairs in self._found().items()}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at every file of the splits that the stage needs, and fill `counts`.
+
+        Raises:
+            UserError: A file cannot be used, a label is unknown, or there are too few samples or classes to train.
+        """
+        for split in SPLITS_OF_STAGE[stage]:
+            if self._pairs_of(split):
+                self.counts[split] = self._count(split)
+                if not any(self.counts[split][name] for name in self.class_names):
+                    raise UserError(f"{self.path}: every pixel of the {split} masks is ignored; see ignore_labels")
+            elif split != "test":
+                raise UserError(f"{self.path}: the {split} split is empty; more images are needed")
+        if stage in ("fit", None):
+            self._check_training_split()
+
+    def _check_training_split(self) -> None:
+        labels = {label for histogram in self._scan("train") for label in histogram}
+        if sum(self.counts["train"][name] > 0 for name in self.class_names) < 2:
+            raise UserError(f"{self.path}: the training masks hold only {one_class_problem(labels)}")
+        self._check_batch_size(self.counts["train"]["images"])
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return shuffled, augmented batches; what does not fill a batch is left out.
+
+        Raises:
+            UserError: `crop_size` was not given.
+        """
+        if self.crop_size is None:
+            raise UserError("crop_size: null; give the height and width of training samples, e.g. [644, 644]")
+        crop_size = (self.crop_size[0], self.crop_size[1])
+        transform = TrainTransform(crop_size, self.scale_range, self.flip, self.color_jitter)
+        outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
+        return self.training_loader(
+            AugmentedDataset(self._masked_dataset("train"), transform, outliers), self._training_sampler()
+        )
+
+    def _training_sampler(self) -> RepeatFactorSampler | None:
+        if self.repeat_factor_threshold is None:
+            return None
+        factors = repeat_factors(self._classes_present("train"), self.repeat_factor_threshold)
+        return RepeatFactorSampler(factors, self._world_size, self._rank, self._run_seed)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the validation images at their own size, in order."""
+        return self.evaluation_loader(self._masked_dataset("val"))
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the test images at their own size, in order.
+
+        Raises:
+            UserError: There is no test split.
+        """
+        if not self._pairs_of("test"):
+            raise UserError(f"{self.path}: no test split; use validate, add a 'test' folder, or set test_fraction")
+        return self.evaluation_loader(self._masked_dataset("test"))
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return images without masks: those of `predict_path`, or else of the test split, or else of val.
+
+        Raises:
+            UserError: `predict_path` does not exist or holds no image.
+        """
+        return self.evaluation_loader(ImageDataset(self._files_to_predict()))
+
+    def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
+        if self.predict_path is None:
+            pairs = self._pairs_of("test") or self._pairs_of("val")
+            return [(pair.name, pair.image) for pair in pairs]
+        return list(find_images(self.predict_path, "predict_path").items())
+
+    def _masked_dataset(self, split: str) -> ImageMaskDataset:
+        return ImageMaskDataset(self._pairs_of(split), self.label_table(), self.class_colors)
+
+    def _pairs_of(self, split: str) -> list[Pair]:
+        return self._found()[split]
+
+    def _found(self) -> dict[str, list[Pair]]:
+        if self._pairs is None:
+            self._pairs = self.find_splits()
+        return self._pairs
+
+    def _scan(self, split: str) -> list[dict[int, int]]:
+        if split not in self._histograms:
+            self._histograms[split] = scan_pairs(self._pairs_of(split), self.class_colors, f"Checking {split} files")
+        return self._histograms[split]
+
+    def _classes_present(self, split: str) -> list[set[int]]:
+        """Return the classes that each image of a split shows."""
+        table = self.label_table()
+        return [
+            table.classes_present(histogram, pair.mask)
+            for pair, histogram in zip(self._pairs_of(split), self._scan(split), strict=True)
+        ]
+
+    def _count(self, split: str) -> dict[str, int]:
+        classes_of_images = self._classes_present(split)
+        return {"images": len(classes_of_images)} | {
+            name: sum(class_id in classes for classes in classes_of_images)
+            for class_id, name in enumerate(self.class_names)
+        }

@@ -1,0 +1,41 @@
+"""Fields that had another name in version 0.1.0: configurations and runs of then open as before."""
+
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+
+_load_yaml = get_loader("yaml")
+
+# class -> old field -> new field
+RENAMED: dict[str, dict[str, str]] = {
+    "eomt.models.SAM2": {"image_size": "img_size"},
+    "datamodules.Severstal": {"image_size": "img_size"},
+    "datamodules.SteelStrips": {"image_size": "img_size"},
+    "eomt.tasks.SemanticSegmentation": {"normalise_scores": "normalize_scores"},
+}
+
+
+def with_new_names(config: Any) -> Any:
+    """Return a configuration, or a part of one, with the fields of components under their names of today."""
+    if isinstance(config, list):
+        return [with_new_names(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {name: with_new_names(value) for name, value in config.items()}
+    renamed = RENAMED.get(str(config.get("class_path")), {})
+    arguments = config.get("init_args")
+    if renamed and isinstance(arguments, dict):
+        # a file that holds both names is left for the parser to refuse
+        new = {renamed.get(name, name): value for name, value in arguments.items()}
+        config["init_args"] = new if len(new) == len(arguments) else arguments
+    return config
+
+
+def read_old_names() -> None:
+    """Let configuration files be read with the names that they were written with."""
+    set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+
+
+def _load(text: str) -> Any:
+    return with_new_names(_load_yaml(text))

@@ -1,0 +1,48 @@
+"""A check that tensors are those that a network has, by name and by shape."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Size, Tensor
+
+from eomt.errors import UserError
+
+
+def check_tensors(
+    found: Mapping[str, Tensor | Size],
+    expected: Mapping[str, Tensor | Size],
+    place: str | Path,
+    owner: str,
+    remedy: str = "copy it again, or give other weights",
+) -> None:
+    """Check that names and shapes are exactly the expected ones.
+
+    Args:
+        found: Tensors of a file, or their shapes.
+        expected: Those of the network.
+        place: Where they were found, for messages.
+        owner: What has the expected ones, for messages, such as "the network".
+        remedy: What would do, for messages.
+
+    Raises:
+        UserError: For tensors missing or too many, or of another shape, naming the first.
+    """
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing:
+        raise UserError(f"{place}: lacks {_some(missing)} of {owner}; {remedy}")
+    if unexpected:
+        raise UserError(f"{place}: holds {_some(unexpected)}, which {owner} has not; {remedy}")
+    for name in sorted(expected):
+        shape, own = _shape(found[name]), _shape(expected[name])
+        if shape != own:
+            raise UserError(f"{place}: {name!r} has shape {list(shape)}, {owner} has {list(own)}; {remedy}")
+
+
+def _shape(value: Tensor | Size) -> Size:
+    """Return the shape of a tensor, or the shape itself."""
+    return value.shape if isinstance(value, Tensor) else value
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    return repr(names[0]) if len(names) == 1 else f"{names[0]!r} and {len(names) - 1} more tensors"
