@@ -49,6 +49,7 @@ from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import rank
 from eomt.utils.files import write_file
+from eomt.utils.trainer import callbacks_of, is_trial
 from eomt.verification.merging import check_output, fill_from_merged
 
 log = logging.getLogger("eomt")
@@ -74,12 +75,12 @@ class SaveConfig(Callback):
         self.config = config
 
     def setup(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             if isinstance(callback, MergeOnSave):
                 callback.config = yaml.safe_dump(stand_alone(self.config), sort_keys=False)
 
     def on_fit_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         path = Path(trainer.default_root_dir) / "config.yaml"
         text = yaml.safe_dump(self.config, sort_keys=False)

@@ -21,6 +21,7 @@ from eomt.errors import UserError
 from eomt.metrics.error_rates import error_curve
 from eomt.tasks.data import FaceData, data_of
 from eomt.tasks.morph_detection import MorphDetection
+from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
 
@@ -61,7 +62,7 @@ class MorphResults(EvaluationCallback[MorphDetection]):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the baseline beside what was trained."""
-        if self.sharpness and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.sharpness and trainer.is_global_zero and not is_trial(trainer):
             _report_sharpness(trainer)
 
     def begin(self, stage: Stage) -> None:
@@ -145,10 +146,8 @@ def error_curves(tested: list[ScoredFace]) -> dict[str, tuple[np.ndarray, np.nda
         attacks = sorted({face.attack for face in own if face.label})
         parts = {dataset: own}
         if len(attacks) > 1:
-            parts |= {
-                f"{dataset}: {name}": [face for face in own if face.attack == name or not face.label]
-                for name in attacks
-            }
+            for attack in attacks:
+                parts[f"{dataset}: {attack}"] = [face for face in own if face.attack == attack or not face.label]
         for name, part in parts.items():
             scores, labels = _arrays(part)
             if set(labels.tolist()) == {0, 1}:

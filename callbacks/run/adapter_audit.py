@@ -7,9 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask, first_supervised
-from eomt.tasks.data import datamodule_of
 from eomt.utils.distributed import gather
 from eomt.utils.modes import isolated_randomness
+from eomt.utils.trainer import datamodule_of
 
 log = logging.getLogger("eomt")
 

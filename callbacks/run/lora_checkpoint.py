@@ -18,6 +18,7 @@ from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import gather, rank
+from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
 
@@ -72,7 +73,7 @@ class LoRACheckpoint(Checkpoint):
                 )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.state.fn != "fit" or is_trial(trainer):
             return
         assert self.monitor is not None
         score = metric_value(trainer, self.monitor, "LoRACheckpoint")
@@ -86,16 +87,16 @@ class LoRACheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step
-        if self.every_n_steps and step and step % self.every_n_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and not is_trial(trainer):
             self._save_latest(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not is_trial(trainer):
             self._replace(trainer, f"final_lora_step{trainer.global_step}.ckpt", "final_lora_step*.ckpt")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """What was trained so far is not lost: Ctrl-C or a failure leaves a latest checkpoint to resume from."""
-        if trainer.global_step and not isinstance(exception, UserError) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.global_step and not isinstance(exception, UserError) and not is_trial(trainer):
             self._save_latest(trainer)
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.utils.files import write_file
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.trainer import callbacks_of, is_trial, steps_between_logs
 
 log = logging.getLogger("eomt")
 
@@ -93,7 +94,7 @@ class RunSummary(Callback):
             trainer.should_stop = True
         ends_step = step > self._step
         self._step = step
-        if trainer.is_global_zero and ends_step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.is_global_zero and ends_step and step % steps_between_logs(trainer) == 0:
             wanted = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("val_")}
             self._metrics.add(trainer.global_step, {name: float(value) for name, value in wanted.items()})
 
@@ -132,7 +133,7 @@ class RunSummary(Callback):
                 self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         if not (self._folder / SUMMARY).is_file():
             return
@@ -157,7 +158,7 @@ class RunSummary(Callback):
         return self.seconds + (time.monotonic() - self._started if self._started else 0.0)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         assert isinstance(pl_module, AdaptationTask)
         self._metrics.save()
@@ -165,7 +166,7 @@ class RunSummary(Callback):
         write_file(self._folder / SUMMARY, lambda path: path.write_text(text))
 
     def _summary(self, trainer: Trainer, task: AdaptationTask) -> dict[str, Any]:
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         checkpoint = next((c for c in callbacks if isinstance(c, LoRACheckpoint)), None)
         merge = next((c for c in callbacks if isinstance(c, MergeOnSave)), None)
         audit = next((c for c in callbacks if isinstance(c, AdapterAudit)), None)

@@ -23,6 +23,7 @@ from eomt.lora.record import adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
 from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
+from eomt.utils.trainer import steps_between_logs
 from eomt.verification.audit import AuditReport, audit
 
 NETWORK = "network."
@@ -266,7 +267,7 @@ class AdaptationTask(LightningModule, ABC):
 
     def ends_logged_step(self) -> bool:
         """Whether the batch at hand is the last one of an optimiser step whose figures are logged."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every: int = steps_between_logs(self.trainer)
         return (self.global_step + 1) % every == 0 and not self.trainer.fit_loop._should_accumulate()
 
     # -- checkpoints: what was trained, and nothing frozen -------------------------------------------------------

@@ -20,8 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
+
+from eomt.utils.trainer import datamodule_of
 
 Measured = TypeVar("Measured")
 
@@ -148,9 +150,3 @@ def data_of(trainer: Trainer) -> TaskData | None:
     """
     found = datamodule_of(trainer)
     return cast(TaskData, found) if isinstance(found, _SaysOfItself) else None
-
-
-def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
-    """Return any data module that a trainer works on; None where it was given loaders, or nothing."""
-    # Lightning sets the attribute without declaring it
-    return trainer.datamodule  # type: ignore[attr-defined]
