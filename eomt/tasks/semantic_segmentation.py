@@ -42,7 +42,7 @@ class SemanticSegmentation(AdaptationTask):
     Batches: `image`, uint8 `(B, 3, H, W)`; `mask`, int64 `(B, H, W)`, 255 = ignored; `name`. In evaluation, images and
     masks may be lists. Batches of anomaly sets also have `dataset`, a list of B names, and `anomaly`, 1 = anomalous,
     0 = not, 255 = ignored; they may have no `mask`. IoU is measured on batches with a mask, anomaly scores on batches
-    with anomalies. See `eomt.metrics.anomaly_scores` for the scores and `eomt.metrics.anomaly` for their figures.
+    with `anomaly`. See `eomt.metrics.anomaly_scores` for the scores and `eomt.metrics.anomaly` for their figures.
 
     A validation with anomaly sets tells at which temperature MSP has the best AuPRC. `test` uses the given temperature
     and never chooses one.
@@ -251,7 +251,7 @@ class SemanticSegmentation(AdaptationTask):
             log.info("MSP and entropy were measured at temperature %g", self.anomalies.temperature)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Return `prediction`, class ids, int64 `(B, H, W)` at the images' size, and `anomaly_maps` as in `test_step`."""
+        """Return `prediction`, class ids, int64 `(B, H, W)` at the image's size; `anomaly_maps` as in `test_step`."""
         predictions, maps = [], []
         for result in self._results(batch["image"], None):
             predictions.append(result.maps[:-1].argmax(0))
