@@ -144,11 +144,18 @@ def test_the_python_of_the_documents_runs(tmp_path: Path, monkeypatch: pytest.Mo
     network = EoMT(encoder, num_classes=7, num_q=16, num_blocks=3, pretrained="configs/quickstart/eomt_base")
     apply_lora(network, LoRAConfig(target_modules=["attention"], freeze_base_model=True))
     save_adapter(network, tmp_path / "adapter")
-    (code,) = documents.blocks(RUNS, "python")
-    assert "runs/<run>/best_lora_<...>" in code
+    opened, adapted = documents.blocks(RUNS, "python")
+    assert "runs/<run>/best_lora_<...>" in opened
     names = {"images": torch.zeros(1, 3, 96, 96, dtype=torch.uint8)}
-    exec(code.replace("runs/<run>/best_lora_<...>", str(tmp_path / "adapter")), names)
+    exec(opened.replace("runs/<run>/best_lora_<...>", str(tmp_path / "adapter")), names)
     assert names["class_logits"].shape == (1, 16, 8)
+    monkeypatch.chdir(tmp_path)
+    backbone = timm.create_model("test_vit", img_size=32, patch_size=8, num_classes=0)
+    names = {"backbone": backbone, "images": torch.rand(2, 3, 32, 32)}
+    exec(adapted, names)
+    assert names["report"].is_sound
+    assert (tmp_path / "my_adapter" / "adapter_model.safetensors").is_file()
+    assert not lora_layers(names["merged"])
 
 
 def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,10 +146,8 @@ def error_curves(tested: list[ScoredFace]) -> dict[str, tuple[np.ndarray, np.nda
         attacks = sorted({face.attack for face in own if face.label})
         parts = {dataset: own}
         if len(attacks) > 1:
-            parts |= {
-                f"{dataset}: {name}": [face for face in own if face.attack == name or not face.label]
-                for name in attacks
-            }
+            for attack in attacks:
+                parts[f"{dataset}: {attack}"] = [face for face in own if face.attack == attack or not face.label]
         for name, part in parts.items():
             scores, labels = _arrays(part)
             if set(labels.tolist()) == {0, 1}:

@@ -14,7 +14,7 @@ from eomt.tasks.base import AdaptationTask
 log = logging.getLogger("eomt")
 
 # of every task; its own figures stand beside them
-SHOWN_METRICS = ("train_loss", "val_loss")
+LOSSES = ("train_loss", "val_loss")
 
 
 def _without_forks(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class ProgressBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         own = pl_module.file_metrics[:1] if isinstance(pl_module, AdaptationTask) else ()
-        for name in (*SHOWN_METRICS, *(f"{split}_{figure}" for figure in own for split in ("train", "val"))):
+        for name in (*LOSSES, *(f"{split}_{figure}" for figure in own for split in ("train", "val"))):
             if name in trainer.callback_metrics:
                 metrics[name] = trainer.callback_metrics[name].item()
         metrics = _without_forks(metrics)

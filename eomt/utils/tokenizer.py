@@ -53,7 +53,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
                 f"tokenizer: {source} needs a package that is missing; pip install sentencepiece"
             ) from error
         raise UserError(
-            f"tokenizer: {source} cannot be read ({first_line(error)}); give the folder of a tokenizer"
+            f"tokenizer: {source} cannot be read ({first_line(error)}); give another folder or repository"
         ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(f"tokenizer: {source} knows no words; give the folder of a tokenizer with its vocabulary")
