@@ -240,7 +240,7 @@ def test_two_processes_measure_what_one_does(adapted: Workspace) -> None:
         ),
         (
             ["--model.lora_config.trainable_modules", json.dumps(DECODER)],
-            "'text_model.model.decoder': the classification head has no decoder; take it out, as with --model.",
+            "'text_model.model.decoder': the classification head has no decoder; leave it out, as with --model.",
         ),
     ],
 )
