@@ -146,6 +146,9 @@ class VisualQuestionAnswering(AdaptationTask):
         configuration.fill_data("max_tokens", longest_question(opened, text_model))
         if task["language"] is None:
             task["language"] = configuration.data.get("language")
+        elif configuration.data.get("language", "") is None:
+            # training tells by the same rules which answers are equal
+            configuration.data["language"] = task["language"]
         datamodule = cast(TrainingAnswers, configuration.datamodule())
         if task["type_head_weight"] and network["question_types"] is None:
             network["question_types"] = datamodule.question_types

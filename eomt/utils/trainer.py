@@ -1,4 +1,4 @@
-"""What Lightning's Trainer holds without declaring it: its own classes set these attributes from elsewhere."""
+"""Attributes of Lightning's Trainer that it does not declare, since other classes of Lightning set them."""
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
@@ -9,15 +9,15 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
-    """Return the data module that a trainer works on; None where it was given loaders, or nothing."""
+    """Return the data module of a trainer; None where it was given loaders, or nothing."""
     return trainer.datamodule  # type: ignore[attr-defined]
 
 
 def is_trial(trainer: Trainer) -> bool:
-    """Return whether a few batches are run only to see that everything works (`fast_dev_run`): nothing is written."""
+    """Return whether only a few batches run, as a trial that writes nothing (`fast_dev_run`)."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def steps_between_logs(trainer: Trainer) -> int:
-    """Return after how many optimizer steps figures of training are logged (`log_every_n_steps`)."""
+    """Return the number of optimizer steps between two logs of training metrics (`log_every_n_steps`)."""
     return trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -327,7 +327,7 @@ def test_a_damaged_checkpoint_is_refused(
         (("--ckpt_path", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
         (("--ckpt_path", "latest", "--run_name", "other"), "no latest_lora_step"),
         (("--model.network.num_classes", "7"), "num_classes: 7, but the data has 3"),
-        (("--model.lora_config.rank", "0"), "rank: 0, must be"),
+        (("--model.lora_config.rank", "0"), "rank: 0; must be"),
         (("--model.lora_config.rnak", "4"), "rnak"),
         (("--model.lora_config.target_modules", "[attention, mpl]"), "'mpl' matches no module; nearest: mlp"),
         (("--model.lora_config.rank", "4000"), "rank: 4000 is above"),
