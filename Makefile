@@ -1,6 +1,6 @@
 # make quickstart    install, then adapt a tiny EoMT to night scenes, test it, predict with it
 # make test          install, then run the whole test suite
-# make lint          style, format, types, and who imports whom
+# make lint          style, format, types and import rules
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,13 +11,13 @@ QUICKSTART := configs/quickstart/eomt.yaml
 
 install: .venv/installed
 
-# pip comes with python3-venv on Debian and Ubuntu; where only python3-pip is there, it makes the environment too
+# on Debian and Ubuntu, venv has no pip without python3-venv; then the pip of python3-pip installs one there
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 2; }
+		|| { echo "error: PYTHON: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv 2>/dev/null \
 		|| { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install pip; } \
-		|| { echo "error: $(PYTHON) cannot make an environment; install it: apt-get install python3-venv" >&2; exit 2; }
+		|| { echo "error: PYTHON: $(PYTHON) cannot make an environment; run: apt-get install python3-venv" >&2; exit 2; }
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,peft,tensorboard,vqa,wandb]"
 	@touch $@
 
@@ -27,7 +27,7 @@ quickstart: install
 	$(RUN) predict --config $(QUICKSTART) --ckpt_path best
 	@$(BIN)/python -m eomt.report runs
 
-# two processes, a file in one of them: its tests share their fixtures
+# two processes; all tests of a file run in one of them, since they share fixtures
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 

@@ -139,7 +139,7 @@ class FaceData(Protocol):
 
 
 @runtime_checkable
-class _SaysOfItself(Protocol):
+class _HasFoundArguments(Protocol):
     def found_arguments(self) -> Mapping[str, Any]: ...
 
 
@@ -149,4 +149,4 @@ def data_of(trainer: Trainer) -> TaskData | None:
     The trainer may also have loaders, no data, or a plain LightningDataModule.
     """
     found = datamodule_of(trainer)
-    return cast(TaskData, found) if isinstance(found, _SaysOfItself) else None
+    return cast(TaskData, found) if isinstance(found, _HasFoundArguments) else None

@@ -30,7 +30,7 @@ class FeatureCache:
 
         Args:
             names: A name for each image; an image named "" is never kept.
-            images: uint8 `(I, 3, H, W)`.
+            images: Images, uint8 `(I, 3, H, W)`.
             encode: Maps images to tokens, `(I, N, D)`.
 
         Returns:

@@ -10,8 +10,8 @@ def index_map(masks: Tensor, class_ids: Tensor) -> Tensor:
     """Return one map of masks that may overlap; smaller masks lie on top.
 
     Args:
-        masks: bool `(N, H, W)`.
-        class_ids: int64 `(N,)`, counted from 0.
+        masks: Masks, bool `(N, H, W)`.
+        class_ids: Class ids, int64 `(N,)`, counted from 0.
 
     Returns:
         int64 `(H, W)`: 0 where there is no mask, else class id + 1.

@@ -263,8 +263,8 @@ class SemanticSegmentation(AdaptationTask):
         """Return the class ids of images of any size, from the mean over windows, and their losses.
 
         Args:
-            image: uint8 `(B, 3, H, W)`.
-            mask: int64 `(B, H, W)`; None computes no losses.
+            image: Images, uint8 `(B, 3, H, W)`.
+            mask: Masks, int64 `(B, H, W)`; None computes no losses.
 
         Returns:
             Class ids, int64 `(B, H, W)`; and losses `(B,)`, each the mean over an image's windows, or None.
