@@ -218,10 +218,10 @@ def test_pictures_show_what_was_removed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mask_ratio": 0.0}, "mask_ratio: 0.0, must be above 0"),
-        ({"mask_ratio": 1.0}, "mask_ratio: 1.0, must be above 0"),
+        ({"mask_ratio": 0.0}, "mask_ratio: 0.0; must be above 0"),
+        ({"mask_ratio": 1.0}, "mask_ratio: 1.0; must be above 0"),
         ({"mask_ratio": 0.99}, "mask_ratio: 0.99 keeps 0 of 16 patches"),
-        ({"masking": "rows"}, "masking: 'rows', must be random or block"),
+        ({"masking": "rows"}, "masking: 'rows'; must be random or block"),
         ({"img_size": (32, 40)}, r"img_size: \[32, 40\], must be a square .*; \[32, 32\] would do"),
         ({"img_size": (36, 36)}, r"img_size: \[36, 36\], .* patch size 8; \[32, 32\] would do"),
         ({"img_size": (4, 4)}, r"img_size: \[4, 4\], .*; \[8, 8\] would do"),

@@ -119,7 +119,7 @@ def test_a_decoder_that_does_not_fit_starts_anew(tmp_path: Path, case: str, capl
     other = {"depth": {"decoder_depth": 2}, "width": {"decoder_hidden_size": 32}, "encoder_only": {}}[case]
     caplog.set_level("INFO", "eomt")
     network = make_mae(pretrained=folder, **other)
-    assert "mae: holds no decoder of these sizes; it starts anew" in caplog.text
+    assert "mae: holds no decoder of these sizes; a new one is initialized" in caplog.text
     loaded = loaded_names(network)
     trained = {name for name in network.state_dict() if name not in network.frozen_modules}
     assert {name for name in trained if name in loaded} == {name for name in trained if name.startswith("model.vit.")}
