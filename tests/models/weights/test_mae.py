@@ -107,7 +107,7 @@ def test_an_encoder_is_saved_over_nothing_else(tmp_path: Path) -> None:
 
 def test_an_encoder_with_adapters_is_not_saved(tmp_path: Path) -> None:
     network = apply_lora(make_mae(), LoRAConfig(target_modules=["query"], exclude_modules=["decoder"]))
-    with pytest.raises(UserError, match=r"the network holds 2 adapters \(layers.0.attention.q_proj, ...\).*merge"):
+    with pytest.raises(UserError, match=r"network: holds 2 adapters \(layers.0.attention.q_proj, ...\).*merge"):
         save_encoder(network, tmp_path / "encoder")  # type: ignore[arg-type]
     assert not (tmp_path / "encoder").exists()
 
