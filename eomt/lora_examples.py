@@ -23,7 +23,7 @@ from eomt.models.vit import ViT
 
 CONFIG = """
 lora_config:
-  class_path: eomt.lora.config.LoRAConfig
+  class_path: eomt.models.lora_integration.LoRAConfig
   init_args:
     rank: 4
     lora_alpha: 8

@@ -216,6 +216,17 @@ def test_the_guide_recommends_what_the_config_does() -> None:
         assert f"| {row} | {config.rank} | {config.lora_alpha} | {scale:g} |" in text
 
 
+def test_messages_that_the_guide_explains_are_those_of_the_code() -> None:
+    code = "\n".join(path.read_text() for room in ("eomt", "callbacks") for path in (ROOT / room).rglob("*.py"))
+    table = GUIDE.read_text().split("\n## When something is wrong\n")[1]
+    quoted = re.findall(r"^\| `([^`]+ [^`]+)` \|", table, re.MULTILINE)
+    assert len(quoted) >= 14
+    for message in quoted:
+        # what stands between names and numbers
+        parts = re.split(r"\.\.\.|'[^']*'|\w+: \d+", message)
+        assert max(parts, key=len).strip(" ;:") in code, message
+
+
 def test_rows_are_marked_as_missing_while_their_task_or_file_is() -> None:
     for path in DOCUMENTS:
         missing = set(MISSING.findall(path.read_text()))

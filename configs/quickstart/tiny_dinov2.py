@@ -1,7 +1,7 @@
-"""Training of the vision encoder below configs/quickstart/vqa_base: `python -m configs.quickstart.tiny_dinov2 FOLDER`.
+"""Training of the vision encoder in configs/quickstart/vqa_base: `python -m configs.quickstart.tiny_dinov2 FOLDER`.
 
-Every patch of drawn scenes by day learns the shape and the color of the thing that it lies in, and keeps where it is
-itself. Ten minutes on a core.
+In drawn scenes, every patch learns the shape and the color of the object that covers it, and its own position. Takes
+ten minutes on a core.
 """
 
 import sys
@@ -29,7 +29,7 @@ NOTHING = 0
 
 
 def labels(scene: ShapeScene) -> np.ndarray:
-    """Return 1 + the number of shape and color of the thing that each patch lies in, 0 for none, (2, h, w)."""
+    """Return 1 + the number of the shape and of the color of the object at each patch, 0 for none, `(2, h, w)`."""
     found = np.full((2, GRID, GRID), NOTHING)
     middles = (np.arange(GRID) + 0.5) * PATCH
     for thing in scene.things:
@@ -39,7 +39,7 @@ def labels(scene: ShapeScene) -> np.ndarray:
 
 
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images uint8 (B, 3, H, W) and labels (B, 2, h w), for ever; the scenes are drawn once."""
+    """Yield images, uint8 `(B, 3, H, W)`, and labels, `(B, 2, h w)`, without end; the scenes are drawn once."""
     scenes = [make_scene(np.random.default_rng([1, number])) for number in range(SCENES)]
     pictures = [
         render_shapes(scene, "plain", np.random.default_rng([2, number])) for number, scene in enumerate(scenes)
@@ -52,7 +52,7 @@ def batches() -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def main() -> None:
-    """Train and save."""
+    """Train the encoder, and save it."""
     torch.manual_seed(0)
     model = Dinov2Model(Dinov2Config(**CONFIG))
     sizes = [1 + len(SHAPES), 1 + len(COLORS), 2]

@@ -4,18 +4,26 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from eomt.utils.answers import text_tokens
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 # with these, fitting takes less than a minute; rarer answers and features add next to nothing
 MOST_SAMPLES = 40_000
 MOST_ANSWERS = 300
 MOST_FEATURES = 2_000
-MOST_PASSES = 20
+# questions seen in a fit, however often: few of them are gone through until the weights stand still
+MOST_VISITS = 800_000
 # every so many-th question is held out to choose the strength of the penalty
 HELD_OUT = 5
+# answers whose log-odds differ by less are equally likely: the fit is no more exact than that
+TIE = 0.01
 # scikit-learn's C, from the strongest penalty to the weakest
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0)
 
@@ -34,8 +42,9 @@ def question_only(train_questions: Sequence[str], train_answers: Sequence[str], 
 
     Multinomial logistic regression (scikit-learn's) with an L2 penalty on which words, pairs of neighboring words and
     whole questions occur, in lower case and without punctuation. Of some strengths of the penalty it takes the one that
-    is best for a fifth of the training questions, and fits anew with all of them; the same in every run. Where none
-    beats the most frequent answer, every answer is that one.
+    finds the answers of a fifth of the training questions likeliest, and fits anew with all of them; the same in every
+    run. Where none beats the answers' frequencies, every answer is the most frequent one. Of equally likely answers it
+    takes the more frequent one, then the first of the alphabet.
 
     It knows the 300 most frequent answers and the 2,000 most frequent features that more than one training question
     has. Of more than 40,000 training questions it takes a sample with a fixed seed.
@@ -46,19 +55,13 @@ def question_only(train_questions: Sequence[str], train_answers: Sequence[str], 
         questions: M questions to answer.
     """
     # takes seconds to import
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
 
     assert len(train_questions) == len(train_answers) > 0
     order = np.random.default_rng(0).permutation(len(train_questions))[:MOST_SAMPLES].tolist()
     answers = _by_frequency([train_answers[index] for index in order])[:MOST_ANSWERS]
-    known, majority = set(answers), [answers[0]] * len(questions)
-    order = [index for index in order if train_answers[index] in known]
-    targets = np.array([train_answers[index] for index in order])
-    held_out = np.arange(len(order)) % HELD_OUT == 0
-    if len(set(targets[~held_out])) < 2:
-        return majority
+    place = {answer: index for index, answer in enumerate(answers)}
+    order = [index for index in order if train_answers[index] in place]
     vectorizer = CountVectorizer(
         analyzer=_features, binary=True, min_df=2, max_features=MOST_FEATURES, dtype=np.float32
     )
@@ -66,24 +69,45 @@ def question_only(train_questions: Sequence[str], train_answers: Sequence[str], 
         features = vectorizer.fit_transform([train_questions[index] for index in order])
     except ValueError:
         # no feature occurs twice
-        return majority
+        return [answers[0]] * len(questions)
+    model = _fitted(features, np.array([place[train_answers[index]] for index in order]))
+    if model is None:
+        return [answers[0]] * len(questions)
+    odds = model.predict_log_proba(vectorizer.transform(questions))
+    likeliest = (odds > odds.max(axis=1, keepdims=True) - TIE).argmax(axis=1)
+    return [answers[index] for index in model.classes_[likeliest]]
+
+
+def _fitted(features: csr_matrix, targets: np.ndarray) -> "LogisticRegression | None":
+    """Return the model with the best strength of the penalty; None where no model beats the answers' frequencies.
+
+    Args:
+        features: Of the training questions, `(N, F)`.
+        targets: Numbers of their answers, `(N,)`.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    is_held_out = np.arange(len(targets)) % HELD_OUT == 0
+    known, counts = np.unique(targets[~is_held_out], return_counts=True)
+    # an answer that no other question has cannot be found
+    held_out = np.flatnonzero(is_held_out & np.isin(targets, known))
+    if len(known) < 2 or not len(held_out):
+        return None
+    columns = np.searchsorted(known, targets[held_out])
     # the only solver whose passes are cheap with many answers and few features in each question
-    model = LogisticRegression(solver="saga", max_iter=MOST_PASSES, tol=1e-3, random_state=0)
-    best, most_hits = 0.0, int((targets[held_out] == answers[0]).sum())
+    model = LogisticRegression(solver="saga", max_iter=MOST_VISITS // len(targets), random_state=0)
+    best, best_likelihood = 0.0, float(np.log(counts / counts.sum())[columns].mean())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for inverse_penalty in INVERSE_PENALTIES:
-            model.set_params(C=inverse_penalty).fit(features[~held_out], targets[~held_out])
-            hits = int((model.predict(features[held_out]) == targets[held_out]).sum())
-            if best and hits < most_hits:
-                # weaker ones fit the training questions by heart
+            model.set_params(C=inverse_penalty).fit(features[~is_held_out], targets[~is_held_out])
+            likelihoods = model.predict_log_proba(features[held_out])[np.arange(len(held_out)), columns]
+            if likelihoods.mean() <= best_likelihood:
+                # weaker ones would only learn the training questions by heart
                 break
-            if hits > most_hits:
-                best, most_hits = inverse_penalty, hits
-        if not best:
-            return majority
-        model.set_params(C=best).fit(features, targets)
-    return [str(answer) for answer in model.predict(vectorizer.transform(questions))]
+            best, best_likelihood = inverse_penalty, float(likelihoods.mean())
+        return model.set_params(C=best).fit(features, targets) if best else None
 
 
 def _by_frequency(answers: Sequence[str]) -> list[str]:

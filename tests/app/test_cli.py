@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from eomt.app.runs import claim
+from eomt.app.runs import create_run_folder
 from eomt.cli import main
 from eomt.errors import UserError
 from tests.cli_runs import Workspace, make_workspace, refusal, write_images
@@ -255,10 +255,10 @@ def test_a_merged_folder_predicts_without_the_data(workspace: Workspace, run: Pa
 
 
 def test_two_runs_of_one_second_get_two_folders(tmp_path: Path) -> None:
-    assert claim(tmp_path / "run", is_made_up=True) == tmp_path / "run"
-    assert claim(tmp_path / "run", is_made_up=True) == tmp_path / "run_2"
+    assert create_run_folder(tmp_path / "run", is_generated=True) == tmp_path / "run"
+    assert create_run_folder(tmp_path / "run", is_generated=True) == tmp_path / "run_2"
     with pytest.raises(UserError, match="exists"):
-        claim(tmp_path / "run", is_made_up=False)
+        create_run_folder(tmp_path / "run", is_generated=False)
 
 
 def test_a_run_is_never_written_over(workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
