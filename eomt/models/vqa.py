@@ -192,7 +192,7 @@ class DeterministicVQA(Network):
         own = answers_hash(self.answers).to(self.answers_hash.device)
         if self.answers is not None and self.answers_hash.any() and not torch.equal(own, self.answers_hash):
             raise UserError(
-                f"answers: the weights were trained with another vocabulary than these {len(self.answers)} answers; "
+                f"answers: the weights were trained on another vocabulary than these {len(self.answers)} answers; "
                 "give the training data of the run, or its own config.yaml"
             )
 
