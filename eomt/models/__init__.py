@@ -1,4 +1,4 @@
-"""Networks: plain modules, usable without Lightning."""
+"""Networks: plain torch modules that work without Lightning."""
 
 from eomt.models.eomt import EoMT
 from eomt.models.mae import MaskedAutoencoder

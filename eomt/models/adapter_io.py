@@ -1,4 +1,4 @@
-"""Adapters on disk: what is here lives in `eomt.lora`."""
+"""The guide's address of adapters on disk; the code is in `eomt.lora`."""
 
 from eomt.lora.files import is_adapter_folder, load_adapter, save_adapter
 

@@ -1,4 +1,4 @@
-"""EoMT: a plain ViT whose last blocks also carry queries, each of which answers with a class and a mask.
+"""EoMT: a plain ViT whose last blocks also carry queries; each query predicts a class and a mask.
 
 Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025 (arXiv:2503.19108).
 """
@@ -27,24 +27,25 @@ from eomt.utils.paths import PathOrName, expand_source
 
 
 class Prediction(NamedTuple):
-    """What the queries say after some block."""
+    """Predictions of the queries after a block."""
 
     mask_logits: Tensor  # (B, Q, h, w), at about a quarter of the image
-    class_logits: Tensor  # (B, Q, C + 1), the last one "no object"
+    class_logits: Tensor  # (B, Q, C + 1); the last class is "no object"
 
 
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, H, W) with the channels of each pixel normalized."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ScaleBlock(nn.Module):
-    """Doubles the resolution of (B, D, h, w).
+    """A block that doubles the resolution of (B, D, h, w).
 
-    `conv1` and `bias` are a transposed convolution of kernel and stride 2, written as a 1 x 1 convolution to four
-    times the channels and a pixel shuffle: the same function and gradients, in a form that LoRA and PEFT can adapt.
+    `conv1`, a pixel shuffle and `bias` compute a transposed convolution with kernel and stride 2. The form with a 1 x 1
+    convolution to four times the channels has the same outputs and gradients, and LoRA and PEFT can adapt it.
     """
 
     def __init__(self, dim: int) -> None:
@@ -56,6 +57,7 @@ class ScaleBlock(nn.Module):
         self.norm = LayerNorm2d(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, D, h, w) to (B, D, 2 h, 2 w)."""
         x = F.pixel_shuffle(self.conv1(x), 2).add_(self.bias[:, None, None])
         return self.norm(self.conv2(self.act(x)))
 
@@ -64,24 +66,26 @@ class EoMT(Network):
     """An encoder, `num_q` queries that join its last `num_blocks` blocks, and heads for classes and masks.
 
     Args:
-        encoder: a ViT.
-        num_classes: C, without "no object". From a config it is filled in from the data.
-        num_q: number of queries; at least the number of classes in one image.
-        num_blocks: L2, the blocks that carry the queries.
-        masked_attn_enabled: let each query attend only to where the mask of the block before says it is. The
-            probability of doing so is `attn_mask_probs`, which the task anneals to 0 during training.
-        lora_config: for use from Python; a task applies its own.
-        pretrained: weights of a whole EoMT: a folder or file as this package writes them, an official
-            pytorch_model.bin, a folder in Hugging Face layout or a repository on the hub. They hold the encoder's, so
-            give it `pretrained: false`; but official ones of DINOv3 are changes to the encoder's own weights and need
-            them. False starts from the encoder's weights and new heads.
-        load_class_head: false starts a new class head for the classes of your data, trained wherever adapters are.
+        encoder: A ViT.
+        num_classes: Number of classes C, without "no object". With a config it comes from the data.
+        num_q: Number of queries; at least the number of classes or objects in one image.
+        num_blocks: Number of the last blocks that carry the queries (L2 in the paper).
+        masked_attn_enabled: Let each query attend only to the patches inside the mask that it predicts before the
+            block. `attn_mask_probs` is the probability of doing so, which the task anneals to 0 in training.
+        lora_config: Settings of LoRA, for use from Python; a task applies its own.
+        pretrained: Weights of a whole EoMT: a folder or file that this package wrote, an official pytorch_model.bin, a
+            folder in Hugging Face layout, or a repository on the hub. They include the encoder's weights, so the
+            encoder should have `pretrained: false`. Official weights of DINOv3 are an exception: they are differences
+            to the encoder's own weights and need them. False starts from the encoder's weights and new heads.
+        load_class_head: Load the class head too; False makes a new one for the classes of your data, which is trained
+            beside the adapters.
 
     Attributes:
-        class_names: in the order of the class head's outputs, for the files that are written; None if not known.
+        class_names: Names in the order of the class head's outputs, for the files that are written; None if they are
+            not known.
 
     Raises:
-        UserError: for sizes that do not fit or weights that cannot be read.
+        UserError: If sizes do not fit, or weights cannot be read.
     """
 
     inner_models = ("encoder.backbone",)
@@ -102,28 +106,28 @@ class EoMT(Network):
         super().__init__()
         pretrained = expand_source(pretrained)
         if num_classes is None or num_classes < 1:
-            raise UserError(f"num_classes: {num_classes!r}, must be at least 1; a config gets it from the data")
+            raise UserError(f"num_classes: {num_classes!r}; must be at least 1 (with a config it comes from the data)")
         if not 1 <= num_blocks <= len(encoder.blocks):
-            raise UserError(f"num_blocks: {num_blocks}, must be 1 to {len(encoder.blocks)}, the blocks of the encoder")
+            raise UserError(f"num_blocks: {num_blocks}; must be 1 to {len(encoder.blocks)}, the blocks of the encoder")
         if num_q < 1:
-            raise UserError(f"num_q: {num_q}, must be at least 1")
+            raise UserError(f"num_q: {num_q}; must be at least 1")
         dim = encoder.embed_dim
         self.encoder = encoder
         self.num_classes, self.num_blocks, self.masked_attn_enabled = num_classes, num_blocks, masked_attn_enabled
         self.pretrained, self.load_class_head = pretrained, load_class_head
-        # that the encoder's position grid is made for
+        # the size that the encoder's position grid is made for
         self.img_size = encoder.img_size
         self.q = nn.Embedding(num_q, dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = nn.Sequential(
             nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )
-        # to a quarter of the image's resolution, as near as doubling comes
+        # up to about a quarter of the image's resolution, by doubling
         doublings = max(1, round(math.log2(encoder.patch_size)) - 2)
         self.upscale = nn.Sequential(*(ScaleBlock(dim) for _ in range(doublings)))
         self.register_buffer("attn_mask_probs", torch.full((num_blocks,), float(masked_attn_enabled)))
         if pretrained is True:
-            raise UserError("pretrained: true, EoMT takes false, the path of its weights or a repository")
+            raise UserError("pretrained: true; must be false, the path of EoMT's weights or a repository")
         if pretrained:
             names, settings = load_eomt(self, pretrained, load_class_head)
             mark_loaded(self, names)
@@ -135,48 +139,51 @@ class EoMT(Network):
 
     @property
     def new_modules(self) -> tuple[str, ...]:
-        """What no file fills though one was given: trained in full wherever adapters are."""
+        """The class head, if the given weights did not fill it: it is trained in full beside the adapters."""
         return ("class_head",) if self.pretrained and not self.load_class_head else ()
 
     @property
     def base(self) -> str:
-        """Where the weights come from, for people."""
+        """Origin of the weights in words: the whole network's, else the encoder's."""
         return self.pretrained if isinstance(self.pretrained, str) else self.encoder.base
 
     def write(self, folder: Path) -> None:
-        """Write into a folder that exists, in Hugging Face layout where that can be; `pretrained` opens it."""
+        """Write into a folder that exists, in Hugging Face layout where it has a form for this network."""
         require_merged(self)
         write_eomt(self, folder)
 
     @classmethod
     def opens(cls, folder: Path) -> bool:
+        """Return whether `folder` holds Hugging Face's layout or this package's own."""
         return (folder / CONFIG_FILE).is_file() or read_own_settings(folder) is not None
 
     @classmethod
     def complete(cls, arguments: Arguments) -> None:
-        """Let the encoder fetch nothing where a whole network's weights are given, which hold the encoder's."""
+        """Switch the encoder's `pretrained` off where the weights of the whole network include the encoder's."""
         encoder = (arguments.get("encoder") or {}).get("init_args") or {}
         if encoder.get("pretrained") is True and isinstance(arguments["pretrained"], str):
             encoder["pretrained"] = not holds_encoder(arguments["pretrained"])
 
     @classmethod
     def classes_of(cls, arguments: Arguments) -> int | None:
+        """Return the number of classes of the class head in `pretrained`; None without such weights."""
         pretrained = arguments.get("pretrained")
         return classes_in(pretrained) if isinstance(pretrained, str) else None
 
     @classmethod
     def without_weights(cls, arguments: Arguments) -> None:
+        """Switch `pretrained` off, and fill the class head from the file."""
         super().without_weights(arguments)
-        # a file that holds every weight holds those of a new head too
+        # a file with every weight also has those of a new head
         arguments["load_class_head"] = True
 
     def compile_blocks(self) -> None:
-        """Compiles each block in place: they share a graph, so it takes seconds and not minutes."""
+        """Compile each block of the encoder in place; they share a graph."""
         for block in self.encoder.blocks:
             block.compile()
 
     def depth_of(self, parameter: str) -> int | None:
-        """Layer of a parameter for layer-wise learning-rate decay: 0 embeddings, i + 1 block i; None for heads."""
+        """Return 0 for embeddings, i + 1 for block i and the last for the norm; None for queries and heads."""
         prefix = "encoder.backbone."
         if not parameter.startswith(prefix):
             return None
@@ -186,15 +193,14 @@ class EoMT(Network):
         return len(self.encoder.blocks) if inner.startswith("norm.") else 0
 
     def forward(self, image: Tensor) -> list[Prediction]:
-        """Predictions of each supervised layer, the last one final.
+        """Return the predictions of each supervised layer; the last one is final.
 
         Args:
-            image: uint8 RGB (B, 3, H, W).
+            image: RGB images, uint8 (B, 3, H, W).
 
         Returns:
-            In training `num_blocks + 1` predictions. In evaluation only those that masked attention needs, and the
-            final one; a block is masked there if its probability is at least one half, so that the answer does not
-            depend on chance.
+            In training `num_blocks + 1` predictions. In evaluation only the final one and those that masked attention
+            needs; there a block is masked if its probability is at least one half, so that answers are deterministic.
         """
         tokens, grid, rope = self.encoder.embed(image)
         first = len(self.encoder.blocks) - self.num_blocks
@@ -216,21 +222,21 @@ class EoMT(Network):
         return predictions
 
     def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> Prediction:
-        """tokens: (B, Q + prefix + h * w, D)."""
+        """Return the prediction from tokens (B, Q + prefix + h * w, D)."""
         tokens = self.encoder.norm(tokens)
         num_q = self.q.num_embeddings
         queries, patches = tokens[:, :num_q], tokens[:, num_q + self.encoder.num_prefix_tokens :]
         patches = patches.transpose(1, 2).unflatten(2, grid)
-        # without the other tokens in between, all of upscale runs channels last and copies nothing for its norms
+        # copied without the other tokens, so that all of upscale runs channels last and its norms copy nothing
         features = self.upscale(patches.contiguous(memory_format=torch.channels_last))  # (B, D, h', w')
         mask_logits = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), features)
         return Prediction(mask_logits, self.class_head(queries))
 
     @torch.no_grad()
     def _attention_mask(self, mask_logits: Tensor, grid: tuple[int, int], probability: float) -> Tensor:
-        """Bool (B, 1, N, N), true where attention is allowed: queries see the patches of their own mask only.
+        """Return bool (B, 1, N, N), true where attention is allowed: a query sees only the patches in its own mask.
 
-        In training a query is masked with `probability`.
+        In training each query is masked with `probability`.
         """
         batch, num_q = mask_logits.shape[:2]
         skip = num_q + self.encoder.num_prefix_tokens
@@ -244,21 +250,21 @@ class EoMT(Network):
 
 
 def class_scores(prediction: Prediction) -> Tensor:
-    """(B, C, h, w): how much of each known class the queries see in each place, in fp32.
+    """Return a score for each class and pixel, (B, C, h, w) in fp32, without "no object".
 
-    sum over q of softmax(class_q)_c * sigmoid(mask_q), without "no object" (Mask2Former's semantic inference).
+    The score is the sum over q of softmax(class_q)_c * sigmoid(mask_q) (semantic inference of Mask2Former).
     """
     classes = prediction.class_logits.float().softmax(-1)[..., :-1]
     return torch.einsum("bqc,bqhw->bchw", classes, prediction.mask_logits.float().sigmoid())
 
 
 def anneal(fractions: Sequence[tuple[float, float]], progress: float, power: float = 0.9) -> list[float]:
-    """Probability of masked attention per block.
+    """Return the probability of masked attention for each block.
 
     Args:
-        fractions: per block the parts of the run where its annealing starts and ends.
-        progress: part of the run that is done, 0 to 1.
-        power: of the polynomial from 1 to 0.
+        fractions: For each block the progress, 0 to 1, at which its annealing starts and ends.
+        progress: Share of the run that is done, 0 to 1.
+        power: Power of the polynomial from 1 to 0.
     """
     ramps = [min(1.0, max(0.0, (progress - start) / (end - start))) for start, end in fractions]
     return [(1 - ramp) ** power for ramp in ramps]

@@ -1,4 +1,4 @@
-"""What stands between an encoder's features and the classes."""
+"""Heads on the features of an encoder: a projection and two classifiers."""
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +10,17 @@ DROPOUT = 0.1
 
 
 class ProjectionHead(nn.Sequential):
-    """Features (B, in_dim) to a space of their own (B, proj_dim), through one hidden layer, as in SimCLR.
+    """A projection of features (B, in_dim) to (B, proj_dim) through one hidden layer, as in SimCLR.
 
     Chen et al., arXiv:2002.05709.
 
     Args:
-        in_dim: of the features.
-        proj_dim: of the answer.
-        proj_hidden_dim: of the hidden layer; None takes in_dim.
+        in_dim: Width of the features.
+        proj_dim: Width of the output.
+        proj_hidden_dim: Width of the hidden layer; None takes in_dim.
 
     Raises:
-        UserError: for a width below 1.
+        UserError: If a width is below 1.
     """
 
     def __init__(self, in_dim: int, proj_dim: int = 256, proj_hidden_dim: int | None = None) -> None:
@@ -30,15 +30,15 @@ class ProjectionHead(nn.Sequential):
 
 
 class MorphClassifier(nn.Sequential):
-    """Features (B, in_dim) to logits (B, num_classes), through one hidden layer with dropout.
+    """A classifier of features (B, in_dim) with one hidden layer and dropout; its logits are (B, num_classes).
 
     Args:
-        in_dim: of the features.
-        cls_hidden_dim: of the hidden layer.
-        num_classes: of the answer.
+        in_dim: Width of the features.
+        cls_hidden_dim: Width of the hidden layer.
+        num_classes: Number of classes.
 
     Raises:
-        UserError: for a width below 1.
+        UserError: If a width is below 1.
     """
 
     def __init__(self, in_dim: int, cls_hidden_dim: int = 512, num_classes: int = 2) -> None:
@@ -49,29 +49,30 @@ class MorphClassifier(nn.Sequential):
 
 
 class CosineClassifier(nn.Module):
-    """Features (B, in_dim) to scale * cos(theta_c), (B, num_classes); theta_c is the angle to the weight of class c.
+    """A classifier with logits scale * cos(theta_c); theta_c is the angle between features and the weight of class c.
 
     For losses with a margin between angles, such as CosFace (Wang et al., CVPR 2018, arXiv:1801.09414).
 
     Args:
-        in_dim: of the features.
-        num_classes: of the answer.
-        scale: of the cosines: what the length of features and weights would be.
+        in_dim: Width of the features.
+        num_classes: Number of classes.
+        scale: Factor of the cosines; it replaces the lengths of features and weights, which are normalized to 1.
 
     Raises:
-        UserError: for a width below 1, or a scale that is not above 0.
+        UserError: If a width is below 1, or the scale is not above 0.
     """
 
     def __init__(self, in_dim: int, num_classes: int = 2, scale: float = 16.0) -> None:
         super().__init__()
         _check_widths(num_classes=num_classes)
         if not scale > 0:
-            raise UserError(f"scale: {scale}, must be above 0")
+            raise UserError(f"scale: {scale}; must be above 0")
         self.scale = scale
         self.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_classes, in_dim)))
 
     def forward(self, features: Tensor) -> Tensor:
-        # bf16 would round the cosines, times the scale, to steps of a sixteenth
+        """Return the logits (B, num_classes) of features (B, in_dim), in fp32."""
+        # bf16 would round the scaled cosines to steps of 1/16
         with torch.autocast(features.device.type, enabled=False):
             cosines = F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight.float(), dim=1))
             return self.scale * cosines
@@ -80,4 +81,4 @@ class CosineClassifier(nn.Module):
 def _check_widths(**widths: int) -> None:
     for name, width in widths.items():
         if width < 1:
-            raise UserError(f"{name}: {width}, must be at least 1")
+            raise UserError(f"{name}: {width}; must be at least 1")

@@ -1,4 +1,4 @@
-"""The guide's address of the LoRA layers: what is here lives in `eomt.lora`."""
+"""The guide's address of the LoRA layers; the code is in `eomt.lora`."""
 
 from eomt.lora.layers import (
     LoRAAttention,

@@ -1,4 +1,4 @@
-"""The guide's address of LoRAConfig and of what it does to a network: what is here lives in `eomt.lora`."""
+"""The guide's address of LoRAConfig and of adapting a network; the code is in `eomt.lora`."""
 
 from eomt.lora.apply import apply_lora, apply_lora_to_vit
 from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation

@@ -1,4 +1,4 @@
-"""A masked autoencoder for pre-training on unlabelled images, on transformers' `ViTMAEForPreTraining`.
+"""A masked autoencoder for pre-training on unlabeled images, with transformers' `ViTMAEForPreTraining`.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022 (arXiv:2111.06377).
 """
@@ -31,53 +31,56 @@ from eomt.utils.paths import PathOrName, expand_source
 
 log = logging.getLogger("eomt")
 
-# Added to the variance of a patch before it is divided by, as in the paper's code.
+# added to the variance of a patch before the division, as in the authors' code
 EPSILON = 1e-6
 
 
 class MAEPrediction(NamedTuple):
-    """What the decoder makes of the patches that the encoder saw."""
+    """The decoder's prediction of all patches."""
 
-    reconstruction: Tensor  # (B, N, p * p * 3), in the terms of `MaskedAutoencoder.target`
+    reconstruction: Tensor  # (B, N, p * p * 3), to be compared with `MaskedAutoencoder.target`
     mask: Tensor  # (B, N), 1 where a patch was removed
 
 
 class MAEPictures(NamedTuple):
-    """What people look at; uint8 (B, 3, H, W) each."""
+    """Pictures for people, uint8 (B, 3, H, W) each."""
 
     image: Tensor
-    masked: Tensor  # removed patches in the mean colour
-    reconstruction: Tensor  # removed patches as predicted, the others as they were
+    masked: Tensor  # removed patches in the mean color
+    reconstruction: Tensor  # removed patches as predicted, the others unchanged
 
 
 class MaskedAutoencoder(Network):
-    """ViT-MAE that rebuilds the patches it does not see.
+    """ViT-MAE that reconstructs the patches which it does not see.
 
-    Encoder and decoder have positions of their own, and the decoder a learned mask token. LoRA's `query`, `attention`
-    and the like reach the decoder, too: put `decoder` into exclude_modules, or into trainable_modules.
+    Encoder and decoder each have positions, and the decoder has a learned mask token. LoRA's `query`, `attention` and
+    similar words also match the decoder: name `decoder` in exclude_modules, or in trainable_modules.
 
     Args:
-        pretrained: true takes facebook/vit-mae-base from the hub (Meta's weights are CC-BY-NC-4.0: no commercial use);
-            a text is a folder in Hugging Face layout of a ViTMAEForPreTraining or ViTMAEModel, or a repository; false
-            starts from scratch. The encoder's sizes must be those given here. The decoder is taken if it has the sizes
-            given here, too (the released one has a depth of 8), else it starts anew.
-        img_size: height and width in pixels, a square; positions that are read are resampled to it.
-        patch_size: p, in pixels.
-        mask_ratio: share of the patches that are removed, above 0 and below 1.
-        masking: remove patches at random, or block by block.
-        decoder_depth: number of the decoder's blocks.
-        norm_pix_loss: predict each patch less its mean, divided by its deviation.
-        hidden_size, depth, num_heads: of the encoder; those of the base model.
-        decoder_hidden_size, decoder_num_heads: likewise.
-        checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        pretrained: True takes facebook/vit-mae-base from the hub (Meta's weights are CC-BY-NC-4.0: no commercial use).
+            A text is a folder in Hugging Face layout of a ViTMAEForPreTraining or ViTMAEModel, or a repository. False
+            starts from scratch. The encoder must have the sizes given here. The decoder is read if it has the sizes
+            given here (the released one has a depth of 8); otherwise a new one is initialized.
+        img_size: Height and width in pixels, a square; positions that are read are resampled to it.
+        patch_size: Side p of a patch in pixels.
+        mask_ratio: Share of the patches that are removed, above 0 and below 1.
+        masking: Remove patches at random, or in blocks.
+        decoder_depth: Number of the decoder's blocks.
+        norm_pix_loss: Predict each patch minus its mean, divided by its deviation.
+        hidden_size: Width of the encoder.
+        depth: Number of the encoder's blocks.
+        num_heads: Attention heads of the encoder.
+        decoder_hidden_size: Width of the decoder.
+        decoder_num_heads: Attention heads of the decoder.
+        checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
 
     Raises:
-        UserError: for sizes or a ratio that cannot be, or weights that cannot be had or do not fit.
+        UserError: If a size or the ratio is impossible, or weights are not available or do not fit.
     """
 
-    # adapters are named as in the Hugging Face model
+    # adapters have the names of the Hugging Face model
     inner_models = ("model",)
-    # sines and cosines: training leaves them as they are
+    # sines and cosines, which training does not change
     frozen_modules = (f"model.vit.{POSITIONS}", f"model.decoder.{DECODER_POSITIONS}")
 
     def __init__(
@@ -99,7 +102,7 @@ class MaskedAutoencoder(Network):
         super().__init__()
         pretrained = expand_source(pretrained)
         if masking not in ("random", "block"):
-            raise UserError(f"masking: {masking!r}, must be random or block")
+            raise UserError(f"masking: {masking!r}; must be random or block")
         check_ratio(mask_ratio)
         self.pretrained, self.masking = pretrained, masking
         self.patch_size, self.mask_ratio, self.norm_pix_loss = patch_size, mask_ratio, norm_pix_loss
@@ -116,7 +119,7 @@ class MaskedAutoencoder(Network):
             checkpoint = read_mae(pretrained)
             fill_mae_encoder(self.model.vit, checkpoint)
             if not fill_mae_decoder(self.model, checkpoint):
-                log.info("%s: holds no decoder of these sizes; it starts anew", checkpoint.folder)
+                log.info("%s: holds no decoder of these sizes; a new one is initialized", checkpoint.folder)
         if checkpointing:
             enable_checkpointing(self.model)
         self.normalize = PixelNormalization()
@@ -128,42 +131,42 @@ class MaskedAutoencoder(Network):
 
     @property
     def num_patches(self) -> int:
-        """N."""
+        """Number N of patches."""
         return self.grid[0] * self.grid[1]
 
     @property
     def base(self) -> str:
-        """Where the weights come from, for people."""
+        """Origin of the weights in words."""
         return describe_base(self.pretrained)
 
     def compile_blocks(self) -> None:
-        """Compiles each block of encoder and decoder in place."""
+        """Compile each block of encoder and decoder in place."""
         for layer in (*self.model.vit.layers, *self.model.decoder.decoder_layers):
             layer.compile()
 
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> MAEPrediction:
-        """Masks, encodes what is left, and predicts every patch.
+        """Mask images, encode the patches that are left, and predict every patch.
 
         Args:
-            image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W) of `img_size`.
-            generator: where the masks come from, on any device: one with a fixed seed makes them repeatable. None takes
-                PyTorch's.
+            image: RGB images of `img_size`, uint8 (0 to 255) or floating point (0 to 1), (B, 3, H, W).
+            generator: Random generator of the masks, on any device; with a fixed seed they are repeatable. None takes
+                PyTorch's default.
 
         Raises:
-            UserError: for images of another size.
+            UserError: If the images have another size.
         """
         pixels = self._pixels(image).to(self.model.vit.embeddings.patch_embeddings.projection.weight.dtype)
         if self.masking == "block":
             noise = block_noise(len(image), self.grid, image.device, generator)
         else:
             noise = random_noise(len(image), self.num_patches, image.device, generator)
-        # not the model's own forward, which also computes a loss
+        # the model's own forward would also compute a loss
         encoded = self.model.vit(pixels, noise=noise)
         decoded = self.model.decoder(encoded.last_hidden_state, encoded.ids_restore)
         return MAEPrediction(decoded.logits, encoded.mask)
 
     def target(self, image: Tensor) -> Tensor:
-        """What is to be predicted of images (B, 3, H, W): (B, N, p * p * 3), in each patch row by row, colours last."""
+        """Return the target for images (B, 3, H, W): patches (B, N, p * p * 3), each row by row, colors last."""
         patches = self.model.patchify(self._pixels(image))
         if not self.norm_pix_loss:
             return patches
@@ -172,9 +175,9 @@ class MaskedAutoencoder(Network):
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor, generator: torch.Generator | None = None) -> MAEPictures:
-        """Pictures of what is seen and predicted; arguments as in `forward`.
+        """Return pictures of what is seen and what is predicted; arguments as in `forward`.
 
-        With `norm_pix_loss` each removed patch is given its true mean and deviation, which are not predicted.
+        With `norm_pix_loss` each removed patch gets its true mean and deviation, which are not predicted.
         """
         prediction = self(image, generator)
         patches = self.model.patchify(self._pixels(image))
@@ -187,10 +190,10 @@ class MaskedAutoencoder(Network):
         return MAEPictures(*(self.normalize.invert(self.model.unpatchify(x)) for x in (patches, masked, rebuilt)))
 
     def _pixels(self, image: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, H, W).
+        """Return normalized pixels, (B, 3, H, W).
 
         Raises:
-            UserError: for images of another size.
+            UserError: If the images have another size.
         """
         if tuple(image.shape[-2:]) != self.img_size:
             height, width = self.img_size
@@ -202,15 +205,19 @@ class MaskedAutoencoder(Network):
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each patch (B, N, p * p * 3), two tensors (B, N, 1)."""
+    """Return mean and deviation of each patch, (B, N, 1) each, from patches (B, N, p * p * 3)."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return mean, (variance + EPSILON).sqrt()
 
 
 def save_encoder(network: MaskedAutoencoder, folder: str | Path) -> Path:
-    """Writes the encoder as transformers does a ViTMAEModel, for `MAEEncoder(pretrained=folder)`; whole or not at all.
+    """Write the encoder as transformers writes a ViTMAEModel, for `MAEEncoder(pretrained=folder)`; return the folder.
+
+    Args:
+        network: A masked autoencoder.
+        folder: Folder that is written, whole or not at all.
 
     Raises:
-        UserError: if the encoder holds adapters, or the folder exists and is something else.
+        UserError: If the encoder holds adapters, or the folder exists and is something else.
     """
     return save_mae_encoder(network.model.vit, folder)

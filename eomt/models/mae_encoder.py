@@ -1,4 +1,4 @@
-"""The encoder of a masked autoencoder, seeing every patch, on transformers' `ViTMAEModel`.
+"""The encoder of a masked autoencoder, which here sees every patch, with transformers' `ViTMAEModel`.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022 (arXiv:2111.06377).
 """
@@ -28,29 +28,29 @@ from eomt.utils.paths import PathOrName, expand_source
 
 
 class MAEEncoder(Network):
-    """ViT-MAE without masking: images in, tokens out in the order of the patches.
+    """ViT-MAE without masking: from images to tokens in the order of the patches.
 
-    The sizes are those of the base model; weights that are read must have the sizes that are given.
+    The default sizes are those of the base model; weights that are read must have the sizes given here.
 
     Args:
-        pretrained: true takes facebook/vit-mae-base from the hub (Meta's weights are CC-BY-NC-4.0: no commercial use);
-            a text is a folder in Hugging Face layout of a ViTMAEModel or ViTMAEForPreTraining, or a repository; false
+        pretrained: True takes facebook/vit-mae-base from the hub (Meta's weights are CC-BY-NC-4.0: no commercial use).
+            A text is a folder in Hugging Face layout of a ViTMAEModel or ViTMAEForPreTraining, or a repository. False
             leaves the weights random.
-        img_size: height and width in pixels that the position grid is made for, a square; positions that are read are
-            resampled to it, and for a batch of another size again.
-        patch_size: in pixels.
-        hidden_size: D.
-        depth: number of blocks.
-        num_heads: of their attention.
-        checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        img_size: Height and width in pixels of the position grid, a square; positions that are read are resampled to
+            it, and again for a batch of another size.
+        patch_size: Side of a patch in pixels.
+        hidden_size: Width D of the tokens.
+        depth: Number of blocks.
+        num_heads: Attention heads of each block.
+        checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
 
     Raises:
-        UserError: for sizes that cannot be, or weights that cannot be had or do not fit.
+        UserError: If a size is impossible, or weights are not available or do not fit.
     """
 
-    # adapters are named as in the Hugging Face model
+    # adapters have the names of the Hugging Face model
     inner_models = ("model",)
-    # sines and cosines: full fine-tuning leaves them as they are
+    # sines and cosines, which training does not change
     frozen_modules = (f"model.{POSITIONS}",)
 
     def __init__(
@@ -78,58 +78,66 @@ class MAEEncoder(Network):
 
     @property
     def embed_dim(self) -> int:
+        """Width D of the tokens."""
         return self.model.config.hidden_size
 
     @property
     def num_blocks(self) -> int:
+        """Number of blocks."""
         return len(self.model.layers)
 
     @property
     def base(self) -> str:
-        """Where the weights come from, for people."""
+        """Origin of the weights in words."""
         return describe_base(self.pretrained)
 
     def compile_blocks(self) -> None:
-        """Compiles each block in place."""
+        """Compile each block in place."""
         for layer in self.model.layers:
             layer.compile()
 
     def embed(self, image: Tensor) -> Tensor:
-        """Tokens before the first block.
+        """Return the tokens before the first block.
 
         Args:
-            image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), H and W multiples of the patch.
+            image: RGB images, uint8 (0 to 255) or floating point (0 to 1), (B, 3, H, W); H and W are multiples of the
+                patch size.
 
         Returns:
-            (B, 1 + h * w, D), the class token first.
+            Tokens (B, 1 + h * w, D), the class token first.
 
         Raises:
-            UserError: for another size.
+            UserError: If the images have another size.
         """
         height, width = self.grid(image)
         embeddings = self.model.embeddings
         pixels = self.normalize(image).to(embeddings.patch_embeddings.projection.weight.dtype)
-        # without it the patches would be shuffled, even where none is masked
+        # increasing noise: the model sorts patches by it, even where none is masked
         in_order = torch.arange(height * width, device=image.device).expand(len(image), -1)
         return embeddings(pixels, noise=in_order, interpolate_pos_encoding=True)[0]
 
     def grid(self, image: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches of `image` (B, 3, H, W)."""
+        """Return rows and columns of patches of `image` (B, 3, H, W).
+
+        Raises:
+            UserError: If they are no whole numbers.
+        """
         height, width = image.shape[-2:]
         patch = self.patch_size
         if min(height, width) < patch or height % patch or width % patch:
-            raise UserError(f"image: {height} x {width} pixels, both must be multiples of the patch size {patch}")
+            raise UserError(f"image: {height} x {width} pixels; both must be multiples of the patch size {patch}")
         return height // patch, width // patch
 
     def run_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Block `index` on tokens (B, N, D)."""
+        """Return the output of block `index` for tokens (B, N, D)."""
         return self.model.layers[index](tokens)
 
     def norm(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, N, D) after the last norm."""
         return self.model.layernorm(tokens)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image: (B, 3, H, W) -> normalised tokens (B, 1 + h * w, D), the class token first."""
+        """Map images (B, 3, H, W) to normalized tokens (B, 1 + h * w, D), the class token first."""
         tokens = self.embed(image)
         for index in range(self.num_blocks):
             tokens = self.run_block(index, tokens)
@@ -137,16 +145,16 @@ class MAEEncoder(Network):
 
     @torch.no_grad()
     def attention_rollout(self, image: Tensor) -> Tensor:
-        """How much of each patch reaches the class token through all blocks.
+        """Return how much of each patch reaches the class token through all blocks.
 
         Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (arXiv:2005.00928): the product over the blocks
-        of (A + I) / 2, A being the attention averaged over the heads.
+        of (A + I) / 2, where A is the attention averaged over the heads.
 
         Args:
-            image: (B, 3, H, W), as in `forward`.
+            image: Images (B, 3, H, W), as in `forward`.
 
         Returns:
-            (B, h, w) in fp32; what is missing in the sum to one is the class token's own.
+            Shares (B, h, w) in fp32; together with the class token's own share they sum to 1.
         """
         height, width = self.grid(image)
         with evaluation_mode(self), eager_attention(self.model):
@@ -163,7 +171,7 @@ class MAEEncoder(Network):
 
 @contextlib.contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Attention that also returns its weights within; the fast one, which does not, afterwards."""
+    """Use the attention that also returns its weights within, and the former, faster one afterwards."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -173,7 +181,7 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:
-    """Recomputes activations of all blocks in the backward pass, in training."""
+    """Let training recompute the activations of all blocks in the backward pass."""
     with warnings.catch_warnings():
         # its new name is not in all versions of transformers 5
         warnings.simplefilter("ignore", FutureWarning)
@@ -181,7 +189,7 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
 
 
 def describe_base(pretrained: bool | str) -> str:
-    """Where the weights of a ViT-MAE come from, for people."""
+    """Return the origin of a ViT-MAE's weights in words."""
     if isinstance(pretrained, str):
         return pretrained
     return REPOSITORY if pretrained else "vit-mae (random)"

@@ -1,4 +1,4 @@
-"""Which patches a masked autoencoder does not see: at random, or block by block."""
+"""The choice of the patches that a masked autoencoder does not see: at random, or in blocks."""
 
 import math
 
@@ -7,35 +7,35 @@ from torch import Tensor
 
 from eomt.errors import UserError
 
-# Of one rectangle of a block-wise mask: its share of the grid, and its height by its width.
+# ranges for each rectangle of a block-wise mask: its share of the grid, and its height divided by its width
 BLOCK_SHARE = (1 / 12, 1 / 3)
 BLOCK_ASPECT = (0.3, 1 / 0.3)
-# As many rectangles leave less than one patch in twenty uncovered, even in the corners.
+# so many rectangles cover each patch, even in a corner, with a probability above 95 %
 NUM_BLOCKS = 64
 
 
 def check_ratio(mask_ratio: float) -> None:
-    """That something is masked and something kept.
+    """Check that a ratio masks something and keeps something.
 
     Raises:
-        UserError: if not.
+        UserError: If it does not.
     """
     if not 0 < mask_ratio < 1:
-        raise UserError(f"mask_ratio: {mask_ratio}, must be above 0 and below 1")
+        raise UserError(f"mask_ratio: {mask_ratio}; must be above 0 and below 1")
 
 
 def num_kept(num_patches: int, mask_ratio: float) -> int:
-    """How many of `num_patches` patches a mask leaves: the whole part of num_patches * (1 - mask_ratio).
+    """Return how many of `num_patches` patches a mask keeps: num_patches * (1 - mask_ratio), rounded down.
 
     Raises:
-        UserError: for a ratio outside 0 to 1, or one that keeps no patch or masks none.
+        UserError: If the ratio is outside 0 to 1, or keeps no patch, or masks none.
     """
     check_ratio(mask_ratio)
     kept = int(num_patches * (1 - mask_ratio))
     if not 1 <= kept < num_patches:
         raise UserError(
-            f"mask_ratio: {mask_ratio} keeps {kept} of {num_patches} patches, must keep at least one and mask at least "
-            "one; choose another ratio, a larger img_size or a smaller patch_size"
+            f"mask_ratio: {mask_ratio} keeps {kept} of {num_patches} patches; keep at least one and mask at least one, "
+            "by another ratio, a larger img_size or a smaller patch_size"
         )
     return kept
 
@@ -43,19 +43,19 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
 def random_masking(
     x: Tensor, mask_ratio: float, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Removes patches chosen at random, in each sample others (He et al., arXiv:2111.06377).
+    """Remove random patches, different ones in each sample (He et al., arXiv:2111.06377).
 
     Args:
-        x: (B, N, D).
-        mask_ratio: share of the patches that is removed.
-        generator: where the chance comes from, on any device; None takes PyTorch's.
+        x: Patches, (B, N, D).
+        mask_ratio: Share of the patches that is removed.
+        generator: Random generator on any device; None takes PyTorch's default.
 
     Returns:
         `x_masked` (B, K, D), the kept patches, shuffled; `mask` (B, N), 1 where a patch is removed, 0 where it is kept;
         `ids_restore` int64 (B, N), for each patch its place in `x_masked`, or beyond its end if it is removed.
 
     Raises:
-        UserError: see `num_kept`.
+        UserError: See `num_kept`.
     """
     return mask_by_noise(x, random_noise(x.shape[0], x.shape[1], x.device, generator), mask_ratio)
 
@@ -63,25 +63,25 @@ def random_masking(
 def block_masking(
     x: Tensor, mask_ratio: float, grid: tuple[int, int], generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Removes rectangles of patches, as many patches as `random_masking` (after BEiT, arXiv:2106.08254).
+    """Remove patches in rectangles, as many as `random_masking` does (after BEiT, arXiv:2106.08254).
 
     Args:
-        x: (B, h * w, D), row by row.
-        mask_ratio: share of the patches that is removed.
-        grid: (h, w).
-        generator: where the chance comes from, on any device; None takes PyTorch's.
+        x: Patches, row by row, (B, h * w, D).
+        mask_ratio: Share of the patches that is removed.
+        grid: Rows and columns of patches, (h, w).
+        generator: Random generator on any device; None takes PyTorch's default.
 
     Returns:
-        As `random_masking` does.
+        `x_masked`, `mask` and `ids_restore`, as from `random_masking`.
 
     Raises:
-        UserError: see `num_kept`.
+        UserError: See `num_kept`.
     """
     return mask_by_noise(x, block_noise(x.shape[0], grid, x.device, generator), mask_ratio)
 
 
 def mask_by_noise(x: Tensor, noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Removes the patches of the largest `noise` (B, N); what it returns is that of `random_masking`."""
+    """Remove the patches of `x` (B, N, D) with the largest `noise` (B, N); return what `random_masking` returns."""
     num_patches, dim = x.shape[1:]
     kept = num_kept(num_patches, mask_ratio)
     ids_shuffle = noise.argsort(dim=1)
@@ -92,15 +92,15 @@ def mask_by_noise(x: Tensor, noise: Tensor, mask_ratio: float) -> tuple[Tensor, 
 
 
 def apply_mask(x: Tensor, mask: Tensor, token: Tensor | float = 0.0) -> Tensor:
-    """Replaces the removed patches by `token`; the others stay as they are and where they are.
+    """Replace the removed patches by `token`, without moving the others.
 
     Args:
-        x: (B, N, D).
-        mask: (B, N), 1 where a patch is removed.
-        token: a number, or a tensor that broadcasts to x, such as a learned (D,).
+        x: Patches, (B, N, D).
+        mask: Mask (B, N), 1 where a patch is removed.
+        token: Number, or tensor that broadcasts to x, such as a learned (D,).
 
     Returns:
-        (B, N, D).
+        Patches, (B, N, D).
     """
     return torch.where(mask[..., None] > 0, token, x)
 
@@ -108,18 +108,18 @@ def apply_mask(x: Tensor, mask: Tensor, token: Tensor | float = 0.0) -> Tensor:
 def random_noise(
     batch: int, num_patches: int, device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Noise (B, N) whose largest values are at random places."""
+    """Return noise (B, N), whose largest values are at random places."""
     return _rand((batch, num_patches), device, generator)
 
 
 def block_noise(
     batch: int, grid: tuple[int, int], device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Noise (B, h * w) whose largest values, however many are taken, fill rectangles.
+    """Return noise (B, h * w) whose k largest values fill rectangles, for every k.
 
-    Rectangles are drawn one after the other, and may hang over the edge. A patch is the larger the earlier it is
-    covered; within a rectangle the upper rows come first, so that the last one taken is a rectangle, too, but for a
-    row. What none covers is taken last, at random.
+    Rectangles are drawn one after the other and may cross the edge of the grid. The earlier a patch is covered, the
+    larger is its value. Within a rectangle the upper rows have larger values, so that the last one taken is also a
+    rectangle, except for an incomplete row. Patches that no rectangle covers have the smallest values, at random.
     """
     height, width = grid
     drawn = _rand((4, batch, NUM_BLOCKS, 1), device, generator)
@@ -138,5 +138,5 @@ def block_noise(
 
 
 def _rand(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Uniform in 0 to 1; drawn where the generator is, so that one on the CPU gives the same on every device."""
+    """Return uniform values in [0, 1); a generator on the CPU gives the same values for every device."""
     return torch.rand(shape, generator=generator, device=generator.device if generator else device).to(device)

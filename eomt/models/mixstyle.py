@@ -1,4 +1,4 @@
-"""MixStyle: another image's style for an image's features, so that a network does not rely on it."""
+"""MixStyle: features get the style of another image, so that a network does not rely on style."""
 
 from typing import Literal
 
@@ -11,19 +11,19 @@ EPSILON = 1e-6
 
 
 class MixStyle(nn.Module):
-    """In training, mixes mean and deviation of patch tokens between the samples of a batch.
+    """A layer that, in training, mixes mean and deviation of patch tokens between the samples of a batch.
 
-    Zhou et al., "Domain Generalization with MixStyle", ICLR 2021 (arXiv:2104.02008), over the patches of a vision
-    transformer; the class token, which has no statistics, and the labels are left alone.
+    Zhou et al., "Domain Generalization with MixStyle", ICLR 2021 (arXiv:2104.02008), with statistics over the patches
+    of a vision transformer. The class token, which has no statistics, and the labels stay as they are.
 
     Args:
-        probability: of mixing a batch.
-        alpha: of the Beta distribution that each sample's share is drawn from; below 1 it is near 0 or 1.
-        partner: any sample of the batch, or one of the same class: a class may be told by its style alone, as morphs
-            are by their blur.
+        probability: Probability of mixing a batch.
+        alpha: Parameter of the Beta distribution of each sample's share; below 1 most shares are near 0 or 1.
+        partner: Sample whose style is mixed in: any one of the batch, or one of the same class, since style alone may
+            show the class, as blur shows morphs.
 
     Raises:
-        UserError: for a value that is not allowed.
+        UserError: If a value is not allowed.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class MixStyle(nn.Module):
             ("partner", partner, partner in ("random", "same_class"), "random or same_class"),
         ):
             if not good:
-                raise UserError(f"{name}: {value!r}, must be {allowed}")
+                raise UserError(f"{name}: {value!r}; must be {allowed}")
         self.probability, self.alpha, self.partner = probability, alpha, partner
 
     def forward(self, tokens: Tensor, label: Tensor | None = None) -> Tensor:
-        """Tokens (B, 1 + N, D), the class token first; in evaluation they come back as they are.
+        """Return tokens (B, 1 + N, D) with mixed styles; in evaluation return them unchanged.
 
         Args:
-            tokens: of a block.
-            label: (B,), needed for partners of the same class.
+            tokens: Output of a block, (B, 1 + N, D), the class token first.
+            label: Classes, (B,), needed for partners of the same class.
         """
         if not self.training or torch.rand(()) >= self.probability:
             return tokens
@@ -52,7 +52,7 @@ class MixStyle(nn.Module):
         partners = self._partners(len(tokens), label, tokens.device)
         alpha = torch.full((len(tokens), 1, 1), self.alpha, device=tokens.device)
         share = torch.distributions.Beta(alpha, alpha).sample()
-        # without gradients: the network shall not learn to change the statistics
+        # without gradients: the network must not learn to change the statistics
         mean, deviation = style(patches.detach())
         mixed_mean = share * mean + (1 - share) * mean[partners]
         mixed_deviation = share * deviation + (1 - share) * deviation[partners]
@@ -60,17 +60,17 @@ class MixStyle(nn.Module):
         return torch.cat((class_token, mixed.to(tokens.dtype)), dim=1)
 
     def _partners(self, batch: int, label: Tensor | None, device: torch.device) -> Tensor:
-        """A permutation (B,) of the samples, if need be only within each class."""
+        """Return a random permutation (B,) of the samples, within each class for partners of the same class."""
         shuffled = torch.randperm(batch, device=device)
         if self.partner == "random":
             return shuffled
         assert label is not None, "partners of the same class need labels"
-        # samples in the order of the classes, shuffled, take the place of samples in that order, not shuffled
+        # shuffled samples sorted by class take the places of unshuffled ones sorted by class
         from_class = shuffled[label[shuffled].argsort(stable=True)]
         return torch.empty_like(shuffled).scatter_(0, label.argsort(stable=True), from_class)
 
 
 def style(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of (B, N, D) over the patches, two tensors (B, 1, D) in fp32."""
+    """Return mean and deviation of patches (B, N, D) over the patches, each (B, 1, D) in fp32."""
     variance, mean = torch.var_mean(patches.float(), dim=1, keepdim=True)
     return mean, (variance + EPSILON).sqrt()

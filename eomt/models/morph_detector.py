@@ -1,4 +1,4 @@
-"""Face morph detection: the encoder of a masked autoencoder and a classifier of its class token."""
+"""Face morph detection: the encoder of a masked autoencoder, and a classifier of its class token."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -18,34 +18,35 @@ MORPH = 1
 
 
 class MorphPrediction(NamedTuple):
-    """What the detector says of images."""
+    """The detector's answer to images."""
 
     logits: Tensor  # (B, 2): bona fide, morph
-    features: Tensor  # (B, D), those that the classifier sees
+    features: Tensor  # (B, D), the input of the classifier
 
 
 class MorphDetector(Network):
-    """Tells morphs from bona fide faces.
+    """A classifier of face images: bona fide or morph.
 
-    Its parts besides the encoder, for trainable_modules: `classifier`, and `projection_head` if there is one.
+    Beside the encoder it holds `classifier` and, if wanted, `projection_head`: names for trainable_modules.
 
     Args:
-        encoder: a MAEEncoder.
-        head: linear, mlp (one hidden layer), or cosine, which a CosFace loss needs.
-        proj_dim: width of a projection head before the classifier; None leaves it out.
-        proj_hidden_dim: of the projection head's hidden layer; None takes the encoder's width.
-        cls_hidden_dim: of the mlp's hidden layer.
-        scale: of the cosine head.
-        mixstyle: mixes the styles of patch tokens in training; None does not.
-        mixstyle_blocks: after which blocks it does, counted from 0; not after the last, whose patches nothing reads.
+        encoder: A MAEEncoder.
+        head: Classifier: linear, mlp (one hidden layer), or cosine, which a CosFace loss needs.
+        proj_dim: Width of a projection head before the classifier; None leaves it out.
+        proj_hidden_dim: Width of the projection head's hidden layer; None takes the encoder's width.
+        cls_hidden_dim: Width of the mlp's hidden layer.
+        scale: Scale of the cosine head.
+        mixstyle: Layer that mixes the styles of patch tokens in training; None leaves it out.
+        mixstyle_blocks: Blocks after which styles are mixed, counted from 0. The last is not allowed: nothing reads its
+            patches.
 
     Raises:
-        UserError: for a value that is not allowed.
+        UserError: If a value is not allowed.
     """
 
-    # adapters are named as in the Hugging Face model
+    # adapters have the names of the Hugging Face model
     inner_models = ("encoder.model",)
-    # sines and cosines: full fine-tuning leaves them as they are
+    # sines and cosines, which training does not change
     frozen_modules = (f"encoder.model.{POSITIONS}",)
 
     def __init__(
@@ -63,10 +64,10 @@ class MorphDetector(Network):
         self.encoder, self.head = encoder, head
         self.img_size = encoder.img_size
         self.mixstyle, self.mixstyle_blocks = mixstyle, tuple(mixstyle_blocks)
-        # nothing comes after the last block that would carry the style of patches to the class token
+        # after the last block, the style of patches can no longer reach the class token
         last = encoder.num_blocks - 2
         if mixstyle and (useless := [index for index in self.mixstyle_blocks if not 0 <= index <= last]):
-            raise UserError(f"mixstyle_blocks: {useless[0]}, must be 0 to {last}, before the last block")
+            raise UserError(f"mixstyle_blocks: {useless[0]}; must be 0 to {last}, before the last block")
         width = encoder.embed_dim
         self.projection_head = None if proj_dim is None else ProjectionHead(width, proj_dim, proj_hidden_dim)
         width = proj_dim or width
@@ -78,21 +79,21 @@ class MorphDetector(Network):
         elif head == "cosine":
             self.classifier = CosineClassifier(width, NUM_CLASSES, scale)
         else:
-            raise UserError(f"head: {head!r}, must be linear, mlp or cosine")
-        # the score from which an image counts as a morph, NaN until one is chosen; saved wherever the weights are
+            raise UserError(f"head: {head!r}; must be linear, mlp or cosine")
+        # images with this score or more count as morphs; NaN until it is chosen; a buffer, so that it is saved
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     @property
     def base(self) -> str:
-        """Where the weights come from, for people."""
+        """Origin of the encoder's weights in words."""
         return self.encoder.base
 
     def compile_blocks(self) -> None:
-        """Compiles each block of the encoder in place."""
+        """Compile each block of the encoder in place."""
         self.encoder.compile_blocks()
 
     def depth_of(self, parameter: str) -> int | None:
-        """Layer of a parameter for layer-wise learning-rate decay: 0 embeddings, i + 1 block i; None for heads."""
+        """Return 0 for embeddings, i + 1 for block i and the last for the norm; None for heads."""
         inner = parameter.removeprefix("encoder.model.")
         if inner == parameter:
             return None
@@ -101,14 +102,15 @@ class MorphDetector(Network):
         return self.encoder.num_blocks if inner.startswith("layernorm.") else 0
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> MorphPrediction:
-        """Logits of images.
+        """Return logits and features of images.
 
         Args:
-            image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), H and W multiples of the patch.
-            label: (B,), 1 for a morph; only for MixStyle within classes, in training.
+            image: RGB images, uint8 (0 to 255) or floating point (0 to 1), (B, 3, H, W); H and W are multiples of the
+                patch size.
+            label: Labels (B,), 1 for a morph; only needed in training with MixStyle within classes.
 
         Raises:
-            UserError: for images of another size.
+            UserError: If the images have another size.
         """
         tokens = self.encoder.embed(image)
         for index in range(self.encoder.num_blocks):
@@ -121,9 +123,9 @@ class MorphDetector(Network):
         return MorphPrediction(self.classifier(features), features)
 
     def scores(self, image: Tensor) -> Tensor:
-        """Probability of a morph, (B,) in fp32; arguments as in `forward`."""
+        """Return the probability of a morph, (B,) in fp32, for images as in `forward`."""
         return self(image).logits.float().softmax(1)[:, MORPH]
 
     def attention_rollout(self, image: Tensor) -> Tensor:
-        """How much of each patch reaches the class token, (B, h, w); see `MAEEncoder.attention_rollout`."""
+        """Return how much of each patch reaches the class token, (B, h, w); see `MAEEncoder.attention_rollout`."""
         return self.encoder.attention_rollout(image)

@@ -1,4 +1,4 @@
-"""A timm ViT as encoder: from the hub, from a folder in timm or Hugging Face layout, or untrained."""
+"""A timm ViT as encoder, with weights from the hub, from a folder in timm or Hugging Face layout, or random ones."""
 
 import difflib
 from typing import Any, NamedTuple
@@ -28,35 +28,35 @@ from eomt.utils.hub import require_hub
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_source
 
-# that take a mask; timm's others of a ViT refuse it
+# blocks that take an attention mask; the other blocks of timm's ViTs do not
 PLAIN_BLOCKS = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}
 
 
 class Embedding(NamedTuple):
-    """What goes into the first block."""
+    """The input of the first block."""
 
     tokens: Tensor  # (B, prefix + h * w, D)
     grid: tuple[int, int]  # h, w
-    rope: Tensor | None  # sines and cosines that patches are rotated by in DINOv3, (h * w, 2 * head width)
+    rope: Tensor | None  # rotary embedding of the patches in DINOv3, (h * w, 2 * head width)
 
 
 class ViT(Network):
     """A plain vision transformer (DINOv2, DINOv3, MAE, supervised, ...) that returns patch tokens.
 
     Args:
-        backbone_name: a timm name, such as vit_base_patch14_reg4_dinov2.
-        img_size: height and width in pixels that the position grid is made for; a batch of another size resamples it.
-        pretrained: true takes the weights of `backbone_name` from the hub; a text is a folder or file in timm or
-            Hugging Face layout, or a repository on the hub; false leaves the weights random.
-        patch_size: in pixels; None keeps the backbone's own. Loaded patch embeddings are resampled to it.
-        checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        backbone_name: Name of a timm model, such as vit_base_patch14_reg4_dinov2.
+        img_size: Height and width in pixels of the position grid; it is resampled for a batch of another size.
+        pretrained: True takes the weights of `backbone_name` from the hub. A text is a folder or file in timm or
+            Hugging Face layout, or a repository on the hub. False leaves the weights random.
+        patch_size: Side of a patch in pixels; None keeps the backbone's own. Loaded patch embeddings are resampled.
+        checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
 
     Raises:
-        UserError: for an unknown name, a size that is no multiple of the patch, weights that cannot be had or do not
-            fit.
+        UserError: If the name is unknown, the image size is no multiple of the patch size, or weights are not available
+            or do not fit.
     """
 
-    # adapters are named as in the timm model, so that PEFT opens them on it
+    # adapters have the names of the timm model, so that PEFT opens them on it
     inner_models = ("backbone",)
 
     def __init__(
@@ -75,7 +75,7 @@ class ViT(Network):
         self.backbone = self._create(pretrained is True, **arguments)
         for attention in self.backbone.modules():
             if isinstance(attention, EvaAttention):
-                # else timm multiplies by qkv's weight without calling qkv, past any adapter, where there is a bias
+                # else timm, where there is a bias, reads the weight of qkv without calling it, which bypasses adapters
                 attention.qkv_bias_separate = True
         self.patch_size: int = self.backbone.patch_embed.patch_size[0]
         if self.img_size[0] % self.patch_size or self.img_size[1] % self.patch_size:
@@ -92,25 +92,27 @@ class ViT(Network):
 
     @property
     def embed_dim(self) -> int:
+        """Width D of the tokens."""
         return self.backbone.embed_dim
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Class and register tokens before the patch tokens."""
+        """Number of class and register tokens, which stand before the patch tokens."""
         return self.backbone.num_prefix_tokens
 
     @property
     def blocks(self) -> nn.Sequential | nn.ModuleList:
+        """Transformer blocks."""
         return self.backbone.blocks
 
     @property
     def colors(self) -> tuple[Colors, Colors]:
-        """Mean and deviation that images are normalized with."""
+        """Mean and deviation of the colors, for normalization."""
         return self.normalize.colors
 
     @property
     def base(self) -> str:
-        """Where the weights come from, for people."""
+        """Origin of the weights in words: a repository, a path, or the name of the model."""
         if isinstance(self.pretrained, str):
             return self.pretrained
         if not self.pretrained:
@@ -118,14 +120,20 @@ class ViT(Network):
         return _pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
 
     def embed(self, image: Tensor) -> Embedding:
-        """Tokens before the first block.
+        """Return the input of the first block.
 
         Args:
-            image: uint8 (0 to 255) or floating point (0 to 1) RGB, (B, 3, H, W), H and W multiples of the patch.
+            image: RGB images, uint8 (0 to 255) or floating point (0 to 1), (B, 3, H, W); H and W are multiples of the
+                patch size.
+
+        Raises:
+            UserError: If the images have another size.
         """
         height, width = image.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
-            raise UserError(f"image: {height} x {width} pixels is no multiple of the patch size {self.patch_size}")
+            raise UserError(
+                f"image: {height} x {width} pixels; both must be multiples of the patch size {self.patch_size}"
+            )
         pixels = self.normalize(image).to(self.backbone.patch_embed.proj.weight.dtype)
         tokens = self.backbone.patch_embed(pixels)  # (B, h, w, D)
         grid = (tokens.shape[1], tokens.shape[2])
@@ -138,22 +146,24 @@ class ViT(Network):
     def run_block(
         self, index: int, tokens: Tensor, attn_mask: Tensor | None = None, rope: Tensor | None = None
     ) -> Tensor:
-        """Block `index` on tokens.
+        """Return the output of a block, tokens (B, N, D).
 
         Args:
-            tokens: (B, N, D), those of patches last.
-            attn_mask: bool, true where attention is allowed, (B, 1, N, N).
-            rope: of `embed`. Tokens before those of patches are not rotated, however many there are.
+            index: Number of the block, from 0.
+            tokens: Tokens (B, N, D), those of patches last.
+            attn_mask: Bool (B, 1, N, N), true where attention is allowed; None allows it everywhere.
+            rope: Rotary embedding from `embed`; it rotates only the tokens of patches.
         """
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self._run_block, index, tokens, attn_mask, rope, use_reentrant=False)
         return self._run_block(index, tokens, attn_mask, rope)
 
     def norm(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, N, D) after the last norm."""
         return self.backbone.norm(tokens)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image: (B, 3, H, W) -> normalised patch features (B, D, h, w)."""
+        """Map images (B, 3, H, W) to normalized patch features (B, D, h, w)."""
         tokens, grid, rope = self.embed(image)
         for index in range(len(self.blocks)):
             tokens = self.run_block(index, tokens, rope=rope)
@@ -164,7 +174,7 @@ class ViT(Network):
         if rope is None:
             return block(tokens, attn_mask)
         assert isinstance(block, EvaBlock)
-        # put back at once: the backbone runs alone as well, and a checkpointed block runs again in the backward pass
+        # put back at once: the backbone may run alone, and a checkpointed block runs again in the backward pass
         block.attn.num_prefix_tokens = tokens.shape[1] - len(rope)
         try:
             return block(tokens, rope, attn_mask)
@@ -178,8 +188,8 @@ class ViT(Network):
             raise UserError(f"backbone_name: {self.backbone_name!r} is no timm model; {hint}")
         if not _takes_queries(self.backbone_name.split(".")[0]):
             raise UserError(
-                f"backbone_name: {self.backbone_name!r} is no plain ViT or DINOv3, whose blocks take queries "
-                "beside the patches, and a mask; see timm.list_models('vit_*')"
+                f"backbone_name: {self.backbone_name!r} is no plain ViT or DINOv3, whose blocks take a mask and "
+                "queries beside the patches; see timm.list_models('vit_*')"
             )
         repository = _pretrained_config(self.backbone_name).hf_hub_id
         if from_hub and repository:
@@ -206,9 +216,9 @@ class ViT(Network):
 
 
 def _takes_queries(architecture: str) -> bool:
-    """Whether a timm model is a plain ViT or DINOv3: further tokens can go through its blocks, with a mask.
+    """Return whether a timm model is a plain ViT or DINOv3, whose blocks take additional tokens and a mask.
 
-    Decided by what is built, on no device, for the names and modules of plain ViTs are many.
+    The model is built on the meta device and its modules decide, since plain ViTs have many names.
     """
     with torch.device("meta"):
         model: Any = timm.create_model(architecture, num_classes=0)
@@ -216,11 +226,11 @@ def _takes_queries(architecture: str) -> bool:
     kinds = {type(block) for block in blocks} if isinstance(blocks, nn.Sequential | nn.ModuleList) else set()
     if type(model) is VisionTransformer:
         return kinds <= PLAIN_BLOCKS and type(model.patch_embed) is PatchEmbed
-    # timm's other Eva models rotate or fuse query and key in ways of their own
+    # timm's other Eva models rotate or fuse query and key in other ways
     rotated = type(model) is Eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
     return rotated and kinds == {EvaBlock} and all(type(block.attn) is EvaAttention for block in model.blocks)
 
 
 def _pretrained_config(backbone_name: str) -> PretrainedCfg:
-    """timm's record of a model: normalisation and where its weights are; a neutral one where timm has none."""
+    """Return timm's record of a model's weights and colors; a neutral one where timm has none."""
     return timm.get_pretrained_cfg(backbone_name) or PretrainedCfg()

@@ -114,7 +114,7 @@ def test_depth_of_orders_the_backbone_and_leaves_the_heads() -> None:
     [
         ({"num_classes": None}, "num_classes: None"),
         ({"num_q": 0}, "num_q: 0"),
-        ({"num_blocks": 7}, "num_blocks: 7, must be 1 to 6"),
+        ({"num_blocks": 7}, "num_blocks: 7; must be 1 to 6"),
         ({"pretrained": True}, "pretrained: true"),
     ],
 )

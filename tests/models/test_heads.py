@@ -50,5 +50,5 @@ def test_cosines_keep_fp32_under_autocast() -> None:
     ],
 )
 def test_values_that_cannot_be_are_refused(make: object, field: str) -> None:
-    with pytest.raises(UserError, match=f"{field}, must be"):
+    with pytest.raises(UserError, match=f"{field}; must be"):
         make()  # type: ignore[operator]

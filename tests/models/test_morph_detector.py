@@ -78,7 +78,7 @@ def test_images_of_another_size_are_given_interpolated_positions(height: int, wi
 def test_images_that_are_no_multiple_of_the_patch_are_refused(height: int, width: int) -> None:
     detector = make_detector()
     for call in (detector, detector.scores, detector.attention_rollout):
-        with pytest.raises(UserError, match=f"image: {height} x {width} pixels, both must be multiples of the patch"):
+        with pytest.raises(UserError, match=f"image: {height} x {width} pixels; both must be multiples of the patch"):
             call(make_image(1, height, width))
 
 
@@ -168,11 +168,11 @@ def test_depth_counts_the_encoders_blocks(name: str, depth: int | None) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"head": "other"}, "head: 'other', must be linear, mlp or cosine"),
-        ({"mixstyle": MixStyle(), "mixstyle_blocks": [0, 1]}, "mixstyle_blocks: 1, must be 0 to 0"),
-        ({"proj_dim": 0}, "proj_dim: 0, must be at least 1"),
-        ({"head": "mlp", "cls_hidden_dim": 0}, "cls_hidden_dim: 0, must be at least 1"),
-        ({"head": "cosine", "scale": 0.0}, "scale: 0.0, must be above 0"),
+        ({"head": "other"}, "head: 'other'; must be linear, mlp or cosine"),
+        ({"mixstyle": MixStyle(), "mixstyle_blocks": [0, 1]}, "mixstyle_blocks: 1; must be 0 to 0"),
+        ({"proj_dim": 0}, "proj_dim: 0; must be at least 1"),
+        ({"head": "mlp", "cls_hidden_dim": 0}, "cls_hidden_dim: 0; must be at least 1"),
+        ({"head": "cosine", "scale": 0.0}, "scale: 0.0; must be above 0"),
     ],
 )
 def test_values_that_cannot_be_are_refused(arguments: dict, message: str) -> None:

@@ -250,7 +250,7 @@ def test_class_prompts_need_the_number_of_classes(num_classes: int | None) -> No
 
 
 def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(UserError, match="size: 'huge', must be tiny, small, base_plus, large"):
+    with pytest.raises(UserError, match="size: 'huge'; must be tiny, small, base_plus, large"):
         SAM2(pretrained=False, size="huge")  # type: ignore[arg-type]
 
 

@@ -288,11 +288,11 @@ def test_depth_is_that_of_the_vision_encoders_blocks() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"answer_head": "other"}, "answer_head: 'other', must be generative or classification"),
-        ({"answer_head": "classification", "answers": None}, "answers: None, the classification head needs some"),
-        ({"question_types": []}, r"question_types: \[\], must be at least one, or null"),
-        ({"fusion_layers": 0}, "fusion_layers: 0, must be at least 1"),
-        ({"img_size": (30, 28)}, "img_size: 30 x 28 pixels, both must be multiples of the patch size 7"),
+        ({"answer_head": "other"}, "answer_head: 'other'; must be generative or classification"),
+        ({"answer_head": "classification", "answers": None}, "answers: None; classification needs at least one"),
+        ({"question_types": []}, r"question_types: \[\]; must be at least one, or null"),
+        ({"fusion_layers": 0}, "fusion_layers: 0; must be at least 1"),
+        ({"img_size": (30, 28)}, "img_size: 30 x 28 pixels; both must be multiples of the patch size 7"),
         ({"pretrained": "/not/there"}, "pretrained: /not/there holds no config.json"),
     ],
 )

@@ -105,7 +105,7 @@ def test_adapters_stay_trained_when_the_models_are_frozen(head: str, backend: st
     assert trained(network) == (adapters | inside(network, block, *network.new_modules)) - beneath
     check_trainable(network)
     assert adaptation(network).adapters.keys() == lora_layers(network).keys()  # type: ignore[union-attr]
-    with pytest.raises(UserError, match="unfreeze_encoder_layers: 3, must be 0 to 2"):
+    with pytest.raises(UserError, match="unfreeze_encoder_layers: 3; must be 0 to 2"):
         network.freeze_pretrained(unfreeze_encoder_layers=3)
 
 

@@ -37,7 +37,7 @@ def freeze_models(
     """
     blocks = list(vision_encoder.blocks)
     if not 0 <= unfreeze_encoder_layers <= len(blocks):
-        raise UserError(f"unfreeze_encoder_layers: {unfreeze_encoder_layers}, must be 0 to {len(blocks)}")
+        raise UserError(f"unfreeze_encoder_layers: {unfreeze_encoder_layers}; must be 0 to {len(blocks)}")
     paths = [*network.new_modules]
     paths += [path_of(network, block) for block in blocks[len(blocks) - unfreeze_encoder_layers :]]
     decoder = decoder_of(text_model)

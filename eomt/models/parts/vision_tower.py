@@ -117,7 +117,7 @@ class VisionTower(nn.Module):
         if min(height, width) < patch or height % patch or width % patch:
             down = [max(patch, side // patch * patch) for side in (height, width)]
             raise UserError(
-                f"{field}: {height} x {width} pixels, both must be multiples of the patch size {patch}; {down} would do"
+                f"{field}: {height} x {width} pixels; both must be multiples of the patch size {patch}; {down} would do"
             )
         return height // patch, width // patch
 
@@ -155,15 +155,15 @@ def _vision_config(source: Source) -> PreTrainedConfig:
         config = config.vision_config
     if config.model_type not in CLASSES:
         raise UserError(
-            f"vision_model: {describe_source(source)}: model_type {config.model_type!r}, must be one of "
+            f"vision_model: {describe_source(source)}: model_type {config.model_type!r}; must be one of "
             f"{', '.join(CLASSES)}, or a whole {' or '.join(sorted(WHOLE))}"
         )
     for name, size in (("patch_size", config.patch_size), ("image_size", config.image_size)):
         if not isinstance(size, int):
-            raise UserError(f"vision_model: {name} {size!r}, must be one number")
+            raise UserError(f"vision_model: {name} {size!r}; must be one number")
     if config.hidden_size % config.num_attention_heads:
         heads = config.num_attention_heads
-        raise UserError(f"vision_model: hidden_size {config.hidden_size}, must be a multiple of the {heads} heads")
+        raise UserError(f"vision_model: hidden_size {config.hidden_size}; must be a multiple of the {heads} heads")
     if config.model_type == "siglip_vision_model":
         config.vision_use_head = False
     return config

@@ -47,6 +47,6 @@ def read_colors(place: str, default: tuple[Colors, Colors]) -> tuple[Colors, Col
         stored = fields.get(name, list(values))
         good = isinstance(stored, list) and len(stored) == 3 and all(isinstance(v, int | float) for v in stored)
         if not good or (name == "image_std" and min(stored) <= 0):
-            raise UserError(f"{place}: {PREPROCESSOR_FILE}: {name} {stored!r}, must be three numbers")
+            raise UserError(f"{place}: {PREPROCESSOR_FILE}: {name} {stored!r}; must be three numbers")
         found.append((float(stored[0]), float(stored[1]), float(stored[2])))
     return found[0], found[1]

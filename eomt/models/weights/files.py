@@ -80,7 +80,7 @@ def read_config_fields(file: Path, model_types: Sequence[str]) -> dict[str, Any]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
     if model_type not in model_types:
-        raise UserError(f"{file}: model_type {model_type!r}, must be {' or '.join(model_types)}")
+        raise UserError(f"{file}: model_type {model_type!r}; must be {' or '.join(model_types)}")
     return fields
 
 
@@ -95,7 +95,7 @@ def shards(index: Path) -> list[str]:
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise UserError(f"{index}: is no index of weights ({first_line(error)}); copy it again") from error
     if other := [name for name in names if not isinstance(name, str)]:
-        raise UserError(f"{index}: names {other[0]!r}, must be names of files; copy it again")
+        raise UserError(f"{index}: names {other[0]!r}, which is no name of a file; copy it again")
     return names
 
 

@@ -98,7 +98,7 @@ def mae_config(
     if height != width or height < patch_size or height % patch_size:
         side = max(patch_size, min(height, width) // patch_size * patch_size)
         raise UserError(
-            f"img_size: {[height, width]}, must be a square whose side is a multiple of the patch size {patch_size}; "
+            f"img_size: {[height, width]}; must be a square whose side is a multiple of the patch size {patch_size}; "
             f"{[side, side]} would do"
         )
     return ViTMAEConfig(
@@ -173,7 +173,7 @@ def fill_mae_encoder(model: ViTMAEModel, weights: MAEWeights) -> None:
         raise UserError(f"{weights.folder}: does not fit, the network has {has}; give it {needed}")
     for field in FIXED_FIELDS:
         if stored[field] != own[field]:
-            raise UserError(f"{weights.folder / CONFIG_FILE}: {field} {stored[field]!r}, must be {own[field]!r}")
+            raise UserError(f"{weights.folder / CONFIG_FILE}: {field} {stored[field]!r}; must be {own[field]!r}")
     state = _with_positions(weights.encoder, POSITIONS, model)
     check_tensors(state, model.state_dict(), weights.folder, "the network")
     model.load_state_dict(state)
@@ -247,14 +247,14 @@ def _check_positive(prefix: str, **sizes: int) -> None:
     """Check that sizes are at least 1."""
     for name, value in sizes.items():
         if value < 1:
-            raise UserError(f"{prefix}{name}: {value}, must be at least 1")
+            raise UserError(f"{prefix}{name}: {value}; must be at least 1")
 
 
 def _check_width(name: str, width: int, num_heads: int) -> None:
     """Check that a width can be divided among heads and position embeddings."""
     # sines and cosines of two coordinates
     if width < 1 or width % 4 or width % num_heads:
-        raise UserError(f"{name}: {width}, must be a multiple of 4 and of the {num_heads} heads")
+        raise UserError(f"{name}: {width}; must be a multiple of 4 and of the {num_heads} heads")
 
 
 def _is_encoder_folder(folder: Path) -> bool:

@@ -150,8 +150,8 @@ def test_colors_beside_the_weights_go_before_the_familys(tmp_path: Path) -> None
     assert not tower.normalize.mean.any()
     assert (tower.normalize.std == 1).all()
     for content, message in (
-        (json.dumps({"image_std": [0.4, 0.5, 0]}), r"image_std \[0.4, 0.5, 0\], must be three numbers"),
-        (json.dumps({"image_mean": 0.5}), "image_mean 0.5, must be three numbers"),
+        (json.dumps({"image_std": [0.4, 0.5, 0]}), r"image_std \[0.4, 0.5, 0\]; must be three numbers"),
+        (json.dumps({"image_mean": 0.5}), "image_mean 0.5; must be three numbers"),
         ("{", "preprocessor_config.json cannot be read"),
     ):
         file.write_text(content)
@@ -162,10 +162,10 @@ def test_colors_beside_the_weights_go_before_the_familys(tmp_path: Path) -> None
 @pytest.mark.parametrize("size", [(28, 30), (27, 28), (6, 28), (0, 28)])
 def test_sizes_that_are_no_multiple_of_the_patch_are_refused(size: tuple[int, int]) -> None:
     message = "both must be multiples of the patch size 7"
-    with pytest.raises(UserError, match=f"img_size: {size[0]} x {size[1]} pixels, {message}"):
+    with pytest.raises(UserError, match=f"img_size: {size[0]} x {size[1]} pixels; {message}"):
         make_vision_tower(config("dinov2"), False, size)
     tower = make_vision_tower(config("dinov2"), False, (28, 28))
-    with pytest.raises(UserError, match=f"images: {size[0]} x {size[1]} pixels, {message}"):
+    with pytest.raises(UserError, match=f"images: {size[0]} x {size[1]} pixels; {message}"):
         tower(torch.zeros(1, 3, *size))
 
 
@@ -209,12 +209,12 @@ def test_what_is_no_vision_tower_is_refused_by_name(tmp_path: Path) -> None:
     bert = BertModel(BertConfig(**TEXT))
     folder = write(bert, tmp_path / "bert")
     for source, message in (
-        (folder, "model_type 'bert', must be one of dinov2, "),
-        ({"model_type": "vit"}, "a new vit: model_type 'vit', must be one of"),
+        (folder, "model_type 'bert'; must be one of dinov2, "),
+        ({"model_type": "vit"}, "a new vit: model_type 'vit'; must be one of"),
         ({"model_type": "nonsense"}, "vision_model: a new nonsense: its configuration cannot be read"),
         ({"hidden_size": 3}, "vision_model: has no model_type"),
         (config("dinov2") | {"hidden_size": "x"}, "its configuration cannot be read"),
-        (config("dinov2") | {"hidden_size": 33}, "hidden_size 33, must be a multiple of the 2 heads"),
+        (config("dinov2") | {"hidden_size": 33}, "hidden_size 33; must be a multiple of the 2 heads"),
         (config("dinov2") | {"patch_size": [7, 7]}, "must be one number"),
         (str(tmp_path), "its configuration cannot be read"),
         ("/not/there", "vision_model: '/not/there' is no folder"),

@@ -301,7 +301,7 @@ def test_biases_that_are_not_zero_need_the_backbone_that_has_them(tmp_path: Path
             "rope_theta 10000.0, vit_tiny.* has 100.0; choose the backbone_name",
         ),
         ("rope_theta", 10000, "rope_theta 10000, vit_tiny.* has 100.0"),
-        ("model_type", "dinov2", "model_type 'dinov2', must be eomt or eomt_dinov3"),
+        ("model_type", "dinov2", "model_type 'dinov2'; must be eomt or eomt_dinov3"),
         ("hidden_act", "silu", "hidden_act 'silu'"),
         ("num_attention_heads", 4, "4 attention heads, .* has 2"),
     ],

@@ -109,7 +109,7 @@ def test_hugging_face_s_normalization_is_that_beside_the_weights_or_timm_s(tmp_p
     for source in (path, str(tmp_path / "model.safetensors")):
         assert make_network(pretrained=source).encoder.colors == COLORS
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5], "image_std": [1, 1, 1]}))
-    with pytest.raises(UserError, match=r"image_mean \[0.5\], must be three numbers"):
+    with pytest.raises(UserError, match=r"image_mean \[0.5\]; must be three numbers"):
         make_network(pretrained=path)
 
 

@@ -107,7 +107,7 @@ def test_an_encoder_is_saved_over_nothing_else(tmp_path: Path) -> None:
 
 def test_an_encoder_with_adapters_is_not_saved(tmp_path: Path) -> None:
     network = apply_lora(make_mae(), LoRAConfig(target_modules=["query"], exclude_modules=["decoder"]))
-    with pytest.raises(UserError, match=r"the network holds 2 adapters \(layers.0.attention.q_proj, ...\).*merge"):
+    with pytest.raises(UserError, match=r"network: holds 2 adapters \(layers.0.attention.q_proj, ...\).*merge"):
         save_encoder(network, tmp_path / "encoder")  # type: ignore[arg-type]
     assert not (tmp_path / "encoder").exists()
 
@@ -119,7 +119,7 @@ def test_a_decoder_that_does_not_fit_starts_anew(tmp_path: Path, case: str, capl
     other = {"depth": {"decoder_depth": 2}, "width": {"decoder_hidden_size": 32}, "encoder_only": {}}[case]
     caplog.set_level("INFO", "eomt")
     network = make_mae(pretrained=folder, **other)
-    assert "mae: holds no decoder of these sizes; it starts anew" in caplog.text
+    assert "mae: holds no decoder of these sizes; a new one is initialized" in caplog.text
     loaded = loaded_names(network)
     trained = {name for name in network.state_dict() if name not in network.frozen_modules}
     assert {name for name in trained if name in loaded} == {name for name in trained if name.startswith("model.vit.")}
@@ -169,7 +169,7 @@ def test_a_folder_of_another_activation_is_refused(tmp_path: Path) -> None:
     config = tiny_model().config
     config.hidden_act = "relu"
     folder = write_model(ViTMAEModel(config), tmp_path / "mae")
-    with pytest.raises(UserError, match=r"config.json: hidden_act 'relu', must be 'gelu'"):
+    with pytest.raises(UserError, match=r"config.json: hidden_act 'relu'; must be 'gelu'"):
         make_encoder(pretrained=folder)
 
 
@@ -189,7 +189,7 @@ def test_folders_that_hold_no_whole_vit_mae_are_refused(tmp_path: Path) -> None:
         make_mae(pretrained=str(folder))
     make_encoder(pretrained=str(folder))
     (folder / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(UserError, match=r"config.json: model_type 'vit', must be vit_mae"):
+    with pytest.raises(UserError, match=r"config.json: model_type 'vit'; must be vit_mae"):
         make_encoder(pretrained=str(folder))
     (folder / "config.json").write_text("[")
     with pytest.raises(UserError, match=r"config.json: is no configuration of a model"):

@@ -132,7 +132,7 @@ def test_hugging_face_folders_hold_the_same_network(tmp_path: Path) -> None:
     again = make_sam2(pretrained=str(tmp_path / "merged"), prompt_free=True, num_classes=3).eval()
     torch.testing.assert_close(again(make_image(), points, labels), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again.decode_classes(again.encode(make_image())), classes, rtol=1e-4, atol=1e-4)
-    with pytest.raises(UserError, match="prompts of 3 classes, the data has 2"):
+    with pytest.raises(UserError, match="prompts of 3 classes, but the data has 2"):
         make_sam2(pretrained=str(tmp_path / "merged"), prompt_free=True, num_classes=2)
     theirs, report = Sam2Model.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not any(report.values())
@@ -214,7 +214,7 @@ def test_folders_with_other_tensors_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda fields: fields | {"model_type": "sam"}, "model_type 'sam', must be sam2 or sam2_video"),
+        (lambda fields: fields | {"model_type": "sam"}, "model_type 'sam'; must be sam2 or sam2_video"),
         (lambda fields: {}, "is no configuration of a model"),
         (lambda fields: fields | {"mask_decoder_config": {"mlp_dim": "many"}}, "is no configuration of SAM 2"),
     ],

@@ -167,7 +167,7 @@ def test_a_merged_network_answers_alike_and_opens_from_its_folder(head: str, tmp
     plain = answers_of(copy.deepcopy(network).eval(), **make_questions())
     for layer in lora_layers(network).values():
         torch.nn.init.normal_(layer.lora_b, std=0.5)
-    with pytest.raises(UserError, match="the network holds 6 adapters"):
+    with pytest.raises(UserError, match="network: holds 6 adapters"):
         network.write(tmp_path)
     merged, _, relative = merged_copy(network, make_questions(), logits_of)
     assert relative < 1e-4

@@ -108,5 +108,5 @@ def _read_eomt_config(file: Path) -> dict[str, Any]:
         return {}
     fields = read_config_fields(file, MODEL_TYPES)
     if fields.get("hidden_act", "gelu") != "gelu":
-        raise UserError(f"{file}: hidden_act {fields['hidden_act']!r}, must be 'gelu', as EoMT's heads have it")
+        raise UserError(f"{file}: hidden_act {fields['hidden_act']!r}; must be 'gelu', as EoMT's heads have it")
     return fields

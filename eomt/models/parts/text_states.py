@@ -1,0 +1,69 @@
+"""States of questions, and the inputs of the decoder that writes the answers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from eomt.utils.labels import IGNORED_TOKEN
+
+
+def question_states(encoder: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the states of questions, (B, T, D).
+
+    Templates repeat questions: without dropout, equal ones are encoded once.
+
+    Args:
+        encoder: Encoder of a text model.
+        input_ids: Tokens of the questions, (B, T).
+        mask: 1 where there is a token, (B, T) int64.
+    """
+    inverse = None
+    if not encoder.training:
+        pairs, inverse = torch.unique(torch.cat((input_ids, mask), dim=1), dim=0, return_inverse=True)
+        input_ids, mask = pairs.chunk(2, dim=1)
+    states = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    return states if inverse is None else states[inverse]
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (B, D) of the states (B, T, D) where the mask (B, T) is 1."""
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def encoder_arguments(vision: Tensor, states: Tensor, mask: Tensor, image_index: Tensor) -> dict[str, Any]:
+    """Return encoder states [vision; question], (B, N + T, D), and their mask, as arguments of a text model.
+
+    Args:
+        vision: Projected tokens of I images, (I, N, D).
+        states: Fused states of the questions, (B, T, D).
+        mask: 1 where a question has a token, (B, T) int64.
+        image_index: Image of each question, (B,).
+    """
+    seen = mask.new_ones(len(states), vision.shape[1])
+    encoded = torch.cat((vision[image_index], states), dim=1)
+    return {
+        "encoder_outputs": BaseModelOutput(last_hidden_state=encoded),
+        "attention_mask": torch.cat((seen, mask), dim=1),
+    }
+
+
+def decoder_tokens(config: PreTrainedConfig, labels: Tensor | None, batch: int, device: torch.device) -> Tensor:
+    """Return the input of the decoder, (B, L): its start token, then the answers without their last token.
+
+    Generation starts in the same way.
+
+    Args:
+        config: Configuration of the text model.
+        labels: Tokens of the answers, (B, L), -100 where there is none; None for the start token alone (L = 1).
+        batch: Number of questions B.
+        device: Device of the result.
+    """
+    start = torch.full((batch, 1), config.decoder_start_token_id, device=device)
+    if labels is None:
+        return start
+    before = labels[:, :-1]
+    return torch.cat((start, before.masked_fill(before == IGNORED_TOKEN, config.pad_token_id)), dim=1)
