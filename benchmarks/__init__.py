@@ -1,1 +1,1 @@
-"""Speed, memory and accuracy, each measured by one command; results in README.md beside this file."""
+"""Benchmarks of speed, memory and accuracy, one command each; README.md beside this file has the results."""

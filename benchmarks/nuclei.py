@@ -1,9 +1,10 @@
 """Which way of training is best on 35 small microscopy tiles? `python -m benchmarks.nuclei WEIGHTS DATA [OUT]`.
 
-WEIGHTS: DINOv2-small in Hugging Face layout. DATA: a folder of images and masks with train and val.
-Four ways of training configs/eomt_lora.yaml; for each the learning rate is searched with one seed over the same four
-values, then three other seeds are run at the best. Every run is a process of its own on one thread; runs that are
-there already are not repeated.
+WEIGHTS is DINOv2-small in Hugging Face layout. DATA is a folder of images and masks with train and val.
+
+Four ways of training configs/eomt_lora.yaml are compared. For each, one seed searches the learning rate over the same
+four values; three other seeds are then run at the best rate. Every run is a process of its own on one thread. Runs that
+exist are not repeated.
 """
 
 import json
@@ -29,7 +30,7 @@ STEPS = 150
 
 
 def command(weights: str, data: str, out: Path, name: str, method: list[str], rate: str, seed: int) -> list[str]:
-    """The fit of one run."""
+    """Return the command of one run."""
     return [
         *(sys.executable, "main.py", "fit", "--config", "configs/eomt_lora.yaml", *method),
         *("--data.path", data, "--data.num_workers", "0"),
@@ -43,7 +44,7 @@ def command(weights: str, data: str, out: Path, name: str, method: list[str], ra
 
 
 def run(weights: str, data: str, out: Path, method: str, rate: str, seed: int) -> dict[str, float]:
-    """Trains once; IoU, CPU seconds, peak memory in MiB, parameters, bytes of what is kept."""
+    """Train once, and return IoU, CPU seconds, peak memory in MiB, parameters, and bytes of the saved weights."""
     name = f"{list(METHODS).index(method)}_lr{rate}_seed{seed}"
     record = out / f"{name}.json"
     if not record.is_file():
@@ -75,7 +76,7 @@ def run(weights: str, data: str, out: Path, method: str, rate: str, seed: int) -
 
 
 def kept_bytes(folder: Path) -> int:
-    """Where there is no adapter: the trained tensors of the best checkpoint, without the optimiser's."""
+    """Return the bytes of the trained tensors in the best checkpoint, for runs without an adapter folder."""
     import torch
 
     state = torch.load(next(folder.glob("best_lora_*.ckpt")), weights_only=True)["state_dict"]
@@ -83,7 +84,7 @@ def kept_bytes(folder: Path) -> int:
 
 
 def threshold_baseline(data: str) -> float:
-    """Mean IoU on val of the grey level that is best on train."""
+    """Return the mean IoU on val at the gray level that is best on train."""
 
     def pixels(split: str) -> tuple[np.ndarray, np.ndarray]:
         names = sorted(path.name for path in (Path(data) / split / "images").iterdir())
@@ -95,14 +96,14 @@ def threshold_baseline(data: str) -> float:
         scores = [((prediction == c) & (truth == c)).sum() / ((prediction == c) | (truth == c)).sum() for c in (0, 1)]
         return float(np.mean(scores))
 
-    grey, truth = pixels("train")
-    best = max(range(256), key=lambda level: mean_iou(grey > level, truth))
-    grey, truth = pixels("val")
-    return mean_iou(grey > best, truth)
+    gray, truth = pixels("train")
+    best = max(range(256), key=lambda level: mean_iou(gray > level, truth))
+    gray, truth = pixels("val")
+    return mean_iou(gray > best, truth)
 
 
 def main() -> None:
-    """Runs everything and prints the table."""
+    """Run everything, and print the table."""
     weights, data, out = sys.argv[1], sys.argv[2], Path(sys.argv[3] if len(sys.argv) > 3 else "runs/nuclei")
     out.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))

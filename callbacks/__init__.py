@@ -1,4 +1,4 @@
-"""Callbacks: audit, checkpoints, merging, early stopping, pictures, summary."""
+"""Callbacks: audit, checkpoints, merging, early stopping, results, pictures, summary."""
 
 from callbacks.pictures.predictions import PredictionPictures
 from callbacks.pictures.reconstructions import ReconstructionPictures

@@ -1,5 +1,7 @@
 """Data modules: files -> splits -> batches."""
 
+from datamodules.common.data_module import DataModule
+from datamodules.common.image_data_module import ImageDataModule
 from datamodules.defects.severstal import Severstal
 from datamodules.faces.face_folder import FaceFolder
 from datamodules.faces.morph_faces import MorphFaces
@@ -18,9 +20,11 @@ from datamodules.segmentation.road_anomaly import RoadAnomaly
 __all__ = [
     "Cityscapes",
     "CocoPanoptic",
+    "DataModule",
     "FaceFolder",
     "GeneratedFaces",
     "GeneratedMorphs",
+    "ImageDataModule",
     "ImageMaskFolder",
     "MorphFaces",
     "RoadAnomaly",

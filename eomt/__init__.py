@@ -1,7 +1,7 @@
 """End-to-end Multi-Task: LoRA for vision foundation models on small data.
 
-What is needed from Python stands here: adapt any torch module, prove that every adapter acts and learns, save, load
-and merge. Networks are in `eomt.models`, LightningModules in `eomt.tasks`, data modules in `datamodules`.
+This module offers what is needed from Python: adapt any torch module, prove that every adapter acts and learns, save,
+load and merge. Networks are in `eomt.models`, LightningModules in `eomt.tasks`, data modules in `datamodules`.
 
     import eomt
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# name -> where it lives: read when it is asked for, so that `import eomt` costs nothing
+# name -> its module, imported at first use, so that `import eomt` costs nothing
 _PLACES = {
     "UserError": "eomt.errors",
     "LoRAConfig": "eomt.lora",
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name of `__all__` from where it lives."""
+    """Return an object of `__all__` from its module, which is imported now."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)

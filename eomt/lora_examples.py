@@ -1,7 +1,7 @@
 """LoRA in five examples, each runnable in seconds on a CPU without a download: `python -m eomt.lora_examples`.
 
-The network is a tiny EoMT with random weights, so that nothing has to be fetched. For real work the encoder is, for
-example, `ViT("vit_base_patch14_reg4_dinov2", (518, 518))`, whose weights come from the hub.
+The network is a tiny EoMT with random weights, so that nothing is downloaded. In real work the encoder may be
+`ViT("vit_base_patch14_reg4_dinov2", (518, 518))`, whose weights come from the hub.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ from eomt.models.vit import ViT
 
 CONFIG = """
 lora_config:
-  class_path: eomt.lora.config.LoRAConfig
+  class_path: eomt.models.lora_integration.LoRAConfig
   init_args:
     rank: 4
     lora_alpha: 8
@@ -35,7 +35,7 @@ lora_config:
 
 
 def make_network(lora_config: LoRAConfig | None = None) -> EoMT:
-    """A tiny EoMT for 2 classes and images of 32 x 48 pixels, the same at each call."""
+    """Return a tiny EoMT for 2 classes and images of 32 x 48 pixels, the same at each call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = ViT("test_vit", (32, 48), pretrained=False, patch_size=8)
@@ -43,7 +43,7 @@ def make_network(lora_config: LoRAConfig | None = None) -> EoMT:
 
 
 def make_batch() -> tuple[Tensor, Tensor]:
-    """Two images that are bright on one side, uint8 (2, 3, 32, 48), and where they are, int64 (2, 8, 12)."""
+    """Return two images that are bright on one side, uint8 (2, 3, 32, 48), and masks of that side, int64 (2, 8, 12)."""
     image = torch.full((2, 3, 32, 48), 40, dtype=torch.uint8)
     mask = torch.zeros(2, 8, 12, dtype=torch.int64)
     image[0, :, :, 24:], mask[0, :, 6:] = 200, 1
@@ -52,7 +52,7 @@ def make_batch() -> tuple[Tensor, Tensor]:
 
 
 def create_dummy_lora_config() -> LoRAConfig:
-    """Adapters on every linear layer of the blocks and of the mask head; nothing else is trained."""
+    """Return a config with adapters on every linear layer of blocks and mask head; nothing else is trained."""
     return LoRAConfig(
         rank=4,
         lora_alpha=8,
@@ -63,27 +63,27 @@ def create_dummy_lora_config() -> LoRAConfig:
 
 
 def example_basic_usage() -> dict[str, Any]:
-    """Adapts a network and looks at what was done, before anything is trained.
+    """Adapt a network and print what was done, before anything is trained.
 
     Returns:
-        What `get_lora_stats` counts, and `difference`: how far the adapted network's answers are from the base's.
+        The counts of `get_lora_stats`, and `difference`, the largest one between adapted and base answers.
     """
     image, _ = make_batch()
     base = make_network()
     network = apply_lora(make_network(), create_dummy_lora_config())
     print_lora_summary(network)
     with torch.no_grad():
-        # B is zero at the start: the adapted network has to answer as the base does
+        # B is zero at the start: the adapted network must answer as the base does
         difference = (network(image)[-1].class_logits - base(image)[-1].class_logits).abs().max()
     print(f"difference to the base before training: {float(difference):.1e}")
     return {**get_lora_stats(network), "difference": float(difference)}
 
 
 def example_with_config_file() -> EoMT:
-    """Adapts a network as a YAML file says, in the form that the configs of this package have.
+    """Adapt a network as a YAML file says, which has the form of this package's configs.
 
     Returns:
-        The network: attention adapted in the last 2 blocks, the class head trained in full.
+        The network, with adapted attention in the last 2 blocks and a class head that is trained in full.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lora.yaml"
@@ -95,10 +95,10 @@ def example_with_config_file() -> EoMT:
 
 
 def example_parameter_comparison() -> dict[str, int]:
-    """Counts what is trained for some ranks and targets, beside full fine-tuning.
+    """Count the trained parameters for some ranks and targets, and for full fine-tuning.
 
     Returns:
-        Name of the choice -> number of parameters trained.
+        Name of the choice -> number of trained parameters.
     """
     counts = {"full fine-tuning": get_lora_stats(make_network())["trainable_parameters"]}
     for targets in (["attention"], ["attention", "mlp"]):
@@ -112,16 +112,19 @@ def example_parameter_comparison() -> dict[str, int]:
 
 
 def example_training_loop(steps: int = 40) -> dict[str, Any]:
-    """Trains, saves, loads into a fresh base, merges; and checks what each of these promises.
+    """Train, save, load into a new base and merge, and measure what each step changes.
+
+    Args:
+        steps: Number of training steps.
 
     Returns:
         `losses` of the steps; `changed`, the names of the tensors that training changed; `loaded_difference` and
-        `merged_difference`, how far the answers of a reloaded and of a merged network are from the trained one's.
+        `merged_difference`, the largest ones between the answers of the reloaded or merged network and the trained one.
     """
     image, mask = make_batch()
     network = apply_lora(make_network(), create_dummy_lora_config())
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    # an optimiser over what is trainable, and nothing else: it keeps two numbers for each of its parameters
+    # an optimizer over trainable parameters alone: it keeps two numbers for each parameter
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=5e-3)
     losses = []
     for _ in range(steps):
@@ -150,7 +153,7 @@ def example_training_loop(steps: int = 40) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # on layers as small as these, a second thread costs more than it saves
+    # on layers this small, a second thread costs more than it saves
     torch.set_num_threads(1)
     for example in (
         create_dummy_lora_config,

@@ -15,10 +15,10 @@ SUMMARY = "training_summary.json"
 
 
 def verdict(summary: dict[str, Any]) -> str:
-    """The last line: whether training beat the base."""
+    """Return the last line of a run: whether training beat the base."""
     metric, baseline, best = summary["metric"], summary["baseline"], summary["best"]
     if best is None:
-        return "Nothing was validated, so nothing can be said of the result."
+        return "Nothing was validated, so nothing can be said about the result."
     if baseline is None:
         return f"Best {metric}: {best:.4f} at step {summary['best_step']}; step 0 was not measured."
     if summary["best_step"] == 0:
@@ -27,10 +27,10 @@ def verdict(summary: dict[str, Any]) -> str:
 
 
 def report(folder: Path) -> Table:
-    """The table of the run in `folder`.
+    """Return the table of the run in `folder`.
 
     Raises:
-        UserError: if it holds no summary.
+        UserError: If the folder holds no summary.
     """
     path = folder / SUMMARY
     if not path.is_file():
@@ -41,7 +41,7 @@ def report(folder: Path) -> Table:
     table.add_row(f"{metric}, base (step 0)", _figure(summary["baseline"]))
     table.add_row(f"{metric}, best (step {summary['best_step']})", _figure(summary["best"]))
     results = [_read(result) for result in sorted((folder / "results").glob("*_eval.json"))]
-    # without weights it was the base that was measured
+    # an evaluation without weights measured the base
     if results := [result for result in results if result["weights"]]:
         measured = results[-1]["metrics"]
         name = metric.replace("val_", "test_")
@@ -63,28 +63,28 @@ def report(folder: Path) -> Table:
 
 
 def print_report(folder: Path) -> None:
-    """Prints the table of the run in `folder`."""
-    # paths are to be copied: never cut them to the width of a log file
+    """Print the table of the run in `folder`."""
+    # people copy paths from a log file: a wide table does not cut them
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(report(folder))
 
 
 def newest_run(root: Path) -> Path:
-    """`root` itself if it is a run, else the run below it that ended last.
+    """Return `root` itself if it is a run, else the run in it that ended last.
 
     Raises:
-        UserError: if there is none.
+        UserError: If there is none.
     """
     if (root / SUMMARY).is_file():
         return root
     runs = sorted(root.glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime)
     if not runs:
-        raise UserError(f"{root}: holds no run that has ended")
+        raise UserError(f"{root}: holds no run that has ended; give a run, or a folder of runs")
     return runs[-1].parent
 
 
 def _first_and_last(pictures: list[Path]) -> list[Path]:
-    """Of the pictures of every validation only the last: it shows step 0 too."""
+    """Return the pictures without those of all validations but the last, which shows step 0 too."""
     validations = [picture for picture in pictures if picture.name.startswith("val_")]
     return [picture for picture in pictures if picture not in validations[:-1]]
 
@@ -103,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error}); restore it, or run again") from error
+        raise UserError(f"{path}: is no JSON ({error}); restore it, or repeat the run") from error
 
 
 if __name__ == "__main__":

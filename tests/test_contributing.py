@@ -39,8 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in [name for name in sys.modules if name.partition(".")[0] == "brightness"]:
             patch.delitem(sys.modules, name)
         yield folder
-    for name in [name for name in sys.modules if name.partition(".")[0] == "brightness"]:
-        del sys.modules[name]
 
 
 def test_the_steps_make_a_network_a_task_a_datamodule_and_a_config(folder: Path) -> None:

@@ -144,11 +144,18 @@ def test_the_python_of_the_documents_runs(tmp_path: Path, monkeypatch: pytest.Mo
     network = EoMT(encoder, num_classes=7, num_q=16, num_blocks=3, pretrained="configs/quickstart/eomt_base")
     apply_lora(network, LoRAConfig(target_modules=["attention"], freeze_base_model=True))
     save_adapter(network, tmp_path / "adapter")
-    (code,) = documents.blocks(RUNS, "python")
-    assert "runs/<run>/best_lora_<...>" in code
+    opened, adapted = documents.blocks(RUNS, "python")
+    assert "runs/<run>/best_lora_<...>" in opened
     names = {"images": torch.zeros(1, 3, 96, 96, dtype=torch.uint8)}
-    exec(code.replace("runs/<run>/best_lora_<...>", str(tmp_path / "adapter")), names)
+    exec(opened.replace("runs/<run>/best_lora_<...>", str(tmp_path / "adapter")), names)
     assert names["class_logits"].shape == (1, 16, 8)
+    monkeypatch.chdir(tmp_path)
+    backbone = timm.create_model("test_vit", img_size=32, patch_size=8, num_classes=0)
+    names = {"backbone": backbone, "images": torch.rand(2, 3, 32, 32)}
+    exec(adapted, names)
+    assert names["report"].is_sound
+    assert (tmp_path / "my_adapter" / "adapter_model.safetensors").is_file()
+    assert not lora_layers(names["merged"])
 
 
 def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +214,17 @@ def test_the_guide_recommends_what_the_config_does() -> None:
         config = LoRAConfig.recommended(images)
         scale = config.lora_alpha / config.rank
         assert f"| {row} | {config.rank} | {config.lora_alpha} | {scale:g} |" in text
+
+
+def test_messages_that_the_guide_explains_are_those_of_the_code() -> None:
+    code = "\n".join(path.read_text() for room in ("eomt", "callbacks") for path in (ROOT / room).rglob("*.py"))
+    table = GUIDE.read_text().split("\n## When something is wrong\n")[1]
+    quoted = re.findall(r"^\| `([^`]+ [^`]+)` \|", table, re.MULTILINE)
+    assert len(quoted) >= 14
+    for message in quoted:
+        # what stands between names and numbers
+        parts = re.split(r"\.\.\.|'[^']*'|\w+: \d+", message)
+        assert max(parts, key=len).strip(" ;:") in code, message
 
 
 def test_rows_are_marked_as_missing_while_their_task_or_file_is() -> None:

@@ -21,6 +21,7 @@ from eomt.errors import UserError
 from eomt.metrics.error_rates import error_curve
 from eomt.tasks.data import FaceData, data_of
 from eomt.tasks.morph_detection import MorphDetection
+from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
 
@@ -29,7 +30,7 @@ GLOW: Color = (255, 64, 0)
 
 
 @dataclass(frozen=True)
-class TestedFace:
+class ScoredFace:
     """An image and its score."""
 
     name: str
@@ -56,12 +57,12 @@ class MorphResults(EvaluationCallback[MorphDetection]):
 
     def __init__(self, sharpness: bool = True) -> None:
         self.sharpness = sharpness
-        self._tested: list[TestedFace] = []
+        self._tested: list[ScoredFace] = []
         self._predicted: list[tuple[str, float]] = []
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the baseline beside what was trained."""
-        if self.sharpness and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.sharpness and trainer.is_global_zero and not is_trial(trainer):
             _report_sharpness(trainer)
 
     def begin(self, stage: Stage) -> None:
@@ -80,7 +81,7 @@ class MorphResults(EvaluationCallback[MorphDetection]):
                 self._predicted.append((name, scores[index]))
             else:
                 label = int(batch["label"][index])
-                face = TestedFace(name, batch["attack"][index], label, scores[index], batch["dataset"][index])
+                face = ScoredFace(name, batch["attack"][index], label, scores[index], batch["dataset"][index])
                 self._tested.append(face)
             if stage == "predict" and "rollout" in outputs:
                 image = batch["image"][index].cpu()
@@ -110,11 +111,11 @@ class MorphResults(EvaluationCallback[MorphDetection]):
         log.info("Scores of %d images, and decisions at the threshold %.4f: %s", len(predicted), threshold, path)
 
 
-def _write_test(trainer: Trainer, tested: list[TestedFace], threshold: float) -> None:
+def _write_test(trainer: Trainer, tested: list[ScoredFace], threshold: float) -> None:
     table, det, histograms = (
         file_of_test(trainer, "MorphResults", ending) for ending in ("scores.csv", "det.png", "histograms.png")
     )
-    write_table(table, [field.name for field in fields(TestedFace)], (asdict(face) for face in tested))
+    write_table(table, [field.name for field in fields(ScoredFace)], (asdict(face) for face in tested))
     if curves := error_curves(tested):
         save_picture(det_plot(curves), det)
     save_picture(score_histograms(*_arrays(tested), threshold), histograms)
@@ -137,7 +138,7 @@ def decision(score: float, threshold: float) -> str:
     return "" if math.isnan(threshold) else DECISIONS[score >= threshold]
 
 
-def error_curves(tested: list[TestedFace]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def error_curves(tested: list[ScoredFace]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return MACER and BSCER over all thresholds, of each data set, and of each attack against its bona fide images."""
     curves = {}
     for dataset in sorted({face.dataset for face in tested}):
@@ -162,5 +163,5 @@ def glowing(image: Tensor, rollout: Tensor) -> Tensor:
     return (image.float() * (0.4 + 0.2 * share) + 0.4 * share * color).round().clamp(0, 255).to(torch.uint8)
 
 
-def _arrays(tested: list[TestedFace]) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(tested: list[ScoredFace]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([face.score for face in tested]), np.array([face.label for face in tested])

@@ -12,6 +12,7 @@ from callbacks.run.run_summary import RunSummary
 from eomt.errors import UserError
 from eomt.utils.distributed import gather
 from eomt.utils.files import write_file
+from eomt.utils.trainer import callbacks_of
 
 Row = TypeVar("Row")
 
@@ -48,7 +49,7 @@ def file_of_test(trainer: Trainer, who: str, ending: str) -> Path:
     Raises:
         UserError: No RunSummary stands before `who`.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, RunSummary) and callback.results is not None:
             return callback.results.with_name(callback.results.name.replace("_eval.json", f"_{ending}"))
     raise UserError(f"callbacks: {who} needs a RunSummary before it; add callbacks.RunSummary to the list")

@@ -1,1 +1,1 @@
-"""A run's folder: checkpoints, merged models, summary, audit, progress."""
+"""Callbacks for the files of a run and its course: checkpoints, merged models, summary, audit, progress."""

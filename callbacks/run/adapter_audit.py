@@ -1,4 +1,4 @@
-"""Proof, before the first step, that every adapter acts and learns."""
+"""The audit before the first step: every adapter acts and learns."""
 
 import logging
 from dataclasses import replace
@@ -7,23 +7,23 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask, first_supervised
-from eomt.tasks.data import datamodule_of
 from eomt.utils.distributed import gather
 from eomt.utils.modes import isolated_randomness
+from eomt.utils.trainer import datamodule_of
 
 log = logging.getLogger("eomt")
 
 
 class AdapterAudit(Callback):
-    """Runs `eomt.verification.audit` before the first step of every fit, and stops the run on a dead adapter.
+    """A callback that runs `eomt.verification.audit` before the first step, and stops the run on a dead adapter.
 
-    It takes one training batch, the first that has anything to learn from.
+    The audit takes the first training batch that has labels to learn from.
 
     Args:
-        allow_random_base: Let frozen weights be random, as in a smoke test without pre-trained weights.
+        allow_random_base: Accept frozen weights that are random, as in a smoke test without pre-trained weights.
 
     Attributes:
-        verdict: What was found, in a line.
+        verdict: The result of the audit in one line.
     """
 
     def __init__(self, allow_random_base: bool = False) -> None:
@@ -31,10 +31,15 @@ class AdapterAudit(Callback):
         self.verdict = "not run"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit the adapted network, and stop all ranks if one finds a fault.
+
+        Raises:
+            UserError: If there is a fault, or no datamodule.
+        """
         assert isinstance(pl_module, AdaptationTask)
         data = datamodule_of(trainer)
         if data is None:
-            raise UserError("data: AdapterAudit needs a datamodule to take a batch from")
+            raise UserError("data: null, and AdapterAudit needs a training batch; give a datamodule")
         with isolated_randomness():
             batch = first_supervised(pl_module, data.train_dataloader())
         batch = trainer.strategy.batch_to_device(batch)

@@ -1,4 +1,4 @@
-"""Stops a run whose validation no longer improves."""
+"""Early stopping, for runs whose validation no longer improves."""
 
 from typing import Literal
 
@@ -10,15 +10,15 @@ from eomt.tasks.base import AdaptationTask
 
 
 class EarlyStoppingOnIoU(EarlyStopping):
-    """Lightning's EarlyStopping with the SAM2 guide's settings, on what selects the task's best checkpoint.
+    """Lightning's EarlyStopping with the SAM2 guide's settings, on the metric that selects the best checkpoint.
 
-    That is the IoU in segmentation; each task names its own in `monitor` and `mode`.
+    For segmentation this metric is the IoU; each task defines its own in `monitor` and `mode`.
 
     Args:
-        monitor: The metric that is watched; None takes the task's.
-        patience: Validations without an improvement before the run stops.
-        min_delta: An improvement must exceed the best so far by more than this.
-        mode: max, or min for errors; None takes the task's for its own metric, else max.
+        monitor: Metric to watch; None takes the task's.
+        patience: Number of validations without an improvement before the run stops.
+        min_delta: Smallest difference from the best value that counts as an improvement.
+        mode: "max", or "min" for errors; None takes the task's for its own metric, else "max".
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class EarlyStoppingOnIoU(EarlyStopping):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the task's metric where none was given, and its mode with it."""
+        """Take metric and mode from the task where none were given."""
         if isinstance(pl_module, AdaptationTask) and self._given_monitor in (None, pl_module.monitor):
             self.monitor = pl_module.monitor
             self._set_mode(self._given_mode or pl_module.mode)
@@ -43,12 +43,17 @@ class EarlyStoppingOnIoU(EarlyStopping):
 
     def _set_mode(self, mode: Literal["min", "max"]) -> None:
         if mode != self.mode:
-            # Lightning's constructor gives both the sign of the mode
+            # Lightning's constructor sets the sign of both by the mode
             self.mode, self.min_delta, self.best_score = mode, -self.min_delta, -self.best_score
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop a fit that no longer improves; other commands are left alone.
+
+        Raises:
+            UserError: If the task does not log the metric.
+        """
         if trainer.state.fn != "fit":
-            # data to test on alone may have no such figure
+            # data that is only tested on may lack the metric
             return
         metric_value(trainer, self.monitor, type(self).__name__)
         super().on_validation_end(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""The encoder of a pre-training, for the next stage."""
+"""The encoder of a pre-training, saved for the next stage."""
 
 import copy
 import logging
@@ -19,24 +19,29 @@ FOLDER = "encoder"
 
 
 class EncoderOnSave(Callback):
-    """Writes `encoder/` into the run's folder whenever LoRACheckpoint saves a best; for MaskedAutoencoding.
+    """A callback for MaskedAutoencoding that writes `encoder/` whenever LoRACheckpoint saves a best checkpoint.
 
-    It is a ViTMAEModel in Hugging Face layout, adapters merged in: what `pretrained` of a MAEEncoder takes.
+    The folder holds a ViTMAEModel in Hugging Face layout with merged adapters, for `pretrained` of a MAEEncoder.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Register `write` with the LoRACheckpoint of a fit.
+
+        Raises:
+            UserError: If there is none, or the network is no MaskedAutoencoder.
+        """
         if stage != "fit":
             return
         checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, LoRACheckpoint)]
         if not checkpoints:
-            raise UserError("callbacks: EncoderOnSave needs a LoRACheckpoint beside it")
+            raise UserError("callbacks: EncoderOnSave needs a LoRACheckpoint; add callbacks.LoRACheckpoint")
         if not isinstance(pl_module.network, MaskedAutoencoder):
             name = type(pl_module.network).__name__
-            raise UserError(f"callbacks: EncoderOnSave is for eomt.models.MaskedAutoencoder, not {name}")
+            raise UserError(f"callbacks: EncoderOnSave is for eomt.models.MaskedAutoencoder, not {name}; leave it out")
         checkpoints[0].on_best.append(self.write)
 
     def write(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path) -> None:
-        """Writes the encoder beside `checkpoint`, in place of the one before."""
+        """Write the encoder beside `checkpoint`, in place of the previous one."""
         if not trainer.is_global_zero:
             return
         network = pl_module.network
@@ -47,6 +52,7 @@ class EncoderOnSave(Callback):
         save_encoder(plain, checkpoint.with_name(FOLDER))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log where the encoder is, and how to use it."""
         folder = run_folder(trainer) / FOLDER
         if trainer.is_global_zero and folder.is_dir():
-            log.info("Encoder of the best step: %s; take it by --model.network.encoder.pretrained", folder)
+            log.info("Encoder of the best step: %s; use it with --model.network.encoder.pretrained", folder)

@@ -1,4 +1,4 @@
-"""Best, latest and final checkpoints that hold only what was trained, each best also as an adapter folder."""
+"""Best, latest and final checkpoints of what was trained; each best one also as an adapter folder."""
 
 import logging
 import random
@@ -18,61 +18,74 @@ from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import gather, rank
+from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
 
 
 class LoRACheckpoint(Checkpoint):
-    """Saves the best, the latest and the final state of a run into its folder.
+    """A callback that saves the best, the latest and the final state of a run into its folder.
 
-    A `.ckpt` holds adapters, modules trained in full, optimiser, loops and random states, and no frozen weight. The
-    best is saved a second time as an adapter folder in PEFT's format. Step 0, the base as it came, competes for best.
+    A `.ckpt` holds adapters, modules trained in full, optimizer, loops and random states, and no frozen weight. The
+    best state is also saved as an adapter folder in PEFT's format. Step 0, the unchanged base, can be the best.
 
     Args:
-        monitor: the metric that decides; None takes the task's.
-        mode: max or min; None takes the task's.
-        every_n_steps: save the latest also every so many steps; None does so after each validation only.
+        monitor: Metric that selects the best; None takes the task's.
+        mode: "max" or "min"; None takes the task's.
+        every_n_steps: Also save the latest state every so many steps; None saves it only after each validation.
+
+    Attributes:
+        best_score: Best value of the metric so far; None before a validation.
+        best_step: Step of the best value.
+        best_name: File name of the best checkpoint; "" if there is none. A name, since a run may be moved or copied.
+        latest_name: File name of the latest checkpoint.
+        baseline: Value of the metric at step 0.
+        on_best: Functions to call with (trainer, task, path) when a best checkpoint is saved; `MergeOnSave` adds one.
     """
 
     def __init__(
         self, monitor: str | None = None, mode: Literal["min", "max"] | None = None, every_n_steps: int | None = None
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(f"every_n_steps: {every_n_steps}, must be at least 1, or null")
+            raise UserError(f"every_n_steps: {every_n_steps}; must be at least 1, or null")
         self.monitor, self.mode, self.every_n_steps = monitor, mode, every_n_steps
         self.best_score: float | None = None
         self.best_step: int | None = None
-        # names in the run's folder, which may have been moved or copied since
         self.best_name = ""
         self.latest_name = ""
         self.baseline: float | None = None
-        # called with (trainer, task, path) after a best was saved; MergeOnSave adds itself
         self.on_best: list[Callable[[Trainer, LightningModule, Path], None]] = []
         self._folder = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the run's folder from the trainer and, where none were given, metric and mode from the task."""
         assert isinstance(pl_module, AdaptationTask)
         self._folder = run_folder(trainer)
         self.monitor = self.monitor or pl_module.monitor
         self.mode = self.mode or pl_module.mode
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops a run that diverged: NaN scores have an arg-max too, and would be praised.
+        """Stop a run that diverged, since NaN scores have an arg-max too and can give a high metric.
 
         Raises:
-            UserError: naming a tensor with NaN or infinity.
+            UserError: If a trained tensor has a value that is not finite.
         """
         if trainer.state.fn != "fit":
             return
         for name, parameter in pl_module.named_parameters():
             if parameter.requires_grad and not bool(parameter.isfinite().all()):
                 raise UserError(
-                    f"{name!r} is not finite at step {trainer.global_step}: the training diverged; "
+                    f"{name}: is not finite at step {trainer.global_step}: the training diverged; "
                     "lower --model.lr, or set --trainer.gradient_clip_val 1.0"
                 )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Save the best state if the metric improved, and the latest unless this is step 0.
+
+        Raises:
+            UserError: If the task does not log the metric.
+        """
+        if trainer.state.fn != "fit" or is_trial(trainer):
             return
         assert self.monitor is not None
         score = metric_value(trainer, self.monitor, "LoRACheckpoint")
@@ -85,20 +98,23 @@ class LoRACheckpoint(Checkpoint):
             self._save_latest(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save the latest state every `every_n_steps` steps."""
         step = trainer.global_step
-        if self.every_n_steps and step and step % self.every_n_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and not is_trial(trainer):
             self._save_latest(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Save the final state."""
+        if not is_trial(trainer):
             self._replace(trainer, f"final_lora_step{trainer.global_step}.ckpt", "final_lora_step*.ckpt")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """What was trained so far is not lost: Ctrl-C or a failure leaves a latest checkpoint to resume from."""
-        if trainer.global_step and not isinstance(exception, UserError) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Save the latest state on Ctrl-C or a failure, so that the run can be resumed."""
+        if trainer.global_step and not isinstance(exception, UserError) and not is_trial(trainer):
             self._save_latest(trainer)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the best values so far, and the random states of all ranks."""
         return {
             "best_score": self.best_score,
             "best_step": self.best_step,
@@ -109,10 +125,11 @@ class LoRACheckpoint(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best values, unless their file is missing, and the random state of this rank."""
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
         self.best_name, self.baseline = state_dict["best_name"], state_dict["baseline"]
         if self.best_name and not (self._folder / self.best_name).is_file():
-            # the checkpoint was taken out of its run: what comes next is the best here
+            # the checkpoint lies in another folder than its best: the next validation starts a new best
             self.best_name, self.best_score, self.best_step = "", None, None
         states = state_dict["random"]
         if rank() < len(states):
@@ -139,7 +156,7 @@ class LoRACheckpoint(Checkpoint):
                     save_adapter(pl_module.network, path.with_suffix(""), pl_module.network.base)
                 except UserError as error:
                     log.info("%s", error)
-        # before the checkpoint, which keeps what these callbacks know
+        # before the checkpoint, which holds the states of these callbacks
         for call in self.on_best:
             call(trainer, pl_module, path)
         trainer.save_checkpoint(path)
@@ -154,7 +171,7 @@ class LoRACheckpoint(Checkpoint):
             self.latest_name = name
 
     def _replace(self, trainer: Trainer, name: str, pattern: str) -> None:
-        """Saves a checkpoint and removes the earlier ones of its kind."""
+        """Save a checkpoint, and remove the earlier ones that match `pattern`."""
         trainer.save_checkpoint(self._folder / name)
         if trainer.is_global_zero:
             for other in self._folder.glob(pattern):
@@ -163,7 +180,7 @@ class LoRACheckpoint(Checkpoint):
 
 
 def _random_state() -> dict[str, Any]:
-    """Of torch, CUDA, numpy and Python, as tensors, numbers and lists: what weights_only=True reads back."""
+    """Return the random states of torch, CUDA, NumPy and Python, in types that `weights_only=True` can read."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {

@@ -1,4 +1,4 @@
-"""The best model as a stand-alone network: adapters merged, compared, written."""
+"""The best model as a stand-alone network with merged adapters."""
 
 import logging
 import shutil
@@ -16,51 +16,63 @@ log = logging.getLogger("eomt")
 
 
 class MergeOnSave(Callback):
-    """Writes `best_merged_step.../model.safetensors` whenever LoRACheckpoint saves a best.
+    """A callback that writes `best_merged_step.../model.safetensors` whenever LoRACheckpoint saves a best checkpoint.
 
-    The copy is merged in fp32. Its answers on a validation batch are compared with those of the adapted network; a
-    relative difference above 1e-4 means no file and an error in the log.
+    A copy of the network is merged in fp32 and compared with the adapted network on a validation batch. If their
+    outputs differ by more than 1e-4 (relative), no file is written and the log has an error.
+
+    Attributes:
+        max_abs_diff: Largest absolute difference of the last comparison.
+        relative_diff: Its largest relative difference.
+        name: Name of the merged folder; "" if there is none. A name, since a run may be moved or copied.
+        config: Configuration to write beside the weights, so that they open without the run; set by the command line.
     """
 
     def __init__(self) -> None:
         self.max_abs_diff: float | None = None
         self.relative_diff: float | None = None
-        # name in the run's folder, which may have been moved or copied since
         self.name = ""
         self._batch: Any = None
-        # what stands beside the weights so that they open without the run: set by the command line
         self.config: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Register `merge` with the LoRACheckpoint of a fit.
+
+        Raises:
+            UserError: If there is none.
+        """
         if stage != "fit":
             return
         checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, LoRACheckpoint)]
         if not checkpoints:
-            raise UserError("callbacks: MergeOnSave needs a LoRACheckpoint beside it")
+            raise UserError("callbacks: MergeOnSave needs a LoRACheckpoint; add callbacks.LoRACheckpoint")
         checkpoints[0].on_best.append(self.merge)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        """Keep the first validation batch for the comparison."""
         if self._batch is None:
             self._batch = batch
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the differences and the name of the merged folder."""
         return {"max_abs_diff": self.max_abs_diff, "relative_diff": self.relative_diff, "name": self.name}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the differences and the name of the merged folder."""
         self.max_abs_diff, self.relative_diff = state_dict["max_abs_diff"], state_dict["relative_diff"]
         self.name = state_dict["name"]
 
     def merge(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path) -> None:
-        """Merges a copy, compares, writes `best_merged_...` beside `checkpoint` and removes the one before."""
+        """Write `best_merged_...` beside `checkpoint` if the comparison succeeds, and remove the previous one."""
         assert isinstance(pl_module, AdaptationTask)
         if not trainer.is_global_zero:
             return
         folder = checkpoint.with_name(checkpoint.stem.replace("best_lora_", "best_merged_", 1))
         merged, self.max_abs_diff, self.relative_diff = merged_copy(pl_module.network, self._batch, pl_module.outputs)
         previous, self.name = self.name, ""
-        # written so that NaN is refused too
+        # not `>`, so that NaN is refused too
         if not self.relative_diff <= TOLERANCE:
             log.error(
                 "Merged and adapted model differ by %.1e (relative; at most %.0e is allowed): no merged file written",

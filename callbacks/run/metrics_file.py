@@ -1,4 +1,4 @@
-"""A CSV of figures by step that survives a resume."""
+"""A CSV file of metrics by step, which continues after a resume."""
 
 import csv
 from pathlib import Path
@@ -7,26 +7,26 @@ from eomt.utils.files import write_file
 
 
 class MetricsFile:
-    """Rows of `step` and figures, rewritten whole at each `save`, so that new columns can appear at any time."""
+    """A table of metrics by step. Each `save` writes the whole file, so new columns can appear at any time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, str | float]] = []
 
     def resume(self, step: int) -> None:
-        """Takes up the rows on disk that a run resumed at `step` has behind it."""
+        """Read the rows on disk up to `step`, at which the run resumes."""
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 self.rows = [dict(row) for row in csv.DictReader(file) if int(row["step"]) <= step]
 
     def add(self, step: int, figures: dict[str, float]) -> None:
-        """Adds figures to the row of `step`."""
+        """Add figures to the row of `step`."""
         if not self.rows or int(self.rows[-1]["step"]) != step:
             self.rows.append({"step": step})
         self.rows[-1].update(figures)
 
     def save(self) -> None:
-        """Columns in the order in which they first appeared."""
+        """Write the file, with columns in the order in which they first appeared."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
 
         def write(beside: Path) -> None:

@@ -1,4 +1,4 @@
-"""The progress bar: loss, IoU and images per second; one line per validation where there is no terminal."""
+"""The progress bar, or one line per validation where there is no terminal."""
 
 import logging
 import time
@@ -13,12 +13,12 @@ from eomt.tasks.base import AdaptationTask
 
 log = logging.getLogger("eomt")
 
-# of every task; its own figures stand beside them
-SHOWN_METRICS = ("train_loss", "val_loss")
+# of every task; the task's main metric is shown beside them
+LOSSES = ("train_loss", "val_loss")
 
 
 def _without_forks(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Drops `loss_step` and `loss_epoch` where `loss` itself is there: Lightning logs all three."""
+    """Return metrics without `loss_step` and `loss_epoch` where there is `loss`: Lightning logs all three."""
     return {
         name: value
         for name, value in metrics.items()
@@ -27,15 +27,15 @@ def _without_forks(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar with what matters here: loss, IoU and images per second.
+    """Lightning's Rich progress bar with losses, the task's main metric and images per second.
 
-    Where output is not a terminal (a batch job, a pipe) rich would print all bars once more at the end of each stage;
-    there the bar is off, and each validation is one line in the log instead.
+    Without a terminal (a batch job, a pipe), Rich would print all bars again at the end of each stage. There the bar is
+    off, and the log has one line for each validation instead.
 
     Args:
-        refresh_rate: redraws per second; 0 turns the bar off.
-        leave: whether finished epochs stay on the screen.
-        console_kwargs: arguments for rich's `Console`.
+        refresh_rate: Redraws per second; 0 turns the bar off.
+        leave: Keep the bars of finished epochs on the screen.
+        console_kwargs: Arguments for Rich's `Console`.
     """
 
     def __init__(
@@ -50,34 +50,34 @@ class ProgressBar(RichProgressBar):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether bars are drawn: not off, and onto a terminal or a notebook."""
+        """Whether bars are drawn: they are not turned off, and there is a terminal or a notebook."""
         return self._can_redraw and super().is_enabled
 
     @property
     def sanity_check_description(self) -> str:
-        """The sanity check validates step 0, which training has to beat; after a resume it may run at a later step."""
+        """Title of the sanity check, which validates step 0 or, after a resume, a later step."""
         step = self.trainer.global_step
         return "Baseline (step 0)" if step == 0 else f"Resumed (step {step})"
 
     def _get_train_description(self, current_epoch: int) -> str:
-        """Where the run's length is given in steps, Lightning would call it "Epoch 3/-2"."""
+        """Return the title of an epoch; for runs limited in steps, Lightning would show "Epoch 3/-2"."""
         if self.trainer.max_epochs == -1:
             return f"Epoch {current_epoch}, to step {self.trainer.max_steps}"
         return super()._get_train_description(current_epoch)
 
     @property
     def images_per_second(self) -> float:
-        """Training speed over all processes, waiting for data included and validation not; 0 until it is known."""
+        """Training speed over all processes, with waiting for data and without validation; 0 until it is known."""
         return self._recent_images / self._recent_seconds if self._recent_seconds else 0.0
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands beside the training bar."""
+        """Return what is shown beside the training bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         own = pl_module.file_metrics[:1] if isinstance(pl_module, AdaptationTask) else ()
-        for name in (*SHOWN_METRICS, *(f"{split}_{figure}" for figure in own for split in ("train", "val"))):
+        for name in (*LOSSES, *(f"{split}_{figure}" for figure in own for split in ("train", "val"))):
             if name in trainer.callback_metrics:
                 metrics[name] = trainer.callback_metrics[name].item()
         metrics = _without_forks(metrics)
@@ -86,14 +86,14 @@ class ProgressBar(RichProgressBar):
         return metrics
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Starts the clock, after a validation again."""
+        """Start the clock, also after a validation."""
         if self._last_batch_end is None:
             self._last_batch_end = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the batch's images and seconds; each further batch makes earlier ones count a tenth less."""
+        """Count the images and seconds of the batch; the weight of earlier batches falls by a tenth."""
         if isinstance(batch, dict) and "image" in batch and self._last_batch_end is not None:
             now = time.perf_counter()
             self._recent_images = 0.9 * self._recent_images + batch["image"].shape[0] * trainer.world_size
@@ -102,21 +102,21 @@ class ProgressBar(RichProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock."""
+        """Stop the clock."""
         self._last_batch_end = None
         super().on_validation_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock: what is done between epochs, and starting the workers anew, is not training speed."""
+        """Stop the clock, since work between epochs and the start of workers do not count as training."""
         self._last_batch_end = None
         super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs one line where no bar is drawn."""
+        """Log one line where no bar is drawn."""
         super().on_validation_end(trainer, pl_module)
         if self._can_redraw or not trainer.is_global_zero:
             return
-        # one class's value ("val_iou/road") is left out
+        # metrics of one class, such as "val_iou/road", are left out
         values = {name: value.item() for name, value in trainer.callback_metrics.items() if "/" not in name}
         shown = [f"{name} {value:.4g}" for name, value in _without_forks(values).items()]
         if self.images_per_second:

@@ -1,4 +1,4 @@
-"""Where a run keeps its files, and how they are written: whole or not at all."""
+"""The folder of a run, and the metrics of its validations."""
 
 from pathlib import Path
 
@@ -8,20 +8,25 @@ from eomt.errors import UserError
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The run's folder, the same on all ranks."""
+    """Return the run's folder, which is the same on all ranks."""
     return Path(trainer.strategy.broadcast(trainer.default_root_dir))
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:
-    """The figures of the validation that just ended."""
+    """Return the metrics of the validation that just ended."""
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
 
 
 def metric_value(trainer: Trainer, monitor: str, who: str) -> float:
-    """A figure that a callback watches.
+    """Return the value of a metric that a callback watches.
+
+    Args:
+        trainer: The trainer.
+        monitor: Name of the metric.
+        who: Name of the callback, for the message.
 
     Raises:
-        UserError: if the task does not log it.
+        UserError: If the task does not log the metric.
     """
     metrics = trainer.callback_metrics
     if monitor not in metrics:

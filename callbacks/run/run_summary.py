@@ -1,4 +1,4 @@
-"""What a run was and what came of it: logs, figures, training_summary.json, the closing table."""
+"""The record of a run: logs, metrics, training_summary.json, and the table at its end."""
 
 import hashlib
 import json
@@ -31,6 +31,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.utils.files import write_file
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.trainer import callbacks_of, is_trial, steps_between_logs
 
 log = logging.getLogger("eomt")
 
@@ -38,22 +39,27 @@ PACKAGES = ("eomt", "torch", "lightning", "timm", "transformers", "peft")
 
 
 class RunSummary(Callback):
-    """Writes metrics.csv, timing.csv, training.log, splits.json, training_summary.json, and results/ after `test`.
+    """A callback that writes metrics.csv, timing.csv, training.log, splits.json and training_summary.json.
 
-    Step 0 stands in metrics.csv like any other validation.
+    After `test` it writes results/. metrics.csv has step 0 like any other validation.
+
+    Attributes:
+        seconds: Seconds of training before this resume.
+        results: File with the metrics of the last test; None before a test.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._started = 0.0
+        # time and step of the last validation, for the seconds per step
         self._interval: tuple[float, int] = (0.0, 0)
-        # of the batch before
+        # step at the end of the previous batch
         self._step = 0
-        # where the figures of the last test are
         self.results: Path | None = None
         self._handler: logging.Handler | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the run's folder from the trainer."""
         self._folder = run_folder(trainer)
         self._metrics = MetricsFile(self._folder / "metrics.csv")
         self._timing = MetricsFile(self._folder / "timing.csv")
@@ -61,6 +67,7 @@ class RunSummary(Callback):
     # -- fit ------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open training.log, log the data and the adapted layers, and write splits.json."""
         assert isinstance(pl_module, AdaptationTask)
         self._started = time.monotonic()
         if not trainer.is_global_zero:
@@ -80,6 +87,7 @@ class RunSummary(Callback):
             write_file(self._folder / "splits.json", lambda path: path.write_text(text))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the rows of a resumed run up to its step."""
         self._interval = (time.monotonic(), trainer.global_step)
         self._step = trainer.global_step
         if trainer.is_global_zero and trainer.ckpt_path:
@@ -87,23 +95,26 @@ class RunSummary(Callback):
             self._timing.resume(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Add the training metrics of logged steps, and end the run after its last step."""
         step = trainer.global_step
         if step >= trainer.estimated_stepping_batches:
-            # an early stop ends with a validation: so what the last steps made competes for best, too
+            # a stop ends with a validation, so the last steps can become the best checkpoint too
             trainer.should_stop = True
         ends_step = step > self._step
         self._step = step
-        if trainer.is_global_zero and ends_step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.is_global_zero and ends_step and step % steps_between_logs(trainer) == 0:
             wanted = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("val_")}
             self._metrics.add(trainer.global_step, {name: float(value) for name, value in wanted.items()})
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the seconds per training step since the last validation."""
         since, step = self._interval
         if trainer.is_global_zero and not trainer.sanity_checking and trainer.global_step > step:
             per_step = (time.monotonic() - since) / (trainer.global_step - step)
             self._timing.add(trainer.global_step, {"seconds": round(self._elapsed(), 2), "seconds_per_step": per_step})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the metrics of a validation, and give those of step 0 to the loggers, too."""
         assert isinstance(pl_module, AdaptationTask)
         self._interval = (time.monotonic(), trainer.global_step)
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
@@ -118,21 +129,24 @@ class RunSummary(Callback):
             self._timing.save()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Rows that a checkpoint has behind it are on disk with it."""
+        """Write the rows up to this step, so that a resume finds them."""
         if trainer.is_global_zero and trainer.state.fn == "fit":
             self._metrics.save()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the metrics and the summary."""
         self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Log where a fit stopped, and write the metrics and the summary of its steps."""
         if self._handler is not None and trainer.state.fn == "fit":
             log.info("Stopped at step %d by %s", trainer.global_step, type(exception).__name__)
             if trainer.global_step:
                 self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Print the table of the run, and log whether training beat the base."""
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         if not (self._folder / SUMMARY).is_file():
             return
@@ -142,22 +156,25 @@ class RunSummary(Callback):
         log.info("Run folder: %s", self._folder)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close training.log."""
         if self._handler is not None:
             log.removeHandler(self._handler)
             self._handler.close()
             self._handler = None
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the seconds of training so far."""
         return {"seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the seconds of training before this resume."""
         self.seconds = state_dict["seconds"]
 
     def _elapsed(self) -> float:
         return self.seconds + (time.monotonic() - self._started if self._started else 0.0)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         assert isinstance(pl_module, AdaptationTask)
         self._metrics.save()
@@ -165,7 +182,7 @@ class RunSummary(Callback):
         write_file(self._folder / SUMMARY, lambda path: path.write_text(text))
 
     def _summary(self, trainer: Trainer, task: AdaptationTask) -> dict[str, Any]:
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         checkpoint = next((c for c in callbacks if isinstance(c, LoRACheckpoint)), None)
         merge = next((c for c in callbacks if isinstance(c, MergeOnSave)), None)
         audit = next((c for c in callbacks if isinstance(c, AdapterAudit)), None)
@@ -204,13 +221,14 @@ class RunSummary(Callback):
     # -- test -----------------------------------------------------------------------------------------------------
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the metrics of the test to a new file in results/."""
         if not trainer.is_global_zero:
             return
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = self._folder / "results" / f"{now}_eval.json"
         while path.exists():
             path = path.with_name(f"{path.name.removesuffix('_eval.json')}_again_eval.json")
-        # those that a task shows, and those that it only keeps
+        # the metrics that the task logs, and those that it only keeps
         assert isinstance(pl_module, AdaptationTask)
         figures = {**pl_module.all_figures, **trainer.callback_metrics}
         result = {
@@ -225,7 +243,7 @@ class RunSummary(Callback):
 
 
 def adapted_modules(network: nn.Module) -> list[str]:
-    """A short table of the adapted layers: those that differ only in their numbers are one row."""
+    """Return a table of the adapted layers, in which layers that differ only in their numbers share a line."""
     rows: dict[tuple[str, str, int], list[int]] = {}
     done = adaptation(network)
     for path, layer in lora_layers(network).items():
@@ -241,7 +259,7 @@ def adapted_modules(network: nn.Module) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that a result depends on."""
+    """Return the versions of Python and of the packages that a result depends on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -260,5 +278,5 @@ def _digest(fingerprint: dict[str, Any]) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """JSON knows no NaN and no infinity: the IoU of a class that does not occur is null."""
+    """Return a number for JSON, and None for NaN and infinity, as for the IoU of a class that does not occur."""
     return float(value) if value is not None and math.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""How the vision encoder under configs/quickstart/vqa_base began: `python -m configs.quickstart.tiny_dinov2 FOLDER`.
+"""Training of the vision encoder in configs/quickstart/vqa_base: `python -m configs.quickstart.tiny_dinov2 FOLDER`.
 
-Every patch of drawn scenes by day learns the shape and the colour of the thing that it lies in, and keeps where it is
-itself. Ten minutes on a core.
+In drawn scenes, every patch learns the shape and the color of the object that covers it, and its own position. Takes
+ten minutes on a core.
 """
 
 import sys
@@ -29,7 +29,7 @@ NOTHING = 0
 
 
 def labels(scene: ShapeScene) -> np.ndarray:
-    """1 + the shape's and 1 + the colour's number of the thing that each patch lies in, 0 for none; (2, h, w)."""
+    """Return 1 + the number of the shape and of the color of the object at each patch, 0 for none, `(2, h, w)`."""
     found = np.full((2, GRID, GRID), NOTHING)
     middles = (np.arange(GRID) + 0.5) * PATCH
     for thing in scene.things:
@@ -39,7 +39,7 @@ def labels(scene: ShapeScene) -> np.ndarray:
 
 
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
-    """Images uint8 (B, 3, H, W) and labels (B, 2, h w), for ever; the scenes are drawn once."""
+    """Yield images, uint8 `(B, 3, H, W)`, and labels, `(B, 2, h w)`, without end; the scenes are drawn once."""
     scenes = [make_scene(np.random.default_rng([1, number])) for number in range(SCENES)]
     pictures = [
         render_shapes(scene, "plain", np.random.default_rng([2, number])) for number, scene in enumerate(scenes)
@@ -52,19 +52,19 @@ def batches() -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def main() -> None:
-    """Trains and saves."""
+    """Train the encoder, and save it."""
     torch.manual_seed(0)
     model = Dinov2Model(Dinov2Config(**CONFIG))
     sizes = [1 + len(SHAPES), 1 + len(COLORS), 2]
     head = nn.Linear(WIDTH, sum(sizes))
     middles = torch.linspace(-1, 1, GRID)
     place = torch.cartesian_prod(middles, middles)  # (h w, 2)
-    normalise = PixelNormalization()
+    normalize = PixelNormalization()
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
     for step, (images, target) in zip(range(STEPS), batches(), strict=False):
-        *logits, found = head(model(normalise(images)).last_hidden_state[:, 1:]).split(sizes, -1)
+        *logits, found = head(model(normalize(images)).last_hidden_state[:, 1:]).split(sizes, -1)
         loss = sum(F.cross_entropy(part.flatten(0, 1), target[:, kind].flatten()) for kind, part in enumerate(logits))
         loss = loss + F.mse_loss(found, place.expand_as(found))
         optimizer.zero_grad()

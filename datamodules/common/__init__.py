@@ -1,1 +1,1 @@
-"""What every data module shares: reading, splits, sampling."""
+"""Parts that every data module shares: the contract, reading, splits, sampling."""

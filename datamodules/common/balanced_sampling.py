@@ -37,7 +37,7 @@ class BalancedSampler(TrainingSampler):
 
     @property
     def rounds(self) -> int:
-        """How many samples of each class a rank takes in an epoch."""
+        """Number of samples of each class that a rank takes in an epoch."""
         return self.num_samples // (self.world_size * len(self.members))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

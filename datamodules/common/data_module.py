@@ -53,7 +53,7 @@ class DataModule(LightningDataModule):
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Whether the split is made here, and not given by the files; a run then keeps `split_record`."""
+        """True where a seed makes the split, and not the files; a run then keeps `split_record`."""
         return False
 
     @property

@@ -1,4 +1,4 @@
-"""What the data modules of images have in common: loaders that can be resumed, and the place among processes."""
+"""Common parts of the data modules of images: loaders that can be resumed, and the place among processes."""
 
 import os
 from collections.abc import Callable

@@ -46,9 +46,32 @@ def read_image(path: ImageFile) -> Image.Image:
     Raises:
         UserError: The file is damaged or a grayscale image of more than 8 bits.
     """
+    return _read_as(path, "RGB")
+
+
+def read_image_with_opacity(path: ImageFile) -> Image.Image:
+    """Read an image as RGBA, turned as its EXIF orientation says; without transparency it is opaque.
+
+    Raises:
+        UserError: The file is damaged or a grayscale image of more than 8 bits.
+    """
+    return _read_as(path, "RGBA")
+
+
+def _read_as(path: ImageFile, mode: str) -> Image.Image:
     with _opened(path) as image:
         _refuse_deep_image(path, image)
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return ImageOps.exif_transpose(image).convert(mode)
+
+
+def has_transparency(path: ImageFile) -> bool:
+    """Return whether an image file stores how opaque its pixels are.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    with _opened(path) as image:
+        return image.has_transparency_data
 
 
 def check_image(path: ImageFile) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Who gets which sample: samplers that know the ranks, and the batch they fill."""
+"""Samplers that know the ranks, and the batches that they fill."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -14,8 +14,9 @@ from datamodules.common.pairs import find_images
 from datamodules.common.reading import check_image
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
-from datamodules.defects.annotations import AnnotatedImage, AnnotationLayout, RunLengths, find_layout
+from datamodules.defects.annotations import AnnotatedImage, RunLengths
 from datamodules.defects.dataset import AugmentedDefectDataset, DefectDataset, collate_defects
+from datamodules.defects.layouts import AnnotationLayout, find_layout
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
@@ -104,7 +105,7 @@ class Severstal(ImageDataModule):
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Whether the split is made here, and not by folders."""
+        """True where the split is made here, and not by folders."""
         return (self.path / "train.csv").is_file() or self._split_folder("train") is None
 
     @property

@@ -1,4 +1,4 @@
-"""Where the face is in an image: box files, and the part of an image that is shown to a network."""
+"""Boxes of faces: the files that list them, and the part of an image that is shown to a network."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the data modules of faces have in common: their size, and faces without labels."""
+"""Common parts of the data modules of faces: their size, and faces without labels."""
 
 from collections.abc import Mapping
 from pathlib import Path

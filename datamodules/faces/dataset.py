@@ -61,11 +61,8 @@ def _described(face: Face) -> dict[str, Any]:
     }
 
 
-class FaceDataset(Dataset[dict[str, Any]]):
-    """Faces for evaluation.
-
-    A sample holds `image` (3, *size) uint8 RGB, `label` int64 (1 = morph), `path`, `attack` ("" for bona fide),
-    `dataset` and `name`. `PADDING_INDEX` gives the first image as bona fide with an empty name.
+class _Faces(Dataset[dict[str, Any]]):
+    """Faces at one size.
 
     Args:
         faces: The files.
@@ -79,6 +76,18 @@ class FaceDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.faces)
 
+
+class FaceDataset(_Faces):
+    """Faces for evaluation.
+
+    A sample holds `image` (3, *size) uint8 RGB, `label` int64 (1 = morph), `path`, `attack` ("" for bona fide),
+    `dataset` and `name`. `PADDING_INDEX` gives the first image as bona fide with an empty name.
+
+    Args:
+        faces: The files.
+        size: Height and width of the images.
+    """
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         face = self.faces[max(index, 0)]
         described = _described(face)
@@ -87,7 +96,7 @@ class FaceDataset(Dataset[dict[str, Any]]):
         return {"image": read_face(face, self.size), **described}
 
 
-class AugmentedFaces(Dataset[dict[str, Any]]):
+class AugmentedFaces(_Faces):
     """Faces for training; an index comes with the seed of its changes. Samples are those of `FaceDataset`.
 
     Args:
@@ -97,12 +106,8 @@ class AugmentedFaces(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, faces: Sequence[Face], size: tuple[int, int], transform: MorphTransform | None) -> None:
-        self.faces = faces
-        self.size = size
+        super().__init__(faces, size)
         self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.faces)
 
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
         position, seed = _with_seed(index)
@@ -112,7 +117,7 @@ class AugmentedFaces(Dataset[dict[str, Any]]):
         return {"image": image, **_described(self.faces[position])}
 
 
-class UnlabeledFaces(Dataset[dict[str, Any]]):
+class UnlabeledFaces(_Faces):
     """Faces alone: `image` (3, *size) uint8 RGB, `path` and `name`; `PADDING_INDEX` gives the first without a name.
 
     Args:
@@ -122,12 +127,8 @@ class UnlabeledFaces(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, faces: Sequence[Face], size: tuple[int, int], transform: PretrainingTransform | None) -> None:
-        self.faces = faces
-        self.size = size
+        super().__init__(faces, size)
         self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.faces)
 
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
         position, seed = _with_seed(index)

@@ -66,7 +66,7 @@ class FaceFolder(FaceDataModule):
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Always: folders say nothing of splits."""
+        """True, for folders say nothing of splits."""
         return True
 
     @property

@@ -49,7 +49,7 @@ class Face:
 
     @property
     def is_identified(self) -> bool:
-        """Whether everybody in it is known: one person in a photo, two or more in a morph."""
+        """True where everybody in it is known: one person in a photo, two or more in a morph."""
         return len(self.identities) > self.label
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from scipy.cluster.hierarchy import DisjointSet
 
 from datamodules.common.grouped_splits import content_keys
 from datamodules.common.splits import SPLITS, seeded_split
@@ -17,23 +19,6 @@ class FaceSplit:
 
     faces: dict[str, list[Face]]
     dropped: Counter[str] = field(default_factory=Counter)
-
-
-class _Components:
-    """Sets of nodes that were joined, by their smallest node."""
-
-    def __init__(self) -> None:
-        self.parents: dict[str, str] = {}
-
-    def find(self, node: str) -> str:
-        while (parent := self.parents.setdefault(node, node)) != node:
-            node = parent
-        return node
-
-    def join(self, nodes: Iterable[str]) -> None:
-        roots = sorted({self.find(node) for node in nodes})
-        for root in roots:
-            self.parents[root] = roots[0]
 
 
 Divide = Callable[[list[str]], Mapping[str, Sequence[str]]]
@@ -71,18 +56,22 @@ def split_by_identity(faces: Sequence[Face], divide: Divide) -> FaceSplit:
         UserError: A bona fide photo and a morph have the same bytes.
     """
     contents = _first_copies(faces)
-    components = _Components()
+    together: DisjointSet = DisjointSet(contents)
     kinds: dict[str, str] = {}
     of_copies: dict[str, set[str]] = {}
     for face, content in zip(faces, contents, strict=True):
         people = {f"person {identity}" for identity in face.identities} or {content}
-        if face.label == BONA_FIDE:
-            components.join({*people, content})
+        for person in people:
+            together.add(person)
+            if face.label == BONA_FIDE:
+                together.merge(person, content)
         of_copies.setdefault(content, set()).update(people)
+    # the name of a set must not hang on the order in which it was joined
+    root_of = {node: min(nodes) for nodes in together.subsets() for node in nodes}
     for face, content in zip(faces, contents, strict=True):
         for node in of_copies[content]:
             kind = "photographed" if face.label == BONA_FIDE else face.attack if node == content else "morphed only"
-            root = components.find(node)
+            root = root_of[node]
             kinds[root] = "photographed" if kinds.get(root) == "photographed" else kind
     split_of: dict[str, str] = {}
     for kind in sorted(set(kinds.values())):
@@ -90,7 +79,7 @@ def split_by_identity(faces: Sequence[Face], divide: Divide) -> FaceSplit:
         split_of |= {root: split for split, roots in parts.items() for root in roots}
     found = FaceSplit({split: [] for split in SPLITS})
     for face, content in zip(faces, contents, strict=True):
-        splits = {split_of[components.find(node)] for node in of_copies[content]}
+        splits = {split_of[root_of[node]] for node in of_copies[content]}
         if len(splits) > 1:
             found.dropped["morphs of people on different sides"] += 1
         else:

@@ -145,7 +145,7 @@ class MorphFaces(FaceDataModule):
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Whether the split is made here, and not by folders or by a column of the CSV."""
+        """True where the split is made here, and not by folders or by a column of the CSV."""
         return not any(face.split for face in self._faces())
 
     @property

@@ -1,4 +1,4 @@
-"""What is known about faces, and what would make figures better than they are."""
+"""Numbers of faces, and warnings of what would make figures better than they are."""
 
 import logging
 from collections.abc import Sequence

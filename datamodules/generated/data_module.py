@@ -1,7 +1,7 @@
-"""What the quickstarts' data modules have in common: files drawn once, whole or not at all, over nothing else."""
+"""Common parts of the quickstarts' data modules: files drawn once, whole or not at all, over nothing else."""
 
 import json
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from eomt.errors import UserError
 from eomt.utils.files import write_folder
 
 
-class GeneratedData(DataModule):
+class GeneratedData(DataModule, ABC):
     """Files that `prepare_data` writes once; subclasses draw them and say what decides how they look.
 
     It stands behind the data module that reads the files, among the base classes of one that generates them.

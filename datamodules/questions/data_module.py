@@ -1,4 +1,4 @@
-"""What the data modules of questions about images have in common."""
+"""Common parts of the data modules of questions about images."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -31,6 +31,7 @@ from datamodules.questions.rows import (
     read_questions,
 )
 from datamodules.questions.sampling import ContiguousSampler, QuestionSampler
+from datamodules.questions.statistics import count_questions, warn_of_long_answers, warn_of_truncation
 from datamodules.questions.tokens import TokenTable
 from datamodules.questions.types import Language, QuestionTypes
 from datamodules.questions.vocabulary import count_answers, index_answers
@@ -200,7 +201,10 @@ class QuestionDataModule(ImageDataModule, ABC):
             rows = self.rows(split)
             if rows:
                 self._check_files(rows, split)
-                self.counts[split] = self._count(split, rows)
+                truncated = self._tokenized(rows).truncated
+                self.counts[split] = count_questions(
+                    rows, self._table(split), self.question_types, truncated, split == "train"
+                )
             elif split != "test":
                 raise UserError(
                     f"data: the {split} split of the questions is empty; more rows or another split are needed"
@@ -218,12 +222,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         labels = self._tokenized(rows).labels
         found = [row.answer for row in rows if len(labels[row.answer]) - 1 > most]
         self.counts["train"]["too_long"] = len(found)
-        if found:
-            log.warning(
-                "train: %d of %d answers have more than the %d tokens of max_answer_tokens and cannot be written whole "
-                "(%.40s...)",
-                *(len(found), len(rows), most, found[0]),
-            )
+        warn_of_long_answers(found, len(rows), most)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled batches, an image's questions together; what does not fill a batch is left out."""
@@ -301,25 +300,7 @@ class QuestionDataModule(ImageDataModule, ABC):
     def _check_files(self, rows: Sequence[QuestionRow], split: str) -> None:
         """Look at every image, and tell what the text model cannot take whole."""
         map_in_threads(check_image, sorted({row.image for row in rows}), f"Checking {split} images")
-        too_long = self._tokenized(rows).truncated
-        for what, texts in (("questions", [row.question for row in rows]), ("answers", [row.answer for row in rows])):
-            if found := [text for text in texts if text in too_long]:
-                log.warning(
-                    "%s: %d of %d %s are longer than the text model takes and were truncated (%.40s...)",
-                    *(split, len(found), len(rows), what, found[0]),
-                )
-
-    def _count(self, split: str, rows: Sequence[QuestionRow]) -> dict[str, int]:
-        counts = {"images": len({row.image for row in rows}), "questions": len(rows)}
-        for name in self.question_types:
-            counts[name] = sum(row.question_type == name for row in rows)
-        if split == "train":
-            counts["dropped"] = len(self._table(split).rows) - len(rows)
-            counts["leaked"] = self._table(split).leaked
-        too_long = self._tokenized(rows).truncated
-        counts["truncated"] = sum(row.question in too_long for row in rows)
-        counts["skipped"] = self._table(split).skipped
-        return counts
+        warn_of_truncation(split, rows, self._tokenized(rows).truncated)
 
     def _check_training(self) -> None:
         counts = self.counts["train"]

@@ -1,4 +1,4 @@
-"""Where the image of a question is."""
+"""Images of questions, found by what tables call them."""
 
 import os
 import re

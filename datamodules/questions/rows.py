@@ -129,7 +129,7 @@ def read_questions(
 
 
 class _Columns:
-    """Which columns of a file are looked at."""
+    """Columns of a file that are looked at."""
 
     def __init__(self, file: Path, header: list[str], answered: bool) -> None:
         image = next((column for column in IMAGE_COLUMNS if column in header), None)

@@ -1,4 +1,4 @@
-"""Who gets which question: samplers that keep the questions of an image together."""
+"""Samplers that keep the questions of an image together."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""What a question asks for: types by number, by name, or guessed by rules of a language."""
+"""Types of questions: by number, by name, or guessed by rules of a language."""
 
 import re
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class QuestionTypes:
 
     @property
     def can_guess(self) -> bool:
-        """Whether the rules' types are all among the names."""
+        """True where the rules' types are all among the names."""
         return self.language is not None and all(type_key(name) in self._of_key for name in DEFAULT_TYPES)
 
     def named(self, text: str) -> str | None:

@@ -85,7 +85,7 @@ class VQACsv(QuestionDataModule):
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Whether images of `train_csv` are split here."""
+        """True where images of `train_csv` are split here."""
         return self.val_fraction > 0 or self.test_fraction > 0
 
     @property

@@ -76,7 +76,7 @@ def read_annotated_answers(annotations: Path) -> list[str]:
 
 
 class _Answers:
-    """What an annotation holds.
+    """Contents of an annotation.
 
     Raises:
         UserError: An answer is missing, or the type is unknown.

@@ -1,4 +1,4 @@
-"""How much each training question counts."""
+"""Weights of training questions."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ ARCHIVES = {"leftImg8bit": "leftImg8bit_trainvaltest.zip", "gtFine": "gtFine_tra
 
 @dataclass(frozen=True)
 class CityscapesFiles:
-    """What was found.
+    """Files that were found.
 
     Args:
         images: Files below leftImg8bit, by their relative names, such as "val/ulm/ulm_000000_000019_leftImg8bit.png".

@@ -1,4 +1,4 @@
-"""What the data modules of images with masks of classes have in common."""
+"""Common parts of the data modules of images with masks of classes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

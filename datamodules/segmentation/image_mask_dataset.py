@@ -38,7 +38,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         return len(self.pairs)
 
     def read(self, position: int) -> tuple[Tensor, Tensor]:
-        """Image (3, H, W) uint8 and class ids (H, W) uint8."""
+        """Return an image (3, H, W) uint8 and its class ids (H, W) uint8."""
         pair = self.pairs[position]
         image = F.pil_to_tensor(read_image(pair.image))
         ids = torch.from_numpy(self.table.class_ids(read_mask(pair.mask, self.class_colors), pair.mask))

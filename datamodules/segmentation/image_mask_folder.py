@@ -103,7 +103,7 @@ class ImageMaskFolder(SegmentationDataModule):
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Whether the split is made here, and not by folders."""
+        """True where the split is made here, and not by folders."""
         return self._split_folders is None
 
     def find_splits(self) -> dict[str, list[Pair]]:

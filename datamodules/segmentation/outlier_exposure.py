@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.pairs import find_files, find_pairs
-from datamodules.common.reading import check_image, read_image, read_mask
+from datamodules.common.reading import check_image, has_transparency, read_image, read_image_with_opacity, read_mask
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
@@ -36,8 +35,7 @@ class Cutout:
             UserError: A file is damaged, no pixel belongs to the object, or image and mask differ in size.
         """
         if self.mask is None:
-            with Image.open(str(self.image)) as image:
-                pixels = F.pil_to_tensor(image.convert("RGBA")).float() / 255
+            pixels = F.pil_to_tensor(read_image_with_opacity(self.image)).float() / 255
             colors, opacity = pixels[:3], pixels[3:]
         else:
             colors = F.pil_to_tensor(read_image(self.image)).float() / 255
@@ -72,9 +70,8 @@ def read_cutouts(folder: Path) -> list[Cutout]:
 
 def _check_transparency(file: Path) -> None:
     check_image(file)
-    with Image.open(file) as image:
-        if not image.has_transparency_data:
-            raise UserError(f"{file}: an outlier without transparency; cut the object out, or add masks for all images")
+    if not has_transparency(file):
+        raise UserError(f"{file}: an outlier without transparency; cut the object out, or add masks for all images")
 
 
 class OutlierPaste:

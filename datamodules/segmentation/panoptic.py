@@ -35,7 +35,7 @@ class PanopticDataset(ImageMaskDataset):
         self.split = split
 
     def read(self, position: int) -> tuple[Tensor, Tensor]:
-        """Image (3, H, W) uint8 and class ids (H, W) uint8."""
+        """Return an image (3, H, W) uint8 and its class ids (H, W) uint8."""
         pair = self.pairs[position]
         image = F.pil_to_tensor(read_image(pair.image))
         ids = torch.from_numpy(read_class_ids(pair, self.split.segments[position], self.split.source))

@@ -10,7 +10,7 @@ from datamodules.common.sampling import TrainingSampler
 
 
 def repeat_factors(classes: Sequence[set[int]], threshold: float) -> np.ndarray:
-    """How often an epoch shows each image (Gupta et al., LVIS, arXiv:1908.03195, section B).
+    """Return how often an epoch shows each image (Gupta et al., LVIS, arXiv:1908.03195, section B).
 
     A class in a share f of the images has the factor max(1, sqrt(threshold / f)), an image that of its rarest class.
 
@@ -54,7 +54,7 @@ class RepeatFactorSampler(TrainingSampler):
         return iter([(order[position], seeds[position]) for position in own[self.samples_seen() :]])
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
-        """Systematic sampling: every index as often as its factor says, rounded up or down, `num_samples` in all."""
+        """Draw every index as often as its factor says, rounded up or down, by systematic sampling."""
         # in another order each epoch, or neighbors would always share what rounding leaves
         shuffled = random.permutation(len(self.factors))
         ends = np.cumsum(self.factors[shuffled])

@@ -83,7 +83,7 @@ class RoadAnomaly(ImageDataModule):
 
     @property
     def has_validation(self) -> bool:
-        """Whether some images serve as validation."""
+        """True where some images serve as validation."""
         return self.val_set is not None or self.val_fraction > 0
 
     def setup(self, stage: str | None = None) -> None:

@@ -44,7 +44,7 @@ class AnomalySet:
 
     @property
     def raw_labels(self) -> str:
-        """What a mask may hold, for people."""
+        """Labels that a mask may hold, for people."""
         return f"0 to {max(self.label_map)} or {IGNORE_INDEX}" if self.label_map else f"0, {ANOMALY} or {IGNORE_INDEX}"
 
     def read_anomaly(self, mask: Path) -> np.ndarray:

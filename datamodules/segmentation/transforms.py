@@ -39,7 +39,8 @@ class TrainTransform:
         """Transform an image (3, H, W) uint8 and its class ids (H, W) uint8 to the crop size.
 
         Args:
-            image, mask: The sample.
+            image: The image.
+            mask: Its class ids.
             outliers: What is pasted in before the colors vary: in other light than its surroundings it would be known
                 by that.
 

@@ -1,1 +1,1 @@
-"""The rooms of the command line: configuration, runs, trainer, inspection, messages, log."""
+"""The parts of the command line: configuration, checks, runs, trainer, inspection, messages, log."""

@@ -1,4 +1,4 @@
-"""What the command line fills into a configuration, and the forms in which it is saved."""
+"""A command's configuration: read, completed, and in the forms in which it is saved."""
 
 import importlib
 from collections.abc import Mapping
@@ -18,17 +18,17 @@ from eomt.utils.paths import path_fields
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return what stands in a YAML file.
+    """Return the fields of a YAML file.
 
     Raises:
-        UserError: If it cannot be read, or holds something else than fields.
+        UserError: If it cannot be read, or holds no fields.
     """
     try:
         config = with_new_names(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a YAML file") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())}); correct that line") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds no fields; see configs/ for examples")
     return config
@@ -43,20 +43,20 @@ def class_of(component: Any) -> type[Any]:
 def network_class_of(config: Namespace) -> type[Network]:
     """Return the class of the network in a configuration."""
     found = class_of(config.model.init_args.network)
-    # what else stands there is for the task to refuse
+    # the task refuses a class that is no network
     return found if issubclass(found, Network) else Network
 
 
 def configure(config: Namespace, checkpoint: Checkpoint | None, trains: bool) -> None:
-    """Let the task fill in what belongs to the data, and the network what its weights say.
+    """Let the task fill in what the data determines, and the network what its weights determine.
 
     Args:
-        config: Of a command, changed in place.
-        checkpoint: What is opened; the classes of its run are those of data that have none.
+        config: Settings of a command, changed in place.
+        checkpoint: The checkpoint that is opened; the classes of its run are used for data without classes.
         trains: Whether the training data will be read.
 
     Raises:
-        UserError: For a value in the config that is not the data's.
+        UserError: For a value in the configuration that contradicts the data.
     """
     found = _configuration(config, checkpoint, trains)
     if found is None:
@@ -68,7 +68,7 @@ def configure(config: Namespace, checkpoint: Checkpoint | None, trains: bool) ->
 
 
 def open_merged(config: Namespace, checkpoint: Checkpoint) -> None:
-    """Set a configuration to a merged folder: nothing to adapt or fetch, as the file holds every weight."""
+    """Set a configuration to a merged folder, which holds every weight: nothing is adapted or downloaded."""
     found = _configuration(config, checkpoint, trains=False)
     assert found is not None
     _task_class(config).open_merged(found, checkpoint.path)
@@ -76,32 +76,39 @@ def open_merged(config: Namespace, checkpoint: Checkpoint) -> None:
 
 
 def assume_classes(config: Namespace, assumed: int | None) -> bool:
-    """Put a number of classes where neither the data nor the user nor the weights give one.
+    """Set the number of classes where neither the data nor the user nor the weights give one.
 
     Args:
-        config: Of a command without data, changed in place.
-        assumed: That number; None refuses to guess.
+        config: Settings of a command without data, changed in place.
+        assumed: The number of classes to assume; None assumes none.
 
     Returns:
         Whether the number was assumed.
 
     Raises:
-        UserError: If it is not known and none may be assumed.
+        UserError: If the number is not known and none may be assumed.
     """
     network = config.model.init_args.get("network")
     arguments = network.get("init_args") if isinstance(network, Namespace) else None
     if arguments is None or "num_classes" not in arguments or arguments.num_classes is not None:
         return False
     if assumed is None:
-        raise UserError("data: null, so give --model.network.num_classes as it was in training")
+        raise UserError("model.network.num_classes: null, and there is no data; give it as it was in training")
     arguments.num_classes = assumed
     return True
 
 
 def use_recorded_split(config: Namespace, run: Path) -> bool:
-    """Let a command on a run's checkpoint see the split that the run was made with, whatever was added since.
+    """Let a command on a run's checkpoint use the recorded split of that run, even if files were added since.
 
-    Data at another path have a split of their own. Returns whether the record is used.
+    Data at another path are split anew.
+
+    Args:
+        config: Settings of the command, changed in place.
+        run: Folder of the run.
+
+    Returns:
+        Whether the recorded split is used.
     """
     record = run / "splits.json"
     data = _init_args(config.get("data"))
@@ -116,13 +123,16 @@ def use_recorded_split(config: Namespace, run: Path) -> bool:
 
 
 def starts_from_pissa(config: Namespace) -> bool:
-    """Return whether the adapters start from PiSSA, which takes out of the base what their folder adds again."""
+    """Return whether the adapters start from PiSSA.
+
+    PiSSA subtracts the initial adapters from the base; an adapter folder is for the base without that subtraction.
+    """
     lora = config.model.init_args.get("lora_config")
     return lora is not None and lora.get("init_args", lora).get("init_lora_weights") == "pissa"
 
 
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Return `config` with the paths that exist made absolute, in place, so that a run opens from anywhere."""
+    """Make the existing paths in `config` absolute, in place, so that a run opens from any folder; return it."""
     fields = path_fields(class_of(config)) if "class_path" in config else frozenset()
     arguments = config.get("init_args") or {}
     for name in fields & arguments.keys():
@@ -134,8 +144,8 @@ def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def stand_alone(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration that opens a merged model: no adapters, nothing to fetch."""
+def standalone_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that opens a merged model: without adapters and without downloads."""
     plain = yaml.safe_load(yaml.safe_dump(config))
     task = plain["model"]["init_args"]
     task["lora_config"] = None
@@ -148,7 +158,7 @@ def _task_class(config: Namespace) -> type[AdaptationTask]:
 
 
 def _configuration(config: Namespace, checkpoint: Checkpoint | None, trains: bool) -> Configuration | None:
-    """Return the parts of a configuration as plain values; None where there is no network to speak of."""
+    """Return the parts of a configuration as plain values; None where the network has no arguments."""
     network = config.model.init_args.get("network")
     arguments = _init_args(network)
     if arguments is None:
@@ -164,13 +174,13 @@ def _configuration(config: Namespace, checkpoint: Checkpoint | None, trains: boo
         network_class,
         None if data is None else _plain(data),
         None if data is None else class_of(config.data),
-        None if run is None else _network_of(run),
+        None if run is None else _network_arguments_of(run),
         checkpoint.path if checkpoint and is_open else None,
         trains,
     )
 
 
-def _network_of(run: Path) -> dict[str, Any]:
+def _network_arguments_of(run: Path) -> dict[str, Any]:
     """Return the constructor arguments of the network in a run's configuration."""
     model = read_yaml(run / CONFIG).get("model") or {}
     return ((model.get("init_args") or {}).get("network") or {}).get("init_args") or {}
@@ -181,7 +191,7 @@ def _plain(arguments: Namespace) -> dict[str, Any]:
 
 
 def _write_back(config: Namespace, found: Configuration) -> None:
-    """Put what changed in the parts of a configuration back into it."""
+    """Write the completed parts back into a configuration."""
     _update(config.model.init_args, found.task)
     _update(config.model.init_args.network.init_args, found.network)
     if found.data is not None:

@@ -1,4 +1,4 @@
-"""What `inspect` tells of a task: its modules, sizes, memory, data, and whether every adapter learns."""
+"""The report of `inspect` on a task: its modules, sizes, memory, data, and whether every adapter learns."""
 
 import re
 import tempfile
@@ -29,7 +29,10 @@ Row = tuple[str, ...]
 
 
 def module_lines(network: nn.Module) -> Iterator[str]:
-    """Three tables, of what is adapted, trained and frozen, and the totals; `{0-11}` stands for twelve paths."""
+    """Yield tables of the adapted, the trained and the frozen modules, then the totals.
+
+    `{0-11}` in a path stands for twelve paths.
+    """
     adapted, done = lora_layers(network), adaptation(network)
     specs = done.adapters if done else {}
     yield "Adapted modules" if adapted else "Adapted modules: none"
@@ -39,33 +42,41 @@ def module_lines(network: nn.Module) -> Iterator[str]:
         slices = f" on {', '.join(specs[path].slices)}" if specs[path].slices else ""
         settings = f"rank {specs[path].rank}, alpha {specs[path].alpha:g}{slices}"
         rows[path] = (shape, settings, f"{count_lora_parameters(layer):,} parameters")
-    yield from table(rows)
+    yield from format_table(rows)
     adapters = adapter_parameters(network)
     counts: dict[bool, dict[str, int]] = {True: {}, False: {}}
     for name, parameter in network.named_parameters():
-        # the weight inside an adapted layer stands in the table above
+        # the table above already has the weight inside an adapted layer
         if name not in adapters and (parameter.requires_grad or not is_inside(name, adapted)):
-            # of an adapted layer only the bias may be trained: the table above has the layer
+            # only the bias of an adapted layer can be trained, so its full name is shown
             path = name if is_inside(name, adapted) else name.rpartition(".")[0] or name
             of_kind = counts[parameter.requires_grad]
             of_kind[path] = of_kind.get(path, 0) + parameter.numel()
     yield "Trained in full" if counts[True] else "Trained in full: none"
-    yield from table({path: (f"{count:,} parameters",) for path, count in counts[True].items()})
+    yield from format_table({path: (f"{count:,} parameters",) for path, count in counts[True].items()})
     skipped = done.skipped if done else {}
     left = {path: (skipped.get(path, "no target"), f"{count:,} parameters") for path, count in counts[False].items()}
     left |= {path: (reason, "") for path, reason in skipped.items() if path not in left}
     yield "Left as it is" if left else "Left as it is: none"
-    yield from table(left)
-    # what was left has a table of its own above
+    yield from format_table(left)
+    # the modules that are left as they are have a table of their own above
     yield from (line for line in lora_summary(network) if not line.startswith("[LoRA] Left as it is"))
 
 
-def table(rows: Mapping[str, Row]) -> list[str]:
-    """Rows by path, aligned; paths that differ in numbers alone, and whose cells are the same, are one row."""
+def format_table(rows: Mapping[str, Row]) -> list[str]:
+    """Return aligned lines of a table.
+
+    Paths that differ only in numbers and have equal cells share a line.
+
+    Args:
+        rows: Cells by path.
+    """
     groups: dict[tuple[str, Row], list[str]] = {}
     for path, cells in rows.items():
         groups.setdefault((re.sub(r"\.\d+(?=\.|$)", ".*", path), cells), []).append(path)
-    merged = [(text, count, cells) for (_, cells), paths in groups.items() for text, count in joined(paths).items()]
+    merged = [
+        (text, count, cells) for (_, cells), paths in groups.items() for text, count in collapse_paths(paths).items()
+    ]
     if not merged:
         return []
     widths = [max(len(text) for text, _, _ in merged)]
@@ -78,10 +89,13 @@ def table(rows: Mapping[str, Row]) -> list[str]:
     return lines
 
 
-def joined(paths: list[str]) -> dict[str, int]:
-    """Paths that differ in numbers alone, as few texts with their counts: `blocks.{0-11}.attn.qkv`.
+def collapse_paths(paths: list[str]) -> dict[str, int]:
+    """Return few texts such as `blocks.{0-11}.attn.qkv` that stand for many paths, each with its number of paths.
 
-    Each text stands for every combination of its numbers, and together for exactly `paths`.
+    A text stands for every combination of its numbers. Together the texts stand for exactly `paths`.
+
+    Args:
+        paths: Paths that differ only in numbers.
     """
     parts = [re.split(r"(?<=\.)(\d+)(?=\.|$)", path) for path in paths]
     places = range(1, len(parts[0]), 2)
@@ -96,14 +110,14 @@ def joined(paths: list[str]) -> dict[str, int]:
     for product in products:
         pieces, count = list(parts[0]), 1
         for place, numbers in zip(places, product, strict=True):
-            pieces[place] = ranges(numbers)
+            pieces[place] = format_ranges(numbers)
             count *= len(numbers)
         texts["".join(pieces)] = count
     return texts
 
 
-def ranges(numbers: tuple[int, ...]) -> str:
-    """`7`, `{0-11}`, `{0,2,4-6}` of sorted numbers."""
+def format_ranges(numbers: tuple[int, ...]) -> str:
+    """Return sorted numbers as text, such as `7`, `{0-11}` or `{0,2,4-6}`."""
     if len(numbers) == 1:
         return str(numbers[0])
     runs: list[list[int]] = []
@@ -117,7 +131,7 @@ def ranges(numbers: tuple[int, ...]) -> str:
 
 
 def adapter_line(network: Network) -> str:
-    """The exact size of the adapter's files: they are written to a temporary folder and measured."""
+    """Return a line with the exact size of the adapter's files, which are written to a temporary folder."""
     if not lora_layers(network):
         return "Adapter on disk: none, there are no adapters"
     with tempfile.TemporaryDirectory() as folder:
@@ -133,10 +147,14 @@ def adapter_line(network: Network) -> str:
 
 
 def base_line(task: AdaptationTask, allow_random_base: bool) -> str:
-    """Whether the base was loaded.
+    """Return a line that says which weights the base has.
+
+    Args:
+        task: The task.
+        allow_random_base: Accept frozen weights that are random.
 
     Raises:
-        UserError: if some of it was loaded and something frozen was not, which is no smoke test but a mistake.
+        UserError: If only a part of the frozen weights was loaded and `allow_random_base` is false.
     """
     network = task.network
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
@@ -145,16 +163,16 @@ def base_line(task: AdaptationTask, allow_random_base: bool) -> str:
         return f"Base: random, no weights were loaded{needed}"
     if not allow_random_base:
         AuditReport(tuple(random_base_faults(network))).require()
-    # a merged folder or a checkpoint of full fine-tuning holds every weight
+    # without adapters, the opened file holds every weight
     whole = task.weights if adaptation(network) is None else None
     return f"Base: {whole or network.base}"
 
 
 def data_lines(data: TaskData) -> Iterator[str]:
-    """Yield images per split and class, of data that were set up to fit."""
+    """Yield the images per split, and the classes, of data that were set up for `fit`."""
     counts = {split: dict(count) for split, count in data.counts.items()}
     for split, names in data.split_record.items():
-        # a split that `fit` does not look into
+        # a split that `fit` does not read
         counts.setdefault(split, {"images": len(names)})
     for split, count in counts.items():
         yield f"Data: {split}: " + ", ".join(f"{name} {number}" for name, number in count.items())
@@ -162,8 +180,8 @@ def data_lines(data: TaskData) -> Iterator[str]:
         yield f"Data: {data.num_classes} classes: {', '.join(data.class_names or ())}"
 
 
-def not_there_yet(datamodule: LightningDataModule) -> str | None:
-    """Return why data that `fit` makes itself cannot be used yet; None if the data is there and was set up.
+def missing_data_reason(datamodule: LightningDataModule) -> str | None:
+    """Set the data up, and return None; if `fit` would generate it and has not, return why it cannot be used yet.
 
     Raises:
         UserError: For any other data that cannot be used.
@@ -177,8 +195,8 @@ def not_there_yet(datamodule: LightningDataModule) -> str | None:
     return None
 
 
-def real_batch(task: AdaptationTask, datamodule: TaskData) -> dict[str, Any]:
-    """The first training batch that has anything to learn from."""
+def first_training_batch(task: AdaptationTask, datamodule: TaskData) -> dict[str, Any]:
+    """Return the first training batch that has labels to learn from."""
     with isolated_randomness():
         return first_supervised(task, datamodule.train_dataloader())
 
@@ -186,7 +204,13 @@ def real_batch(task: AdaptationTask, datamodule: TaskData) -> dict[str, Any]:
 def memory_lines(
     task: AdaptationTask, batch: dict[str, Any], forward_context: Callable[[], AbstractContextManager[Any]]
 ) -> Iterator[str]:
-    """Estimates of a training step's peak memory on `batch`, with and without activation checkpointing."""
+    """Yield estimates of a training step's peak memory, with and without activation checkpointing.
+
+    Args:
+        task: The task, on the device of training.
+        batch: A training batch, on the same device.
+        forward_context: Makes the context of the forward pass, such as autocast.
+    """
     batch_size = len(batch["image"])
     yield f"Peak memory of training, batch of {batch_size} on one {task.device.type} device (estimate, AdamW)"
     switches = checkpointing_switches(task.network)

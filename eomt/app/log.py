@@ -1,4 +1,4 @@
-"""What a command prints: log lines of the first process, without the libraries' notes that say nothing here."""
+"""The output of a command: log lines of the first process, without library warnings that do not apply."""
 
 import logging
 import warnings
@@ -9,7 +9,7 @@ log = logging.getLogger("eomt")
 
 
 class _PrintHandler(logging.Handler):
-    """Prints, so that a line finds its place above a live progress bar."""
+    """A handler that prints, so that a line appears above a running progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if rank() == 0:
@@ -17,7 +17,10 @@ class _PrintHandler(logging.Handler):
 
 
 def set_up_output() -> None:
-    """Prints the log of this package and silences warnings that are settled."""
+    """Print the log of this package, and silence library warnings that do not apply to it.
+
+    Calling it again changes nothing.
+    """
     if not any(isinstance(handler, _PrintHandler) for handler in log.handlers):
         log.addHandler(_PrintHandler())
     log.setLevel(logging.INFO)
@@ -28,11 +31,11 @@ def set_up_output() -> None:
         ".*The number of training batches.*",
         ".*Checkpoint directory .* exists.*",
         ".*TensorBoard support.*",
-        # frozen towers have no dropout
+        # frozen encoders are kept in eval mode, so that they have no dropout
         ".*module\\(s\\) in eval mode at the start of training.*",
-        # the samplers know where a resumed run goes on
+        # this package's samplers resume where the run stopped
         ".*dataloader is not resumable.*",
-        # evaluation with other callbacks than training had is no mistake
+        # evaluation may have other callbacks than training
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):

@@ -1,4 +1,4 @@
-"""From the exceptions of libraries and the machine to the one line that a user can act on."""
+"""Exceptions of libraries and of the machine, turned into one line that a user can act on."""
 
 import errno
 
@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 
 from eomt.errors import UserError
 
-# what jsonargparse says around the mistake itself
-NOISE = (
+# lines that jsonargparse puts around the error itself
+BOILERPLATE = (
     "Does not validate against any of the Union subtypes",
     "Subtypes: ",
     "Errors:",
@@ -20,17 +20,18 @@ NOISE = (
     "a dict with",
 )
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# error numbers of the operating system
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def mistake(error: BaseException) -> UserError | None:
-    """What the user can mend, or None for an error of the program."""
-    return user_error(error) or lack_of_resources(error) or wrong_setting(error)
+def as_user_error(error: BaseException) -> UserError | None:
+    """Return the error that the user can correct, or None for an error of the program."""
+    return find_user_error(error) or resource_error(error) or trainer_error(error)
 
 
-def wrong_setting(error: BaseException) -> UserError | None:
-    """What Lightning says of a Trainer that cannot run so."""
+def trainer_error(error: BaseException) -> UserError | None:
+    """Return Lightning's refusal of the trainer's settings as a UserError; None for any other exception."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -41,8 +42,8 @@ def wrong_setting(error: BaseException) -> UserError | None:
     return None
 
 
-def user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake that libraries wrapped into other exceptions, if there is one."""
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """Return the UserError that libraries may have wrapped into other exceptions; None if there is none."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         if isinstance(error, UserError):
@@ -53,26 +54,29 @@ def user_error(error: BaseException | None) -> UserError | None:
 
 
 def one_line(error: BaseException) -> str:
-    """A message without line breaks; of a data loader's worker, which sends a traceback, the last line."""
-    if found := user_error(error):
+    """Return the message of an error without line breaks.
+
+    The worker of a data loader sends a traceback as its message: only its last line is kept.
+    """
+    if found := find_user_error(error):
         return str(found).strip().splitlines()[-1].removeprefix("eomt.errors.UserError: ")
     lines = [line.strip(" -") for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith(NOISE)]
-    return " ".join(telling or lines)
+    informative = [line for line in lines if line and not line.startswith(BOILERPLATE)]
+    return " ".join(informative or lines)
 
 
-def lack_of_resources(error: BaseException) -> UserError | None:
-    """What the machine lacks, told with what would do."""
+def resource_error(error: BaseException) -> UserError | None:
+    """Return the lack of memory, disk space or permission, with a remedy; None for any other exception."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return UserError(
-            f"out of memory ({str(error).splitlines()[0]}); what helps: a smaller --data.batch_size with "
-            "--trainer.accumulate_grad_batches, --model.network.encoder.checkpointing true, a smaller img_size, "
-            "--model.lora_config.layers last:4"
+            f"memory: the device is out of memory ({str(error).splitlines()[0][:80]}); try a smaller "
+            "--data.batch_size with --trainer.accumulate_grad_batches, --model.network.encoder.checkpointing true, "
+            "a smaller img_size or --model.lora_config.layers last:4"
         )
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return UserError(f"{error.filename or 'the run folder'}: cannot be written ({error.strerror}); make room there")
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return UserError(f"{error.filename or 'run folder'}: cannot be written ({error.strerror}); make room there")
     if isinstance(error, OSError) and error.errno in NO_PERMISSION:
-        return UserError(f"{error.filename or 'the run folder'}: {error.strerror}; change its permissions")
+        return UserError(f"{error.filename or 'run folder'}: {error.strerror}; change its permissions")
     if isinstance(error, SafetensorError) and "os error" in str(error):
-        return UserError(f"the run folder cannot be written ({error}); make room there")
+        return UserError(f"run folder: cannot be written ({error}); make room there")
     return None

@@ -1,4 +1,4 @@
-"""Fields that had another name in version 0.1.0: configurations and runs of then open as before."""
+"""Fields that had another name in version 0.1.0, so that configurations and runs from then still open."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ RENAMED: dict[str, dict[str, str]] = {
 
 
 def with_new_names(config: Any) -> Any:
-    """Return a configuration, or a part of one, with the fields of components under their names of today."""
+    """Return a configuration, or a part of one, with the fields of its components under their current names."""
     if isinstance(config, list):
         return [with_new_names(value) for value in config]
     if not isinstance(config, dict):
@@ -26,14 +26,14 @@ def with_new_names(config: Any) -> Any:
     renamed = RENAMED.get(str(config.get("class_path")), {})
     arguments = config.get("init_args")
     if renamed and isinstance(arguments, dict):
-        # a file that holds both names is left for the parser to refuse
+        # the parser refuses a file that holds both names
         new = {renamed.get(name, name): value for name, value in arguments.items()}
         config["init_args"] = new if len(new) == len(arguments) else arguments
     return config
 
 
-def read_old_names() -> None:
-    """Let configuration files be read with the names that they were written with."""
+def accept_old_names() -> None:
+    """Let the parser accept configuration files with old names of fields."""
     set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 
 

@@ -1,4 +1,4 @@
-"""Which weights and which run folder a command line means."""
+"""The weights and the run folder that a command line names."""
 
 import re
 from dataclasses import dataclass
@@ -14,14 +14,21 @@ from eomt.errors import UserError
 from eomt.lora.files import is_adapter_folder
 
 CONFIG = "config.yaml"
-WORDS = ("latest", "best")
-SETTINGS = r"(r\d+_a[^_]+|full|probe)_lr[^_]+_\d{8}-\d{6}(_\d+)?"
-FORMS = "give a .ckpt file, an adapter or merged folder, latest or best"
+ALIASES = ("latest", "best")
+# what follows the name of the configuration in a generated run name
+RUN_NAME_SUFFIX = r"(r\d+_a[^_]+|full|probe)_lr[^_]+_\d{8}-\d{6}(_\d+)?"
+ACCEPTED_FORMS = "give a .ckpt file, an adapter or merged folder, latest or best"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights given by `--ckpt_path`, and the run folder that they belong to, if they lie in one."""
+    """The weights that `--ckpt_path` names.
+
+    Attributes:
+        path: A .ckpt file, or an adapter or merged folder.
+        kind: Which of these it is.
+        run: The run folder that it lies in; None if it lies in none.
+    """
 
     path: Path
     kind: Literal["ckpt", "adapter", "merged"]
@@ -29,22 +36,22 @@ class Checkpoint:
 
 
 def find_checkpoint(given: str | None, root: Path, run_name: str | None, stem: str) -> Checkpoint | None:
-    """What `--ckpt_path` names; nothing there is an error, never a fresh start.
+    """Return the weights that `--ckpt_path` names; a path without weights is an error and never starts anew.
 
     Args:
-        given: a .ckpt file, an adapter folder, a merged folder, "latest" or "best".
-        root: the folder of runs, for the two words.
-        run_name: the run that the words are about; None takes the newest of the config.
-        stem: name of the config.
+        given: A .ckpt file, an adapter folder, a merged folder, "latest" or "best"; None names nothing.
+        root: Folder of all runs, for "latest" and "best".
+        run_name: The run to search for them; None takes the newest run of the configuration.
+        stem: File name of the configuration without its suffix.
 
     Raises:
-        UserError: if it does not exist or is none of these.
+        UserError: If it does not exist or is none of these.
     """
     if given is None:
         return None
-    path = find_word(given, root, run_name, stem) if given in WORDS else Path(given)
+    path = resolve_alias(given, root, run_name, stem) if given in ALIASES else Path(given)
     if not path.exists():
-        raise UserError(f"ckpt_path: {path} does not exist; {FORMS}")
+        raise UserError(f"ckpt_path: {path} does not exist; {ACCEPTED_FORMS}")
     kind: Literal["ckpt", "adapter", "merged"]
     if path.is_file():
         if path.suffix != ".ckpt":
@@ -55,17 +62,17 @@ def find_checkpoint(given: str | None, root: Path, run_name: str | None, stem: s
     elif (path / "model.safetensors").is_file():
         kind = "merged"
     else:
-        raise UserError(f"ckpt_path: {path} holds neither adapter_config.json nor model.safetensors")
-    # absolute() rather than resolve(): a linked run keeps the name it was given by
+        raise UserError(f"ckpt_path: {path} holds neither adapter_config.json nor model.safetensors; {ACCEPTED_FORMS}")
+    # absolute() rather than resolve(): a link to a run keeps its own name
     parent = path.parent if path.name else path.absolute().parent
     return Checkpoint(path, kind, parent if (parent / CONFIG).is_file() else None)
 
 
 def load_checkpoint(task: LightningModule, path: Path) -> None:
-    """Fills a task from a .ckpt with the checks of a fit.
+    """Fill a task from a .ckpt file, with the checks that a resumed fit makes.
 
     Raises:
-        UserError: if it was trained otherwise, or on another base.
+        UserError: If it was trained with other adapters, or on another base.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     task.on_load_checkpoint(checkpoint)
@@ -73,10 +80,10 @@ def load_checkpoint(task: LightningModule, path: Path) -> None:
 
 
 def step_of(path: Path) -> int:
-    """The step at which a .ckpt was saved.
+    """Return the training step at which a .ckpt file was saved.
 
     Raises:
-        UserError: if the file cannot be read, or is no checkpoint of a task.
+        UserError: If the file cannot be read, or is no checkpoint of a task.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -87,20 +94,20 @@ def step_of(path: Path) -> int:
 
 
 def with_saved_config(args: list[str]) -> list[str]:
-    """Adds the configuration beside `--ckpt_path` to a command that gives none."""
-    given = option(args, "--ckpt_path")
-    if not args or args[0].startswith("-") or not given or option(args, "--config") or option(args, "-c"):
+    """Return the arguments of a command, with the configuration saved beside `--ckpt_path` if none is given."""
+    given = option_value(args, "--ckpt_path")
+    if not args or args[0].startswith("-") or not given or option_value(args, "--config") or option_value(args, "-c"):
         return args
     path = Path(given)
-    if given in WORDS:
-        root = Path(option(args, "--trainer.default_root_dir") or "runs")
-        path = find_word(given, root, option(args, "--run_name"), None)
-    # given twice, the later one counts: the word is replaced by what it stands for
-    return [args[0], "--config", str(config_beside(path)), *args[1:], "--ckpt_path", str(path)]
+    if given in ALIASES:
+        root = Path(option_value(args, "--trainer.default_root_dir") or "runs")
+        path = resolve_alias(given, root, option_value(args, "--run_name"), None)
+    # of two equal options the later one counts, so the alias becomes the path that it stands for
+    return [args[0], "--config", str(find_saved_config(path)), *args[1:], "--ckpt_path", str(path)]
 
 
-def option(args: list[str], name: str) -> str | None:
-    """The value of an option in the arguments of a command, before they are parsed."""
+def option_value(args: list[str], name: str) -> str | None:
+    """Return the value of an option in arguments that are not parsed yet; None if it is not given."""
     for position, arg in enumerate(args):
         if arg == name and position + 1 < len(args):
             return args[position + 1]
@@ -109,22 +116,29 @@ def option(args: list[str], name: str) -> str | None:
     return None
 
 
-def config_beside(path: Path) -> Path:
-    """The configuration that was saved with a checkpoint: in its own folder (merged models) or beside it.
+def find_saved_config(path: Path) -> Path:
+    """Return the configuration that was saved with a checkpoint: inside it (a merged folder) or beside it.
 
     Raises:
-        UserError: if there is none.
+        UserError: If there is none.
     """
     for folder in (path, path.absolute().parent):
         if (folder / CONFIG).is_file():
             return folder / CONFIG
     if not path.exists():
-        raise UserError(f"ckpt_path: {path} does not exist; {FORMS}")
+        raise UserError(f"ckpt_path: {path} does not exist; {ACCEPTED_FORMS}")
     raise UserError(f"ckpt_path: there is no {CONFIG} in or beside {path}; give the run's configuration with --config")
 
 
 def make_run_name(stem: str, model: Any) -> str:
-    """`<config name>_r8_a16_lr1e-3_<timestamp>`; full and probe instead of rank and alpha where there is no adapter."""
+    """Return a run name such as `<config name>_r8_a16_lr1e-3_<timestamp>`.
+
+    Without adapters, `full` (fine-tuning) or `probe` (frozen base) takes the place of rank and alpha.
+
+    Args:
+        stem: File name of the configuration without its suffix.
+        model: The task in the configuration.
+    """
     arguments = model.get("init_args", {})
     lora = arguments.get("lora_config")
     if lora is None:
@@ -133,67 +147,77 @@ def make_run_name(stem: str, model: Any) -> str:
         lora = lora.get("init_args", lora)
         adapters = f"r{lora.get('rank')}_a{lora.get('lora_alpha')}" if lora.get("enabled", True) else "probe"
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return f"{stem}_{adapters}_lr{short_number(arguments.get('lr') or arguments.get('base_lr') or 0.0)}_{now}"
+    return f"{stem}_{adapters}_lr{format_number(arguments.get('lr') or arguments.get('base_lr') or 0.0)}_{now}"
 
 
-def claim(folder: Path, is_made_up: bool) -> Path:
-    """Makes the folder of a new run; two runs that start in one second get two folders.
+def create_run_folder(folder: Path, is_generated: bool) -> Path:
+    """Create the folder of a new run, and return it.
+
+    Args:
+        folder: The wanted path.
+        is_generated: The name was generated, and gets a number if it is taken: two runs may start in one second.
 
     Raises:
-        UserError: if a folder of a given name exists, or none can be made.
+        UserError: If a folder with the user's name exists, or the folder cannot be created.
     """
     number = 1
     while True:
-        claimed = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        created = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
         try:
-            claimed.mkdir(parents=True)
-            return claimed
+            created.mkdir(parents=True)
+            return created
         except FileExistsError as error:
-            if not is_made_up or not claimed.is_dir():
+            if not is_generated or not created.is_dir():
                 raise UserError(
-                    f"run_name: {claimed} exists; choose another name, "
-                    f"or resume it: --ckpt_path latest --run_name {claimed.name}"
+                    f"run_name: {created} exists; choose another name, "
+                    f"or resume it: --ckpt_path latest --run_name {created.name}"
                 ) from error
             number += 1
         except OSError as error:
             raise UserError(
-                f"trainer.default_root_dir: {claimed} cannot be made ({error.strerror}); choose another folder"
+                f"trainer.default_root_dir: {created} cannot be made ({error.strerror}); choose another folder"
             ) from error
 
 
-def short_number(value: float) -> str:
-    """1e-3, 2.5e-4, 0: without the padding of Python's notation."""
+def format_number(value: float) -> str:
+    """Return a number as in 1e-3, 2.5e-4 or 0, without the padding of Python's notation."""
     mantissa, _, exponent = f"{value:.3e}".partition("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}e{int(exponent)}" if value else "0"
 
 
-def find_word(word: str, root: Path, run_name: str | None, stem: str | None) -> Path:
-    """The newest checkpoint of that kind in the named run, or else in the newest run of the config (any, if None).
+def resolve_alias(alias: str, root: Path, run_name: str | None, stem: str | None) -> Path:
+    """Return the newest checkpoint of a run that "latest" or "best" stands for.
+
+    Args:
+        alias: "latest" or "best".
+        root: Folder of all runs.
+        run_name: The run; None takes the newest run of the configuration.
+        stem: File name of the configuration without its suffix; None takes any configuration.
 
     Raises:
-        UserError: if that run has none, even if an older one does: nobody resumes another run than they think.
+        UserError: If that run has none, even if an older run has: another run is never taken without being named.
     """
     if run_name is not None:
         runs = [root / run_name]
     else:
-        name = re.compile(f"{re.escape(stem) if stem else '.+'}_{SETTINGS}")
+        name = re.compile(f"{re.escape(stem) if stem else '.+'}_{RUN_NAME_SUFFIX}")
         candidates = root.iterdir() if root.is_dir() else []
-        runs = sorted((run for run in candidates if name.fullmatch(run.name)), key=lambda run: _time(run.name))
+        runs = sorted((run for run in candidates if name.fullmatch(run.name)), key=lambda run: _timestamp(run.name))
     if not runs:
-        raise UserError(f"ckpt_path: there is no run {stem or '*'}_... in {root}; was it started elsewhere?")
-    found = sorted(runs[-1].glob(f"{word}_lora_step*.ckpt"), key=_step)
+        raise UserError(f"ckpt_path: there is no run {stem or '*'}_... in {root}; give --trainer.default_root_dir")
+    found = sorted(runs[-1].glob(f"{alias}_lora_step*.ckpt"), key=_step)
     if found:
         return found[-1]
-    older = [run.name for run in runs[:-1] if any(run.glob(f"{word}_lora_step*.ckpt"))]
-    hint = f"; an older run has: --run_name {older[-1]}" if older else "; was the run started elsewhere?"
-    raise UserError(f"ckpt_path: there is no {word}_lora_step*.ckpt in {runs[-1]}{hint}")
+    older = [run.name for run in runs[:-1] if any(run.glob(f"{alias}_lora_step*.ckpt"))]
+    hint = f"; an older run has one: --run_name {older[-1]}" if older else "; give --run_name, or the path of a file"
+    raise UserError(f"ckpt_path: there is no {alias}_lora_step*.ckpt in {runs[-1]}{hint}")
 
 
 def _step(path: Path) -> int:
     return int(re.findall(r"_step(\d+)", path.name)[0])
 
 
-def _time(name: str) -> str:
-    """The timestamp at the end of a made-up name, with the number that tells two of one second apart."""
+def _timestamp(name: str) -> str:
+    """Return the timestamp at the end of a generated name, with the number that follows if two had the same."""
     return name[name.rindex("_lr") :].partition("_")[2].partition("_")[2]

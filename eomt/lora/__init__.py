@@ -1,4 +1,15 @@
-"""LoRA for any torch module: adapt, count, save, load, merge. Imports torch, safetensors and nothing of a network."""
+"""LoRA for any torch module: adapt, count, save, load, merge. It needs torch and safetensors, and knows no network.
+
+Its files, in the order in which to read them:
+
+1. `config`: the settings (LoRAConfig) and the record of what was done to a network (Adaptation).
+2. `adapter_layer`, `dropout`, `layers`: the adapted layers, W + (alpha / r) B A.
+3. `supported_layers`, `targets`: from the names in a config to the paths of layers, and what is refused.
+4. `adaptable`, `trainable`: what a network says of its parts, and which parameters are trained.
+5. `backends`, `peft_layers`, `fingerprint`, `apply`: adapters are put in, by this package's layers or by PEFT's.
+6. `peft_format`, `peft_reading`, `files`, `record`: adapters on disk, and in a checkpoint.
+7. `summary`: counts, for people.
+"""
 
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation

@@ -1,22 +1,22 @@
-"""What LoRA asks of a network, and what stands for a module that says nothing."""
+"""What a network tells LoRA about its parts, and the default for a module that says nothing."""
 
 from torch import nn
 
 
 class Adaptable(nn.Module):
-    """A module that says which of its parts another library knows, which are new, and which are never trained.
+    """A module that says which of its parts come from another library, which are new, and which stay frozen.
 
-    `eomt.models.network.Network` is one. Any other torch module is adapted as one without such parts.
+    `eomt.models.network.Network` is one. Any other torch module is adapted as if it had no such parts.
     """
 
     @property
     def inner_models(self) -> tuple[str, ...]:
-        """Paths of the timm or Hugging Face models inside: their adapters are saved under the names they have there."""
+        """Paths of the timm or Hugging Face models inside; adapters in them are saved under those models' own names."""
         return ()
 
     @property
     def new_modules(self) -> tuple[str, ...]:
-        """Names of modules that no file fills, trained in full wherever adapters are."""
+        """Names of modules that no weights file fills; they are trained in full beside the adapters."""
         return ()
 
     @property
@@ -29,5 +29,5 @@ _WITHOUT_PARTS = Adaptable()
 
 
 def as_adaptable(model: nn.Module) -> Adaptable:
-    """Return what `model` says of its parts: itself or, for any other torch module, one that names none."""
+    """Return `model` itself if it is Adaptable; for any other torch module, an Adaptable that names no parts."""
     return model if isinstance(model, Adaptable) else _WITHOUT_PARTS

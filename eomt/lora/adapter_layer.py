@@ -1,4 +1,4 @@
-"""What every adapted layer offers, whichever backend made it."""
+"""The base class of all adapted layers, whichever backend they come from, and how they are found in a model."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 
-# While `record_calls` is active: the layers whose adapter ran. Kept inside `forward` because a hook would switch off
-# the very fast paths (nn.TransformerEncoderLayer) that bypass an adapter.
+# the layers whose adapter ran, while `record_calls` is active; noted in `forward`, since a hook would switch off the
+# fast path of nn.TransformerEncoderLayer, which bypasses adapters
 _called: "set[AdapterLayer] | None" = None
 
 
@@ -16,9 +16,13 @@ class AdapterLayer(nn.Module):
     """A layer with a low-rank update W + (alpha / r) B A, this package's own or PEFT's.
 
     Attributes:
-        weight: of the plain layer, frozen; `base_weight_name` is its name in the layer.
-        lora_a, lora_b: A and B; B is zero at the start, except with PiSSA.
-        adapter_enabled: false makes the layer answer as its base does.
+        weight: Weight of the plain layer, frozen.
+        base_weight_name: Name of that weight in this layer.
+        lora_a: A.
+        lora_b: B; zero at the start, except with PiSSA.
+        adapter_enabled: Whether the update is added; False makes the layer answer as its base does.
+        delta_weight: Returns the change of `weight` that merging makes, in the adapters' dtype.
+        plain_layer: Returns the plain layer, with the update merged in fp32 (True) or with the base weight (False).
     """
 
     weight: Tensor
@@ -26,22 +30,21 @@ class AdapterLayer(nn.Module):
     lora_b: nn.Parameter
     adapter_enabled: bool
     base_weight_name: str
-    # of each subclass: the change of `weight` that merging makes, in the adapters' dtype
+    # methods that each subclass defines
     delta_weight: Callable[[], Tensor]
-    # of each subclass: the plain layer, with the update merged in fp32 (true) or as the base has it (false)
     plain_layer: Callable[[bool], nn.Module]
 
     def adapter_tensors(self) -> dict[str, str]:
-        """The trained tensors of the adapter: PEFT's name in a file -> name of the parameter in this layer."""
+        """Return the trained tensors of the adapter: PEFT's name in a file -> name of the parameter in this layer."""
         return {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b"}
 
     def initial_pair(self) -> tuple[Tensor, Tensor] | None:
-        """Return A and B that were taken out of the base weight at the start (PiSSA), None where nothing was."""
+        """Return the A and B that PiSSA subtracted from the base weight at the start; None without PiSSA."""
         return None
 
     @contextlib.contextmanager
     def original_weight_kept(self) -> Iterator[None]:
-        """Keep the weight of the base as it came, whatever initial pair is read within."""
+        """Keep the original base weight while another initial pair is loaded within; without PiSSA nothing is done."""
         yield
 
     def _adapter_runs(self) -> bool:
@@ -51,12 +54,12 @@ class AdapterLayer(nn.Module):
 
 
 def lora_layers(model: nn.Module) -> dict[str, AdapterLayer]:
-    """The adapted layers of `model` by module path."""
+    """Return the adapted layers of `model`: path -> layer."""
     return {name: module for name, module in model.named_modules() if isinstance(module, AdapterLayer)}
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, str]:
-    """Names of the adapters' parameters in `model` -> what they are: lora_A, lora_B, lora_magnitude_vector."""
+    """Return name -> kind (lora_A, lora_B, lora_magnitude_vector) of the adapters' parameters in `model`."""
     return {
         f"{path}.{name}" if path else name: kind.removesuffix(".weight")
         for path, layer in lora_layers(model).items()
@@ -65,32 +68,32 @@ def adapter_parameters(model: nn.Module) -> dict[str, str]:
 
 
 def is_adapter_name(name: str) -> bool:
-    """Whether a parameter or module belongs to an adapter, of this package or of PEFT: lora_a, lora_A.default, ..."""
+    """Return whether a name is that of an adapter's parameter or module, as lora_a here or lora_A.default in PEFT."""
     return any(part.startswith("lora_") for part in name.split("."))
 
 
 def require_merged(network: nn.Module) -> None:
-    """That `network` holds no adapters.
+    """Check that `network` holds no adapters.
 
     Raises:
-        UserError: naming one.
+        UserError: If it holds one; the message names it.
     """
     if layers := lora_layers(network):
         raise UserError(
-            f"the network holds {len(layers)} adapters ({next(iter(layers))}, ...), which this layout has no place for;"
-            " merge them first (merge_lora_weights)"
+            f"network: holds {len(layers)} adapters ({next(iter(layers))}, ...), for which this file format has no "
+            "place; merge them first (merge_lora_weights)"
         )
 
 
 def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Puts `module` at the dotted `path` below `model`."""
+    """Put `module` at the dotted `path` in `model`."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
 
 
 @contextlib.contextmanager
 def record_calls() -> Iterator[set[AdapterLayer]]:
-    """Collects the layers whose adapter takes part in a forward pass."""
+    """Collect the layers whose adapter runs in a forward pass within."""
     global _called
     _called = set()
     try:

@@ -1,4 +1,4 @@
-"""LoRAConfig and what it does to a network: adapt, freeze, count, report."""
+"""Adapt a network as a LoRAConfig says: find the layers, put adapters in, set what is trainable."""
 
 import re
 from typing import Any
@@ -17,18 +17,22 @@ from eomt.lora.trainable import drifting_statistics, expected_trainable, tied_ou
 
 
 def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
-    """Adapts `model` in place as `config` says, sets what is trainable, and returns it.
+    """Adapt `model` in place as `config` says, set what is trainable, and return it.
 
-    None leaves the model as it is, trainable in full.
+    Args:
+        model: Any torch module.
+        config: The settings; None leaves the model as it is.
 
     Raises:
-        UserError: if the model is adapted already, for a name or value that cannot work, or a rank above what a layer
-            can hold.
+        UserError: If the model is adapted already, a name or value cannot work, or a rank is larger than a layer's
+            weight allows.
     """
     if config is None:
         return model
     if adaptation(model) is not None or lora_layers(model):
-        raise UserError("lora_config: this network is adapted already; give lora_config once, to the task or to it")
+        raise UserError(
+            "lora_config: this network is adapted already; give lora_config once, to the task or to the network"
+        )
     refuse_compiled(model, "lora_config")
     new = [name for name in as_adaptable(model).new_modules if name not in config.trainable_modules]
     trained_in_full = resolve_modules(model, [*config.trainable_modules, *new])
@@ -66,15 +70,19 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
 
 
 def apply_lora_to_vit(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
-    """The guide's name for `apply_lora` on a ViT or an EoMT."""
+    """Adapt a ViT or an EoMT; this is the guide's name for `apply_lora`."""
     return apply_lora(model, config)
 
 
 def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
-    """Carries out an adaptation whose paths are resolved: layers, fingerprint, what is trainable.
+    """Put adapters into `model` in place, take its fingerprint, set what is trainable, and return it.
+
+    Args:
+        model: A plain model.
+        plan: What to do, with exact paths; its fingerprint and backend are filled in.
 
     Raises:
-        UserError: for a layer that cannot be adapted.
+        UserError: If a layer cannot be adapted.
     """
     config = plan.config
     modules, shared = all_modules(model), shared_weights(model)
@@ -92,7 +100,7 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
 
 
 def _by_pattern(slices: dict[str, tuple[str, ...]], pattern: dict[str, Any], field_name: str) -> dict[str, Any]:
-    """The value of each path that a pattern names; a later name wins."""
+    """Return path -> value for the paths that a pattern names; a later name overrides an earlier one."""
     values: dict[str, Any] = {}
     for name, value in pattern.items():
         if name.startswith("re:"):
@@ -100,13 +108,16 @@ def _by_pattern(slices: dict[str, tuple[str, ...]], pattern: dict[str, Any], fie
         else:
             matches = [path for path in slices if f".{name}." in f".{path}."]
         if not matches:
-            raise UserError(f"{field_name}: {name!r} matches none of the {len(slices)} adapted modules")
+            raise UserError(
+                f"{field_name}: {name!r} matches none of the {len(slices)} adapted modules; name one, such as "
+                f"{next(iter(slices), None)!r}"
+            )
         values |= dict.fromkeys(matches, value)
     return values
 
 
 def _largest_rank(layer: nn.Module, spec: AdapterSpec) -> int:
-    """min(in, out) of the matrix that is updated: a higher rank only adds parameters."""
+    """Return min(in, out) of the updated matrix: a higher rank would only add parameters."""
     shape = layer.get_parameter("weight").flatten(1).shape
     out_features = shape[0] // 3 if spec.slices else shape[0]
     return min(out_features, shape[1])

@@ -1,4 +1,4 @@
-"""The two ways to put adapters into a network whose targets are resolved."""
+"""The two ways to put adapters into a network: this package's own layers, and those of PEFT."""
 
 import warnings
 from typing import Any
@@ -14,6 +14,7 @@ NO_PEFT = "PEFT library not found! Falling back to manual LoRA implementation...
 
 
 def inject_native(model: nn.Module, plan: Adaptation) -> None:
+    """Replace the layers that `plan` names by this package's adapted ones, in place."""
     config = plan.config
     for path, spec in plan.adapters.items():
         arguments: dict[str, Any] = {
@@ -33,14 +34,19 @@ def inject_native(model: nn.Module, plan: Adaptation) -> None:
 
 
 def inject_peft(model: nn.Module, plan: Adaptation) -> None:
-    # here, because PEFT may not be installed and takes seconds to import
+    """Replace the layers that `plan` names by PEFT's adapted ones, in place.
+
+    Raises:
+        UserError: If the plan holds slices of a fused qkv, or PEFT cannot adapt a layer.
+    """
+    # imported here, since PEFT may not be installed and takes seconds to import
     from eomt.lora.peft_format import peft_settings
     from eomt.lora.peft_layers import inject_layers
 
     sliced = next((path for path, spec in plan.adapters.items() if spec.slices), None)
     if sliced is not None:
         raise UserError(
-            f"target_modules: query, key and value are slices of {sliced!r}, which PEFT cannot adapt apart; "
+            f"target_modules: query, key and value are slices of {sliced!r}, which PEFT cannot adapt separately; "
             "name the whole layer (attention, qkv) or use backend: native"
         )
     layers = {path: model.get_submodule(path) for path in plan.adapters}
@@ -48,10 +54,10 @@ def inject_peft(model: nn.Module, plan: Adaptation) -> None:
 
 
 def available_backend(config: LoRAConfig) -> str:
-    """`config.backend`, or native with a warning if that is PEFT and it is not installed.
+    """Return the backend that `config` asks for; native, with a warning, where PEFT is not installed.
 
     Raises:
-        UserError: if what the config asks for cannot be had without PEFT.
+        UserError: If PEFT is not installed and the config asks for something that needs it.
     """
     if config.backend == "native":
         return "native"

@@ -1,6 +1,4 @@
-"""How a network is adapted: what the user says, and what was done."""
-
-from __future__ import annotations
+"""How a network is adapted: the user's settings, and the record of what was done."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,30 +13,32 @@ from eomt.lora.dropout import keep_share
 
 @dataclass
 class LoRAConfig:
-    """How a network is adapted. Every name must match something, or it is an error.
+    """The settings of LoRA. A name that matches nothing is an error.
 
     Attributes:
-        enabled: false adds no adapter; with `freeze_base_model` what is left is a linear probe of `trainable_modules`.
-        rank: r, the inner size of the update; parameters grow with it in proportion.
-        lora_alpha: the update is scaled by alpha / r.
-        lora_dropout: on the input of the adapters, while training.
-        target_modules: module names (a whole dotted part of a path), the words query, key, value, attention, mlp,
+        enabled: False adds no adapter. With `freeze_base_model` this is a linear probe: only `trainable_modules` are
+            trained.
+        rank: Inner size r of the update. The number of added parameters is proportional to it.
+        lora_alpha: Alpha; the update is scaled by alpha / r.
+        lora_dropout: Dropout on the input of the adapters, in training.
+        target_modules: Module names (a whole dotted part of a path), the words query, key, value, attention, mlp,
             all-linear, or `re:` and a regular expression on the full path.
-        freeze_base_model: train nothing but adapters and `trainable_modules`. Adapted weights are frozen in any case.
-        backend: native is this package's own layers, peft those of the PEFT library (native if it is not installed).
-        exclude_modules: names as in `target_modules`, taken out again.
-        layers: block indices, or "last:4", for targets inside numbered blocks.
-        rank_pattern: name -> rank, where it differs.
-        alpha_pattern: name -> alpha, where it differs.
-        use_rslora: scale by alpha / sqrt(r) (arXiv:2312.03732).
-        use_dora: learn the length of each output's weight apart (arXiv:2402.09353); backend peft only.
-        trainable_modules: module names, trained in full and saved with the adapter.
-        init_lora_weights: default starts as the base (A random, B zero); pissa from the principal singular vectors of
-            each weight (arXiv:2404.02948), backend peft only.
-        loraplus_lr_ratio: the learning rate of B is that of A times this (LoRA+, arXiv:2402.12354).
+        freeze_base_model: Train nothing but adapters and `trainable_modules`. Adapted weights are frozen in any case.
+        backend: Layers that are used: native, this package's own, or peft, those of the PEFT library (native if it is
+            not installed).
+        exclude_modules: Names as in `target_modules` that are not adapted.
+        layers: Block indices, or "last:4", for targets inside numbered blocks.
+        rank_pattern: Name -> rank, where it differs from `rank`.
+        alpha_pattern: Name -> alpha, where it differs from `lora_alpha`.
+        use_rslora: Scale the update by alpha / sqrt(r) (arXiv:2312.03732).
+        use_dora: Train the length of each output's weight separately (DoRA, arXiv:2402.09353); backend peft only.
+        trainable_modules: Names of modules that are trained in full and saved with the adapter.
+        init_lora_weights: Values at the start: default (A random, B zero, so that the network answers as its base), or
+            pissa, the principal singular vectors of each weight (arXiv:2404.02948); backend peft only.
+        loraplus_lr_ratio: Learning rate of B divided by that of A (LoRA+, arXiv:2402.12354).
 
     Raises:
-        UserError: for a value that is not allowed, naming the field, the value and what is allowed.
+        UserError: If a value is not allowed; the message names the field, the value and what is allowed.
     """
 
     enabled: bool = True
@@ -60,12 +60,16 @@ class LoRAConfig:
 
     @classmethod
     def recommended(cls, num_images: int, **fields: Any) -> Self:
-        """The guides' rank and alpha for a number of training images, as a place to start; `fields` are set besides.
+        """Return a config to start from, with the guides' rank and alpha for a number of training images.
 
-        Below 1,000 rank 4, up to 5,000 rank 8, above that rank 16, each with alpha 32: alpha / r falls from 8 to 2.
+        Rank 4 below 1,000 images, rank 8 up to 5,000, rank 16 above, each with alpha 32: alpha / r falls from 8 to 2.
+
+        Args:
+            num_images: Number of training images.
+            **fields: Other fields of the config.
 
         Raises:
-            UserError: for a number below 1.
+            UserError: If the number is below 1.
         """
         good = isinstance(num_images, int) and not isinstance(num_images, bool) and num_images >= 1
         _check(good, "num_images", num_images, "an integer >= 1")
@@ -108,18 +112,24 @@ class LoRAConfig:
         _check(_is_number(ratio) and 0 < ratio < float("inf"), "loraplus_lr_ratio", ratio, "a number above 0")
         if self.backend == "native" and (self.use_dora or init == "pissa"):
             name = "use_dora: true" if self.use_dora else "init_lora_weights: pissa"
-            raise UserError(f"{name} needs backend: peft")
+            raise UserError(f"{name}; it needs backend: peft")
         _check(not (self.use_dora and init == "pissa"), "init_lora_weights", init, "default with use_dora")
 
 
-# saved YAML and checkpoints name the public address, whatever file this is; read with weights_only=True
+# saved YAML and checkpoints hold this public address; checkpoints are read with weights_only=True
 LoRAConfig.__module__ = "eomt.models.lora_integration"
 torch.serialization.add_safe_globals([LoRAConfig])
 
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """One adapter: its rank, its alpha, and which slices of a fused qkv it adapts (none: the whole layer)."""
+    """One adapter.
+
+    Attributes:
+        rank: Inner size r of the update.
+        alpha: Alpha; the update is scaled by alpha / r.
+        slices: Slices of a fused qkv that it adapts; empty for the whole layer.
+    """
 
     rank: int
     alpha: float
@@ -128,7 +138,16 @@ class AdapterSpec:
 
 @dataclass
 class Adaptation:
-    """What was done to a network, kept on it as `adaptation`. `config` is as it was given; `backend` what was used."""
+    """What was done to a network; kept on the network as `adaptation`.
+
+    Attributes:
+        config: The settings as they were given.
+        adapters: Path -> adapter.
+        trained_in_full: Paths of the modules that are trained in full.
+        skipped: Path -> reason, for layers that match a target but cannot be adapted.
+        fingerprint: Path -> shape and some entries of the base weight, see `eomt.lora.fingerprint`.
+        backend: Layers that were used: native or peft.
+    """
 
     config: LoRAConfig
     adapters: dict[str, AdapterSpec]
@@ -139,12 +158,12 @@ class Adaptation:
 
 
 def adaptation(model: nn.Module) -> Adaptation | None:
-    """What was done to `model` by `apply_lora` or `load_adapter`, None if nothing."""
+    """Return what `apply_lora` or `load_adapter` did to `model`; None if it is not adapted."""
     return vars(model).get("adaptation")
 
 
 def record(model: nn.Module, done: Adaptation | None) -> None:
-    """Keep on `model` what was done to it; None forgets it. A copy of the model keeps it too."""
+    """Keep on `model`, and on its later copies, what was done to it; None removes that record."""
     if done is None:
         vars(model).pop("adaptation", None)
     else:
@@ -153,7 +172,7 @@ def record(model: nn.Module, done: Adaptation | None) -> None:
 
 def _check(good: bool, name: str, value: Any, allowed: str) -> None:
     if not good:
-        raise UserError(f"{name}: {value!r}, must be {allowed}")
+        raise UserError(f"{name}: {value!r}; must be {allowed}")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,8 +1,9 @@
-"""Adapters on disk: PEFT's format, read back strictly.
+"""Adapters on disk, in PEFT's format; reading is strict.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`. Slices of a fused qkv are written as one
-block-diagonal pair, which PEFT reads as an ordinary adapter of k times the rank. What PEFT has no place for travels in
-the metadata of the safetensors file: the slices, the fingerprint of the base, its name, and the package's version.
+block-diagonal pair, which PEFT reads as an ordinary adapter of k times the rank. PEFT's format has no place for the
+slices, the fingerprint of the base, its name and the package's version: they are in the metadata of the safetensors
+file.
 """
 
 import contextlib
@@ -29,15 +30,11 @@ from eomt.lora.peft_format import (
     CONFIG_FILE,
     PREFIX,
     WEIGHTS_FILE,
-    check_targets,
     from_tensors,
-    json_field,
     peft_config,
-    read_folder,
-    read_plan,
-    slices_in,
     to_tensors,
 )
+from eomt.lora.peft_reading import check_targets, json_field, read_folder, read_plan, slices_in
 from eomt.lora.supported_layers import peft_reason, refuse_compiled
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import check_trainable, expected_trainable
@@ -46,35 +43,27 @@ from eomt.utils.loaded import mark_loaded
 
 
 def is_adapter_folder(path: str | Path) -> bool:
-    """Whether `path` is a folder with an adapter in PEFT's format."""
+    """Return whether `path` is a folder with an adapter in PEFT's format."""
     return (Path(path) / CONFIG_FILE).is_file()
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """What training changed in an adapted or plain model: trained parameters and all persistent buffers."""
-    trained = expected_trainable(model)
-    # a shared parameter has several names here: it is saved under the first, if at all
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return {name: value for name, value in model.state_dict().items() if name in trained or name not in parameters}
-
-
 def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) -> Path:
-    """Writes the adapters, the modules trained in full and the persistent buffers of `model`.
+    """Write the adapters, the modules trained in full and the persistent buffers of `model`; return the folder.
 
     Args:
-        model: adapted by `apply_lora` or `load_adapter`.
-        folder: made whole or not at all; one that exists is replaced if it is an adapter folder.
-        base: name or path of the base model, for the reader.
+        model: A model that `apply_lora` or `load_adapter` adapted.
+        folder: Folder that is written, whole or not at all; an adapter folder that exists is replaced.
+        base: Name or path of the base model, for whoever reads the file.
 
     Raises:
-        UserError: if the model is not adapted, if more was trained than adapters and named modules, if PEFT would take
-            a named module for another, or if the folder exists and is something else.
+        UserError: If the model is not adapted, more was trained than adapters and named modules, PEFT would confuse a
+            named module with another, or the folder exists and is something else.
     """
     refuse_compiled(model, "save_adapter")
     done = adaptation(model)
     if done is None or not done.adapters:
-        holds = "its adapters were not made by apply_lora" if lora_layers(model) else "the model holds no adapters"
-        raise UserError(f"save_adapter: {holds}")
+        found = "its adapters were not made by apply_lora" if lora_layers(model) else "the model holds no adapters"
+        raise UserError(f"save_adapter: {found}; adapt it with apply_lora")
     check_trainable(model)
     for path, layer in lora_layers(model).items():
         if reason := peft_reason(layer):
@@ -105,8 +94,16 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) 
     return write_folder(Path(folder), write, _holds_only_adapters)
 
 
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what training may change in an adapted or plain model: trained parameters and all persistent buffers."""
+    trained = expected_trainable(model)
+    # a shared parameter has several names here: it is saved under the first, if at all
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: value for name, value in model.state_dict().items() if name in trained or name not in parameters}
+
+
 def _holds_only_adapters(folder: Path) -> bool:
-    """Whether replacing `folder` loses nobody's files."""
+    """Return whether `folder` holds adapter files and nothing else, so that it can be replaced."""
     inside = list(folder.iterdir()) if is_adapter_folder(folder) else []
     return bool(inside) and all(
         _holds_only_adapters(path) if path.is_dir() else path.name in (CONFIG_FILE, WEIGHTS_FILE) for path in inside
@@ -114,14 +111,14 @@ def _holds_only_adapters(folder: Path) -> bool:
 
 
 def wrapped_model(model: nn.Module) -> str:
-    """The path of the one model that `model` is only a wrapper of; empty if it holds weights of its own."""
+    """Return the path of the one inner model that holds all weights of `model`; empty if there is none."""
     inner = as_adaptable(model).inner_models
     alone = len(inner) == 1 and all(name.startswith(inner[0] + ".") for name in model.state_dict())
     return inner[0] if alone else ""
 
 
 def _write_adapter(model: nn.Module, done: Adaptation, root: str, folder: Path, base: str | None) -> None:
-    """Writes what lies inside the module at `root`, by its names there."""
+    """Write the part of the adaptation inside the module at `root`, under the names it has there."""
     inside = _inside(done, root)
     module = model.get_submodule(root)
     adapters = adapter_parameters(model)
@@ -129,10 +126,10 @@ def _write_adapter(model: nn.Module, done: Adaptation, root: str, folder: Path, 
     tensors = {
         name.removeprefix(prefix): value
         for name, value in trained_state(model).items()
-        # the initial pair of PiSSA is written as part of the plain one
+        # the initial pair of PiSSA is written inside the plain pair
         if name.startswith(prefix) and name not in adapters and not name.endswith((".initial_a", ".initial_b"))
     }
-    # PEFT keeps a module trained in full apart from what it shares weights with: every name has its tensor
+    # PEFT copies a module that is trained in full, so that shared weights need a tensor under each name
     full = {name: value for name, value in module.state_dict().items() if is_inside(name, inside.trained_in_full)}
     tensors = full | tensors
     for path, layer in lora_layers(module).items():
@@ -153,7 +150,7 @@ def _write_adapter(model: nn.Module, done: Adaptation, root: str, folder: Path, 
 
 
 def _inside(done: Adaptation, root: str) -> Adaptation:
-    """What was done inside the module at `root`, by its names there."""
+    """Return the part of an adaptation inside the module at `root`, with the names it has there."""
     prefix = f"{root}." if root else ""
     return replace(
         done,
@@ -166,14 +163,16 @@ def _inside(done: Adaptation, root: str) -> Adaptation:
 
 
 def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) -> nn.Module:
-    """Adapts a plain model as the folder says, or fills a model adapted alike; returns it.
+    """Adapt a plain model as the folder says, or fill a model with the same adapters; return it.
 
     Args:
-        check_base: false loads an adapter onto a base other than the one it was trained on.
+        model: A plain model, or one that is adapted in the same way.
+        folder: A folder in PEFT's format.
+        check_base: Refuse an adapter that was trained on another base.
 
     Raises:
-        UserError: for a missing or damaged file, a feature that is not implemented, another base, other modules or
-            ranks, keys missing or too many.
+        UserError: If a file is missing or damaged, a feature is not implemented, the base, the modules or the ranks are
+            different, or keys are missing or too many.
     """
     folder = Path(folder)
     refuse_compiled(model, "load_adapter")
@@ -182,7 +181,7 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
     root = _find_root(model, folder, plan, metadata)
     for path in plan.adapters:
         if reason := peft_reason(model.get_submodule(_join(root, path))):
-            raise UserError(f"{folder}: {path!r} cannot be read: {reason}, so the file was made for another layer")
+            raise UserError(f"{folder}: {path!r} cannot be read: {reason}; the file was made for another layer")
     check_targets(folder, config, model.get_submodule(root), plan)
     plan, tensors = _below(plan, root), _prefixed(tensors, root)
     theirs = _prefixed(json_field(folder, metadata, "fingerprint"), root)
@@ -203,10 +202,10 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
 
 
 def _find_root(model: nn.Module, folder: Path, plan: Adaptation, metadata: dict[str, str]) -> str:
-    """The path in `model` that the folder's names are relative to.
+    """Return the path in `model` that the folder's names start from.
 
     Raises:
-        UserError: if there is no module under one of its names.
+        UserError: If `model` has no module under one of these names.
     """
     wanted = [*plan.adapters, *plan.trained_in_full]
     missing = wanted
@@ -217,11 +216,13 @@ def _find_root(model: nn.Module, folder: Path, plan: Adaptation, metadata: dict[
             return root
     if wrapped := [name for name in wanted if "_orig_mod" in name]:
         raise UserError(f"{folder}: {wrapped[0]!r} was saved from a compiled wrapper; save the module inside it")
-    raise UserError(f"{folder}: the adapter is for {missing[0]!r}, which this network does not have")
+    raise UserError(
+        f"{folder}: the adapter is for {missing[0]!r}, which this network does not have; choose its network"
+    )
 
 
 def _below(plan: Adaptation, root: str) -> Adaptation:
-    """A plan for the module at `root`, for the network that holds it."""
+    """Return the plan for a module at `root` as a plan for the network that holds it."""
     full = [_join(root, path) for path in plan.trained_in_full]
     adapters = _prefixed(plan.adapters, root)
     config = replace(plan.config, target_modules=list(adapters), trainable_modules=full)
@@ -246,7 +247,7 @@ def _fill_adapted(model: nn.Module, tensors: dict[str, Tensor], folder: Path) ->
 
 @contextlib.contextmanager
 def _undone_on_error(model: nn.Module, paths: list[str]) -> Iterator[None]:
-    """Leaves `model` as it was if what happens within fails: its layers at `paths`, and what is trainable."""
+    """Put the layers at `paths`, and what is trainable, back if anything fails within."""
     layers = {path: model.get_submodule(path) for path in paths}
     trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
@@ -261,10 +262,16 @@ def _undone_on_error(model: nn.Module, paths: list[str]) -> Iterator[None]:
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copies trained tensors and buffers into `model`; only what is frozen, and buffers, may be missing from `state`.
+    """Copy trained tensors and buffers into `model`; `state` may lack only buffers and frozen tensors.
+
+    Args:
+        model: Adapted or plain.
+        state: Name -> tensor.
+        source: Where the tensors come from, for messages.
 
     Raises:
-        UserError: for keys missing or too many, parameters that this model does not train, or another shape.
+        UserError: If keys are missing or too many, a parameter is one that this model does not train, or a shape
+            differs.
     """
     own = model.state_dict()
     needed = expected_trainable(model)
@@ -275,7 +282,9 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
             f"{source}: {len(missing)} tensors are missing ({missing[0]}, ...); was another config trained?"
         )
     if unexpected := sorted(set(state) - set(own)):
-        raise UserError(f"{source}: {len(unexpected)} tensors are not in this network ({unexpected[0]}, ...)")
+        raise UserError(
+            f"{source}: {len(unexpected)} tensors are not in this network ({unexpected[0]}, ...); choose their network"
+        )
     canonical = {id(parameter): name for name, parameter in model.named_parameters()}
     parameters = {name: canonical[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
     if lost := sorted(name for name in state if name in parameters and parameters[name] not in needed):
@@ -286,7 +295,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     for name, value in state.items():
         if value.shape != own[name].shape:
             raise UserError(
-                f"{source}: {name!r} has shape {list(value.shape)}, this network's has {list(own[name].shape)}"
+                f"{source}: {name!r} has shape {list(value.shape)}; this network's has {list(own[name].shape)}"
             )
     with torch.no_grad(), contextlib.ExitStack() as stack:
         for layer in lora_layers(model).values():
@@ -306,19 +315,21 @@ def _check_base(
 
 
 def _check_same(folder: Path, ours: Adaptation, theirs: Adaptation) -> None:
-    """That an adapted model and a folder agree in modules, ranks and scales."""
+    """Check that an adapted model and a folder agree in modules, ranks and scales."""
     if ours.config.init_lora_weights == "pissa":
-        raise UserError(f"{folder}: holds a plain pair, not PiSSA's; load it onto the network without lora_config")
+        raise UserError(
+            f"{folder}: holds a plain pair and not that of PiSSA; load it onto the network without lora_config"
+        )
     if difference := sorted(set(ours.adapters) ^ set(theirs.adapters)):
         where = "the network" if difference[0] in ours.adapters else "the folder"
         raise UserError(f"{folder}: adapts other modules than lora_config: {difference[0]!r} is only in {where}")
     for path, spec in ours.adapters.items():
         other = theirs.adapters[path]
-        # k slices multiply alpha by k or its root, and reading divides again: equal up to rounding
+        # writing k slices multiplies alpha by k or its root and reading divides again, so that it is rounded
         same = spec.rank == other.rank and spec.slices == other.slices and math.isclose(spec.alpha, other.alpha)
         if not same:
-            raise UserError(f"{folder}: {path!r} is {other}, lora_config makes it {spec}")
+            raise UserError(f"{folder}: {path!r} is {other}; lora_config makes it {spec}")
     for name in ("use_rslora", "use_dora"):
         here, there = getattr(ours.config, name), getattr(theirs.config, name)
         if here != there:
-            raise UserError(f"{folder}: {name} is {there}, in lora_config {here}")
+            raise UserError(f"{folder}: {name} is {there}, but {here} in lora_config; set {name}: {str(there).lower()}")

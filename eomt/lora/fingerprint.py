@@ -1,4 +1,4 @@
-"""What tells one base model from another: a few entries of each adapted weight."""
+"""The fingerprint of a base model: a few entries of each adapted weight, enough to tell one base from another."""
 
 from typing import Any
 
@@ -9,7 +9,12 @@ ENTRIES = 64
 
 
 def fingerprint(model: nn.Module, paths: list[str]) -> dict[str, dict[str, Any]]:
-    """Per adapted weight its shape and some entries at fixed, evenly spread places: enough to tell bases apart."""
+    """Return the shape of each adapted weight and up to 64 of its entries, at fixed, evenly spaced places.
+
+    Args:
+        model: The base, before it is adapted.
+        paths: Paths of the layers that will be adapted.
+    """
     found = {}
     for path in paths:
         weight = model.get_submodule(path).get_parameter("weight").detach()
@@ -22,16 +27,13 @@ def fingerprint(model: nn.Module, paths: list[str]) -> dict[str, dict[str, Any]]
     return found
 
 
-def _spread(size: int, count: int) -> Tensor:
-    """`count` places from the first to the last of `size`."""
-    if size <= 2**24:
-        return torch.linspace(0, size - 1, count).long()
-    # beyond what fp32 counts exactly, it would point past the end; adapters are around with its places below
-    return torch.tensor([index * (size - 1) // (count - 1) for index in range(count)])
-
-
 def same_base(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> str | None:
-    """None if two fingerprints are of one base, up to rounding to 16 bits; else what differs."""
+    """Return the first difference between two fingerprints; None if they agree up to rounding to 16 bits.
+
+    Args:
+        ours: Fingerprint of the base here.
+        theirs: Fingerprint that was saved with an adapter.
+    """
     for path in theirs:
         if path not in ours:
             return f"{path!r} is not adapted here"
@@ -40,5 +42,13 @@ def same_base(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]
         a, b = torch.tensor(ours[path]["entries"]), torch.tensor(theirs[path]["entries"])
         # bf16 keeps 8 bits: a relative error of 2^-9 an entry; fp16 loses what is below 6e-8
         if a.shape != b.shape or not torch.allclose(a, b, rtol=2**-8, atol=1e-6):
-            return f"the weights of {path!r} are others"
+            return f"the weights of {path!r} differ"
     return None
+
+
+def _spread(size: int, count: int) -> Tensor:
+    """Return `count` evenly spaced indices from 0 to size - 1."""
+    if size <= 2**24:
+        return torch.linspace(0, size - 1, count).long()
+    # linspace is inexact above 2^24 and points past the end; below, saved adapters already use its places
+    return torch.tensor([index * (size - 1) // (count - 1) for index in range(count)])

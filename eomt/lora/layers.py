@@ -1,7 +1,7 @@
 """LoRA layers: a frozen layer W plus a trained low-rank update, W + (alpha / r) B A (Hu et al., arXiv:2106.09685).
 
-Each class subclasses the layer that it replaces and keeps its parameter names (`weight`, `bias`), so a state dict of
-the plain network loads into the adapted one with nothing but `lora_*` missing.
+Each class derives from the layer that it replaces and keeps the names of its parameters (`weight`, `bias`): a state
+dict of the plain network loads into the adapted one, and only `lora_*` is missing.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ SLICES = ("query", "key", "value")
 
 
 class LoRALayer(AdapterLayer):
-    """What the three native layers share: `lora_a`, `lora_b`, `scaling`, merging."""
+    """Base class of this package's three layers: `lora_a`, `lora_b`, `scaling`, merging."""
 
     base_weight_name = "weight"
-    # of each subclass: the plain layer of the same shape, without values
+    # a method that each subclass defines: returns a plain layer of the same shape, without values
     _empty_plain_layer: Callable[[], nn.Module]
 
     def _add_adapter(
         self, a_shape: tuple[int, ...], b_shape: tuple[int, ...], rank: int, alpha: float, dropout: float, rslora: bool
     ) -> None:
         if not isinstance(rank, int) or rank < 1:
-            raise UserError(f"rank: {rank!r}, must be an integer of at least 1")
+            raise UserError(f"rank: {rank!r}; must be an integer >= 1")
         if not (0 <= dropout < 1 and keep_share(dropout) > 0):
-            raise UserError(f"lora_dropout: {dropout!r}, must be at least 0 and at most 0.99999")
+            raise UserError(f"lora_dropout: {dropout!r}; must be at least 0 and at most 0.99999")
         self.rank, self.lora_alpha, self.lora_dropout, self.use_rslora = rank, alpha, dropout, rslora
         self.adapter_enabled = True
         # fp32 whatever the base: B starts at zero and its first steps are below the resolution of bf16
@@ -47,17 +47,17 @@ class LoRALayer(AdapterLayer):
 
     @property
     def scaling(self) -> float:
-        """alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv:2312.03732)."""
+        """Factor of the update: alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv:2312.03732)."""
         return self.lora_alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
     def reset_adapter(self) -> None:
-        """A as nn.Linear initialises its weight, B zero: the adapted layer starts equal to the plain one."""
+        """Initialize A as nn.Linear does its weight and B with zeros: the layer starts equal to the plain one."""
         for a in self.lora_a.data if self.lora_a.dim() == 3 else [self.lora_a.data]:
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b)
 
     def plain_layer(self, merge: bool) -> nn.Module:
-        """A plain layer of the base class: with the update added in fp32 if `merge`, else with the base weight."""
+        """Return a layer of the base class, with the update added in fp32 if `merge`, else with the base weight."""
         plain = self._empty_plain_layer()
         plain.weight, plain.bias = self.weight, self.bias
         if merge:
@@ -67,6 +67,7 @@ class LoRALayer(AdapterLayer):
         return plain.train(self.training)
 
     def adapter_repr(self) -> str:
+        """Return the settings of the adapter, for `extra_repr`."""
         return f"rank={self.rank}, lora_alpha={self.lora_alpha}, lora_dropout={self.lora_dropout}"
 
 
@@ -74,11 +75,13 @@ class LoRALinear(LoRALayer, nn.Linear):
     """A linear layer with LoRA: y = W x + b + (alpha / r) B A dropout(x).
 
     Attributes:
-        weight, bias: of the plain layer; `weight` is frozen.
-        lora_a: (r, in_features); lora_b: (out_features, r), zero at the start.
+        weight: Weight of the plain layer, (out_features, in_features), frozen.
+        bias: Bias of the plain layer, (out_features,), or None.
+        lora_a: A, (r, in_features).
+        lora_b: B, (out_features, r), zero at the start.
 
     Raises:
-        UserError: for a rank below 1 or a dropout outside [0, 1).
+        UserError: If the rank is below 1 or the dropout outside [0, 1).
     """
 
     def __init__(
@@ -98,12 +101,12 @@ class LoRALinear(LoRALayer, nn.Linear):
 
     @classmethod
     def from_layer(cls, layer: nn.Linear, **adapter: Any) -> Self:
-        """The adapted form of `layer`, whose parameters it shares."""
+        """Return the adapted form of `layer`, which shares its parameters."""
         adapted = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta", **adapter)
         return _share_parameters(adapted, layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., in_features) -> (..., out_features)."""
+        """Map x (..., in_features) to (..., out_features)."""
         x2 = x.reshape(-1, self.in_features)
         y = F.linear(x2, self.weight, self.bias)
         if self._adapter_runs():
@@ -113,12 +116,14 @@ class LoRALinear(LoRALayer, nn.Linear):
         return y.view(*x.shape[:-1], self.out_features)
 
     def delta_weight(self) -> Tensor:
+        """Return the update s B A, (out_features, in_features)."""
         return self.lora_b @ self.lora_a * self.scaling
 
     def _empty_plain_layer(self) -> nn.Linear:
         return nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
 
     def extra_repr(self) -> str:
+        """Return the settings of the layer and of its adapter, for `print(model)`."""
         return f"{nn.Linear.extra_repr(self)}, {self.adapter_repr()}"
 
 
@@ -128,11 +133,13 @@ class LoRAAttention(LoRALayer, nn.Linear):
     The output holds query, key and value one after the other, each `out_features // 3` wide, as in timm and SAM2.
 
     Attributes:
-        slices: which of query, key, value are adapted, k of them.
-        lora_a: (k, r, in_features); lora_b: (k, out_features // 3, r), zero at the start.
+        slices: Those of query, key and value that are adapted, k of them.
+        lora_a: A of each slice, (k, r, in_features).
+        lora_b: B of each slice, (k, out_features // 3, r), zero at the start.
 
     Raises:
-        UserError: for a width that is not a multiple of 3, unknown slices, a bad rank or dropout.
+        UserError: If the width is no multiple of 3, a slice is unknown, the rank is below 1, or the dropout is outside
+            [0, 1).
     """
 
     def __init__(
@@ -149,9 +156,9 @@ class LoRAAttention(LoRALayer, nn.Linear):
         dtype: torch.dtype | None = None,
     ) -> None:
         if out_features % 3:
-            raise UserError(f"out_features: {out_features} is no multiple of 3, so this is no fused query-key-value")
+            raise UserError(f"out_features: {out_features} is no multiple of 3; a fused qkv has three equal parts")
         if not slices or set(slices) - set(SLICES):
-            raise UserError(f"slices: {slices!r}, must be some of {', '.join(SLICES)}")
+            raise UserError(f"slices: {slices!r}; must be some of {', '.join(SLICES)}")
         nn.Linear.__init__(self, in_features, out_features, bias=bias, device=device, dtype=dtype)
         self.slices = tuple(name for name in SLICES if name in slices)
         k = len(self.slices)
@@ -161,16 +168,17 @@ class LoRAAttention(LoRALayer, nn.Linear):
 
     @classmethod
     def from_layer(cls, layer: nn.Linear, **adapter: Any) -> Self:
-        """The adapted form of `layer`, whose parameters it shares."""
+        """Return the adapted form of `layer`, which shares its parameters."""
         adapted = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta", **adapter)
         return _share_parameters(adapted, layer)
 
     @property
     def slice_indices(self) -> list[int]:
+        """Places of the adapted slices among query, key and value: 0, 1, 2."""
         return [SLICES.index(name) for name in self.slices]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., in_features) -> (..., out_features)."""
+        """Map x (..., in_features) to (..., out_features)."""
         y = F.linear(x, self.weight, self.bias)
         if not self._adapter_runs():
             return y
@@ -184,6 +192,7 @@ class LoRAAttention(LoRALayer, nn.Linear):
         return torch.stack(parts, 1).view(y.shape)
 
     def delta_weight(self) -> Tensor:
+        """Return the update, (out_features, in_features): s B A in each adapted slice, zero in the others."""
         delta = self.lora_a.new_zeros(3, self.out_features // 3, self.in_features)
         delta[self.slice_indices] = torch.bmm(self.lora_b, self.lora_a) * self.scaling
         return delta.flatten(0, 1)
@@ -192,6 +201,7 @@ class LoRAAttention(LoRALayer, nn.Linear):
         return nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
 
     def extra_repr(self) -> str:
+        """Return the settings of the layer, its slices and its adapter, for `print(model)`."""
         return f"{nn.Linear.extra_repr(self)}, slices={self.slices}, {self.adapter_repr()}"
 
 
@@ -199,10 +209,12 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
     """A 2-D convolution with LoRA: A is a convolution like the base (same stride, padding, dilation), B is 1 x 1.
 
     Attributes:
-        lora_a: (r, in_channels, kh, kw); lora_b: (out_channels, r, 1, 1), zero at the start.
+        lora_a: A, (r, in_channels, kh, kw).
+        lora_b: B, (out_channels, r, 1, 1), zero at the start.
 
     Raises:
-        UserError: for groups other than 1 (an update of a grouped convolution has no such form), a bad rank or dropout.
+        UserError: If groups is not 1 (the update of a grouped convolution has no such form), the rank is below 1, or
+            the dropout is outside [0, 1).
     """
 
     def __init__(
@@ -218,7 +230,7 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
     ) -> None:
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **convolution)
         if self.groups != 1:
-            raise UserError(f"groups: {self.groups}, LoRA adapts convolutions with groups=1 only")
+            raise UserError(f"groups: {self.groups}; LoRA adapts convolutions with groups=1 only")
         self._add_adapter(
             (rank, in_channels, *self.kernel_size),
             (out_channels, rank, 1, 1),
@@ -230,11 +242,11 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
 
     @classmethod
     def from_layer(cls, layer: nn.Conv2d, **adapter: Any) -> Self:
-        """The adapted form of `layer`, whose parameters it shares."""
+        """Return the adapted form of `layer`, which shares its parameters."""
         return _share_parameters(cls(**_convolution_arguments(layer), device="meta", **adapter), layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        """Map x (B, in_channels, H, W) to (B, out_channels, H', W')."""
         y = self._conv_forward(x, self.weight, self.bias)
         if not self._adapter_runs():
             return y
@@ -243,12 +255,14 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
         return y + F.conv2d(h, self.lora_b.to(h.dtype))
 
     def delta_weight(self) -> Tensor:
+        """Return the update, (out_channels, in_channels, kh, kw): B's 1 x 1 kernels mix those of A."""
         return (self.lora_b.flatten(1) @ self.lora_a.flatten(1)).view(self.weight.shape) * self.scaling
 
     def _empty_plain_layer(self) -> nn.Conv2d:
         return nn.Conv2d(**_convolution_arguments(self), device="meta")
 
     def extra_repr(self) -> str:
+        """Return the settings of the convolution and of its adapter, for `print(model)`."""
         return f"{nn.Conv2d.extra_repr(self)}, {self.adapter_repr()}"
 
 
@@ -258,7 +272,7 @@ def _convolution_arguments(layer: nn.Conv2d) -> dict[str, Any]:
 
 
 def _share_parameters(adapted: Any, layer: nn.Module) -> Any:
-    """Gives `adapted`, built on the meta device, the parameters of `layer` and adapters on its device."""
+    """Give `adapted`, built on the meta device, the parameters of `layer` and an adapter on its device; return it."""
     adapted.weight, adapted.bias = layer.weight, layer.bias
     adapted.weight.requires_grad_(False)
     dtype = torch.promote_types(adapted.weight.dtype, torch.float32)
@@ -272,10 +286,10 @@ def _share_parameters(adapted: Any, layer: nn.Module) -> Any:
 def replace_linear_with_lora(
     module: nn.Module, rank: int = 8, lora_alpha: float = 16, lora_dropout: float = 0.1
 ) -> nn.Module:
-    """Adapts every linear layer in `module`, in place, and returns it (the adapted layer if it is one itself).
+    """Adapt every linear layer in `module`, in place, and return it; return the adapted layer if it is one itself.
 
     Raises:
-        UserError: for a layer that LoRA cannot adapt, or where an adapter would be bypassed; nothing is changed then.
+        UserError: If LoRA cannot adapt a layer, or its adapter would be bypassed; nothing is changed then.
     """
     modules, shared = all_modules(module), shared_weights(module)
     linear = {
@@ -286,7 +300,9 @@ def replace_linear_with_lora(
     for path, layer in linear.items():
         if reason := unsuitable_reason(layer) or refusal(modules, path, shared):
             name = repr(path) if path else "the layer"
-            raise UserError(f"replace_linear_with_lora: {name} cannot be adapted: {reason}; apply_lora chooses by name")
+            raise UserError(
+                f"replace_linear_with_lora: {name} cannot be adapted: {reason}; use apply_lora, which adapts by name"
+            )
     for path, layer in linear.items():
         adapted = LoRALinear.from_layer(layer, rank=rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
         if not path:
@@ -296,37 +312,41 @@ def replace_linear_with_lora(
 
 
 def freeze_lora_params(model: nn.Module) -> None:
-    """Freezes everything that is not LoRA, so that the adapters alone are trained (the name is the guide's)."""
+    """Freeze everything that is not LoRA, so that only the adapters are trained (the name is the guide's)."""
     adapters = adapter_parameters(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in adapters)
 
 
 def count_lora_parameters(model: nn.Module) -> int:
-    """The number of values in all adapters of `model`."""
+    """Return the number of values in all adapters of `model`."""
     return sum(model.get_parameter(name).numel() for name in adapter_parameters(model))
 
 
 def merge_lora_weights(model: nn.Module) -> nn.Module:
-    """Adds every update to its base weight in fp32, in place, and returns the model with plain layers.
+    """Add every update to its base weight in fp32, in place, and return the model with plain layers.
 
     Raises:
-        UserError: if the model holds no adapter, which is so of a model merged already.
+        UserError: If the model holds no adapter, as after merging.
     """
     return _to_plain(model, merge=True)
 
 
 def remove_adapters(model: nn.Module) -> nn.Module:
-    """Takes the adapters away, in place: the model is the base again, bit for bit (after PiSSA up to rounding)."""
+    """Remove the adapters, in place, and return the model: the base again, bit for bit (after PiSSA up to rounding).
+
+    Raises:
+        UserError: If the model holds no adapter.
+    """
     return _to_plain(model, merge=False)
 
 
 def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
     layers = lora_layers(model)
     if not layers:
-        raise UserError("the model holds no LoRA adapters: nothing to merge or remove (was it merged already?)")
+        raise UserError("model: holds no LoRA adapters, so there is nothing to merge or remove; was it merged already?")
     for module in model.modules():
-        # what apply_lora noted is true no longer, and would stand in the way of adapting again
+        # the record of apply_lora no longer holds, and would prevent adapting again
         record(module, None)
     if isinstance(model, AdapterLayer):
         return model.plain_layer(merge)
@@ -337,7 +357,7 @@ def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
 
 @contextlib.contextmanager
 def disable_adapters(model: nn.Module) -> Iterator[None]:
-    """Within it the adapted model answers as its base does."""
+    """Let the adapted model answer as its base does, within."""
     layers = [layer for layer in lora_layers(model).values() if layer.adapter_enabled]
     for layer in layers:
         layer.adapter_enabled = False

@@ -1,4 +1,4 @@
-"""What a checkpoint must know of its adapters: shapes alone do not tell a slice or a scale."""
+"""The record of an adaptation in a checkpoint: tensor shapes alone do not show slices or scales."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from eomt.lora.config import Adaptation
 
 
 def adaptation_record(done: Adaptation) -> dict[str, Any]:
-    """Return what was done to a network as plain values, for a checkpoint."""
+    """Return an adaptation as plain values, for a checkpoint."""
     return {
         "adapters": {path: [spec.rank, float(spec.alpha), list(spec.slices)] for path, spec in done.adapters.items()},
         "backend": done.backend,
@@ -20,7 +20,12 @@ def adaptation_record(done: Adaptation) -> dict[str, Any]:
 
 
 def record_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Return what differs between two records; None if they are of one adaptation."""
+    """Return the first difference between two records, as a sentence; None if they are equal.
+
+    Args:
+        ours: Record of the network here.
+        theirs: Record in the checkpoint.
+    """
     for path in sorted(set(ours["adapters"]) | set(theirs["adapters"])):
         here, there = ours["adapters"].get(path), theirs["adapters"].get(path)
         if here != there:

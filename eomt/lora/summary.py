@@ -1,7 +1,5 @@
 """Counts and a summary of an adapted network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn
@@ -13,11 +11,11 @@ from eomt.lora.layers import count_lora_parameters
 
 
 def get_lora_stats(model: nn.Module) -> dict[str, Any]:
-    """Counts of a model, adapted or not.
+    """Return counts of a model, adapted or not.
 
     Returns:
-        total_parameters (adapters included), trainable_parameters, lora_parameters, trainable_percent (0 to 100),
-        adapted_modules (paths).
+        A dict with total_parameters (adapters included), trainable_parameters, lora_parameters, trainable_percent (0 to
+        100) and adapted_modules (paths).
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -31,17 +29,17 @@ def get_lora_stats(model: nn.Module) -> dict[str, Any]:
 
 
 def print_lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> None:
-    """Prints what is adapted and trained, in a few lines."""
+    """Print what is adapted and trained, in a few lines."""
     print("\n".join(lora_summary(model, config)))
 
 
 def lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> list[str]:
-    """The lines of `print_lora_summary`."""
+    """Return the lines of `print_lora_summary`."""
     done = adaptation(model)
     config = config or (done.config if done else None)
     stats = get_lora_stats(model)
     lines = []
-    # of PEFT's own adapters there is no record, and whether they are trained is what counts
+    # adapters that PEFT itself put in have no record here; their parameters show what is trained
     adapters = {name: value for name, value in model.named_parameters() if is_adapter_name(name)}
     if config is None and adapters:
         trained = sum(value.numel() for value in adapters.values() if value.requires_grad)

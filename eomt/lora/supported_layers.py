@@ -1,4 +1,4 @@
-"""Layers that LoRA cannot adapt, or only as a whole, and why."""
+"""Which layers LoRA cannot adapt, or only as a whole, and why."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from eomt.errors import UserError
 
-# Attention classes that may read `self.qkv.weight` without calling `qkv` (facts measured on timm 1.0.31).
+# attention classes that may read `self.qkv.weight` without calling `qkv` (measured on timm 1.0.31)
 READS_QKV_WEIGHT = frozenset(
     {
         "timm.models.beit.Attention",
@@ -15,7 +15,7 @@ READS_QKV_WEIGHT = frozenset(
         "timm.models.swin_transformer_v2.WindowAttention",
     }
 )
-# Attention classes whose fused projection holds query, key and value head by head.
+# attention classes whose fused projection holds query, key and value head by head
 HEAD_BY_HEAD = frozenset(
     {
         "timm.models.efficientformer.Attention",
@@ -27,17 +27,17 @@ HEAD_BY_HEAD = frozenset(
 
 
 def all_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module under every name that it has."""
+    """Return path -> module; a module with several names is listed under each."""
     return dict(model.named_modules(remove_duplicate=False))
 
 
 def unsuitable_reason(layer: nn.Module) -> str | None:
-    """Why `layer` cannot be replaced by an adapted one that starts equal to it, or None if it can."""
+    """Return why `layer` cannot be replaced by an adapted one that starts equal to it; None if it can."""
     kind = type(layer).__name__
     if not isinstance(layer, nn.Linear | nn.Conv2d):
         return f"{kind} is neither Linear nor Conv2d"
     if is_parametrized(layer):
-        return f"its parameters are computed by a parametrisation ({kind})"
+        return f"its parameters are computed by a parametrization ({kind})"
     if layer._forward_hooks or layer._forward_pre_hooks:
         return f"it has forward hooks, which an adapted layer would drop ({kind})"
     own = "forward" in vars(layer)
@@ -52,10 +52,14 @@ def unsuitable_reason(layer: nn.Module) -> str | None:
 
 
 def refuse_compiled(model: nn.Module, function: str) -> None:
-    """That no module of `model` is a wrapper that torch.compile made: it would enter the names of adapters.
+    """Check that `model` holds no wrapper of torch.compile: its `_orig_mod` would enter the names of adapters.
+
+    Args:
+        model: Any module.
+        function: Name of the caller, for the message.
 
     Raises:
-        UserError: if one is.
+        UserError: If it holds one.
     """
     for path, module in model.named_modules():
         if hasattr(module, "_orig_mod"):
@@ -67,17 +71,18 @@ def refuse_compiled(model: nn.Module, function: str) -> None:
 
 
 def peft_reason(layer: nn.Module) -> str | None:
-    """Why PEFT's adapter of `layer` computes something else than ours, or None if it does not (peft 0.21.2)."""
+    """Return why PEFT's adapter of `layer` computes something else than ours; None if it does not (peft 0.21.2)."""
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or layer.dilation != (1, 1)):
         return "PEFT's convolution drops dilation and padding_mode"
     return None
 
 
 def bypass_reason(modules: Mapping[str, nn.Module], path: str) -> str | None:
-    """Why an adapter at `path` would have no effect, or None if it acts.
+    """Return why an adapter at `path` would have no effect; None if it acts.
 
     Args:
-        modules: of the whole model, see `all_modules`.
+        modules: All modules of the model, see `all_modules`.
+        path: Path of the layer.
     """
     parts = path.split(".") if path else []
     for depth in range(len(parts)):
@@ -94,7 +99,7 @@ def bypass_reason(modules: Mapping[str, nn.Module], path: str) -> str | None:
 
 
 def shared_weights(model: nn.Module) -> dict[str, str]:
-    """Module path -> another name of its weight, for weights that have several: tied ones, modules held twice."""
+    """Return module path -> another name of its weight, for weights with several names: tied ones, shared modules."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -108,10 +113,12 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
 
 
 def refusal(modules: Mapping[str, nn.Module], path: str, shared: Mapping[str, str]) -> str | None:
-    """Why an adapter at `path` would not do what it says, or None if it would.
+    """Return why an adapter at `path` would not have the effect that it should; None if it would.
 
     Args:
-        modules, shared: of the whole model, see `all_modules` and `shared_weights`.
+        modules: All modules of the model, see `all_modules`.
+        path: Path of the layer.
+        shared: Weights of the model that have several names, see `shared_weights`.
     """
     if path in shared:
         return f"it shares its weight with {shared[path]!r}, which would not be adapted"
@@ -119,7 +126,12 @@ def refusal(modules: Mapping[str, nn.Module], path: str, shared: Mapping[str, st
 
 
 def slices_refusal(modules: Mapping[str, nn.Module], path: str) -> str | None:
-    """Why the fused projection at `path` has no slices query, key, value: equal thirds, one after the other."""
+    """Return why the output of a fused projection is not query, key and value in equal thirds; None if it is.
+
+    Args:
+        modules: All modules of the model, see `all_modules`.
+        path: Path of the projection.
+    """
     layer, parent = modules[path], modules[path.rpartition(".")[0]]
     name = _full_name(parent)
     if getattr(parent, "head_first", False) or name in HEAD_BY_HEAD:

@@ -1,4 +1,4 @@
-"""From the names in a config to exact module paths, strictly: whatever matches nothing is an error."""
+"""From the names in a config to exact module paths; a name that matches nothing is an error."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ from eomt.lora.adapter_layer import AdapterLayer
 from eomt.lora.layers import SLICES
 from eomt.lora.supported_layers import all_modules, refusal, shared_weights, slices_refusal, unsuitable_reason
 
-# What the libraries call the same thing. A name always also stands for itself.
+# libraries have different names for the same part; each name also matches itself
 ALIASES: dict[str, frozenset[str]] = {
     "query": frozenset({"query", "q_proj", "to_q", "q_lin"}),
     "key": frozenset({"key", "k_proj", "to_k", "k_lin"}),
@@ -25,7 +25,7 @@ ALIASES: dict[str, frozenset[str]] = {
     ),
     "mlp": frozenset({"mlp", "ffn", "feed_forward", "feedforward", "DenseReluDense"}),
 }
-# The same for layers that only their place tells apart: regular expressions on the end of a path.
+# layers whose name alone says too little: regular expressions on the end of a path
 PLACES: dict[str, str] = {
     "query": r"(SelfAttention|EncDecAttention)\.q",  # T5
     "key": r"(SelfAttention|EncDecAttention)\.k",
@@ -43,23 +43,21 @@ def resolve_targets(
     layers: Sequence[int] | str | None = None,
     trained_in_full: Iterable[str] = (),
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """The layers that `targets` name.
+    """Return the layers that `targets` name.
 
     Args:
-        model: any module; what is adapted already is left out.
-        targets: names as `LoRAConfig.target_modules` takes them.
-        exclude: names likewise, taken out again.
-        layers: indices of blocks, or "last:N", for targets inside numbered blocks.
-        trained_in_full: module paths whose inside is not adapted.
+        model: Any module; layers that are adapted already are left out.
+        targets: Names as in `LoRAConfig.target_modules`.
+        exclude: Names of the same form; what they match is not adapted.
+        layers: Indices of blocks, or "last:N", for targets inside numbered blocks.
+        trained_in_full: Paths of modules inside which nothing is adapted.
 
     Returns:
-        Path -> slices of a fused qkv (empty: the whole layer), in the model's order; and path -> reason for layers
-        inside a matching container that have no low-rank form, or compute more than a plain layer, and are left as
-        they are.
+        Path -> slices of a fused qkv (empty: the whole layer), in the model's order; and path -> reason for layers that
+        match but stay as they are, since they have no low-rank form or compute more than a plain layer.
 
     Raises:
-        UserError: for a name that matches nothing or nothing that LoRA can adapt, or a layer where an adapter
-            would be bypassed.
+        UserError: If a name matches nothing that LoRA can adapt, or an adapter in a layer would be bypassed.
     """
     full = tuple(trained_in_full)
     chosen: dict[str, set[str]] = {}
@@ -73,13 +71,13 @@ def resolve_targets(
                 "take it out of one of the two"
             )
         for path, slices in inside.items():
-            # the whole layer (no slices) includes any slice of it
+            # the whole layer (no slices) includes each of its slices
             whole = not slices or (path in chosen and not chosen[path])
             chosen[path] = set() if whole else chosen.get(path, set()) | set(slices)
         skipped |= unsuitable
     for name in exclude:
         for path, slices in _match_target(model, name, "exclude_modules")[0].items():
-            # without slices the whole layer goes; the whole without a slice is the others
+            # a name without slices excludes the whole layer; a slice excluded from the whole leaves the other two
             rest = (chosen.get(path) or set(SLICES)) - set(slices) if slices else set()
             if path in chosen and rest:
                 chosen[path] = rest
@@ -87,7 +85,7 @@ def resolve_targets(
                 chosen.pop(path, None)
     kept = _in_layers(model, chosen, layers)
     if not kept:
-        raise UserError("target_modules: exclude_modules and layers leave nothing to adapt")
+        raise UserError("target_modules: exclude_modules and layers leave nothing to adapt; exclude less")
     modules, shared = all_modules(model), shared_weights(model)
     for path in kept:
         if reason := refusal(modules, path, shared):
@@ -97,10 +95,15 @@ def resolve_targets(
 
 
 def resolve_modules(model: nn.Module, names: Sequence[str], field: str = "trainable_modules") -> list[str]:
-    """Paths of the modules named so, outermost only.
+    """Return the paths of the modules that `names` match, without those inside another one.
+
+    Args:
+        model: Any module.
+        names: Ends of module paths, each a whole dotted part or more.
+        field: Field of the config, for messages.
 
     Raises:
-        UserError: for a name that matches no module, or only modules without parameters.
+        UserError: If a name matches no module, or only modules without parameters.
     """
     paths = [path for path, _ in model.named_modules() if path]
     found: list[str] = []
@@ -109,24 +112,24 @@ def resolve_modules(model: nn.Module, names: Sequence[str], field: str = "traina
         if not matches:
             raise UserError(_no_match(field, name, _vocabulary(paths)))
         empty = matches[0]
-        # a name such as norm is also that of nn.Identity somewhere
+        # a name such as norm may also be that of an nn.Identity
         matches = [path for path in matches if any(True for _ in model.get_submodule(path).parameters())]
         if not matches:
-            raise UserError(f"{field}: {name!r} names modules without parameters ({empty})")
+            raise UserError(f"{field}: {name!r} names modules without parameters ({empty}); leave it out")
         found += [path for path in matches if path not in found]
     return [path for path in found if not is_inside(path, [other for other in found if other != path])]
 
 
 def is_inside(path: str, containers: Iterable[str]) -> bool:
-    """Whether the module or parameter at `path` is one of `containers` or lies below one."""
+    """Return whether the module or parameter at `path` is one of `containers` or inside one."""
     return any(path == container or path.startswith(container + ".") for container in containers)
 
 
 def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Adaptable layers that one name matches, with their slices, and unsuitable ones met on the way, with the reason.
+    """Return the layers that one name matches: path -> slices, and path -> reason for those that cannot be adapted.
 
     Raises:
-        UserError: if there is no adaptable one, or for slices of a projection that has none.
+        UserError: If none can be adapted, or the name stands for slices of a projection that has none.
     """
     modules = all_modules(model)
     leaves = {path: module for path, module in modules.items() if path and _is_layer(module)}
@@ -147,7 +150,7 @@ def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, 
     found = {path: slices for path, slices in found.items() if path not in unsuitable}
     for path, slices in found.items():
         if slices and (reason := slices_refusal(modules, path)):
-            raise UserError(f"{field}: {target!r} is no slice of {path!r}: {reason}; name the whole layer, 'qkv'")
+            raise UserError(f"{field}: {target!r} is no slice of {path!r}: {reason}; name the whole layer: 'qkv'")
     if found:
         return found, unsuitable
     if unsuitable:
@@ -167,7 +170,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _stands_for(word: str, path: str) -> bool:
-    """Whether the name or family's word reaches the layer at `path`."""
+    """Return whether a name, or a word such as attention, matches the layer at `path`."""
     if any(_contains(path, name) for name in ALIASES.get(word, frozenset()) | {word}):
         return True
     return word in PLACES and re.search(rf"(^|\.){PLACES[word]}$", path) is not None
@@ -200,17 +203,17 @@ def _no_match(field: str, name: str, vocabulary: set[str]) -> str:
 def _in_layers(
     model: nn.Module, chosen: dict[str, set[str]], layers: Sequence[int] | str | None
 ) -> dict[str, set[str]]:
-    """What is left of `chosen` inside the given blocks; layers outside numbered blocks stay."""
+    """Return `chosen` without the layers of other blocks; layers outside of numbered blocks stay."""
     if layers is None:
         return chosen
     blocks = _block_lists(model)
     longest = max(blocks.values(), default=0)
     if not blocks:
-        raise UserError("layers: the model has no numbered blocks to choose from")
+        raise UserError("layers: the model has no numbered blocks; set it to null")
     if isinstance(layers, str) and (number := int(layers.removeprefix("last:"))) > longest:
-        raise UserError(f"layers: {layers!r}, but there are {longest} blocks; at most last:{longest}, not {number}")
+        raise UserError(f"layers: {layers!r}, but there are {longest} blocks, not {number}; at most last:{longest}")
     if not isinstance(layers, str) and (beyond := [i for i in layers if i >= longest]):
-        raise UserError(f"layers: {beyond[0]} is not there, the model's blocks are 0 to {longest - 1}")
+        raise UserError(f"layers: {beyond[0]} is not there; the model's blocks are 0 to {longest - 1}")
     kept = {}
     for path, slices in chosen.items():
         container = next((name for name in blocks if path.startswith(name + ".")), None)
@@ -232,7 +235,7 @@ def _in_layers(
 
 
 def _block_lists(model: nn.Module) -> dict[str, int]:
-    """Lists of like blocks that hold linear layers, outermost only: path -> length."""
+    """Return the outermost lists of blocks of one type with linear layers inside: path -> length."""
     found: dict[str, int] = {}
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) < 2 or is_inside(path, found):

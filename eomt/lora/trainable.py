@@ -1,7 +1,5 @@
 """Which parameters of an adapted network are trained."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from eomt.errors import UserError
@@ -11,32 +9,10 @@ from eomt.lora.config import adaptation
 from eomt.lora.targets import is_inside
 
 
-def tied_outside(model: nn.Module, trained_in_full: list[str]) -> tuple[str, str] | None:
-    """A parameter inside `trained_in_full` and its name outside of it, if one has such."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    for several in names.values():
-        inside = [name for name in several if is_inside(name, trained_in_full)]
-        outside = [name for name in several if name not in inside]
-        if inside and outside:
-            return inside[0], outside[0]
-    return None
-
-
-def drifting_statistics(model: nn.Module, trained_in_full: list[str]) -> str | None:
-    """The path of a normalisation layer outside `trained_in_full` that keeps running statistics, if there is one."""
-    for path, module in model.named_modules():
-        tracks = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
-        if tracks and not is_inside(path, trained_in_full):
-            return path
-    return None
-
-
 def expected_trainable(model: nn.Module) -> set[str]:
-    """Names of the parameters that the config of an adapted model says are trained; all of a plain model.
+    """Return the names of the parameters that should be trained: those that its config implies, all in a plain model.
 
-    What the network's class lists in `frozen_modules` is trained only where `trainable_modules` names it.
+    Modules in the network's `frozen_modules` are trained only where `trainable_modules` names them.
     """
     done = adaptation(model)
     frozen = as_adaptable(model).frozen_modules
@@ -51,13 +27,35 @@ def expected_trainable(model: nn.Module) -> set[str]:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """That exactly what the config implies is trainable.
+    """Check that exactly those parameters are trainable that the config implies.
 
     Raises:
-        UserError: naming a tensor that is not.
+        UserError: If one differs; the message names it.
     """
     expected = expected_trainable(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad != (name in expected):
             state = "is frozen, though lora_config trains it" if name in expected else "is trained, not by lora_config"
             raise UserError(f"lora_config: {name!r} {state}; was requires_grad changed after the network was adapted?")
+
+
+def tied_outside(model: nn.Module, trained_in_full: list[str]) -> tuple[str, str] | None:
+    """Return the names, inside and outside of `trained_in_full`, of one parameter that has both; None if none does."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for several in names.values():
+        inside = [name for name in several if is_inside(name, trained_in_full)]
+        outside = [name for name in several if name not in inside]
+        if inside and outside:
+            return inside[0], outside[0]
+    return None
+
+
+def drifting_statistics(model: nn.Module, trained_in_full: list[str]) -> str | None:
+    """Return the path of a normalization layer outside of `trained_in_full` with running statistics; None without."""
+    for path, module in model.named_modules():
+        tracks = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+        if tracks and not is_inside(path, trained_in_full):
+            return path
+    return None

@@ -1,6 +1,6 @@
 """The contract that every network keeps: what it tells the rest of the package."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,15 +55,12 @@ class Network(Adaptable):
         """
         return None
 
-    @property
-    def blocks_to_compile(self) -> Iterator[nn.Module]:
-        """Modules that `compile` takes one by one: blocks that share a graph take seconds, and not minutes."""
-        yield self
-
     def compile_blocks(self) -> None:
-        """Compile the network in place, so that no `_orig_mod.` enters the names of its parameters."""
-        for block in self.blocks_to_compile:
-            block.compile()
+        """Compile the network in place, so that no `_orig_mod.` enters the names of its parameters.
+
+        Blocks compiled one by one share a graph, which takes seconds and not minutes.
+        """
+        self.compile()
 
     # -- files -------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""LightningModules, one per task."""
+"""LightningModules, one for each task."""
 
 from eomt.tasks.masked_autoencoding import MaskedAutoencoding
 from eomt.tasks.morph_detection import MorphDetection

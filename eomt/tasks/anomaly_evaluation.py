@@ -1,4 +1,4 @@
-"""Anomaly scores of whole images: their maps, temperatures compared, tables and names of figures."""
+"""Anomaly scores of whole images: score maps, a comparison of temperatures, tables, and names of figures."""
 
 import math
 from collections.abc import Sequence
@@ -12,41 +12,44 @@ from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, msp
 from eomt.metrics.components import ComponentSizes
 
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""What validation compares."""
+"""Temperatures of MSP that validation compares."""
 
+# headings of the table, in the order of FIGURES
 TITLES = ("AuPRC", "AUROC", "FPR95", "sIoU", "PPV", "F1*")
 
 Figures = dict[str, dict[str, float]]
-"""By score, figures by name; under "" those of the data set, as `AnomalyMetric.compute` returns them."""
+"""Figures of a data set by score and name, as `AnomalyMetric.compute` returns them; "" holds the set's own."""
 
 
 class AnomalyEvaluation:
-    """Scores of one task, and what they reach on its validation and test sets.
+    """The anomaly scores of a task, and their metrics on its validation and test sets.
 
     Args:
-        scores: names of scores.
-        temperature, normalise: of MSP and entropy; temperature None is 1, and lets validation compare some.
-        component_sizes: the smallest predicted and true components that count; None takes the benchmark's.
+        scores: Names of scores.
+        temperature: Temperature of MSP and entropy; None takes 1, and lets validation compare several.
+        normalize: MSP and entropy see class scores as shares of the classes instead of softmax inputs; see `msp`.
+        component_sizes: Pixels of the smallest predicted and the smallest true component that count; None takes the
+            benchmark's.
 
     Raises:
-        UserError: for a value that is not allowed.
+        UserError: For a value that is not allowed.
     """
 
     def __init__(
         self,
         scores: Sequence[str],
         temperature: float | None,
-        normalise: bool,
+        normalize: bool,
         component_sizes: tuple[int, int] | None,
     ) -> None:
         unknown = [name for name in scores if name not in SCORES]
         if unknown or not scores or len(set(scores)) < len(scores):
-            raise UserError(f"anomaly_scores: {list(scores)}, must be some of {', '.join(SCORES)}, each once")
+            raise UserError(f"anomaly_scores: {list(scores)}; must be some of {', '.join(SCORES)}, each once")
         if temperature is not None and not 0 < temperature < math.inf:
-            raise UserError(f"temperature: {temperature}, must be above 0, or null for 1")
+            raise UserError(f"temperature: {temperature}; must be above 0, or null for 1")
         if component_sizes is not None and min(component_sizes) < 1:
-            raise UserError(f"component_sizes: {list(component_sizes)}, must be two numbers of pixels, at least 1")
-        self.scores, self.normalise = tuple(scores), normalise
+            raise UserError(f"component_sizes: {list(component_sizes)}; must be two numbers of pixels, at least 1")
+        self.scores, self.normalize = tuple(scores), normalize
         self.compares_temperatures = temperature is None
         self.temperature = 1.0 if temperature is None else temperature
         candidates = [msp_at(candidate) for candidate in TEMPERATURES] if self.compares_temperatures else []
@@ -55,24 +58,32 @@ class AnomalyEvaluation:
         self.test_metric = AnomalyMetric(self.scores, sizes)
 
     def maps(self, scores: Tensor) -> Tensor:
-        """(S, H, W) of class and void scores (C + 1, H, W)."""
-        return anomaly_maps(self.scores, scores, self.temperature, self.normalise)
+        """Return the anomaly maps, `(S, H, W)`, of class and void scores, `(C + 1, H, W)`."""
+        return anomaly_maps(self.scores, scores, self.temperature, self.normalize)
 
     def update(self, metric: AnomalyMetric, dataset: str, scores: Tensor, maps: Tensor, truth: Tensor) -> None:
-        """Takes in an image: scores (C + 1, H, W), its `maps` (S, H, W), truth (H, W) of 0, 1 and 255."""
+        """Add an image to a metric.
+
+        Args:
+            metric: `val_metric` or `test_metric`.
+            dataset: Name of the data set that the image belongs to.
+            scores: Class and void scores, `(C + 1, H, W)`.
+            maps: The image's anomaly maps, `(S, H, W)`.
+            truth: Labels, `(H, W)`: 1 = anomalous, 0 = not, 255 = ignored.
+        """
         if metric is self.val_metric and self.compares_temperatures:
-            candidates = [msp(scores[:-1], temperature, self.normalise) for temperature in TEMPERATURES]
+            candidates = [msp(scores[:-1], temperature, self.normalize) for temperature in TEMPERATURES]
             maps = torch.cat([maps, torch.stack(candidates)])
         metric.update(dataset, maps, truth)
 
 
 def msp_at(temperature: float) -> str:
-    """The name of MSP at a candidate temperature."""
+    """Return the name of MSP at a candidate temperature."""
     return f"msp at {temperature:g}"
 
 
 def auprc_by_temperature(anomalies: dict[str, Figures]) -> dict[float, float]:
-    """The AuPRC of MSP at each candidate, a mean over the data sets; empty if no set has anomalies."""
+    """Return the AuPRC of MSP by temperature, as a mean over the data sets; empty if no set has anomalies."""
     measured = [figures for figures in anomalies.values() if not math.isnan(figures[msp_at(1.0)]["auprc"])]
     if not measured:
         return {}
@@ -80,12 +91,12 @@ def auprc_by_temperature(anomalies: dict[str, Figures]) -> dict[float, float]:
 
 
 def best_temperature(auprc: dict[float, float]) -> float:
-    """The candidate with the best AuPRC; of equals, the one nearest to 1 in ratio."""
+    """Return the temperature with the best AuPRC; of equally good ones, the one whose ratio to 1 is smallest."""
     return max(auprc, key=lambda t: (auprc[t], -abs(math.log(t))))
 
 
 def flat_figures(anomalies: dict[str, Figures], stage: str) -> dict[str, float]:
-    """Names as `test_auprc/<set>/<score>`; of a set itself as `test_anomalous/<set>`."""
+    """Return all figures in one dict, such as `test_auprc/<set>/<score>` or, for a set, `test_anomalous/<set>`."""
     return {
         "/".join(filter(None, (f"{stage}_{figure}", dataset, score))): value
         for dataset, figures in anomalies.items()
@@ -95,7 +106,7 @@ def flat_figures(anomalies: dict[str, Figures], stage: str) -> dict[str, float]:
 
 
 def anomaly_table(dataset: str, figures: Figures) -> str:
-    """The figures of a data set, a row for each score, and which score is best."""
+    """Return the figures of a data set as text: a row for each score, and the best score."""
     scores = [name for name in figures if name]
     images, share = int(figures[""]["images"]), figures[""]["anomalous"]
     width = max(map(len, (*scores, "score")))

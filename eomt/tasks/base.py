@@ -1,4 +1,4 @@
-"""What every task shares: adaptation, optimiser, schedule, checkpoints that hold only what was trained."""
+"""The base of all tasks: adaptation, optimizer, schedule, and checkpoints that hold only what was trained."""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,33 +23,44 @@ from eomt.lora.record import adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
 from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
+from eomt.utils.trainer import steps_between_logs
 from eomt.verification.audit import AuditReport, audit
 
+# before the names of the network's tensors in a checkpoint
 NETWORK = "network."
 
 
 class AdaptationTask(LightningModule, ABC):
-    """A network, a LoRAConfig, and how what is trainable is trained.
+    """A network with its LoRAConfig, and the training of what is trainable in it.
 
     Args:
-        network: the network of the task, adapted here as `lora_config` says.
-        lora_config: None trains every parameter (full fine-tuning).
-        lr: learning rate of the adapters; of everything, in full fine-tuning.
-        head_lr: of the modules trained in full and of new parameters outside the backbone; None takes `lr`.
-        weight_decay: on matrices; vectors and biases are not decayed.
-        layer_decay: the learning rate of an unfrozen backbone falls by this factor per block, from the last backwards.
-        schedule: after the warm-up the rate falls to 0, by half a cosine or a polynomial of power 0.9.
-        warmup: part of the run in which the rate rises from 0.
-        compile: compile the network (torch.compile); the first steps are slow then.
+        network: The network of the task, which is adapted here.
+        lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
+        lr: Learning rate of the adapters; in full fine-tuning, of everything.
+        head_lr: Learning rate of the modules trained in full and of new parameters outside the backbone; None takes
+            `lr`.
+        weight_decay: Weight decay of matrices; vectors and biases are not decayed.
+        layer_decay: Factor between the learning rates of neighboring blocks of an unfrozen backbone: the last block has
+            the full rate, and each block before it a rate lower by this factor.
+        schedule: Shape in which the learning rate falls to 0 after the warm-up: half a cosine, or a polynomial of power
+            0.9.
+        warmup: Share of the run in which the learning rate rises from 0.
+        compile: Compile the network (torch.compile); the first steps are slow then.
+
+    Attributes:
+        network_class: Class of the networks that the task trains.
+        monitor: Metric that selects the best checkpoint.
+        mode: Whether the best value of `monitor` is the highest ("max") or the lowest ("min").
+        file_metrics: Metrics in the name of the best checkpoint, without their "val_".
+        has_background: Whether 0 means no class in pictures and files, so that class ids start at 1.
+        weights: Path of the opened checkpoint, for people; None if none was opened.
+        all_figures: Figures of the last test that are too many to show on a screen.
     """
 
-    # the networks that it trains
     network_class: ClassVar[type[Network]]
-    # what selects the best checkpoint, and which figures stand in its file name (without the "val_")
     monitor: ClassVar[str]
     mode: ClassVar[Literal["min", "max"]] = "max"
     file_metrics: ClassVar[tuple[str, ...]]
-    # whether class ids of pictures and files start at 1, 0 being no class
     has_background: ClassVar[bool] = False
 
     network: Network
@@ -76,49 +87,49 @@ class AdaptationTask(LightningModule, ABC):
             ("warmup", warmup, 0 <= warmup < 1, "at least 0 and below 1"),
         ):
             if not good:
-                raise UserError(f"{name}: {value!r}, must be {allowed}")
+                raise UserError(f"{name}: {value!r}; must be {allowed}")
         if lora_config is not None and adaptation(network) is not None:
-            raise UserError("lora_config: this network is adapted already; give lora_config to the task or to it, once")
+            raise UserError(
+                "lora_config: this network is adapted already; give lora_config once, to the task or to the network"
+            )
         apply_lora(network, lora_config)
         self.network = network
         self.lr, self.head_lr, self.weight_decay, self.layer_decay = lr, head_lr, weight_decay, layer_decay
         self.schedule, self.warmup = schedule, warmup
         if compile:
             network.compile_blocks()
-        # where the weights of a checkpoint came from that was opened, for people
         self.weights: str | None = None
-        # of the last test, where there are more than anybody wants to see on a screen
         self.all_figures: dict[str, float] = {}
 
     @classmethod
     def check_network(cls, network: Network) -> None:
-        """Check that a network is of the kind that the task trains.
+        """Check that a network is of the class that the task trains.
 
         Raises:
-            UserError: If it is another.
+            UserError: If it is not.
         """
         if not isinstance(network, cls.network_class):
             wanted = f"eomt.models.{cls.network_class.__name__}"
-            raise UserError(f"network: {type(network).__name__}, {cls.__name__} takes {wanted}")
+            raise UserError(f"network: {type(network).__name__}; {cls.__name__} takes {wanted}")
 
-    # -- its configuration, before anything is built -----------------------------------------------------------------
+    # -- configuration, before anything is built ---------------------------------------------------------------------
 
     @classmethod
     def configure(cls, configuration: Configuration) -> None:
-        """Fill in what belongs to the data, and for the data what belongs to the network.
+        """Fill in what the data and the network determine for each other.
 
-        Here image sizes and the number of classes, where the network or the data have such; a task with more to agree
-        on overrides it.
+        By default these are image sizes and the number of classes, if the network or the data have them. A task with
+        more to fill in overrides this method.
 
         Raises:
-            UserError: For values in the configuration that are not the data's.
+            UserError: For a value in the configuration that contradicts the data.
         """
         configuration.fill_sizes()
         configuration.fill_classes()
 
     @classmethod
     def open_merged(cls, configuration: Configuration, folder: Path) -> None:
-        """Set a configuration to a merged folder: nothing to adapt or to fetch, for the file holds every weight."""
+        """Set a configuration to a merged folder, which holds every weight: nothing is adapted or downloaded."""
         configuration.task["lora_config"] = None
         configuration.network_class.without_weights(configuration.network)
         if configuration.network_class.opens(folder):
@@ -126,25 +137,28 @@ class AdaptationTask(LightningModule, ABC):
 
     @abstractmethod
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
-        """The loss of a training batch under "loss", its parts under their names, and the network's output.
+        """Return the losses of a training batch, and the network's output.
 
-        Logs nothing: the audit calls it outside of training.
+        Nothing is logged here, since the audit calls this method outside of training.
+
+        Returns:
+            The total under "loss", its parts under their names; and the output, for `training_metrics`.
         """
 
     def is_supervised(self, batch: dict[str, Any]) -> bool:
-        """Whether a training batch has anything to learn from; the audit waits for one that has."""
+        """Return whether a training batch has labels to learn from; the audit takes the first that has."""
         return True
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
-        """A training batch of random values that the network takes, for commands that run without data.
+        """Return a training batch of random values, for commands that run without data.
 
         Raises:
-            UserError: if the task makes none up.
+            UserError: If the task has no synthetic batch.
         """
-        raise UserError(f"data: {type(self).__name__} makes up no batch; give a datamodule")
+        raise UserError(f"data: null, and {type(self).__name__} has no synthetic batch; give a datamodule")
 
     def audit_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return losses that everything trained has a part in; `losses` may leave some out by chance."""
+        """Return losses that depend on every trained parameter; `losses` may leave some out at random."""
         return self.losses(batch)[0]
 
     def audit(
@@ -153,9 +167,12 @@ class AdaptationTask(LightningModule, ABC):
         """Check on a training batch that every adapter acts and learns; see `eomt.verification.audit`.
 
         Args:
-            batch: On the device of the task.
-            optimizers: Of the training; None leaves out whether all that is trained is in one.
-            allow_random_base: Let frozen weights be random.
+            batch: A training batch on the device of the task.
+            optimizers: Optimizers of the training; None skips the check that they hold every trained parameter.
+            allow_random_base: Accept frozen weights that are random.
+
+        Returns:
+            The faults that were found, if any.
         """
 
         def loss(_: nn.Module, given: dict[str, Any]) -> Tensor:
@@ -164,7 +181,7 @@ class AdaptationTask(LightningModule, ABC):
         return audit(self.network, batch, loss, self.outputs, optimizers, allow_random_base)
 
     def unlogged_step(self, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of a training step outside of a fit: nothing is logged, and no metric keeps the batch."""
+        """Return the loss of a training step outside of a fit, without a trace in logs and metrics."""
 
         def drop(*_: Any, **__: Any) -> None:
             return None
@@ -180,13 +197,18 @@ class AdaptationTask(LightningModule, ABC):
 
     @abstractmethod
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """What `network` (this one or a copy) answers, without thresholds: for comparing a merged copy."""
+        """Return the output of a network as one tensor without thresholds, for comparison with a merged copy.
+
+        Args:
+            network: The network of this task, or a copy of it.
+            batch: A batch on its device.
+        """
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW over what is trainable, with warm-up and decay per step.
+        """Return AdamW over the trainable parameters, with a schedule of warm-up and decay per step.
 
         Raises:
-            UserError: if nothing is trainable, or something other than what the config says.
+            UserError: If nothing is trainable, or something else than the configuration says.
         """
         check_trainable(self.network)
         groups = self.parameter_groups()
@@ -209,10 +231,10 @@ class AdaptationTask(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups named adapters, adapters_b (LoRA+), heads and backbone_<layer>, each split by whether it is decayed.
+        """Return the optimizer's groups: adapters, adapters_b (LoRA+), heads, backbone_<layer>.
 
-        Adapters are a group of their own at any depth: in a layer-decayed one those of the first blocks would hardly
-        learn (0.086 of the rate in block 0 of a ViT-B).
+        Each is split into parameters with and without weight decay. Layer decay does not apply to adapters, or those of
+        the first blocks would hardly learn (block 0 of a ViT-B: 0.086 of the rate).
         """
         done = adaptation(self.network)
         adapters = adapter_parameters(self.network)
@@ -241,7 +263,10 @@ class AdaptationTask(LightningModule, ABC):
         return list(groups.values())
 
     def on_train_start(self) -> None:
-        """Gives a resumed run the learning rates and decays of its config: those in the checkpoint would win."""
+        """Set learning rates and weight decays of a resumed run to those of its configuration.
+
+        Without it, the values in the checkpoint would apply.
+        """
         if not self.trainer.ckpt_path:
             return
         (optimizer,), (config,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
@@ -253,6 +278,7 @@ class AdaptationTask(LightningModule, ABC):
             group |= {"initial_lr": wanted["lr"], "lr": wanted["lr"] * factor, "weight_decay": wanted["weight_decay"]}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of a batch; log it, its parts, the learning rate and the task's training metrics."""
         losses, output = self.losses(batch)
         size = len(batch["image"])
         self.log("train_loss", losses["loss"], prog_bar=True, batch_size=size)
@@ -262,26 +288,27 @@ class AdaptationTask(LightningModule, ABC):
         return losses["loss"]
 
     def training_metrics(self, batch: dict[str, Any], output: Any) -> None:
-        """Figures of the training batches, whose distance to those of validation is what LoRA is for."""
+        """Log metrics of the training batches: their distance to those of validation shows overfitting."""
 
     def ends_logged_step(self) -> bool:
-        """Whether the batch at hand is the last one of an optimiser step whose figures are logged."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        """Return whether the current batch is the last one of an optimizer step whose metrics are logged."""
+        every: int = steps_between_logs(self.trainer)
         return (self.global_step + 1) % every == 0 and not self.trainer.fit_loop._should_accumulate()
 
-    # -- checkpoints: what was trained, and nothing frozen -------------------------------------------------------
+    # -- checkpoints: trained tensors only ------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only the trained tensors, and add a record of the adapters."""
         checkpoint["state_dict"] = {NETWORK + name: value for name, value in trained_state(self.network).items()}
         done = adaptation(self.network)
         if done:
             checkpoint["adaptation"] = adaptation_record(done)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose adapters are others than the config's, or were trained on another base.
+        """Check that the adapters of a checkpoint are those of the configuration, trained on the same base.
 
         Raises:
-            UserError: if so.
+            UserError: If they are not.
         """
         done, record = adaptation(self.network), checkpoint.get("adaptation")
         if done is None or record is None:
@@ -290,15 +317,15 @@ class AdaptationTask(LightningModule, ABC):
                 raise UserError(f"ckpt_path: was trained {state} a lora_config; leave --config out")
             return
         if difference := record_difference(adaptation_record(done), record):
-            raise UserError(f"ckpt_path: {difference}; leave --config out, and the run's own is used")
+            raise UserError(f"ckpt_path: {difference}; leave --config out to use the run's own")
         if difference := same_base(done.fingerprint, record["fingerprint"]):
             raise UserError(f"ckpt_path: was trained on another base: {difference}; load that base")
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Fills what was trained; only frozen tensors may be missing, whatever `strict` says.
+        """Fill in the trained tensors; only frozen ones may be missing, whatever `strict` says.
 
         Raises:
-            UserError: for tensors missing or too many, or another shape.
+            UserError: If a tensor is missing, unexpected or of another shape.
         """
         state = {name.removeprefix(NETWORK): value for name, value in state_dict.items()}
         fill(self.network, state, "ckpt_path")
@@ -306,10 +333,10 @@ class AdaptationTask(LightningModule, ABC):
 
 
 def first_supervised(task: AdaptationTask, batches: Iterable[Any]) -> Any:
-    """Return the first batch that has anything to learn from: random crops of sparse labels may have nothing.
+    """Return the first batch that has labels to learn from; random crops of sparse labels may have none.
 
     Raises:
-        UserError: If none has.
+        UserError: If no batch has any.
     """
     for batch in batches:
         if task.is_supervised(batch):

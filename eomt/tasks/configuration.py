@@ -1,4 +1,4 @@
-"""What a task sees of a configuration before anything is built, and fills in."""
+"""The parts of a configuration that a task completes before anything is built."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,16 +12,16 @@ from eomt.tasks.data import TaskData
 
 @dataclass
 class Configuration:
-    """Constructor arguments of a task, its network and its data; what is changed in them counts.
+    """Constructor arguments of a task, its network and its data; changes to them take effect.
 
     Attributes:
         task: Arguments of the task, without those of its network.
         network: Arguments of the network.
-        network_class: What they are for.
+        network_class: Class of the network.
         data: Arguments of the datamodule; None where there is no data.
-        data_class: What they are for.
-        run_network: Arguments of the network of the run that a checkpoint is from; None without one.
-        merged: The merged folder that is opened, if it says itself how it is opened.
+        data_class: Class of the datamodule; None where there is no data.
+        run_network: Arguments of the network in the run that the checkpoint belongs to; None without a run.
+        merged: The merged folder that is opened, if its network class opens folders itself; else None.
         trains: Whether training data will be read.
     """
 
@@ -34,18 +34,18 @@ class Configuration:
     merged: Path | None = None
     trains: bool = False
 
-    # -- what tasks have in common -----------------------------------------------------------------------------------
+    # -- shared by tasks ---------------------------------------------------------------------------------------------
 
     def fill_sizes(self) -> None:
-        """Give data that are cut or resized to a size, and say none, that of the network."""
+        """Set the image size of the data to that of the network, where the data has one and it is null."""
         self.fill_data("img_size", self.network_class.img_size_of(self.network))
 
     def fill_data(self, fact: str, value: Any) -> None:
-        """Give the data what they ask of the network, where their argument for it is null.
+        """Set the arguments of the data that take a fact about the network and are null.
 
         Args:
-            fact: What the datamodule's class calls it in `from_network`.
-            value: It; None where it is not known.
+            fact: Name of the fact in the datamodule's `from_network`.
+            value: The fact; None where it is not known.
         """
         if self.data is None or self.data_class is None or value is None:
             return
@@ -54,10 +54,10 @@ class Configuration:
                 self.data[name] = value
 
     def fill_classes(self) -> None:
-        """Give a network that has classes those of the data, or without data those of its run or weights.
+        """Set the number of classes of a network to that of the data or, without data, of its run or weights.
 
         Raises:
-            UserError: If the configuration has another number than the data, or nothing tells it.
+            UserError: If the configuration has another number than the data, or the number is not known.
         """
         if "num_classes" not in self.network:
             return
@@ -65,20 +65,20 @@ class Configuration:
         datamodule = self.datamodule() if self.data is not None else None
         found = datamodule.num_classes if datamodule is not None else None
         if datamodule is None or found is None:
-            # data to test on alone: the classes are those of the network
+            # data that is only tested on: the network determines the classes
             self.network["num_classes"] = given or self.known_classes
             if datamodule is not None and self.network["num_classes"] is None:
                 raise UserError("model.network.num_classes: null, and the data has no classes; give it as in training")
             return
         if given is not None and given != found:
             raise UserError(
-                f"model.network.num_classes: {given}, but the data has {found} classes; leave it out, it is filled in"
+                f"model.network.num_classes: {given}, but the data has {found} classes; leave it out: it is filled in"
             )
         self.network["num_classes"] = found
         self.keep_found(datamodule)
 
     def keep_found(self, datamodule: TaskData) -> None:
-        """Fill in what the datamodule found in its training data: a saved run then needs none of it to predict."""
+        """Fill in what the datamodule found in its training data, so that a saved run can predict without it."""
         assert self.data is not None
         for name, value in datamodule.found_arguments().items():
             if self.data.get(name, value) is None:
@@ -86,13 +86,13 @@ class Configuration:
 
     @cached_property
     def known_classes(self) -> int | None:
-        """The number of classes of the run or, without one, of the network's weights; None if neither says."""
+        """Number of classes of the run or, without a run, of the network's weights; None if it is not known."""
         if self.run_network is not None:
             return self.run_network.get("num_classes")
         return self.network_class.classes_of(self.network)
 
     def datamodule(self) -> TaskData:
-        """Build the datamodule, to ask it what belongs to it."""
+        """Return a new datamodule, built from its arguments."""
         assert self.data is not None
         assert self.data_class is not None
         return self.data_class(**self.data)

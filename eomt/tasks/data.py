@@ -1,10 +1,10 @@
-"""What tasks and callbacks know of the data: the contract that data modules keep.
+"""The contract between data modules and the tasks and callbacks that use them.
 
 Tasks and callbacks do not import data modules, and data modules do not import tasks: both sides agree on these
-protocols. `datamodules.common.data_module.DataModule` keeps `TaskData` for every data module that derives from it;
-one that derives from Lightning's own class states the members itself.
+protocols. A data module that derives from `datamodules.common.data_module.DataModule` keeps `TaskData`; one that
+derives from Lightning's own class defines the members itself.
 
-Who needs what:
+Who uses which members:
 
 - `callbacks.PredictionPictures`: `num_classes`, `class_names`.
 - `callbacks.RunSummary`: `counts`, `is_split_by_seed`, `split_record`.
@@ -20,38 +20,40 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
+
+from eomt.utils.trainer import datamodule_of
 
 Measured = TypeVar("Measured")
 
 
 class TaskData(Protocol):
-    """What any data module says of itself; after `setup`, where it has to read files for it."""
+    """Facts about any data module; those that need its files are known after `setup`."""
 
     @property
     def batch_size(self) -> int:
-        """Training samples per step and process."""
+        """Number of training samples per step and process."""
 
     @property
     def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """Per split the number of "images", and of whatever else the data set counts."""
+        """Counts by split: the number of "images", and of anything else that the data set counts."""
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes; None for data without classes of their own, whose classes are the network's."""
+        """Number of classes; None for data that has no classes of its own and uses those of the network."""
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """Names of the classes, by class id; None where `num_classes` is."""
+        """Names of the classes in the order of their ids; None where `num_classes` is None."""
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Whether a seed splits the data, so that `split_record` is worth keeping."""
+        """Whether a seed determines the split, so that a run keeps `split_record`."""
 
     @property
     def split_record(self) -> Mapping[str, Sequence[str]]:
-        """Names of the samples in each split; empty where the data set's own files say it."""
+        """Names of the samples in each split; empty where the data set's files determine the split."""
 
     @property
     def balanced(self) -> bool:
@@ -59,19 +61,19 @@ class TaskData(Protocol):
 
     @property
     def predict_path(self) -> Path | None:
-        """New images to predict, which have no labels; None where those of a split are predicted."""
+        """Path of new images without labels to predict; None where a split is predicted."""
 
     def train_dataloader(self) -> Any:
         """Return the training batches."""
 
-    # constructor arguments that are filled in where they are null, with what of the network: "img_size" or, for
+    # constructor argument -> the fact about the network that fills it in where it is null: "img_size" or, for
     # questions, "tokenizer" and "max_tokens"
     from_network: ClassVar[Mapping[str, str]]
 
     def found_arguments(self) -> Mapping[str, Any]:
-        """Return constructor arguments that, where they are null, are found out by reading the training data.
+        """Return the constructor arguments whose value, where they are null, follows from the training data.
 
-        Filled in, so that a saved run needs no training data to predict.
+        They are saved with a run, so that it can predict without the training data.
         """
 
 
@@ -84,55 +86,55 @@ class AnsweredQuestion(Protocol):
 
     @property
     def answer(self) -> str:
-        """The main answer."""
+        """The main reference answer."""
 
     @property
     def answers(self) -> Sequence[str]:
-        """All references, `answer` alone where there is one."""
+        """All reference answers; only `answer` where there is one."""
 
     @property
     def question_type(self) -> str:
-        """What is asked for; "" where it is not known."""
+        """Type of the question; "" where it is not known."""
 
 
 class TrainingAnswers(TaskData, Protocol):
-    """What data of questions know of their training split, before any `setup`."""
+    """Facts about the training split of questions, known before any `setup`."""
 
     @property
     def answers(self) -> list[str]:
-        """The vocabulary, by class id."""
+        """Vocabulary of answers, in the order of their ids."""
 
     @property
     def question_types(self) -> list[str]:
         """Types of the questions."""
 
 
-# only methods, for a check of an instance reads every property, and properties read files
+# only methods: isinstance() reads every property of a protocol, and properties would read files
 @runtime_checkable
 class QuestionData(Protocol):
-    """What data of questions about images say besides."""
+    """Further members of data with questions about images."""
 
     def rows(self, split: str) -> Sequence[AnsweredQuestion]:
-        """Return the questions of "train", "val" or "test"; in training those alone whose answer is known."""
+        """Return the questions of "train", "val" or "test"; of "train" only those with an answer in the vocabulary."""
 
     def count_long_answers(self, most: int) -> None:
-        """Count the training rows whose answers have more than `most` tokens, and tell of them."""
+        """Count the training rows whose answers have more than `most` tokens, and log the number."""
 
 
 @runtime_checkable
 class FaceData(Protocol):
-    """What data of bona fide faces and morphs say besides."""
+    """Further members of data with bona fide faces and morphs."""
 
     def labels(self, part: str) -> Sequence[int]:
-        """Return the labels of "train", "val" or "test", 1 = morph; none where there is no such split."""
+        """Return the labels of "train", "val" or "test", 1 = morph; empty where there is no such split."""
 
     def map_images(self, function: Callable[[Tensor], Measured], part: str, title: str) -> Sequence[Measured]:
-        """Return a function of each image of a part, in the order of `labels`.
+        """Return the results of a function for the images of a part, in the order of `labels`.
 
         Args:
             function: Takes an image at the network's size, uint8 RGB `(3, H, W)`.
             part: "train", "val" or "test".
-            title: What a progress bar says.
+            title: Title of the progress bar.
         """
 
 
@@ -142,15 +144,9 @@ class _SaysOfItself(Protocol):
 
 
 def data_of(trainer: Trainer) -> TaskData | None:
-    """Return the data module that a trainer works on, if it keeps the contract.
+    """Return the data module of a trainer if it keeps the contract, else None.
 
-    None where the trainer was given loaders, nothing, or a plain LightningDataModule that says nothing of itself.
+    The trainer may also have loaders, no data, or a plain LightningDataModule.
     """
     found = datamodule_of(trainer)
     return cast(TaskData, found) if isinstance(found, _SaysOfItself) else None
-
-
-def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
-    """Return any data module that a trainer works on; None where it was given loaders, or nothing."""
-    # Lightning sets the attribute without declaring it
-    return trainer.datamodule  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a frozen encoder says of an image, kept from one epoch to the next."""
+"""A cache of a frozen encoder's features, kept from one epoch to the next."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,13 +9,12 @@ GIBIBYTE = 2**30
 
 
 class FeatureCache:
-    """Tokens by the name of their image, in the CPU's memory and in the precision they were computed in.
+    """A cache of tokens by image name, on the CPU and in the precision in which they were computed.
 
-    Only for an encoder that never changes and images that are never augmented. Images beyond the limit are encoded
-    each time they are met.
+    The encoder must never change, and the images must not be augmented. Images beyond the limit are encoded every time.
 
     Args:
-        limit: in GiB; 0 keeps nothing.
+        limit: Memory in GiB; 0 keeps nothing.
     """
 
     def __init__(self, limit: float) -> None:
@@ -27,15 +26,15 @@ class FeatureCache:
 
     @torch.no_grad()
     def tokens(self, names: Sequence[str], images: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Tokens of images, of which only those are encoded that are not known.
+        """Return the tokens of images, and encode only the images that are not in the cache.
 
         Args:
-            names: one for each image; "" is never kept.
-            images: (I, 3, H, W).
-            encode: images -> (I, N, D).
+            names: A name for each image; an image named "" is never kept.
+            images: uint8 `(I, 3, H, W)`.
+            encode: Maps images to tokens, `(I, N, D)`.
 
         Returns:
-            (I, N, D) on the device of `images`.
+            `(I, N, D)` on the device of `images`.
         """
         unknown = [index for index, name in enumerate(names) if name not in self._tokens]
         found: dict[int, Tensor] = {}
@@ -54,5 +53,5 @@ class FeatureCache:
         size = tokens.numel() * tokens.element_size()
         if name and size <= self.free:
             self.free -= size
-            # a copy: a slice would keep the whole batch alive
+            # a copy, since a slice would keep the whole batch in memory
             self._tokens[name] = tokens.detach().to("cpu", copy=True)

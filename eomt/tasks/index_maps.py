@@ -1,4 +1,4 @@
-"""Masks of classes as one map of class ids, for pictures and files."""
+"""Maps of class ids made from masks of objects, for pictures and files."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ BACKGROUND = 0
 
 
 def index_map(masks: Tensor, class_ids: Tensor) -> Tensor:
-    """One map of masks that may overlap: smaller ones lie on top.
+    """Return one map of masks that may overlap; smaller masks lie on top.
 
     Args:
-        masks: bool (N, H, W).
-        class_ids: int64 (N,), from 0.
+        masks: bool `(N, H, W)`.
+        class_ids: int64 `(N,)`, counted from 0.
 
     Returns:
-        int64 (H, W): 0 where there is no mask, else class id + 1.
+        int64 `(H, W)`: 0 where there is no mask, else class id + 1.
     """
     found = torch.full(masks.shape[-2:], BACKGROUND, dtype=torch.int64, device=masks.device)
     for index in masks.sum((1, 2)).argsort(descending=True).tolist():

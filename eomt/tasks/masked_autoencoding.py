@@ -24,22 +24,26 @@ REFERENCE_BATCH = 256
 
 
 class MaskedAutoencoding(AdaptationTask):
-    """Trains a MaskedAutoencoder to rebuild patches that it does not see.
+    """Training of a MaskedAutoencoder, which reconstructs patches that it does not see.
 
-    Batches: `image` uint8 (B, 3, H, W) of the network's size, `name`.
+    Batches: `image`, uint8 `(B, 3, H, W)` of the network's size, and `name`.
 
-    `val_loss` is measured on masks that are the same in every validation: those of a batch follow from its number, so
-    another `eval_batch_size` or number of processes has other masks.
+    `val_loss` uses the same masks in every validation. They follow from the number of the batch, and so change with
+    `eval_batch_size` and with the number of processes.
 
     Args:
-        network: a MaskedAutoencoder.
-        base_lr: learning rate at a batch of 256. What is trained with is base_lr * batch / 256, the batch being the
-            data's batch_size times accumulate_grad_batches times the number of processes.
-        mask_ratio: share of the patches that is removed, above 0 and below 1; null takes the network's.
-        lora_config, weight_decay, schedule, warmup, compile: see AdaptationTask.
+        network: A MaskedAutoencoder.
+        lora_config: Adapters and trained modules; None trains every parameter.
+        base_lr: Learning rate at a batch of 256. The actual rate is base_lr * batch / 256, where batch is the data's
+            batch_size times accumulate_grad_batches times the number of processes.
+        weight_decay: See AdaptationTask.
+        schedule: See AdaptationTask.
+        warmup: See AdaptationTask.
+        compile: See AdaptationTask.
+        mask_ratio: Share of the patches that is removed, above 0 and below 1; None takes the network's.
 
     Raises:
-        UserError: for a value that is not allowed.
+        UserError: For a value that is not allowed.
     """
 
     monitor = "val_loss"
@@ -61,7 +65,7 @@ class MaskedAutoencoding(AdaptationTask):
     ) -> None:
         self.check_network(network)
         if not base_lr >= 0:
-            raise UserError(f"base_lr: {base_lr!r}, must be at least 0")
+            raise UserError(f"base_lr: {base_lr!r}; must be at least 0")
         if mask_ratio is not None:
             num_kept(network.num_patches, mask_ratio)
             # transformers reads it from its configuration in every forward
@@ -74,7 +78,7 @@ class MaskedAutoencoding(AdaptationTask):
         self.evaluation_loss = MeanMetric()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with the paper's betas, at the learning rate that the batch calls for."""
+        """Return AdamW with the paper's betas, at the learning rate for the size of the batch."""
         if batch := self._batch_size():
             self.lr = self.base_lr * batch / REFERENCE_BATCH
         configured = super().configure_optimizers()
@@ -83,24 +87,26 @@ class MaskedAutoencoding(AdaptationTask):
         return configured
 
     def on_fit_start(self) -> None:
-        # the run's log is open from here on
+        """Log the learning rate and the batch that it follows from."""
+        # before this hook the run's log file is not open
         batch = self._batch_size()
         log.info("Learning rate: %.3g = base_lr %.3g x batch %s / %d", self.lr, self.base_lr, batch, REFERENCE_BATCH)
 
     def _batch_size(self) -> int | None:
-        """Images of a step, over all processes; None without data, as in `inspect`."""
+        """Return the number of images of a step over all processes; None without data, as in `inspect`."""
         data = data_of(self.trainer)
         if data is None:
             return None
         return data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], MAEPrediction]:
+        """Return the reconstruction loss of the removed patches, under random masks."""
         prediction = self.network(batch["image"])
         target = self.network.target(batch["image"])
         return {"loss": mae_loss(prediction.reconstruction, target, prediction.mask)}, prediction
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
-        """Noise of the network's image size."""
+        """Return random images of the network's size."""
         generator = torch.Generator().manual_seed(0)
         size = (batch_size, 3, *self.network.img_size)
         return {
@@ -109,38 +115,45 @@ class MaskedAutoencoding(AdaptationTask):
         }
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """The reconstruction, (B, N, p * p * 3), under masks that are always the same."""
+        """Return the reconstruction, `(B, N, p * p * 3)`, under masks that are always the same."""
         assert isinstance(network, MaskedAutoencoder)
         return network(batch["image"], masks_of(0)).reconstruction
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        # a sample without a name fills up the last step of a rank: it does not count
+        """Add the loss of a batch under the masks of its number."""
+        # samples without a name only complete the last step of a rank, and do not count
         real = [index for index, name in enumerate(batch["name"]) if name]
         if not real:
             return
         prediction = self.network(batch["image"], masks_of(batch_idx))
         target = self.network.target(batch["image"])
         loss = mae_loss(prediction.reconstruction[real], target[real], prediction.mask[real])
-        # as many patches are removed from each image, so that the mean of means is the mean
+        # the same number of patches is removed from every image, so the mean of means is the mean
         self.evaluation_loss.update(loss, len(real))
 
     def on_validation_epoch_end(self) -> None:
+        """Log `val_loss`."""
         # the metric has gathered from all ranks already; sync_dist only tells Lightning so
         self.log("val_loss", self.evaluation_loss.compute(), prog_bar=True, sync_dist=True)
         self.evaluation_loss.reset()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Refuse to test.
+
+        Raises:
+            UserError: Always, since there are no labels.
+        """
         raise UserError("test: without labels there is nothing to test; use validate")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> MAEPictures:
-        """Images, masked and rebuilt."""
+        """Return the images, masked and reconstructed."""
         return self.rebuild(batch["image"], batch_idx)
 
     def rebuild(self, image: Tensor, batch_idx: int) -> MAEPictures:
-        """Pictures of a batch (B, 3, H, W) under the masks that its number gives it."""
+        """Return pictures of the images of a batch, `(B, 3, H, W)`, under the masks of its number."""
         return self.network.reconstruct(image, masks_of(batch_idx))
 
 
 def masks_of(batch_idx: int) -> torch.Generator:
-    """Where the masks of a batch of evaluation come from: on the CPU, so that every device has the same."""
+    """Return the random generator for the masks of an evaluation batch; on the CPU, it is the same for all devices."""
     return torch.Generator().manual_seed(batch_idx)

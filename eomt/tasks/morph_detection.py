@@ -1,4 +1,4 @@
-"""Face morph detection."""
+"""Detection of face morphs."""
 
 import logging
 import math
@@ -21,31 +21,34 @@ from eomt.tasks.data import data_of
 
 log = logging.getLogger("eomt")
 
+# figures that validation and test log
 HEADLINE = ("eer", "auroc", "accuracy", "f1", "macer", "bscer", "bscer_at_macer_5")
 
 
 class MorphDetection(AdaptationTask):
-    """Trains a MorphDetector on bona fide faces and morphs.
+    """Training and evaluation of a MorphDetector on bona fide faces and morphs.
 
-    Batches: `image` uint8 (B, 3, H, W); `label` int64 (B,), 1 = morph; lists of B strings `attack`, `dataset`, `name`.
+    Batches: `image`, uint8 `(B, 3, H, W)`; `label`, int64 `(B,)`, 1 = morph; `attack`, `dataset` and `name`, lists of B
+    strings.
 
-    Each validation of a fit fixes the threshold at its equal error rate, as the buffer `threshold` of the network: so
-    it lies in checkpoints, adapter folders and merged models, and `test` and `predict` decide by it. `val_accuracy` and
-    `val_f1` are those at the threshold of that same validation; `test_accuracy` and the like never see a threshold that
-    was chosen on test images, and are nan before one was chosen.
+    Each validation of a fit sets the decision threshold to the threshold of its equal error rate. The threshold is the
+    buffer `threshold` of the network, so that checkpoints, adapter folders and merged models hold it, and `test` and
+    `predict` use it. `val_accuracy` and `val_f1` use the threshold of their own validation. `test_accuracy` and similar
+    figures never use a threshold from test images; they are nan before a validation has chosen one.
 
     Args:
-        network: a MorphDetector.
-        loss: cross_entropy, bce, or cosface, which needs `head: cosine`; see MorphLoss.
-        class_weights: of bona fide and morph, in the training loss.
-        margin: of cosface, between the cosines.
-        rollout: `predict` also draws which patches reach the class token (attention rollout).
-        lora_config: None trains every parameter (full fine-tuning).
-        lr, layer_decay: See AdaptationTask.
-        **training: Of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile.
+        network: A MorphDetector.
+        lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
+        lr: See AdaptationTask.
+        layer_decay: See AdaptationTask.
+        loss: Training loss: cross_entropy, bce, or cosface, which needs `head: cosine`; see MorphLoss.
+        class_weights: Weights of bona fide and morph in the training loss.
+        margin: Margin of cosface between the cosines.
+        rollout: Let `predict` also draw which patches reach the class token (attention rollout).
+        **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile.
 
     Raises:
-        UserError: for a value that is not allowed.
+        UserError: For a value that is not allowed.
     """
 
     monitor = "val_eer"
@@ -74,33 +77,35 @@ class MorphDetection(AdaptationTask):
         super().__init__(network, lora_config, lr=lr, layer_decay=layer_decay, **training)
         self.class_weights, self.rollout = list(class_weights), rollout
         self.criterion = MorphLoss(loss, class_weights, margin, scale)
-        # weighted, the mean of a batch would depend on who else is in it
+        # without weights, which would let the mean depend on how images are grouped into batches
         self.evaluation_criterion = MorphLoss(loss, (1.0, 1.0), margin, scale)
         self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
         self.val_metric, self.test_metric = MorphMetric(), MorphMetric()
 
     @property
     def threshold(self) -> float:
-        """From which probability of a morph on an image is called one; nan before a validation chose it."""
+        """Lowest probability at which an image counts as a morph; nan before a validation has chosen it."""
         return float(self.network.get_buffer("threshold"))
 
     def on_fit_start(self) -> None:
+        """Warn where both sampling and class weights balance the classes."""
         data = data_of(self.trainer)
         if data is not None and data.balanced and len(set(self.class_weights)) > 1:
             log.warning(
-                "class_weights: %s with balanced: true: the sampler has made both classes equally frequent, and the "
-                "weights correct it a second time; leave one of the two out",
+                "class_weights: %s with balanced: true: the sampler makes both classes equally frequent, and the "
+                "weights correct this a second time; leave one of the two out",
                 self.class_weights,
             )
 
     # -- training ----------------------------------------------------------------------------------------------------
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], MorphPrediction]:
+        """Return the weighted loss of a batch, and the prediction."""
         prediction = self.network(batch["image"], batch["label"])
         return {"loss": self.criterion(prediction.logits, batch["label"])}, prediction
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
-        """Noise of the network's image size, every other image a morph."""
+        """Return random images of the network's size; every second one is labeled as a morph."""
         generator = torch.Generator().manual_seed(0)
         size = (batch_size, 3, *self.network.img_size)
         label = torch.arange(batch_size) % 2
@@ -113,12 +118,13 @@ class MorphDetection(AdaptationTask):
         }
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Logits, (B, 2)."""
+        """Return the logits, `(B, 2)`."""
         assert isinstance(network, MorphDetector)
         return network(batch["image"]).logits
 
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: MorphPrediction) -> None:
+        """Log `train_accuracy` at the most likely class, which needs no threshold."""
         self.train_accuracy.update((output.logits.argmax(1) == batch["label"]).float())
         if self.ends_logged_step():
             self.log("train_accuracy", self.train_accuracy.compute(), prog_bar=True)
@@ -127,27 +133,32 @@ class MorphDetection(AdaptationTask):
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Add a batch to the metrics, and return `scores`, `(B,)`, the probabilities of a morph."""
         return self._evaluate(batch, self.val_metric)
 
     def on_validation_epoch_end(self) -> None:
+        """Log the metrics, and in a fit set the threshold."""
         figures = self._log_metric(self.val_metric, "val")
         if self.trainer.state.fn == "fit":
             self.network.get_buffer("threshold").fill_(rounded_up(figures["threshold_at_eer"]))
 
     def on_test_epoch_start(self) -> None:
+        """Give the metric the threshold that validation has chosen."""
         self.test_metric.threshold = self.threshold
         if math.isnan(self.threshold):
             log.info("No validation has chosen a threshold for this network: there is no accuracy, F1, MACER or BSCER")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Add a batch to the metrics, and return `scores`, `(B,)`, the probabilities of a morph."""
         return self._evaluate(batch, self.test_metric)
 
     def on_test_epoch_end(self) -> None:
+        """Log the main metrics, and keep all of them for the results file."""
         figures = self._log_metric(self.test_metric, "test")
         self.all_figures = {f"test_{name}": value for name, value in figures.items()}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """`scores` (B,), the probabilities of a morph; `rollout` (B, h, w) if asked for."""
+        """Return `scores`, `(B,)`, the probabilities of a morph, and with `rollout` also `rollout`, `(B, h, w)`."""
         answer = {"scores": self.network.scores(batch["image"])}
         return answer | ({"rollout": self.network.attention_rollout(batch["image"])} if self.rollout else {})
 
@@ -155,7 +166,7 @@ class MorphDetection(AdaptationTask):
         logits = self.network(batch["image"]).logits.float()
         scores = logits.softmax(1)[:, MORPH]
         metric.update(scores, batch["label"], batch["attack"], batch["dataset"], batch["name"])
-        # a sample without a name fills up the last step of a rank: it does not count
+        # samples without a name only complete the last step of a rank, and do not count
         real = [index for index, name in enumerate(batch["name"]) if name]
         if real:
             loss = self.evaluation_criterion(logits[real], batch["label"][real])
@@ -167,7 +178,7 @@ class MorphDetection(AdaptationTask):
         # the metrics have gathered from all ranks already; sync_dist only tells Lightning so
         self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
         shown = {name: figures[name] for name in HEADLINE}
-        # of each attack only its own, for the rest see the results of `test`
+        # for each attack only its EER; the results of `test` have the rest
         shown |= {name: value for name, value in figures.items() if name.startswith("eer/") and name.count("/") == 2}
         for name, value in shown.items():
             self.log(f"{stage}_{name}", value, prog_bar=name in ("eer", "auroc"), sync_dist=True)
@@ -177,7 +188,10 @@ class MorphDetection(AdaptationTask):
 
 
 def rounded_up(threshold: float) -> float:
-    """The next fp32 number: scores are fp32, so that it parts them as `threshold` does; nan stays."""
+    """Return the smallest fp32 number at or above a threshold; nan stays nan.
+
+    Scores are fp32, so it separates them exactly as the threshold does.
+    """
     rounded = np.float32(threshold)
-    # as fp64: against an fp32 number, numpy would round the threshold first
+    # compared in fp64, since numpy would round the threshold to fp32 for a comparison with an fp32 number
     return float(np.nextafter(rounded, np.float32(np.inf)) if float(rounded) < threshold else rounded)

@@ -1,4 +1,4 @@
-"""Segmentation of prompted objects with SAM 2, and of classes without prompts."""
+"""Segmentation with SAM 2: of prompted objects, or of classes without prompts."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -29,37 +29,46 @@ from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_map
 
 Mode = Literal["box", "centre", "points", "none"]
+# figures that a fit logs for each mode
 FIGURES_OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou")
-# with prompts from the truth, which tells the classes of an image, they compare with nothing
+# only for the mode without prompts: prompts from the true masks would tell which classes an image shows
 FIGURES_WITHOUT_PROMPTS = ("kaggle_dice", "kaggle_dice_all_empty")
 
 
 class PromptedSegmentation(AdaptationTask):
-    """Trains a SAM2 on prompts drawn as its own trainer draws them, and evaluates it on prompts that never change.
+    """Training of a SAM2 on random prompts, and its evaluation on fixed prompts.
 
-    Batches: `image` uint8 (B, 3, H, W) of the network's size, `masks` list of bool (N_i, h, w), in training of the
-    network's size, in evaluation of the file's; `class_ids` list of int64 (N_i,); `name`.
+    Prompts of training are drawn as SAM 2's own trainer draws them. Those of evaluation never change.
 
-    Figures of validation and test stand under `val_<mode>_...`, for each mode apart; `val_iou`, `val_dice` and
-    `val_loss` are those of the mode `watch`. Prompts come from the true masks: what is measured is how well an object
-    is outlined that someone has pointed at. Only `none` finds objects; with a network that is not `prompt_free` it
-    shows what the pre-trained one makes of an image without any prompt.
+    Batches: `image`, uint8 `(B, 3, H, W)` of the network's size; `masks`, a list of bool `(N_i, h, w)`, in training of
+    the network's size, in evaluation of the file's size; `class_ids`, a list of int64 `(N_i,)`; `name`.
+
+    Each mode of evaluation has its own metrics, `val_<mode>_...`; `val_iou`, `val_dice` and `val_loss` are those of the
+    mode `watch`. Prompts come from the true masks, so the metrics tell how well the network outlines an object that
+    someone has pointed at. Only the mode `none` finds objects. With a network that is not `prompt_free`, it shows what
+    the pre-trained network predicts without a prompt.
 
     Args:
-        network: a SAM2.
-        sampling: how objects are prompted in training.
-        modes: prompts of evaluation: box (tight), centre (one click inside), points (three), none.
-        watch: the mode that selects the best checkpoint and stops early; null for the first of `modes`.
-        prompt_seed: another seed draws other points for evaluation.
-        focal_weight, dice_weight, iou_weight, object_weight: of the parts of the loss.
-        lora_config: None trains every parameter (full fine-tuning).
-        weight_decay, layer_decay: See AdaptationTask.
-        **training: Of AdaptationTask: lr, head_lr, schedule, warmup, compile.
+        network: A SAM2.
+        lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
+        weight_decay: See AdaptationTask.
+        layer_decay: See AdaptationTask.
+        sampling: How objects are prompted in training; None takes the defaults.
+        modes: Prompts of evaluation: box (tight), centre (one click inside), points (three), none.
+        watch: The mode that selects the best checkpoint and stops early; None takes the first of `modes`.
+        prompt_seed: Seed of the points for evaluation.
+        focal_weight: Weight of the focal loss.
+        dice_weight: Weight of the Dice loss.
+        iou_weight: Weight of the loss of predicted IoUs.
+        object_weight: Weight of the loss of object scores.
+        **training: Further arguments of AdaptationTask: lr, head_lr, schedule, warmup, compile.
+
+    Raises:
+        UserError: For a value that is not allowed.
     """
 
     monitor = "val_iou"
     file_metrics = ("iou", "dice")
-    # class ids of pictures and files start at 1
     has_background = True
     network_class = SAM2
     network: SAM2
@@ -81,19 +90,20 @@ class PromptedSegmentation(AdaptationTask):
         **training: Any,
     ) -> None:
         if not modes or set(modes) - set(MODES) or len(set(modes)) < len(modes):
-            raise UserError(f"modes: {list(modes)}, must be some of {', '.join(MODES)}, each once")
+            raise UserError(f"modes: {list(modes)}; must be some of {', '.join(MODES)}, each once")
         if watch is not None and watch not in modes:
-            raise UserError(f"watch: {watch!r}, must be one of modes: {', '.join(modes)}")
+            raise UserError(f"watch: {watch!r}; must be one of modes: {', '.join(modes)}")
         super().__init__(network, lora_config, weight_decay=weight_decay, layer_decay=layer_decay, **training)
         self.sampling = sampling or PromptSampling()
         self.modes, self.watch, self.prompt_seed = list(modes), watch or modes[0], prompt_seed
         self.criterion = PromptedMaskLoss(focal_weight, dice_weight, iou_weight, object_weight)
         self.train_iou = MeanMetric()
         self.evaluation_loss = MeanMetric()
-        # made anew for the classes of the data
+        # `setup` creates them, since they need the classes of the data
         self.metrics: dict[str, PromptedSegmentationMetric] = {}
 
     def setup(self, stage: str) -> None:
+        """Create a metric for each mode, with the classes of the data."""
         data = data_of(self.trainer)
         assert data is not None
         names = data.class_names or ()
@@ -102,6 +112,7 @@ class PromptedSegmentation(AdaptationTask):
     # -- training ----------------------------------------------------------------------------------------------------
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
+        """Return the losses of randomly prompted objects and, for a prompt-free network, of the classes."""
         features = self.network.encode(batch["image"])
         targets, valid = sample_objects(batch["masks"], self.sampling.max_objects)
         prompts = sample_prompts(targets, valid, self.sampling)
@@ -111,7 +122,10 @@ class PromptedSegmentation(AdaptationTask):
         return losses, (logits, targets, valid)
 
     def audit_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Both kinds of first prompts, where either may be drawn: a box leaves the three masks of a point unused."""
+        """Return the losses of both kinds of first prompts, if training draws both.
+
+        A box alone would not use the three masks that the network predicts for a point.
+        """
         features = self.network.encode(batch["image"])
         targets, valid = sample_objects(batch["masks"], self.sampling.max_objects)
         probability = self.sampling.box_probability
@@ -125,8 +139,8 @@ class PromptedSegmentation(AdaptationTask):
     def _losses_of_clicks(
         self, features: SAM2Features, prompts: Prompts, targets: Tensor, valid: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses summed over the first prompt and its corrections, and the logits (B, N, h, w) after the first."""
-        # one click may mean several things: three masks for it, one for everything else
+        """Return the losses, summed over the first prompt and its corrections, and the first logits, `(B, N, h, w)`."""
+        # one click is ambiguous and gets three masks; any other prompt gets one
         prediction = self.network.decode(features, *prompts, multimask=prompts.boxes is None)
         losses = self.criterion(*prediction, targets, valid)
         first = logits = most_likely(prediction)
@@ -147,10 +161,11 @@ class PromptedSegmentation(AdaptationTask):
         return losses | named | {"loss": losses["loss"] + of_classes["loss"]}
 
     def is_supervised(self, batch: dict[str, Any]) -> bool:
+        """Return whether a batch has an object; a prompt-free network also learns from images without one."""
         return self.network.prompt_free or any(len(masks) for masks in batch["masks"])
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
-        """Noise with one rectangle in each image."""
+        """Return random images, each with a rectangle as its only object."""
         generator = torch.Generator().manual_seed(0)
         height, width = self.network.img_size
         mask = torch.zeros(1, height, width, dtype=torch.bool)
@@ -163,7 +178,10 @@ class PromptedSegmentation(AdaptationTask):
         }
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Mask logits, predicted IoUs and object scores of a fixed box, a fixed click and the classes, (B, K)."""
+        """Return mask logits, predicted IoUs and object scores for a fixed box and a fixed click, `(B, K)`.
+
+        Those of the classes follow for a prompt-free network.
+        """
         assert isinstance(network, SAM2)
         features = network.encode(batch["image"])
         height, width = network.img_size
@@ -181,6 +199,7 @@ class PromptedSegmentation(AdaptationTask):
 
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: Any) -> None:
+        """Log `train_iou`, the mean over objects after the first prompt."""
         logits, targets, valid = output
         found = F.interpolate(logits, targets.shape[-2:], mode="bilinear") > 0
         union = (found | targets).sum((2, 3)).clamp(min=1)
@@ -192,22 +211,27 @@ class PromptedSegmentation(AdaptationTask):
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
+        """Add a batch to the metrics of every mode; return `prediction` and `mask`, maps as in `predict_step`."""
         return self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
+        """Log the metrics of every mode."""
         self._log_metrics("val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
+        """Add a batch to the metrics of every mode; return `prediction` and `mask`, maps as in `predict_step`."""
         return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
+        """Log the metrics of every mode."""
         self._log_metrics("test")
 
     def on_predict_start(self) -> None:
-        """Refuses new images, which have no masks to prompt from, if the network has no prompt-free mode.
+        """Check that the network can predict the images.
 
         Raises:
-            UserError: if so, on every rank.
+            UserError: If they are new images, which have no masks to take prompts from, and the network is not
+                prompt-free; on every rank.
         """
         data = data_of(self.trainer)
         if data is not None and data.predict_path is not None and not self.network.prompt_free:
@@ -217,14 +241,14 @@ class PromptedSegmentation(AdaptationTask):
             )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
-        """`prediction`: per image int64 (H, W) of the file's size, 0 background, else class id + 1."""
+        """Return `prediction`: for each image int64 `(H, W)` of the file's size, 0 = background, else class id + 1."""
         mode = "none" if self.network.prompt_free else self.watch
         truths = self._truths(batch, mode)
         prediction = self._answer(self.network.encode(batch["image"]), batch, truths, mode)
         return {"prediction": self._index_maps(self._found(prediction, truths, mode), truths)}
 
     def _evaluate(self, batch: dict[str, Any]) -> dict[str, list[Tensor]]:
-        """Measures every mode on features that are computed once; shows the mode that is watched."""
+        """Evaluate every mode on features that are computed once, and return the maps of the watched mode."""
         features = self.network.encode(batch["image"])
         shown: dict[str, list[Tensor]] = {}
         for mode, metric in self.metrics.items():
@@ -242,9 +266,9 @@ class PromptedSegmentation(AdaptationTask):
         return mode == "none" and self.network.prompt_free
 
     def _truths(self, batch: dict[str, Any], mode: str) -> list[tuple[Tensor, Tensor]]:
-        """Per image the masks that are to be found, bool (N, H, W), and their class ids.
+        """Return the true masks, bool `(N, H, W)`, and the class ids of each image.
 
-        Those that are there; every class, empty or not, for a prompt-free network without prompts.
+        A prompt-free network without prompts predicts every class, so there the masks of absent classes are included.
         """
         pairs = list(zip(batch["masks"], batch["class_ids"], strict=True))
         if not self._finds_classes(mode):
@@ -259,7 +283,7 @@ class PromptedSegmentation(AdaptationTask):
     def _answer(
         self, features: SAM2Features, batch: dict[str, Any], truths: list[tuple[Tensor, Tensor]], mode: str
     ) -> SAM2Prediction | None:
-        """None if no image has an object."""
+        """Return the prediction for the prompts of a mode; None if no image has an object to prompt."""
         if self._finds_classes(mode):
             return self.network.decode_classes(features)
         if not any(len(masks) for masks, _ in truths):
@@ -273,7 +297,7 @@ class PromptedSegmentation(AdaptationTask):
         return self.network.decode(features, *stack_prompts(prompts), multimask=False)
 
     def _found(self, prediction: SAM2Prediction | None, truths: list[tuple[Tensor, Tensor]], mode: str) -> list[Tensor]:
-        """Per image the masks found, bool (N, H, W), at the size of its true ones."""
+        """Return the predicted masks of each image, bool `(N, H, W)`, at the size of its true masks."""
         if prediction is None:
             return [masks for masks, _ in truths]
         found = []
@@ -283,7 +307,7 @@ class PromptedSegmentation(AdaptationTask):
                 logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear")
             answer = logits[:, 0] > 0 if len(masks) else masks
             if self._finds_classes(mode):
-                # nobody said that there is an object: the network must
+                # no prompt says that there is an object, so the object score decides
                 answer = answer & (prediction.object_logits[index] > 0)[..., None]
             found.append(answer)
         return found
@@ -294,7 +318,7 @@ class PromptedSegmentation(AdaptationTask):
     def _update_loss(
         self, prediction: SAM2Prediction | None, truths: list[tuple[Tensor, Tensor]], names: list[str]
     ) -> None:
-        """Of each image with objects; a sample without a name fills up the last step of a rank."""
+        """Add the loss of each image with objects; samples without a name only complete the last step of a rank."""
         for index, ((masks, _), name) in enumerate(zip(truths, names, strict=True)):
             if prediction is not None and name and len(masks):
                 answer = [part[index : index + 1, : len(masks)] for part in prediction]
@@ -305,7 +329,7 @@ class PromptedSegmentation(AdaptationTask):
         for mode, metric in self.metrics.items():
             figures = metric.compute()
             if self.trainer.state.fn == "fit":
-                # the rest is for `validate` and `test`: some fifty figures a mode
+                # `validate` and `test` log all, which are some fifty for each mode
                 shown = FIGURES_OF_FIT + (FIGURES_WITHOUT_PROMPTS if mode == "none" else ())
                 figures = {name: figures[name] for name in shown}
             # the metric has gathered from all ranks already; sync_dist only tells Lightning so
@@ -319,7 +343,7 @@ class PromptedSegmentation(AdaptationTask):
 
 
 def most_likely(prediction: SAM2Prediction) -> Tensor:
-    """The mask of each object whose predicted IoU is highest, logits (B, N, h, w)."""
+    """Return for each object the mask with the highest predicted IoU, logits `(B, N, h, w)`."""
     best = prediction.iou_scores.argmax(2)
     return prediction.mask_logits.take_along_dim(best[:, :, None, None, None], dim=2).squeeze(2)
 

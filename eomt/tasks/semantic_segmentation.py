@@ -33,38 +33,48 @@ from eomt.utils.labels import IGNORE_INDEX
 log = logging.getLogger("eomt")
 
 Images = Tensor | list[Tensor]
-"""One tensor of B images or masks, or a list of B that differ in size."""
+"""B images or masks: one tensor, or a list if they differ in size."""
 
 
 class SemanticSegmentation(AdaptationTask):
-    """Trains an EoMT on index maps and evaluates it with sliding windows.
+    """Training of an EoMT on index maps, and its evaluation with sliding windows.
 
-    Batches: `image` uint8 (B, 3, H, W), `mask` int64 (B, H, W) with 255 ignored, `name`. In evaluation images and masks
-    may be lists. Batches of anomaly sets have `anomaly`, 1 = anomalous, 0 = not, 255 = ignored, beside `mask` or
-    instead of it, and `dataset`, a list of B names of sets: of these the anomaly scores are measured, of those with a
-    mask the IoU. See `eomt.metrics.anomaly_scores` for the scores and `eomt.metrics.anomaly` for their figures.
+    Batches: `image`, uint8 `(B, 3, H, W)`; `mask`, int64 `(B, H, W)`, 255 = ignored; `name`. In evaluation, images and
+    masks may be lists. Batches of anomaly sets also have `dataset`, a list of B names, and `anomaly`, 1 = anomalous,
+    0 = not, 255 = ignored; they may have no `mask`. IoU is measured on batches with a mask, anomaly scores on batches
+    with `anomaly`. See `eomt.metrics.anomaly_scores` for the scores and `eomt.metrics.anomaly` for their figures.
 
-    A validation that sees anomaly sets says which temperature gives MSP the best AuPRC there; `test` takes the one that
-    it is given, and never chooses.
+    A validation with anomaly sets tells at which temperature MSP has the best AuPRC. `test` uses the given temperature
+    and never chooses one.
 
     Args:
-        network: an EoMT.
-        mask_weight, dice_weight, class_weight: of the parts of the loss.
-        no_object_weight: of unmatched queries in the class loss.
-        num_points: points of an image at which masks are compared.
-        mask_annealing: per block, the parts of the run where its masked attention starts and ends to be switched off;
-            None spreads them evenly as the paper does. Fractions, so that they follow any batch size and length.
-        window_batch_size: windows that are evaluated at once.
-        class_weights: C weights of the classes in the class loss, for rare ones; None weighs all alike.
-        outlier_weight: of outlier exposure: above 0, no query may claim what `outlier`, bool (B, H, W), marks in
-            training batches as pasted from elsewhere; `mask` is 255 there.
-        anomaly_scores: which scores are measured on anomaly sets.
-        temperature: of MSP and entropy; None is 1, and lets `validate` say which would be best.
-        normalize_scores: MSP and entropy see L as shares of the classes instead of softmax(L / T); see `msp`.
-        component_sizes: the smallest predicted and true components that count, in pixels; None takes those of
-            SegmentMeIfYouCan, 50 and 10 for obstacle sets, 500 and 100 for others.
-        lora_config: None trains every parameter (full fine-tuning).
-        **training: Of AdaptationTask: lr, head_lr, weight_decay, layer_decay, schedule, warmup, compile.
+        network: An EoMT.
+        lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
+        mask_weight: Weight of the cross-entropy of masks in the loss.
+        dice_weight: Weight of the Dice loss of masks.
+        class_weight: Weight of the class loss.
+        no_object_weight: Weight of unmatched queries in the class loss.
+        num_points: Number of points of an image at which masks are compared.
+        mask_annealing: For each block the start and the end of switching off its masked attention, as fractions of the
+            run; None spreads them evenly as the paper does.
+        window_batch_size: Number of windows that are evaluated at once.
+        class_weights: C weights of the classes in the class loss, for rare classes; None weighs all equally.
+        outlier_weight: Weight of outlier exposure. Above 0, no query may cover the pixels that `outlier`, bool
+            `(B, H, W)`, marks in training batches as pasted from other images; `mask` is 255 there.
+        anomaly_scores: Scores that are measured on anomaly sets.
+        temperature: Temperature of MSP and entropy; None takes 1, and lets `validate` tell which is best.
+        normalize_scores: MSP and entropy see class scores L as shares of the classes instead of softmax(L / T); see
+            `msp`.
+        component_sizes: Pixels of the smallest predicted and the smallest true component that count; None takes those
+            of SegmentMeIfYouCan: 50 and 10 for obstacle sets, 500 and 100 for others.
+        **training: Further arguments of AdaptationTask: lr, head_lr, weight_decay, layer_decay, schedule, warmup,
+            compile.
+
+    Attributes:
+        keeps_anomaly_maps: Whether steps return anomaly maps, which are large; set by who draws them.
+
+    Raises:
+        UserError: For a value that is not allowed.
     """
 
     monitor = "val_iou"
@@ -93,14 +103,14 @@ class SemanticSegmentation(AdaptationTask):
     ) -> None:
         super().__init__(network, lora_config, **training)
         blocks = network.num_blocks
-        # block i is let go in an eighth of the run, beginning at 1/8 + 3/4 i / L2
+        # block i is annealed during an eighth of the run, from 1/8 + 3/4 i / L2 on
         self.mask_annealing = mask_annealing or [
             (0.125 + 0.75 * i / blocks, 0.25 + 0.75 * i / blocks) for i in range(blocks)
         ]
         if num_points < 1 or window_batch_size < 1:
-            raise UserError(f"num_points, window_batch_size: {num_points}, {window_batch_size}, must be at least 1")
+            raise UserError(f"num_points, window_batch_size: {num_points}, {window_batch_size}; must be at least 1")
         if len(self.mask_annealing) != blocks or not all(0 <= a < b <= 1 for a, b in self.mask_annealing):
-            raise UserError(f"mask_annealing: {mask_annealing!r}, must be {blocks} pairs of 0 <= start < end <= 1")
+            raise UserError(f"mask_annealing: {mask_annealing!r}; must be {blocks} pairs of 0 <= start < end <= 1")
         _check_weights(class_weights, outlier_weight, network.num_classes)
         self.window_batch_size = window_batch_size
         self.criterion = MaskClassificationLoss(
@@ -114,17 +124,21 @@ class SemanticSegmentation(AdaptationTask):
         self.test_metric = SegmentationMetric(network.num_classes)
         self.evaluation_loss = MeanMetric()
         self.anomalies = AnomalyEvaluation(anomaly_scores, temperature, normalize_scores, component_sizes)
-        # set by who draws them; they are large
         self.keeps_anomaly_maps = False
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], list[Prediction]]:
+        """Return the losses, with outlier exposure if it has a weight, and the predictions of all layers.
+
+        Raises:
+            UserError: If outlier exposure has a weight and the batch marks no outliers.
+        """
         predictions = self.network(batch["image"])
         losses = self.criterion([tuple(prediction) for prediction in predictions], batch["mask"])
         if self.outlier_weight:
             if "outlier" not in batch:
                 raise UserError(
-                    f"outlier_weight: {self.outlier_weight}, but the training batches have no 'outlier'; take a "
-                    "datamodule that pastes outliers in, or 0"
+                    f"outlier_weight: {self.outlier_weight}, but the training batches have no 'outlier'; give "
+                    "a datamodule that pastes outliers in, or 0"
                 )
             claimed = outlier_loss(predictions[-1].mask_logits, predictions[-1].class_logits, batch["outlier"])
             total = losses["loss"] + self.outlier_weight * claimed
@@ -132,10 +146,14 @@ class SemanticSegmentation(AdaptationTask):
         return losses, predictions
 
     def is_supervised(self, batch: dict[str, Any]) -> bool:
+        """Return whether a pixel of a batch has a label."""
         return bool((batch["mask"] != IGNORE_INDEX).any())
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
-        """Noise of the network's image size, and masks of 4 x 4 rectangles: about as many classes as real images."""
+        """Return random images of the network's size.
+
+        Their masks are of 4 x 4 rectangles, which gives about as many classes as real images have.
+        """
         generator = torch.Generator().manual_seed(0)
         size = self.network.img_size
         labels = torch.randint(0, self.network.num_classes, (batch_size, 1, 4, 4), generator=generator)
@@ -147,9 +165,9 @@ class SemanticSegmentation(AdaptationTask):
         }
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Class scores of the first window of each image, (B, C, h, w).
+        """Return the class scores of the first window of each image, `(B, C, h, w)`.
 
-        Masked attention is switched off for it: its threshold would turn a rounding error into another mask.
+        Masked attention is switched off, since its threshold would turn a rounding error into another mask.
         """
         assert isinstance(network, EoMT)
         image = resize_image(batch["image"], covering_size(tuple(batch["image"].shape[-2:]), network.img_size))
@@ -162,6 +180,7 @@ class SemanticSegmentation(AdaptationTask):
             network.attn_mask_probs.copy_(probabilities)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the probability of masked attention of each block for this point of the run."""
         if self.network.masked_attn_enabled:
             progress = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
             probabilities = anneal(self.mask_annealing, progress)
@@ -169,6 +188,7 @@ class SemanticSegmentation(AdaptationTask):
 
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: list[Prediction]) -> None:
+        """Log `train_iou`, `train_dice` and `train_accuracy` of the final layer."""
         scores = F.interpolate(class_scores(output[-1]), batch["mask"].shape[-2:], mode="bilinear")
         self.train_metric.update(scores.argmax(1), batch["mask"])
         if self.ends_logged_step():
@@ -179,13 +199,15 @@ class SemanticSegmentation(AdaptationTask):
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        # what an interrupted validation may have left
+        """Empty the anomaly metric, which an interrupted validation may have left partly filled."""
         self.anomalies.val_metric.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Add a batch to the metrics, and return the predictions as in `test_step`."""
         return self._evaluate(batch, self.val_metric, self.anomalies.val_metric)
 
     def on_validation_epoch_end(self) -> None:
+        """Log the metrics and, with anomaly sets, the temperature at which MSP has the best AuPRC."""
         anomalies = self.anomalies.val_metric.compute()
         self.anomalies.val_metric.reset()
         self._log_metric(self.val_metric, "val", bool(anomalies))
@@ -200,17 +222,21 @@ class SemanticSegmentation(AdaptationTask):
         if self.trainer.is_global_zero:
             compared = ", ".join(f"{temperature:g}: {value:.4f}" for temperature, value in auprc.items())
             log.info("AuPRC of MSP by temperature: %s", compared)
-            log.info("temperature: %g has the best AuPRC of MSP here; give it to test as --model.temperature", best)
+            log.info("temperature: %g gives MSP the best AuPRC here; give it to test as --model.temperature", best)
 
     def on_test_epoch_start(self) -> None:
+        """Empty the anomaly metric, which an interrupted test may have left partly filled."""
         self.anomalies.test_metric.reset()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """`prediction`, class ids (B, H, W); of an anomaly set, if `keeps_anomaly_maps`, `anomaly_maps`, B times
-        (S, H, W)."""
+        """Add a batch to the metrics, and return `prediction`, class ids `(B, H, W)`.
+
+        With `keeps_anomaly_maps`, batches of anomaly sets also return `anomaly_maps`, B of `(S, H, W)`.
+        """
         return self._evaluate(batch, self.test_metric, self.anomalies.test_metric)
 
     def on_test_epoch_end(self) -> None:
+        """Log the main metrics and the tables of anomaly scores, and keep all figures for the results file."""
         anomalies = self.anomalies.test_metric.compute()
         self.anomalies.test_metric.reset()
         self._log_metric(self.test_metric, "test", bool(anomalies))
@@ -225,7 +251,7 @@ class SemanticSegmentation(AdaptationTask):
             log.info("MSP and entropy were measured at temperature %g", self.anomalies.temperature)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """`prediction`: int64 (B, H, W), class ids at the size of the image; see `test_step` for `anomaly_maps`."""
+        """Return `prediction`, class ids, int64 `(B, H, W)` at the image's size; `anomaly_maps` as in `test_step`."""
         predictions, maps = [], []
         for result in self._results(batch["image"], None):
             predictions.append(result.maps[:-1].argmax(0))
@@ -234,13 +260,14 @@ class SemanticSegmentation(AdaptationTask):
         return {"prediction": _like(batch["image"], predictions)} | ({"anomaly_maps": maps} if maps else {})
 
     def segment(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Class ids of images of any size by averaged windows, and each image's mean loss if `mask` is given.
+        """Return the class ids of images of any size, from the mean over windows, and their losses.
 
         Args:
-            image: uint8 (B, 3, H, W). mask: int64 (B, H, W).
+            image: uint8 `(B, 3, H, W)`.
+            mask: int64 `(B, H, W)`; None computes no losses.
 
         Returns:
-            int64 (B, H, W); (B,), the mean over an image's windows, or None.
+            Class ids, int64 `(B, H, W)`; and losses `(B,)`, each the mean over an image's windows, or None.
         """
         predictions, losses = [], []
         for result in self._results(image, mask):
@@ -250,7 +277,7 @@ class SemanticSegmentation(AdaptationTask):
         return torch.stack(predictions), torch.stack(losses) if losses else None
 
     def _results(self, images: Images, masks: Images | None) -> Iterator[ImageResult]:
-        """Of each image, class and void scores (C + 1, H, W), from one forward of each window."""
+        """Yield the class and void scores of each image, `(C + 1, H, W)`, from one forward pass per window."""
 
         def evaluate(image: Tensor, mask: Tensor | None) -> WindowResult:
             prediction = self.network(image)[-1]
@@ -263,7 +290,7 @@ class SemanticSegmentation(AdaptationTask):
         return over_windows(evaluate, images, masks, self.network.img_size, self.window_batch_size)
 
     def _repeatable_loss(self, prediction: Prediction, mask: Tensor) -> Tensor:
-        """The loss of the final layer, at the same points in every evaluation and without touching the global RNG."""
+        """Return the loss of the final layer, at the same points in every evaluation; the global RNG is unchanged."""
         devices = [mask.device] if mask.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
@@ -276,7 +303,7 @@ class SemanticSegmentation(AdaptationTask):
         predictions, maps = [], []
         for index, result in enumerate(self._results(batch["image"], masks)):
             predictions.append(result.maps[:-1].argmax(0))
-            # a sample without a name fills up the last step of a rank: it does not count
+            # samples without a name only complete the last step of a rank, and do not count
             real = bool(batch["name"][index])
             if truths is not None:
                 scored = self.anomalies.maps(result.maps)
@@ -284,7 +311,7 @@ class SemanticSegmentation(AdaptationTask):
                     self.anomalies.update(anomaly_metric, batch["dataset"][index], result.maps, scored, truths[index])
                 if self.keeps_anomaly_maps:
                     maps.append(scored)
-                # not beside those of the next image
+                # frees the maps before those of the next image are computed
                 del scored
             if masks is not None:
                 assert result.loss is not None
@@ -296,22 +323,22 @@ class SemanticSegmentation(AdaptationTask):
         figures = metric.compute()
         metric.reset()
         if has_anomalies and figures["accuracy"].isnan():
-            # sets of anomalies alone: there is no IoU to speak of
+            # anomaly sets without masks have no IoU
             return
         figures["loss"] = self.evaluation_loss.compute()
         self.evaluation_loss.reset()
-        # the metrics have summed over the ranks already; sync_dist only tells Lightning so
+        # the metrics have gathered from all ranks already; sync_dist only tells Lightning so
         for name in ("loss", "iou", "dice", "accuracy"):
             self.log(f"{stage}_{name}", figures[name], prog_bar=name != "loss", sync_dist=True)
         data = data_of(self.trainer)
         names = data.class_names if data is not None else None
-        # a metric's tensor of one value comes back without its dimension
+        # torchmetrics removes the dimension of a tensor with one value
         for index, iou in enumerate(figures["class_iou"].view(-1)):
             self.log(f"{stage}_iou/{names[index] if names else f'class {index}'}", iou, sync_dist=True)
 
 
 def _like(images: Images, predictions: list[Tensor]) -> Images:
-    """One tensor for images that were one."""
+    """Return predictions as one tensor if the images are one tensor, else as a list."""
     return torch.stack(predictions) if isinstance(images, Tensor) else predictions
 
 
@@ -319,6 +346,6 @@ def _check_weights(class_weights: list[float] | None, outlier_weight: float, num
     if class_weights is not None and (
         len(class_weights) != num_classes or not all(0 < w < math.inf for w in class_weights)
     ):
-        raise UserError(f"class_weights: {class_weights}, must be {num_classes} numbers above 0, one for each class")
+        raise UserError(f"class_weights: {class_weights}; must be {num_classes} numbers above 0, one for each class")
     if not 0 <= outlier_weight < math.inf:
-        raise UserError(f"outlier_weight: {outlier_weight}, must be at least 0")
+        raise UserError(f"outlier_weight: {outlier_weight}; must be at least 0")

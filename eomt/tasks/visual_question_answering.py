@@ -1,4 +1,4 @@
-"""Visual question answering."""
+"""Answering questions about images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,42 +21,53 @@ from eomt.tasks.configuration import Configuration
 from eomt.tasks.data import QuestionData, TrainingAnswers, data_of
 from eomt.tasks.feature_cache import FeatureCache
 
-GREY = 128
-# of a question and an answer that are made up
+# value of the blank image in every channel
+GRAY = 128
+# number of tokens of a synthetic question and answer
 SYNTHETIC_TOKENS = 8
 
+# figures that validation and test log
 HEADLINE = ("accuracy", "exact_match", "f1", "accuracy_macro", "oov_rate")
 
 
 class VisualQuestionAnswering(AdaptationTask):
-    """Trains a DeterministicVQA on questions about images.
+    """Training and evaluation of a DeterministicVQA on questions about images.
 
-    Batches: `image` uint8 (I, 3, H, W), each image once; `image_name`, I strings; `image_index` int64 (B,), which image
-    a question is about; `input_ids` and `attention_mask` int64 (B, T); `labels` int64 (B, L), tokens of the answer with
-    -100 as padding; `answer_index` int64 (B,), -1 if the answer is not in the vocabulary; `weight` (B,), in training
-    only; lists of B strings `name`, `question`, `answer`, `question_type`; `answers`, B lists of strings.
+    Batches:
 
-    `val_accuracy` is VQAv2's soft accuracy: exact match where there is one reference. `val_blank_accuracy` is the same
-    network's on grey images: a network that does not look is as good on those. `val_oov_rate` is the share of answers
-    that training has not; `val_ceiling`, of a network that chooses, what is within its reach. Losses of evaluation are
-    never weighted.
+    - `image`, uint8 `(I, 3, H, W)`, each image once, and `image_name`, I strings.
+    - `image_index`, int64 `(B,)`: the image of each question.
+    - `input_ids` and `attention_mask`, int64 `(B, T)`.
+    - `labels`, int64 `(B, L)`: tokens of the answer, padded with -100.
+    - `answer_index`, int64 `(B,)`: -1 if the answer is not in the vocabulary.
+    - `weight`, `(B,)`: in training only.
+    - `name`, `question`, `answer` and `question_type`, lists of B strings; `answers`, B lists of strings.
+
+    Metrics:
+
+    - `val_accuracy` is the soft accuracy of VQAv2, which with one reference is exact match.
+    - `val_blank_accuracy` is the accuracy on gray images. A network that ignores the image is equally good on them.
+    - `val_oov_rate` is the share of answers that do not occur in training.
+    - `val_ceiling` is the highest accuracy that a network can reach which chooses from the answers of training.
+    - Losses of evaluation are never weighted.
 
     Args:
-        network: a DeterministicVQA.
-        label_smoothing: share of the target's probability that is spread over all tokens or answers, in training.
-        type_head_weight: of the loss of telling the question's type, added in training; above 0 it needs the network's
-            type head, which the command line then sets up.
-        num_beams: of beam search, for networks that write their answers.
-        max_answer_tokens: that such an answer may have.
-        language: whose rules decide whether two answers are the same; null takes that of the data.
-        feature_cache: GiB of memory for the features of images, which are kept from one epoch to the next where the
-            vision encoder is frozen and holds no adapters.
-        lora_config: None trains every parameter (full fine-tuning).
-        lr, layer_decay: See AdaptationTask.
-        **training: Of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile.
+        network: A DeterministicVQA.
+        lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
+        lr: See AdaptationTask.
+        layer_decay: See AdaptationTask.
+        label_smoothing: Share of the target's probability that training spreads over all tokens or answers.
+        type_head_weight: Weight of the loss of the question type in training. Above 0 it needs the network's type head,
+            which the command line then adds.
+        num_beams: Width of beam search, for networks that write their answers.
+        max_answer_tokens: Highest number of tokens of such an answer.
+        language: Language whose rules decide whether two answers are equal; None takes that of the data.
+        feature_cache: Memory in GiB for features of images. They are kept from one epoch to the next if the vision
+            encoder is frozen and has no adapters.
+        **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile.
 
     Raises:
-        UserError: for a value that is not allowed.
+        UserError: For a value that is not allowed.
     """
 
     monitor = "val_accuracy"
@@ -86,16 +97,16 @@ class VisualQuestionAnswering(AdaptationTask):
             ("feature_cache", feature_cache, 0),
         ):
             if not value >= least:
-                raise UserError(f"{name}: {value}, must be at least {least}")
+                raise UserError(f"{name}: {value}; must be at least {least}")
         if (type_head_weight > 0) != (network.question_types is not None):
             given = "null" if network.question_types is None else network.question_types
             raise UserError(
-                f"type_head_weight: {type_head_weight}, but network.question_types: {given}; a type head is trained "
-                "with a weight above 0, and there is none without"
+                f"type_head_weight: {type_head_weight}, but network.question_types: {given}; give a weight "
+                "above 0 and question types, or neither"
             )
         _check_trained_decoder(network, lora_config)
         super().__init__(network, lora_config, lr=lr, layer_decay=layer_decay, **training)
-        # it keeps frozen towers in evaluation mode, and knows only now what is frozen
+        # the network keeps frozen encoders in evaluation mode, and only now knows which are frozen
         network.train()
         self.type_head_weight, self.num_beams, self.max_answer_tokens = type_head_weight, num_beams, max_answer_tokens
         self.language = language or "en"
@@ -106,21 +117,25 @@ class VisualQuestionAnswering(AdaptationTask):
         self.blank_accuracy = MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Refuses weights of another vocabulary, and counts the answers that are too long to be written.
+        """Check the vocabulary of the weights, and count the answers that are too long to be written.
 
         Raises:
-            UserError: if there are such weights.
+            UserError: If the weights belong to another vocabulary.
         """
         self.network.check_vocabulary()
         data = data_of(self.trainer)
         if stage == "fit" and self.network.answer_head == "generative" and isinstance(data, QuestionData):
             data.count_long_answers(self.max_answer_tokens)
 
-    # -- its configuration -------------------------------------------------------------------------------------------
+    # -- configuration -----------------------------------------------------------------------------------------------
 
     @classmethod
     def configure(cls, configuration: Configuration) -> None:
-        """Fill in image size, tokenizer, language, the answers of training and, for a type head, the question types."""
+        """Fill in image size, tokenizer, language, the answers of training and, for a type head, the question types.
+
+        Raises:
+            UserError: If the configured answers are not those of the training data.
+        """
         super().configure(configuration)
         if configuration.data is None:
             return
@@ -131,11 +146,14 @@ class VisualQuestionAnswering(AdaptationTask):
         configuration.fill_data("max_tokens", longest_question(opened, text_model))
         if task["language"] is None:
             task["language"] = configuration.data.get("language")
+        elif configuration.data.get("language", "") is None:
+            # training tells by the same rules which answers are equal
+            configuration.data["language"] = task["language"]
         datamodule = cast(TrainingAnswers, configuration.datamodule())
         if task["type_head_weight"] and network["question_types"] is None:
             network["question_types"] = datamodule.question_types
         if network["answer_head"] == "generative":
-            # only to tell which answers training has not: a decoder may be taught those of other data
+            # they only tell which answers do not occur in training; a decoder may learn from other data, too
             if network["answers"] is None and configuration.trains:
                 network["answers"] = datamodule.answers
             return
@@ -143,14 +161,14 @@ class VisualQuestionAnswering(AdaptationTask):
         if given not in (None, found):
             raise UserError(
                 f"model.network.answers: {len(given)} answers, but the training data has {len(found)}, and they are "
-                "not the same; leave it out, it is filled in"
+                "not the same; leave it out: it is filled in"
             )
         network["answers"] = found
         configuration.keep_found(datamodule)
 
     @classmethod
     def open_merged(cls, configuration: Configuration, folder: Path) -> None:
-        """Also take the tokenizer that lies in the folder."""
+        """Also take the tokenizer in the folder, if there is one."""
         super().open_merged(configuration, folder)
         if configuration.data is not None and (folder / TOKENIZER).is_dir():
             configuration.data["tokenizer"] = str(folder / TOKENIZER)
@@ -158,6 +176,7 @@ class VisualQuestionAnswering(AdaptationTask):
     # -- training ----------------------------------------------------------------------------------------------------
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], VQAOutput]:
+        """Return the weighted loss of the answers, with that of the question types if there is a type head."""
         output = self._forward(self.network, batch)
         answer = self.criterion(output.logits, self._target(batch), batch.get("weight"))
         if output.type_logits is None:
@@ -166,7 +185,7 @@ class VisualQuestionAnswering(AdaptationTask):
         return {"loss": answer + self.type_head_weight * type_loss, "answer": answer, "type": type_loss}, output
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
-        """Noise of the network's image size, random tokens."""
+        """Return random images of the network's size, with random tokens."""
         generator = torch.Generator().manual_seed(0)
         vocabulary, answers = self.network.text_model.config.vocab_size, self.network.answers or ["synthetic"]
         index = torch.arange(batch_size) % len(answers)
@@ -191,13 +210,16 @@ class VisualQuestionAnswering(AdaptationTask):
         }
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Logits, of the answers' tokens (B, L, V) or of the answers (B, A)."""
+        """Return logits: of the answers' tokens, `(B, L, V)`, or of the answers, `(B, A)`."""
         assert isinstance(network, DeterministicVQA)
         return self._forward(network, batch).logits
 
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: VQAOutput) -> None:
-        # a written answer is right if each of its tokens is the likeliest one after those before it
+        """Log `train_accuracy`.
+
+        A written answer is right if each of its tokens is the most likely one after the true tokens before it.
+        """
         target = self._target(batch)
         hits = (output.logits.argmax(-1) == target) | (target < 0)
         real = (target >= 0).view(len(target), -1).any(1)
@@ -217,7 +239,10 @@ class VisualQuestionAnswering(AdaptationTask):
         )
 
     def _kept_tokens(self, network: DeterministicVQA, batch: dict[str, Any]) -> Tensor | None:
-        """Features of the images (I, N, Dv) if they never change, else None; a copy of the network has its own."""
+        """Return the features of the images, `(I, N, Dv)`, if they never change, else None.
+
+        Features of a copy of the network are not kept.
+        """
         if network is not self.network or not network.vision_is_frozen:
             return None
         return self.cache.tokens(batch["image_name"], batch["image"], network.encode_images)
@@ -232,19 +257,23 @@ class VisualQuestionAnswering(AdaptationTask):
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[str]]:
+        """Add a batch to the metrics; return the answers, `predicted`, and those to gray images, `blank`."""
         return self._evaluate(batch, self.val_metric)
 
     def on_validation_epoch_end(self) -> None:
+        """Log the metrics."""
         self._log_metric(self.val_metric, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[str]]:
+        """Add a batch to the metrics; return the answers, `predicted`, and those to gray images, `blank`."""
         return self._evaluate(batch, self.test_metric)
 
     def on_test_epoch_end(self) -> None:
+        """Log the metrics."""
         self._log_metric(self.test_metric, "test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[str]]:
-        """`predicted`, B answers."""
+        """Return `predicted`, B answers."""
         return {"predicted": self._answers(batch, self._tokens(batch))}
 
     def _evaluate(self, batch: dict[str, Any], metric: VQAMetric) -> dict[str, list[str]]:
@@ -253,7 +282,7 @@ class VisualQuestionAnswering(AdaptationTask):
         blank = self._answers(batch, self._blank_tokens(batch).expand_as(tokens))
         columns = (batch["answers"], batch["answer"], batch["question_type"], batch["name"])
         metric.update(predicted, *columns, language=self.language)
-        # a question without a name fills up the last step of a rank: it does not count
+        # questions without a name only complete the last step of a rank, and do not count
         real = [index for index, name in enumerate(batch["name"]) if name]
         if real:
             self.blank_accuracy.update(self._accuracies(batch, blank, real))
@@ -262,7 +291,7 @@ class VisualQuestionAnswering(AdaptationTask):
                 None, batch["input_ids"], batch["attention_mask"], labels, batch["image_index"], tokens
             ).logits
             losses = self.evaluation_criterion.per_sample(logits, self._target(batch))[real]
-            # an answer outside of the vocabulary has no loss
+            # an answer that is not in the vocabulary has no loss
             known = (self._target(batch)[real] >= 0).view(len(real), -1).any(1)
             if known.any():
                 self.evaluation_loss.update(losses[known])
@@ -272,13 +301,13 @@ class VisualQuestionAnswering(AdaptationTask):
         return torch.tensor([soft_accuracy(answers[i], batch["answers"][i], self.language) for i in places])
 
     def _tokens(self, batch: dict[str, Any]) -> Tensor:
-        """Features of the images, (I, N, Dv), computed once for all that is done with them."""
+        """Return the features of the images, `(I, N, Dv)`, to be computed once per batch."""
         kept = self._kept_tokens(self.network, batch)
         return self.network.encode_images(batch["image"]) if kept is None else kept
 
     def _blank_tokens(self, batch: dict[str, Any]) -> Tensor:
-        """Features of a grey image, (1, N, Dv)."""
-        return self.network.encode_images(torch.full_like(batch["image"][:1], GREY))
+        """Return the features of a gray image, `(1, N, Dv)`."""
+        return self.network.encode_images(torch.full_like(batch["image"][:1], GRAY))
 
     def _answers(self, batch: dict[str, Any], tokens: Tensor) -> list[str]:
         return self.network.answer(
@@ -297,7 +326,7 @@ class VisualQuestionAnswering(AdaptationTask):
         self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
         shown = {name: figures[name] for name in HEADLINE if name in figures}
         shown |= {name: value for name, value in figures.items() if name.startswith("accuracy/")}
-        # a decoder is not bound to the answers of training
+        # a decoder can also write other answers than those of training, so it has no ceiling
         if "ceiling" in figures and self.network.answer_head == "classification":
             shown["ceiling"] = figures["ceiling"]
         shown["blank_accuracy"] = float(self.blank_accuracy.compute())
@@ -310,14 +339,17 @@ class VisualQuestionAnswering(AdaptationTask):
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also keep the vocabulary of answers."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["answers"] = self.network.answers
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also refuses another vocabulary to choose from; of what was written, the one of training is taken over.
+        """Also check the vocabulary of answers.
+
+        A network that writes its answers takes the vocabulary of the checkpoint, which only counts unknown answers.
 
         Raises:
-            UserError: if it is another one.
+            UserError: If the network chooses from another vocabulary than the checkpoint's.
         """
         super().on_load_checkpoint(checkpoint)
         theirs, ours = checkpoint.get("answers"), self.network.answers
@@ -327,7 +359,7 @@ class VisualQuestionAnswering(AdaptationTask):
         elif theirs != ours:
             raise UserError(
                 f"ckpt_path: was trained on {len(theirs or [])} answers, the data has {len(ours or [])}, and they are "
-                "not the same; leave --config out, and the run's own vocabulary is used"
+                "not the same; leave --config out to use the run's own vocabulary"
             )
 
 
@@ -335,6 +367,6 @@ def _check_trained_decoder(network: DeterministicVQA, lora_config: LoRAConfig | 
     named = lora_config.trainable_modules if lora_config is not None and network.answer_head == "classification" else []
     if decoders := [name for name in named if name.rpartition(".")[2] in ("decoder", "lm_head")]:
         raise UserError(
-            f"lora_config.trainable_modules: {decoders[0]!r}: the classification head has no decoder; take it out, as "
+            f"lora_config.trainable_modules: {decoders[0]!r}: the classification head has no decoder; leave it out, as "
             "with --model.lora_config.trainable_modules '[]'"
         )

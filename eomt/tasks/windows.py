@@ -1,4 +1,4 @@
-"""Square-ish windows over images larger than the network was made for."""
+"""Sliding windows over images of any size, and the mean of what a network predicts in them."""
 
 import math
 from collections import deque
@@ -12,27 +12,27 @@ from torchvision.transforms.v2 import functional as TF
 
 
 class WindowResult(NamedTuple):
-    """What a function makes of K windows."""
+    """The prediction for K windows."""
 
     maps: Tensor  # (K, C, h, w), at any resolution
     loss: Tensor | None  # (K,)
 
 
 class ImageResult(NamedTuple):
-    """The mean over the windows of an image."""
+    """The mean prediction over the windows of an image."""
 
     maps: Tensor  # (C, H, W)
     loss: Tensor | None  # ()
 
 
 def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
-    """The size, in the aspect of `size`, at which an image just covers a window: equal to it in one direction."""
+    """Return the smallest size with the aspect ratio of `size` that covers a window."""
     scale = max(window[0] / size[0], window[1] / size[1])
     return max(window[0], round(size[0] * scale)), max(window[1], round(size[1] * scale))
 
 
 def window_corners(size: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
-    """Top-left corners of the fewest evenly spread windows that cover `size`."""
+    """Return the top-left corners of the fewest evenly spread windows that cover `size`."""
 
     def starts(length: int, width: int) -> list[int]:
         count = math.ceil(length / width)
@@ -42,18 +42,18 @@ def window_corners(size: tuple[int, int], window: tuple[int, int]) -> list[tuple
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 (B, 3, H, W) to `size`, antialiased; the same tensor if it has that size."""
+    """Return images, uint8 `(B, 3, H, W)`, resized with antialiasing, or the same tensor if they have that size."""
     return image if tuple(image.shape[-2:]) == size else TF.resize(image, list(size), antialias=True)
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """int64 (B, H, W) to `size` by nearest neighbours."""
+    """Return masks, int64 `(B, H, W)`, resized by nearest neighbors, or the same tensor if they have that size."""
     nearest = TF.InterpolationMode.NEAREST
     return mask if tuple(mask.shape[-2:]) == size else TF.resize(mask, list(size), interpolation=nearest)
 
 
 class _Canvas:
-    """An image, uint8 (3, H, W), whose windows are still being evaluated, and its mask (H, W)."""
+    """An image, uint8 `(3, H, W)`, and its mask, `(H, W)`, with the sum of the windows evaluated so far."""
 
     def __init__(self, image: Tensor, mask: Tensor | None, window: tuple[int, int]) -> None:
         self.size = (image.shape[-2], image.shape[-1])
@@ -69,7 +69,7 @@ class _Canvas:
         self.losses: list[Tensor] = []
 
     def add(self, maps: Tensor, rows: slice, columns: slice) -> None:
-        """maps: (C, h, w) of one window, at the resolution of the image."""
+        """Add the maps of one window, `(C, h, w)`, at the resolution of the image."""
         if self.missing == len(self.areas):
             self.total, self.count = maps.new_zeros(len(maps), *self.covered), maps.new_zeros(self.covered)
         self.total[:, rows, columns] += maps
@@ -77,7 +77,7 @@ class _Canvas:
         self.missing -= 1
 
     def result(self) -> ImageResult:
-        """The mean of all windows, at the size of the image."""
+        """Return the mean of all windows, at the size of the image."""
         maps = self.total.div_(self.count)
         if self.covered != self.size:
             maps = F.interpolate(maps[None], self.size, mode="bilinear")[0]
@@ -94,15 +94,16 @@ def over_windows(
     window: tuple[int, int],
     batch_size: int,
 ) -> Iterator[ImageResult]:
-    """Evaluates images of any size by windows and gives back each image's mean, in order.
+    """Evaluate images of any size in windows, and yield the mean of each image, in order.
 
-    Memory is `batch_size` windows and the maps of the one image that is being put together, however many windows or
-    images there are.
+    Memory holds `batch_size` windows and the maps of one image, however many windows and images there are.
 
     Args:
-        evaluate: takes windows, uint8 (K, 3, h, w), K <= `batch_size`, and their masks, int64 (K, h, w), if given.
-        images: uint8 (3, H, W) each. masks: int64 (H, W) each.
-        window: height and width. batch_size: windows that are evaluated at once, of one image or several.
+        evaluate: Takes K windows, uint8 `(K, 3, h, w)`, K <= `batch_size`, and their masks, int64 `(K, h, w)`, or None.
+        images: Images, each uint8 `(3, H, W)`.
+        masks: Masks, each int64 `(H, W)`; None without labels.
+        window: Height and width.
+        batch_size: Number of windows that are evaluated at once; they may be of several images.
     """
     crops: deque[_Crop] = deque()
     for index, image in enumerate(images):
@@ -118,13 +119,13 @@ def over_windows(
 def _evaluated(
     evaluate: Callable[[Tensor, Tensor | None], WindowResult], crops: deque[_Crop], window: tuple[int, int]
 ) -> Iterator[ImageResult]:
-    """Evaluates `crops` and empties them; gives back the images that are complete with them."""
+    """Evaluate all `crops` and remove them; yield the images that are complete then."""
     image = torch.stack([canvas.image[:, rows, columns] for canvas, rows, columns in crops])
     masks = [canvas.mask[rows, columns] for canvas, rows, columns in crops if canvas.mask is not None]
     found = evaluate(image, torch.stack(masks) if masks else None)
     for index in range(len(crops)):
         canvas, rows, columns = crops.popleft()
-        # one window at a time, since at the resolution of the image they are large
+        # one window at a time, since maps at the resolution of the image are large
         canvas.add(F.interpolate(found.maps[index : index + 1], window, mode="bilinear")[0], rows, columns)
         if found.loss is not None:
             canvas.losses.append(found.loss[index])

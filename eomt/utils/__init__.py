@@ -1,1 +1,1 @@
-"""One of each: files, the hub, processes, modes, the spelling of answers."""
+"""What every part of the package uses: files, the hub, processes, modes, the spelling of answers."""

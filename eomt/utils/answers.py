@@ -10,12 +10,12 @@ ARTICLES = frozenset({"a", "an", "the"})
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
-# what carries meaning at the end of an answer though Unicode calls it punctuation: 50 %, #3, -2
+# punctuation, to Unicode, that has a meaning at the ends of an answer: 50 %, #3, -2
 KEPT_AT_ENDS = "%‰#&@-"
 
 
 def _spellings() -> dict[str, str]:
-    """Return contractions without their apostrophe, or one of them, by what they mean; none that is another word."""
+    """Return contractions without an apostrophe -> the contraction, except for spellings that are other words."""
     endings = {
         "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
         "'ve": "could might must not should they we what where who would you",
@@ -50,29 +50,30 @@ def plain_answer(text: str) -> str:
     """Return an answer as it is spelled in a vocabulary: Unicode's composed form (NFC), lower case, single spaces.
 
     Args:
-        text: An answer.
+        text: Answer as it was written.
     """
-    # lower case may take a letter apart again
+    # lower case may decompose a letter again
     lower = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
     return " ".join(lower.split())
 
 
 @lru_cache(maxsize=2**16)
 def normalize_answer(text: str, language: str) -> str:
-    """Return the form of an answer in which two answers are compared, in training and by every metric.
+    """Return the normal form of an answer: two answers with the same one count as equal, in training and metrics.
 
-    "en": the rules of the VQAv2 evaluation. Marks and full stops go, number words become figures, articles go,
-    contractions get their apostrophe. Unlike there, the rules also hold where all references are equal.
+    English ("en") follows the VQAv2 evaluation: punctuation marks, full stops and articles are removed, number words
+    become figures, contractions get their apostrophe. That evaluation skips these rules where all references are equal;
+    here they always apply.
 
-    Any other language: lower case, single spaces, no punctuation at the ends. No word and no diacritic is touched: "an"
-    is a word of Vietnamese.
+    Any other language: lower case, single spaces, no punctuation at the ends. Words and diacritics stay: "an" is a word
+    in Vietnamese.
 
-    Both in Unicode's form NFC. Where the rules would leave nothing, as of "A" or "?", only case and spaces are changed:
-    an empty prediction is no answer.
+    Both are in Unicode's form NFC. Where the rules would leave nothing ("A", "?"), only case and spaces are changed, so
+    that an empty prediction equals no answer.
 
     Args:
-        text: An answer.
-        language: Its code, as "en" or "vi".
+        text: Answer as it was written.
+        language: Code of its language, such as "en" or "vi".
     """
     plain = plain_answer(text)
     normal = _english(plain) if language == "en" else _without_ends(plain)
@@ -83,7 +84,7 @@ def _english(text: str) -> str:
     has_comma_in_number = COMMA_IN_NUMBER.search(text) is not None
     cleaned = text
     for mark in MARKS:
-        # a mark between two words parts them, one beside a space or in a number is only dropped
+        # a mark between two words becomes a space; beside a space, or beside a number such as 1,000, it is dropped
         at_end_of_word = f"{mark} " in text or f" {mark}" in text
         cleaned = cleaned.replace(mark, "" if at_end_of_word or has_comma_in_number else " ")
     cleaned = PERIOD.sub("", cleaned)

@@ -1,4 +1,4 @@
-"""Processes that train together: the rank of this one, and what all of them hold."""
+"""Processes that train together: the rank of this one, and values gathered from all."""
 
 from typing import Any, TypeVar
 
@@ -10,12 +10,12 @@ Value = TypeVar("Value")
 
 
 def is_distributed() -> bool:
-    """Return whether there are other processes to speak with."""
+    """Return whether this process is in an initialized group of processes."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def gather(value: Value) -> list[Value]:
-    """Return what each process holds, by rank; all of them must call it.
+    """Return the value of each process, by rank; every process must call this.
 
     Args:
         value: Anything that can be pickled.
@@ -28,7 +28,7 @@ def gather(value: Value) -> list[Value]:
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
-    """Return the mean of a scalar over all processes, which must all call it; alone, the scalar itself."""
+    """Return the mean of a scalar over all processes, which must all call this; in a single one, the scalar."""
     if not is_distributed():
         return value
     value = value.clone()
@@ -37,10 +37,10 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 
 def rank() -> int:
-    """Return the number of this process among those that train together, even before they have met."""
+    """Return the number of this process among those that train together, even before their group is initialized."""
     if is_distributed():
         return torch.distributed.get_rank()
-    # Lightning reads it from whatever launcher there is; it is slow to import
+    # Lightning knows the variables of every launcher; imported here, as it is slow
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0)

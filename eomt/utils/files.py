@@ -1,22 +1,24 @@
 """Files and folders that appear whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from eomt.errors import UserError
 
 
-def write_folder(folder: Path, write: Any, is_ours: Any) -> Path:
-    """Makes `folder` whole or not at all: `write` fills a folder beside it, which then takes its place.
+def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callable[[Path], bool]) -> Path:
+    """Write a folder, whole or not at all: a new one is filled beside it, which then replaces it. Return its path.
+
+    Args:
+        folder: Folder to write.
+        write: Fills the new folder that it is given.
+        is_ours: Returns whether a folder that exists may be replaced.
 
     Raises:
-        UserError: if it exists and `is_ours(folder)` is false: nobody's files are overwritten.
+        UserError: If the folder exists and `is_ours` says no.
     """
     folder = folder.resolve()
     if folder.exists() and not is_ours(folder):
@@ -27,7 +29,7 @@ def write_folder(folder: Path, write: Any, is_ours: Any) -> Path:
         beside.chmod(0o755)
         write(beside)
         for file in beside.rglob("*"):
-            # safetensors makes files that only their owner can read
+            # safetensors writes files that only their owner can read
             file.chmod(0o755 if file.is_dir() else 0o644)
         if folder.exists():
             shutil.rmtree(folder)
@@ -39,10 +41,14 @@ def write_folder(folder: Path, write: Any, is_ours: Any) -> Path:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a file beside `path`, which then takes its place.
+    """Write a file, whole or not at all: a new one is written beside it, which then replaces it.
+
+    Args:
+        path: File to write; folders above it are made.
+        write: Writes the new file whose path it is given.
 
     Raises:
-        UserError: if the folder cannot be written to.
+        UserError: If the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Names of files of models, and how the Hugging Face hub and its libraries are asked."""
+"""Names of model files, and whether a name is a local path or a repository on the Hugging Face hub."""
 
 import contextlib
 import ssl
@@ -19,13 +19,13 @@ from transformers.utils import logging as transformers_logging
 from eomt.errors import UserError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-# that say which tensor is in which of several files
+# they say which tensor is in which of several weight files
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
-# a name with one of these is meant as that of a file
+# a name with one of these endings is a file's, not a repository's
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
-# what transformers raises for a folder or a configuration that cannot be used
+# errors that transformers raises for a folder or a configuration that it cannot use
 READING_ERRORS = (
     *(OSError, ValueError, RuntimeError, EOFError, ImportError),
     *(SafetensorError, UnpicklingError, StrictDataclassError),
@@ -34,14 +34,14 @@ READING_ERRORS = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a field of a configuration takes, to find it and for messages.
+    """A field of a configuration that takes a local path or a repository: what it accepts, and words for messages.
 
     Attributes:
-        field: Its name.
-        takes: What would do, for people.
-        option: Of the command line, where a local one can be given.
-        is_file: Whether a file will do, and not only a folder.
-        has_owner: Whether repositories are `owner/name`, and not also `name`.
+        field: Name of the field.
+        takes: What the field accepts, in words.
+        option: Option of the command line that sets it to a local path.
+        is_file: Whether it accepts a file as well as a folder.
+        has_owner: Whether its repositories must be `owner/name`; else `name` alone is one too.
         beside: Names of files that are read beside the weights.
     """
 
@@ -54,12 +54,16 @@ class Wanted:
 
     @property
     def kind(self) -> str:
-        """What it must be if it is local."""
+        """What a local path must be: a folder, or a file or folder."""
         return "file or folder" if self.is_file else "folder"
 
 
 def find_local(source: str, wanted: Wanted) -> Path | None:
-    """Return a local file or folder; None for a repository whose hub answers, or which is in its cache.
+    """Return the path of a local file or folder; None for a repository that is in the cache or whose hub answers.
+
+    Args:
+        source: Path or name of a repository.
+        wanted: The field that it was given for.
 
     Raises:
         UserError: If it is neither, or the hub cannot be reached.
@@ -74,11 +78,11 @@ def find_local(source: str, wanted: Wanted) -> Path | None:
 
 
 def is_repository(source: str, has_owner: bool = True) -> bool:
-    """Return whether a text has the form of a repository's name, and not that of a file.
+    """Return whether a text has the form of a repository's name and not of a file's.
 
     Args:
-        source: A text that names no local file or folder.
-        has_owner: Take `owner/name` alone, and not also `name`.
+        source: A text that is no path of a local file or folder.
+        has_owner: Accept `owner/name` only; else `name` too.
     """
     try:
         validate_repo_id(source)
@@ -88,7 +92,11 @@ def is_repository(source: str, has_owner: bool = True) -> bool:
 
 
 def require_hub(repository: str, wanted: Wanted) -> None:
-    """Check that a repository can be had, within seconds: the hub's own client tries for three quarters of a minute.
+    """Check within seconds that a repository is available; the hub's own client would try for 45 seconds.
+
+    Args:
+        repository: Name of the repository.
+        wanted: The field that it was given for.
 
     Raises:
         UserError: If its weights are not in the cache and the hub does not answer.
@@ -99,7 +107,7 @@ def require_hub(repository: str, wanted: Wanted) -> None:
     try:
         urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=10).close()
     except urllib.error.HTTPError:
-        return  # it answers
+        return  # the hub answers
     except OSError as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLError):
@@ -111,14 +119,14 @@ def require_hub(repository: str, wanted: Wanted) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a message that has any text, shortened; the kind of an error without."""
+    """Return the first line of an error's message, at most 160 characters; the error's type where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:160] if lines else type(error).__name__
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence progress bars and lists of tensors that were not asked for, within."""
+    """Silence the progress bars and warnings of transformers within."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,6 +1,6 @@
-"""The labels that take no part in losses and figures."""
+"""Labels that losses and metrics ignore."""
 
-# of pixels in masks of class ids, as in Cityscapes' train ids
+# for pixels in masks of class ids, as in Cityscapes' train ids
 IGNORE_INDEX = 255
-# of tokens of an answer, and of answers without a number: PyTorch's own default of cross-entropy
+# for tokens of an answer, and for answers outside of the vocabulary: the default of PyTorch's cross-entropy
 IGNORED_TOKEN = -100

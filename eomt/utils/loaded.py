@@ -6,15 +6,15 @@ from torch import nn
 
 
 def mark_loaded(model: nn.Module, names: Iterable[str]) -> None:
-    """Record that tensors of `model` were read from a file, so that the audit can tell them from random ones."""
+    """Record which tensors of `model` were read from a file, so that the audit can tell them from random ones."""
     vars(model)["loaded"] = loaded_in(model) | set(names)
 
 
 def loaded_in(model: nn.Module) -> frozenset[str]:
-    """Return the names of the tensors that `mark_loaded` recorded for `model` itself, not for modules inside it."""
+    """Return the names that `mark_loaded` recorded for `model` itself; modules inside it have records of their own."""
     return vars(model).get("loaded", frozenset())
 
 
 def forget_loaded(model: nn.Module) -> None:
-    """Forget what was recorded, as after tensors were renamed."""
+    """Remove the record of `model`, as after its tensors were renamed."""
     vars(model).pop("loaded", None)

@@ -1,4 +1,4 @@
-"""Modes of networks, of arithmetic and of random numbers, set within a block and put back after it."""
+"""Contexts that set modes of networks, of arithmetic and of random numbers within, and put them back afterwards."""
 
 import contextlib
 import random
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Set evaluation mode within, each module's own mode afterwards."""
+    """Set evaluation mode within; each module gets its own mode back."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -23,7 +23,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Set training mode within, each module's own mode afterwards."""
+    """Set training mode within; each module gets its own mode back."""
     with evaluation_mode(model):
         model.train()
         yield
@@ -43,7 +43,7 @@ def full_precision(device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def isolated_randomness() -> Iterator[None]:
-    """Put back the random states of PyTorch on every device, NumPy and Python."""
+    """Put the random states of Python, NumPy and PyTorch (on every device) back afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):

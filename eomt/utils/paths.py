@@ -1,11 +1,11 @@
-"""Paths in configurations: the types that mark a field as one, and their expansion."""
+"""Paths in configurations: which types mark a field as a path, and how `~` is expanded."""
 
 import inspect
 from pathlib import Path
 from typing import Any, TypeVar, get_args, overload
 
-# a local file or folder, or else a word that stands for something to fetch: of a union that begins with str,
-# jsonargparse makes a str, so that a repository's id stays as it was written
+# a local path, or the name of something to fetch; str comes first, so that jsonargparse makes a str and leaves a
+# repository's name as it was written
 PathOrName = str | Path
 
 Other = TypeVar("Other")
@@ -18,16 +18,16 @@ def expand(path: None) -> None: ...
 def expand(path: str | Path | None) -> Path | None:
     """Return a path with `~` replaced by the home folder; None stays None.
 
-    Constructors call it on each path they are given, so that nobody after them has to.
+    Constructors call it on each path that they are given, so that no other code has to.
 
     Args:
-        path: A file or folder, which need not exist.
+        path: A file or folder; it need not exist.
     """
     return None if path is None else Path(path).expanduser()
 
 
 def expand_name(name: PathOrName) -> str:
-    """Return a path with `~` replaced by the home folder; a name that is no such path stays as it is.
+    """Return a path with `~` replaced by the home folder; other names stay as they are.
 
     Args:
         name: A local path, or the name of something to fetch, such as a repository on the hub.
@@ -36,14 +36,14 @@ def expand_name(name: PathOrName) -> str:
 
 
 def expand_source(source: Other | PathOrName) -> Other | str:
-    """Return a path or name as `expand_name` does; what is neither, a switch or a configuration, stays as it is."""
+    """Return a path or name as `expand_name` does; anything else, such as a bool or a dict, stays as it is."""
     return expand_name(source) if isinstance(source, str | Path) else source
 
 
 def is_path_type(annotation: Any) -> bool:
-    """Return whether values of a type are, or hold, paths.
+    """Return whether values of a type are paths, or hold paths.
 
-    `Path`, `Path | None`, `bool | Path`, `PathOrName`, `list[Path]` and `dict[str, Path]` are such types, `str` is not.
+    `Path`, `Path | None`, `bool | Path`, `PathOrName`, `list[Path]` and `dict[str, Path]` are such types; `str` is not.
 
     Args:
         annotation: Type of an argument.
@@ -56,7 +56,7 @@ def is_path_type(annotation: Any) -> bool:
 def path_fields(cls: type) -> frozenset[str]:
     """Return the names of a class's constructor arguments that hold paths.
 
-    Arguments that a constructor hands on to a base class as `**arguments` are among them.
+    Arguments of base classes, which constructors pass on as `**arguments`, are included.
 
     Args:
         cls: A class.
@@ -66,6 +66,6 @@ def path_fields(cls: type) -> frozenset[str]:
         constructor = vars(base).get("__init__")
         if inspect.isfunction(constructor):
             for name, parameter in inspect.signature(constructor).parameters.items():
-                # what a class says of an argument goes before what its bases say
+                # a class's own annotation comes before those of its bases
                 found.setdefault(name, is_path_type(parameter.annotation))
     return frozenset(name for name, holds_paths in found.items() if holds_paths)

@@ -1,4 +1,4 @@
-"""Tokenizers of text models: from a folder or the hub, with the length that their model can take."""
+"""Tokenizers of text models, from a folder or the hub, limited to the length that their model can take."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ WANTED = Wanted(
     "tokenizer", "one in Hugging Face layout, or a repository", "--model.network.tokenizer", has_owner=False
 )
 
-# any of these makes a folder that of a tokenizer; without one transformers makes up a tokenizer of no words
+# a folder of a tokenizer holds one of these; without any, transformers makes a tokenizer that knows no words
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
     *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
 )
-# of models that say nothing of a limit
+# for models that state no limit
 DEFAULT_LENGTH = 512
 # transformers' stand-in for "no limit known" is 1e30
 UNKNOWN_LENGTH = 10**9
-# their positions are counted from the padding token's number on
+# models whose positions start after the number of the padding token
 OFFSET_POSITIONS = frozenset(
     {
         *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"),
@@ -32,7 +32,10 @@ OFFSET_POSITIONS = frozenset(
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer in a folder or a repository on the hub, the fast one where there is one.
 
-    It pads on the right. Its `model_max_length` is at most what the text model beside it has positions for.
+    It pads on the right. Its `model_max_length` is at most the number of positions of the text model beside it.
+
+    Args:
+        source: Path of a folder, or name of a repository.
 
     Raises:
         UserError: If there is none, it cannot be read, a package is missing, or it has no padding token.
@@ -49,7 +52,9 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
             raise UserError(
                 f"tokenizer: {source} needs a package that is missing; pip install sentencepiece"
             ) from error
-        raise UserError(f"tokenizer: {source} cannot be read ({first_line(error)})") from error
+        raise UserError(
+            f"tokenizer: {source} cannot be read ({first_line(error)}); give another folder or repository"
+        ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(f"tokenizer: {source} knows no words; give the folder of a tokenizer with its vocabulary")
     if tokenizer.pad_token_id is None:
@@ -61,12 +66,12 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def holds_tokenizer(folder: str | Path) -> bool:
-    """Return whether there is a tokenizer in a local folder."""
+    """Return whether a local folder holds a tokenizer."""
     return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
 
 
 def usable_positions(config: PreTrainedConfig) -> int | None:
-    """Return how many tokens a text model can take; None if its positions have no end."""
+    """Return how many tokens a text model can take; None if there is no limit."""
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     if positions is None or positions <= 0:
@@ -77,7 +82,7 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
 
 
 def _positions_beside(place: str) -> int | None:
-    """Return the same of the model whose configuration lies beside a tokenizer; None where there is none."""
+    """Return how many tokens the model beside a tokenizer can take; None if there is no model, or no limit."""
     try:
         with quiet():
             return usable_positions(AutoConfig.from_pretrained(place))

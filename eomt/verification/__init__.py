@@ -1,4 +1,4 @@
-"""Proofs: that adapters act and learn, that merged networks answer alike, what training needs in memory."""
+"""Proofs: adapters act and learn, merged networks answer as adapted ones do, training fits into memory."""
 
 from eomt.verification.audit import AuditReport, audit
 

@@ -1,6 +1,6 @@
 """Proof that every adapter acts and learns, on one batch, in at most three passes.
 
-Takes any torch module: what calls it says how a loss and an output come from a batch.
+It takes any torch module; the caller gives functions that compute a loss and an output from a batch.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ Outputs = Callable[[nn.Module, Any], Tensor]
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-        faults: A sentence for each; none if all is well.
+        faults: A sentence for each fault that was found.
         adapters: Paths of the adapted layers.
-        trained_in_full: Paths of the modules that are trained in full beside them.
+        trained_in_full: Paths of the modules that are trained in full beside the adapters.
     """
 
     faults: tuple[str, ...]
@@ -40,11 +40,11 @@ class AuditReport:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no faults."""
         return not self.faults
 
     def __str__(self) -> str:
-        """Return the verdict in a line."""
+        """Return the result in one line."""
         if self.faults:
             more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
             return self.faults[0] + more
@@ -55,10 +55,10 @@ class AuditReport:
         return "; ".join(parts) or "every parameter is trained"
 
     def require(self) -> None:
-        """Stop on faults.
+        """Stop if there are faults.
 
         Raises:
-            UserError: Naming the first fault and how many more there are.
+            UserError: If there are; the message has the first one and how many more there are.
         """
         if self.faults:
             raise UserError(f"AdapterAudit: {self}")
@@ -74,27 +74,32 @@ def audit(
 ) -> AuditReport:
     """Check that each adapter of a model acts and learns.
 
-    What is trainable is what its LoRAConfig says and is in an optimizer; each adapter is called in training and in
-    evaluation; each adapter's A and B get a finite gradient that is not zero, from the loss in training and from the
-    output in evaluation; the output does not depend on whether gradients are computed; everything else that is trained
-    gets a gradient; nothing is frozen that no file ever filled. Random states, buffers, gradients and weights are
-    afterwards what they were.
+    These are checked, on one batch and in at most three passes:
+
+    - Exactly the parameters that the LoRAConfig implies are trainable, and each is in an optimizer.
+    - Each adapter is called in training and in evaluation.
+    - A and B of each adapter get a finite gradient other than zero, from the loss in training and from the output in
+      evaluation. Everything else that is trained gets a gradient.
+    - The output is the same with gradients and under no_grad.
+    - No frozen tensor is random, that is, was never read from a file.
+
+    Random states, buffers, gradients and weights are afterwards as before.
 
     Args:
         model: Any torch module, adapted by `apply_lora` or `load_adapter`, or plain.
-        batch: What `loss` and `outputs` take, on the model's device.
+        batch: Batch for `loss` and `outputs`, on the model's device.
         loss: Returns the scalar loss of a model on a training batch, with its graph.
-        outputs: Returns what a model answers to a batch as one tensor; None calls the model with the batch.
-        optimizers: Of the training; None leaves that question out.
+        outputs: Returns a model's answer to a batch as one tensor; None calls the model with the batch.
+        optimizers: Optimizers of the training; None does not check them.
         allow_random_base: Let frozen weights be random, as in a smoke test without pre-trained weights.
 
     Raises:
-        UserError: If something else is trainable than the model's LoRAConfig says.
+        UserError: If other parameters are trainable than the model's LoRAConfig implies.
     """
     check_trainable(model)
     faults = _optimizer_faults(model, optimizers) if optimizers is not None else []
     faults += [] if allow_random_base else random_base_faults(model)
-    # what stands so before the first pass would only lead to more faults in it
+    # faults that are there before the first pass would only cause more in it
     faults = faults or _faults_in_passes(model, batch, loss, outputs or call)
     done = adaptation(model)
     return AuditReport(tuple(faults), tuple(lora_layers(model)), tuple(done.trained_in_full if done else ()))
@@ -113,24 +118,24 @@ def random_base_faults(model: nn.Module) -> list[str]:
 
 
 def loaded_names(model: nn.Module) -> set[str]:
-    """Return the names, relative to `model`, of all tensors that some loader recorded."""
+    """Return the names in `model` of all tensors that were read from files, here or in modules inside."""
     found = set()
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         found |= {prefix + name for name in loaded_in(module)}
     for path, layer in lora_layers(model).items():
-        # PEFT's layers hold the plain one, which was loaded under the name that is now theirs
+        # a layer of PEFT holds the plain one, whose tensors were recorded under the names before
         holder = layer.base_weight_name.removesuffix("weight")
         found |= {f"{path}.{holder}{part}" for part in ("weight", "bias") if f"{path}.{part}" in found}
     return found
 
 
 def call(model: nn.Module, batch: Any) -> Tensor:
-    """Return all floating-point tensors that a model answers, as one vector.
+    """Return all floating-point tensors of a model's answer, as one vector.
 
     Args:
         model: Called as `model(**batch)` with a mapping, `model(*batch)` with a tuple or list, else `model(batch)`.
-        batch: Its input.
+        batch: Input of the model.
     """
     if isinstance(batch, Mapping):
         answer = model(**batch)
@@ -150,7 +155,7 @@ def _tensors(answer: Any) -> Iterator[Tensor]:
 
 
 def _optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[str]:
-    """Return which trainable tensors are in no optimizer."""
+    """Return a fault for each trainable tensor that is in no optimizer."""
     held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     return [
         f"{name!r} is trainable but in no optimizer; see configure_optimizers"
@@ -160,12 +165,12 @@ def _optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list
 
 
 def _faults_in_passes(model: nn.Module, batch: Any, loss: Loss, outputs: Outputs) -> list[str]:
-    """Return what a training pass and, where there are adapters, two evaluation passes show."""
+    """Return the faults in a training pass and, where there are adapters, in two evaluation passes."""
     layers = lora_layers(model)
-    # eager: a compiled network would be compiled for these passes too, and run into dynamo's limit
+    # eager: else these passes would be compiled too, and reach dynamo's limit of recompilations
     with isolated_randomness(), untouched(model), torch.compiler.set_stance("force_eager"):
         for layer in layers.values():
-            # B is zero at the start, and then neither reaches the output nor lets A learn; any other value shows both
+            # while B is zero it does not change the output and A gets no gradient; any other value shows both
             nn.init.normal_(layer.lora_b, std=0.02)
         faults = _training_faults(model, batch, loss, layers)
         if layers:
@@ -175,7 +180,7 @@ def _faults_in_passes(model: nn.Module, batch: Any, loss: Loss, outputs: Outputs
 
 
 def _training_faults(model: nn.Module, batch: Any, loss: Loss, layers: dict[str, AdapterLayer]) -> list[str]:
-    """Return which adapters are not called, and what gets no gradient from the loss."""
+    """Return a fault for each adapter that is not called, and for what gets no gradient from the loss."""
     with training_mode(model), torch.enable_grad(), record_calls() as called:
         value = loss(model, batch)
         if not value.requires_grad:
@@ -188,7 +193,7 @@ def _training_faults(model: nn.Module, batch: Any, loss: Loss, layers: dict[str,
     faults += _adapter_faults(layers, "in training")
     done = adaptation(model)
     heads = done.trained_in_full if done else []
-    # by all of their names: a module may hold nothing but a tied weight
+    # under all of their names: a module may hold nothing but a tied weight
     trained = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     for path in heads:
         if fault := _gradient_fault([p for name, p in trained.items() if is_inside(name, [path])]):
@@ -200,10 +205,10 @@ def _training_faults(model: nn.Module, batch: Any, loss: Loss, layers: dict[str,
 
 
 def _evaluation_faults(model: nn.Module, batch: Any, outputs: Outputs, layers: dict[str, AdapterLayer]) -> list[str]:
-    """Return which adapters are not called, or do not change the output.
+    """Return a fault for each adapter that is not called or does not change the output.
 
-    Two passes: with gradients, which tell of each adapter whether it acts, and without, as the fast paths that bypass
-    adapters run only there. Both must give the same answers.
+    Two passes: one with gradients, which show for each adapter whether it acts, and one without, since fast paths that
+    bypass adapters run only there. Both must give the same answers.
     """
     with evaluation_mode(model):
         with torch.no_grad(), isolated_randomness(), record_calls() as called:
@@ -236,7 +241,7 @@ def _adapter_faults(layers: dict[str, AdapterLayer], where: str) -> list[str]:
 
 
 def _gradient_fault(parameters: list[nn.Parameter]) -> str | None:
-    """Return what is wrong with tensors that belong together: one of them may be zero for a batch, but not all."""
+    """Return what is wrong with the gradients of tensors that belong together: some may be zero, but not all."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return "gets no gradient"
@@ -249,7 +254,7 @@ def _gradient_fault(parameters: list[nn.Parameter]) -> str | None:
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Put back adapters, buffers and gradients."""
+    """Put the adapters' B, buffers and gradients back afterwards."""
     kept: dict[Tensor, Tensor] = {}
     for layer in lora_layers(model).values():
         kept[layer.lora_b] = layer.lora_b.detach().clone()

@@ -1,4 +1,4 @@
-"""Memory at the peak of a training step, found by running small ones."""
+"""Peak memory of a training step, extrapolated from small ones that are run."""
 
 import contextlib
 import gc
@@ -22,13 +22,13 @@ Step = Callable[[dict[str, Any]], Tensor]
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes at the peak of a training step; Python and its libraries come on top.
+    """Bytes at the peak of a training step, without Python and its libraries.
 
     Attributes:
-        weights: parameters and buffers.
-        gradients: of what is trained.
-        optimizer_states: the two averages of AdamW.
-        activations: whatever else lives at the peak: the batch, what autograd keeps, temporaries.
+        weights: Parameters and buffers.
+        gradients: Gradients of the trained parameters.
+        optimizer_states: The two averages of AdamW.
+        activations: Everything else at the peak: the batch, what autograd keeps, temporary tensors.
     """
 
     weights: int
@@ -38,14 +38,16 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
+        """Sum of all four."""
         return self.weights + self.gradients + self.optimizer_states + self.activations
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operations within it make, as long as anything (autograd too) holds them.
+    """A counter of the bytes of tensors that operations within it make, for as long as something holds them.
 
     Attributes:
-        peak: the most that lived at once since the start, or since `restart`.
+        live: Bytes that are held now, by autograd too.
+        peak: Largest number of bytes held at once, since the start or the last `restart`.
     """
 
     def __init__(self) -> None:
@@ -54,12 +56,12 @@ class LiveBytes(TorchDispatchMode):
         self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def restart(self) -> None:
-        """Forgets the peak, not what lives."""
+        """Start a new peak from the bytes that are held now."""
         self.peak = self.live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        # what an operation only passes on or changes in place was there before, or is counted already
+        # a storage that an operation returns or changes in place was there before, or is counted already
         given = {value.untyped_storage()._cdata for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)}
         for value in tree_iter(result):
             if isinstance(value, Tensor) and value.untyped_storage()._cdata not in given:
@@ -81,7 +83,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class CudaBytes(contextlib.AbstractContextManager["CudaBytes"]):
-    """The same from the counters of the CUDA allocator, which know the workspaces inside operations too."""
+    """The same counter for a GPU, from the CUDA allocator, which also counts workspaces inside operations."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -94,10 +96,12 @@ class CudaBytes(contextlib.AbstractContextManager["CudaBytes"]):
         return None
 
     def restart(self) -> None:
+        """Start a new peak from the bytes that are allocated now."""
         torch.cuda.reset_peak_memory_stats(self.device)
 
     @property
     def peak(self) -> int:
+        """Largest number of bytes allocated at once since the last `restart`, less those at the start."""
         return torch.cuda.max_memory_allocated(self.device) - self._before
 
 
@@ -108,25 +112,25 @@ def training_memory(
     batch_size: int,
     forward_context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> TrainingMemory:
-    """Return the peak memory of training with AdamW, from steps on one and two samples, continued in a straight line.
+    """Return the peak memory of training with AdamW, extrapolated linearly from steps on one and on two samples.
 
-    Weights, gradients, buffers, metrics and random states are afterwards what they were.
+    Weights, gradients, buffers, metrics and random states are afterwards as before.
 
     Args:
-        model: With all that is trained.
-        step: Returns the loss of a batch as training computes it, and leaves nothing behind but its graph.
-        batch: Of at least two samples, or one if `batch_size` is 1, on the device of the model.
-        batch_size: Of training.
-        forward_context: Of the precision, around the forward pass.
+        model: The model that is trained.
+        step: Returns the loss of a batch as in training, and keeps nothing but its graph.
+        batch: Batch of at least two samples, or one if `batch_size` is 1, on the model's device.
+        batch_size: Batch size of the training.
+        forward_context: Context around the forward pass, for its precision.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = _bytes(trained)
     sizes = (1, 2) if batch_size > 1 else (1,)
     peaks = [step_peaks(model, step, first_samples(batch, size), forward_context) for size in sizes]
-    # each phase is a straight line of its own; their largest is not
+    # each phase grows linearly with the batch size; their maximum does not
     in_step = max(phase[0] + (phase[-1] - phase[0]) * (batch_size - 1) for phase in zip(*peaks, strict=True))
     inputs = _bytes(tree_iter(first_samples(batch, 1))) * batch_size
-    # AdamW's square root of the second average: of all tensors at once on CUDA, of one at a time (twice) elsewhere
+    # AdamW takes the root of the second average: on CUDA of all tensors at once, elsewhere of one at a time (twice)
     largest = max((_bytes([parameter]) for parameter in trained), default=0)
     in_optimizer = gradients + (gradients if _device_of(model).type == "cuda" else 2 * largest)
     return TrainingMemory(
@@ -143,7 +147,7 @@ def step_peaks(
     batch: dict[str, Any],
     forward_context: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[int, int]:
-    """Return the bytes that a step holds at the peak of its forward and of its backward pass, gradients included."""
+    """Return the peak bytes of a step's forward and of its backward pass, gradients included."""
     gc.collect()
     device = _device_of(model)
     meter = CudaBytes(device) if device.type == "cuda" else LiveBytes()
@@ -158,7 +162,7 @@ def step_peaks(
     ):
         for parameter in model.parameters():
             if parameter.requires_grad:
-                # those of the step before: Lightning lets them go only after the forward pass
+                # gradients of the step before: Lightning frees them only after the forward pass
                 parameter.grad = torch.zeros_like(parameter)
         meter.restart()
         with forward_context():
@@ -166,14 +170,14 @@ def step_peaks(
         forward = meter.peak
         model.zero_grad()
         meter.restart()
-        # a loss that depends on nothing trained is for the audit to tell
+        # the audit reports a loss that depends on nothing trained
         if loss.requires_grad:
             loss.backward()
         return forward, meter.peak
 
 
 def first_samples(batch: dict[str, Any], size: int) -> dict[str, Any]:
-    """The first `size` samples of a batch of tensors and lists."""
+    """Return the first `size` samples of a batch of tensors and lists."""
     count = len(batch["image"])
     return {
         name: value[:size] if isinstance(value, Tensor | list) and len(value) == count else value
@@ -182,13 +186,13 @@ def first_samples(batch: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def checkpointing_switches(network: nn.Module) -> list[Network]:
-    """Return the networks in `network`, itself included, whose flag `checkpointing` can be switched."""
+    """Return the networks in `network`, itself included, that have a switch `checkpointing`."""
     return [module for module in network.modules() if isinstance(module, Network) and module.checkpointing is not None]
 
 
 @contextlib.contextmanager
 def checkpointing_set(network: nn.Module, checkpointing: bool) -> Iterator[None]:
-    """Set every switch of `network` on or off within."""
+    """Set every switch `checkpointing` in `network` within, and put it back afterwards."""
     before = {module: module.checkpointing for module in checkpointing_switches(network)}
     for module in before:
         module.checkpointing = checkpointing
@@ -204,5 +208,5 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _bytes(values: Iterable[Any]) -> int:
-    """Of the tensors among `values`."""
+    """Return the bytes of the tensors among `values`."""
     return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))

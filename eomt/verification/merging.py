@@ -1,4 +1,4 @@
-"""Adapters merged into their base: the copy, how far its answers are off, and its folder on disk."""
+"""Adapters merged into their base: the merged copy, the difference of its answers, and its folder on disk."""
 
 import copy
 from pathlib import Path
@@ -21,21 +21,21 @@ from eomt.verification.audit import Outputs, call
 
 WEIGHTS_FILE = WEIGHT_FILES[0]
 CONFIG_FILE = "config.yaml"
-# of a file in the names of a model's authors, where a network can write it
+# a file with the tensor names of a model's authors, for networks that can write one
 ORIGINAL_SUFFIX = ".pt"
 TOLERANCE = 1e-4
 
 
 def merged_copy(network: Network, batch: Any, outputs: Outputs = call) -> tuple[Network, float, float]:
-    """Return a copy of a network in fp32 with its adapters merged, and how far its answers on a batch are off.
+    """Return a copy of a network in fp32 with its adapters merged, and the difference of its answers on a batch.
 
     Args:
-        network: Adapted or plain; it stays as it is.
-        batch: What `outputs` takes, on the network's device.
-        outputs: Returns what a network answers to a batch as one tensor.
+        network: Adapted or plain; it is not changed.
+        batch: Batch for `outputs`, on the network's device.
+        outputs: Returns a network's answer to a batch as one tensor.
 
     Returns:
-        The copy; the largest absolute difference; the same relative to the largest answer.
+        The copy; the largest absolute difference; that difference divided by the largest absolute answer.
     """
     adapted = copy.deepcopy(network).float()
     merged = copy.deepcopy(adapted)
@@ -49,12 +49,12 @@ def merged_copy(network: Network, batch: Any, outputs: Outputs = call) -> tuple[
 
 
 def write_merged(network: Network, folder: Path, config: str | None) -> None:
-    """Write a plain network, and the configuration that opens it; a merged folder that is there is replaced.
+    """Write a plain network and the configuration that opens it; replace a merged folder that exists.
 
     Args:
-        network: Without adapters.
-        folder: Made whole or not at all.
-        config: Content of a `config.yaml` beside the weights; None writes none.
+        network: Network without adapters.
+        folder: Folder that is written, whole or not at all.
+        config: Content of the `config.yaml` beside the weights; None writes none.
 
     Raises:
         UserError: If the folder exists and is something else.
@@ -69,10 +69,14 @@ def write_merged(network: Network, folder: Path, config: str | None) -> None:
 
 
 def fill_from_merged(network: nn.Module, folder: Path) -> None:
-    """Fill a plain network from a merged folder, which also holds what the network's class never trains.
+    """Fill a plain network from a merged folder, which holds all tensors, also those that are never trained.
+
+    Args:
+        network: Plain network.
+        folder: Merged folder.
 
     Raises:
-        UserError: For tensors missing or too many, or of another shape.
+        UserError: If tensors are missing or too many, or a shape differs.
     """
     state = read_weights(folder)
     trained = expected_trainable(network)
@@ -82,7 +86,7 @@ def fill_from_merged(network: nn.Module, folder: Path) -> None:
         value = state.pop(name)
         if value.shape != parameter.shape:
             raise UserError(
-                f"ckpt_path: {name!r} has shape {list(value.shape)}, this network's has {list(parameter.shape)}"
+                f"ckpt_path: {name!r} has shape {list(value.shape)}; this network's has {list(parameter.shape)}"
             )
         parameter.data.copy_(value)
         mark_loaded(network, [name])
@@ -90,25 +94,25 @@ def fill_from_merged(network: nn.Module, folder: Path) -> None:
 
 
 def is_merged_folder(folder: Path, files: frozenset[str]) -> bool:
-    """Return whether a folder holds a merged network and nothing else, so that replacing it loses nobody's files.
+    """Return whether a folder holds a merged network and nothing else, so that it can be replaced.
 
     Args:
         folder: Any path.
-        files: Names that the network writes.
+        files: Names of the files that the network writes.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return WEIGHTS_FILE in names and names <= files | {CONFIG_FILE}
 
 
 def check_output(output: str | None, files: frozenset[str]) -> None:
-    """Check that a merged network can be written somewhere, before anything is built.
+    """Check that a merged network can be written to `output`, before anything is built.
 
     Args:
-        output: A folder, or a file for the names of the network's authors.
-        files: Names that the network writes into a folder.
+        output: A folder, or a `.pt` file with the tensor names of the network's authors.
+        files: Names of the files that the network writes into a folder.
 
     Raises:
-        UserError: If none is given, or something else is there.
+        UserError: If no output is given, or something else is there.
     """
     if output is None:
         raise UserError("output: null; give the folder that the merged model is written to: --output FOLDER")
@@ -116,7 +120,7 @@ def check_output(output: str | None, files: frozenset[str]) -> None:
     if folder.suffix == ORIGINAL_SUFFIX and folder.exists():
         raise UserError(f"output: {folder} exists; choose another name")
     if folder.exists() and not is_merged_folder(folder, files):
-        raise UserError(f"output: {folder} exists and is no merged model; choose a folder that does not exist")
+        raise UserError(f"output: {folder} exists and is no merged model; choose another folder")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UserError(f"output: {above} is a file; choose another folder")

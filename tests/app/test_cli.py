@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from eomt.app.runs import claim
+from eomt.app.runs import create_run_folder
 from eomt.cli import main
 from eomt.errors import UserError
 from tests.cli_runs import Workspace, make_workspace, refusal, write_images
@@ -255,10 +255,10 @@ def test_a_merged_folder_predicts_without_the_data(workspace: Workspace, run: Pa
 
 
 def test_two_runs_of_one_second_get_two_folders(tmp_path: Path) -> None:
-    assert claim(tmp_path / "run", is_made_up=True) == tmp_path / "run"
-    assert claim(tmp_path / "run", is_made_up=True) == tmp_path / "run_2"
+    assert create_run_folder(tmp_path / "run", is_generated=True) == tmp_path / "run"
+    assert create_run_folder(tmp_path / "run", is_generated=True) == tmp_path / "run_2"
     with pytest.raises(UserError, match="exists"):
-        claim(tmp_path / "run", is_made_up=False)
+        create_run_folder(tmp_path / "run", is_generated=False)
 
 
 def test_a_run_is_never_written_over(workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,7 +327,7 @@ def test_a_damaged_checkpoint_is_refused(
         (("--ckpt_path", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
         (("--ckpt_path", "latest", "--run_name", "other"), "no latest_lora_step"),
         (("--model.network.num_classes", "7"), "num_classes: 7, but the data has 3"),
-        (("--model.lora_config.rank", "0"), "rank: 0, must be"),
+        (("--model.lora_config.rank", "0"), "rank: 0; must be"),
         (("--model.lora_config.rnak", "4"), "rnak"),
         (("--model.lora_config.target_modules", "[attention, mpl]"), "'mpl' matches no module; nearest: mlp"),
         (("--model.lora_config.rank", "4000"), "rank: 4000 is above"),

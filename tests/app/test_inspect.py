@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import eomt.models.eomt
-from eomt.app.inspection import joined
+from eomt.app.inspection import collapse_paths
 from eomt.models.eomt import EoMT
 from eomt.models.vit import ViT
 from eomt.tasks import SemanticSegmentation
@@ -70,7 +70,7 @@ def expanded(text: str) -> list[str]:
     ],
 )
 def test_a_row_stands_for_exactly_its_paths(paths: list[str]) -> None:
-    texts = joined(paths)
+    texts = collapse_paths(paths)
     found = {text: expanded(text) for text in texts}
     assert sorted(itertools.chain(*found.values())) == sorted(paths)
     assert {text: len(rows) for text, rows in found.items()} == texts

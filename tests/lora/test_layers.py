@@ -219,7 +219,7 @@ def test_functions_of_the_guide_on_a_module() -> None:
     [
         (nn.TransformerEncoderLayer(8, 2, 16), "'self_attn.out_proj' cannot be adapted: the fast path"),
         (nn.MultiheadAttention(8, 2), "'out_proj' cannot be adapted: torch.nn.MultiheadAttention"),
-        (nn.Sequential(nn.Linear(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))), "'1' .*parametris"),
+        (nn.Sequential(nn.Linear(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))), "'1' .*parametriz"),
         (nn.utils.spectral_norm(nn.Linear(4, 4)), "the layer cannot be adapted.* hooks"),
         (nn.Sequential(*[nn.Linear(4, 4)] * 2), "'0' .*shares its weight with '1.weight'"),
     ],

@@ -143,8 +143,8 @@ def test_pissa_over_bf16_starts_as_the_base_up_to_rounding() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"use_dora": True}, "use_dora: true needs backend: peft"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa needs backend: peft"),
+        ({"use_dora": True}, "use_dora: true; it needs backend: peft"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa; it needs backend: peft"),
         ({"init_lora_weights": "eva"}, "default or pissa"),
         ({"init_lora_weights": "pissa", "use_dora": True, "backend": "peft"}, "default with use_dora"),
         ({"loraplus_lr_ratio": 0}, "loraplus_lr_ratio"),

@@ -46,7 +46,7 @@ UNSUITABLE = {
     "forward of the instance": (with_own_forward, "Linear has a forward of its own"),
     "forward hook": (lambda: hooked(nn.Linear(4, 4), "register_forward_hook"), "forward hooks"),
     "forward pre-hook": (lambda: hooked(nn.Linear(4, 4), "register_forward_pre_hook"), "forward hooks"),
-    "parametrisation": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "parametrisation"),
+    "parametrization": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "parametrization"),
     "spectral norm": (lambda: nn.utils.spectral_norm(nn.Linear(4, 4)), "forward hooks"),
     "standardised convolution": (lambda: StdConv2d(4, 4, 1), "timm.layers.std_conv.StdConv2d has a forward"),
     "scaled convolution": (lambda: ScaledStdConv2d(4, 4, 1), "ScaledStdConv2d has a forward"),

@@ -139,7 +139,7 @@ def test_more_last_blocks_than_there_are_is_refused(model: nn.Module) -> None:
 
 
 def test_layer_beyond_the_last_block_is_refused(model: nn.Module) -> None:
-    with pytest.raises(UserError, match="layers: 6 is not there, the model's blocks are 0 to 5"):
+    with pytest.raises(UserError, match="layers: 6 is not there; the model's blocks are 0 to 5"):
         resolve_targets(model, ["qkv"], layers=[6])
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from callbacks.results.morphs import TestedFace, decision, error_curves, glowing
+from callbacks.results.morphs import ScoredFace, decision, error_curves, glowing
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.lora.files import load_adapter, save_adapter
@@ -201,10 +201,10 @@ def test_decisions_are_those_of_the_threshold() -> None:
 
 
 def test_each_attack_has_its_curve_against_all_bona_fide_images() -> None:
-    rows = [TestedFace(f"{i}", attack, label, score, "faces") for i, (attack, label, score) in enumerate(
+    rows = [ScoredFace(f"{i}", attack, label, score, "faces") for i, (attack, label, score) in enumerate(
         [("", 0, 0.1), ("", 0, 0.6), ("blend", 1, 0.5), ("warp", 1, 0.7), ("warp", 1, 0.3)]
     )]  # fmt: skip
-    curves = error_curves([*rows, TestedFace("x", "", 0, 0.2, "bona fide alone")])
+    curves = error_curves([*rows, ScoredFace("x", "", 0, 0.2, "bona fide alone")])
     assert list(curves) == ["faces", "faces: blend", "faces: warp"]
     _, macer, bscer = error_curve(np.array([0.1, 0.6, 0.7, 0.3]), np.array([0, 0, 1, 1]))
     for found, wanted in zip(curves["faces: warp"], (macer, bscer), strict=True):

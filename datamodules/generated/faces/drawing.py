@@ -51,7 +51,7 @@ IRIS_COLORS = np.array([[0.25, 0.15, 0.08], [0.30, 0.42, 0.55], [0.30, 0.40, 0.2
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same from photo to photo.
+    """A person: all that stays the same from photo to photo.
 
     Args:
         shape: Lengths by the names in `SHAPE`.
@@ -74,7 +74,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Photo:
-    """What differs from photo to photo.
+    """The circumstances of a photo: all that differs from one to the next.
 
     Args:
         shift: Of the face's middle in pixels, right and down.

@@ -79,7 +79,7 @@ class Thing:
 
     @property
     def side(self) -> str | None:
-        """Where it lies, one of `SIDES`; None where people might disagree."""
+        """Side of the picture on which it lies, one of `SIDES`; None where people might disagree."""
         across, down = self.column - SIZE / 2, self.row - SIZE / 2
         if abs(across) > abs(down) + CLEARLY:
             return "left" if across < 0 else "right"

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.common.checks import check_at_least
-from datamodules.defects.annotations import SEVERSTAL_CLASSES
+from datamodules.defects.layouts import SEVERSTAL_CLASSES
 from datamodules.defects.run_length import encode_runs
 from datamodules.defects.severstal import Severstal
 from datamodules.generated.data_module import GeneratedData

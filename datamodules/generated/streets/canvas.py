@@ -22,7 +22,7 @@ Point = tuple[float, float]
 
 @dataclass
 class Material:
-    """What a surface is and how it looks.
+    """A surface: its class and its looks.
 
     Args:
         class_id: Its class, 255 for none.

@@ -101,7 +101,7 @@ class _Obstacle:
 
 
 def _animal(obstacle: _Obstacle) -> None:
-    """A beast on four legs, with patches."""
+    """Draw a beast on four legs, with patches."""
     size = obstacle.random.uniform(0.8, 1.25)
     color = obstacle.choose(HIDES)
     hide, shade = obstacle.material(color, 0.1), obstacle.material(shaded(color, 0.7), 0.1)
@@ -127,7 +127,7 @@ def _animal(obstacle: _Obstacle) -> None:
 
 
 def _crates(obstacle: _Obstacle) -> None:
-    """Wooden boxes, one on the other."""
+    """Draw wooden boxes, one on the other."""
     bottom = 0.0
     for _ in range(obstacle.random.integers(1, 4)):
         size, shift = obstacle.random.uniform(0.6, 1.0), obstacle.random.uniform(-0.15, 0.15)
@@ -144,7 +144,7 @@ def _crates(obstacle: _Obstacle) -> None:
 
 
 def _ball(obstacle: _Obstacle) -> None:
-    """A large ball of two colors."""
+    """Draw a large ball of two colors."""
     radius = obstacle.random.uniform(0.45, 0.75)
     first, second = obstacle.material(obstacle.choose(PAINTS)), obstacle.material(obstacle.choose(PAINTS))
     obstacle.ellipse(0, radius, radius, radius, first)
@@ -153,7 +153,7 @@ def _ball(obstacle: _Obstacle) -> None:
 
 
 def _cone(obstacle: _Obstacle) -> None:
-    """A traffic cone as high as a person."""
+    """Draw a traffic cone as high as a person."""
     height = obstacle.random.uniform(1.2, 1.8)
     color, band = obstacle.material(obstacle.choose(PAINTS[:1])), obstacle.material((0.92, 0.92, 0.9))
     obstacle.box(-0.32 * height, 0.32 * height, 0, 0.1 * height, color)
@@ -168,7 +168,7 @@ def _cone(obstacle: _Obstacle) -> None:
 
 
 def _sofa(obstacle: _Obstacle) -> None:
-    """A sofa, lost from a lorry."""
+    """Draw a sofa, lost from a lorry."""
     color = obstacle.choose(PAINTS)
     back, seat = obstacle.material(shaded(color, 0.8), 0.06), obstacle.material(color, 0.06)
     arm = obstacle.material(shaded(color, 0.65), 0.06)

@@ -9,16 +9,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.class_maps import CITYSCAPES_LABEL_IDS, CITYSCAPES_NAMES
-from datamodules.common.checks import check_at_least
 from datamodules.common.pairs import Pair
 from datamodules.common.zip_members import ImageFile
-from datamodules.generated.data_module import GeneratedData
 from datamodules.generated.streets.canvas import Street
+from datamodules.generated.streets.data_module import GeneratedStreets
 from datamodules.generated.streets.drawing import CLASS_NAMES, NO_CLASS, draw_street
 from datamodules.generated.streets.lighting import light_by_night
 from datamodules.generated.streets.obstacles import UNKNOWN, add_obstacles
 from datamodules.segmentation.cityscapes_files import find_cityscapes
-from datamodules.segmentation.data_module import SegmentationDataModule
 from datamodules.segmentation.labels import LabelTable
 from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_anomalous
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySet, find_anomaly_sets
@@ -33,7 +31,7 @@ LABEL_ID_OF_NAME = {
 LABEL_IDS = [LABEL_ID_OF_NAME[name] for name in CLASS_NAMES]
 
 
-class StreetAnomalies(SegmentationDataModule, GeneratedData):
+class StreetAnomalies(GeneratedStreets):
     """Generated streets of 96 x 160 pixels (height x width) by night: seven known classes, and unknown objects in test.
 
     `prepare_data` writes the images to train and to validate on as Cityscapes does (leftImg8bit, and gtFine with
@@ -46,13 +44,8 @@ class StreetAnomalies(SegmentationDataModule, GeneratedData):
 
     Args:
         path: Folder for the files.
-        num_train: Images to train on.
-        num_val: Images of validation.
         num_test: Images of test; half as many are in StreetObstaclesVal.
-        seed: Seed of the streets.
-        eval_batch_size: Samples per step in evaluation.
-        num_workers: Processes that read files.
-        **common: Fields of `SegmentationDataModule`.
+        **common: Fields of `GeneratedStreets`.
 
     Raises:
         UserError: A field has an impossible value.
@@ -60,32 +53,10 @@ class StreetAnomalies(SegmentationDataModule, GeneratedData):
 
     kind = "street anomalies"
     record_file = "street_anomalies.json"
+    least_test = 2
 
-    def __init__(
-        self,
-        path: Path = Path("data/street_anomalies"),
-        num_train: int = 100,
-        num_val: int = 40,
-        num_test: int = 40,
-        seed: int = 0,
-        eval_batch_size: int = 8,
-        num_workers: int = 0,
-        **common: Any,
-    ) -> None:
-        super().__init__(path, eval_batch_size=eval_batch_size, num_workers=num_workers, **common)
-        check_at_least(num_train=(num_train, 1), num_val=(num_val, 1), num_test=(num_test, 2), seed=(seed, 0))
-        self.num_images = {"train": num_train, "val": num_val, "test": num_test}
-        self.seed = seed
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, by class id."""
-        return list(CLASS_NAMES)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Everything that decides what is generated."""
-        return {**self.num_images, "seed": self.seed}
+    def __init__(self, path: Path = Path("data/street_anomalies"), num_test: int = 40, **common: Any) -> None:
+        super().__init__(path, num_test=num_test, **common)
 
     def label_table(self) -> LabelTable:
         """Return the class ids of Cityscapes' labels."""

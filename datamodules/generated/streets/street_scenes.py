@@ -6,20 +6,18 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from datamodules.common.checks import check_at_least
 from datamodules.common.pairs import Pair, find_pairs
 from datamodules.common.splits import SPLITS
-from datamodules.generated.data_module import GeneratedData
-from datamodules.generated.streets.drawing import CLASS_NAMES, draw_street
+from datamodules.generated.streets.data_module import GeneratedStreets
+from datamodules.generated.streets.drawing import draw_street
 from datamodules.generated.streets.lighting import light_by_day, light_by_night
-from datamodules.segmentation.data_module import SegmentationDataModule
 from datamodules.segmentation.labels import LabelTable
 from eomt.utils.labels import IGNORE_INDEX
 
 PALETTE = [(128, 64, 128), (244, 35, 232), (70, 70, 70), (107, 142, 35), (70, 130, 180), (0, 0, 142), (220, 20, 60)]
 
 
-class StreetScenes(SegmentationDataModule, GeneratedData):
+class StreetScenes(GeneratedStreets):
     """Generated streets of 96 x 160 pixels (height x width) with seven classes; 255 marks lamps and the own car.
 
     `prepare_data` writes them as ordinary PNG files, once, in the layout of `ImageMaskFolder`. The same seed gives
@@ -28,13 +26,7 @@ class StreetScenes(SegmentationDataModule, GeneratedData):
     Args:
         path: Folder for the files.
         domain: Light in which the streets are seen.
-        num_train: Images to train on.
-        num_val: Images of validation.
-        num_test: Images of test.
-        seed: Seed of the streets.
-        eval_batch_size: Samples per step in evaluation.
-        num_workers: Processes that read files.
-        **common: Fields of `SegmentationDataModule`.
+        **common: Fields of `GeneratedStreets`.
 
     Raises:
         UserError: A field has an impossible value.
@@ -47,29 +39,15 @@ class StreetScenes(SegmentationDataModule, GeneratedData):
         self,
         path: Path = Path("data/street_scenes"),
         domain: Literal["day", "night"] = "night",
-        num_train: int = 100,
-        num_val: int = 40,
-        num_test: int = 40,
-        seed: int = 0,
-        eval_batch_size: int = 8,
-        num_workers: int = 0,
         **common: Any,
     ) -> None:
-        super().__init__(path, eval_batch_size=eval_batch_size, num_workers=num_workers, **common)
-        check_at_least(num_train=(num_train, 1), num_val=(num_val, 1), num_test=(num_test, 0), seed=(seed, 0))
+        super().__init__(path, **common)
         self.domain = domain
-        self.num_images = {"train": num_train, "val": num_val, "test": num_test}
-        self.seed = seed
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, by class id."""
-        return list(CLASS_NAMES)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides what is generated."""
-        return {"domain": self.domain, **self.num_images, "seed": self.seed}
+        return {"domain": self.domain, **super().settings}
 
     def find_splits(self) -> dict[str, list[Pair]]:
         """Return the pairs of "train", "val" and "test".

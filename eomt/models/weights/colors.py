@@ -36,7 +36,9 @@ def read_colors(place: str, default: tuple[Colors, Colors]) -> tuple[Colors, Col
             fields, _ = ImageProcessingMixin.get_image_processor_dict(place)
     except OSError as error:
         if folder.is_dir():
-            raise UserError(f"{place}: its {PREPROCESSOR_FILE} cannot be read ({first_line(error)})") from error
+            raise UserError(
+                f"{place}: its {PREPROCESSOR_FILE} cannot be read ({first_line(error)}); copy it again"
+            ) from error
         return default
     if fields.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

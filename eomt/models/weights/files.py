@@ -38,7 +38,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.is_dir():
         found = [path / name for name in WEIGHT_FILES + INDEX_FILES if (path / name).is_file()]
         if not found:
-            raise UserError(f"{path}: holds neither {' nor '.join(WEIGHT_FILES)}")
+            raise UserError(f"{path}: holds neither {' nor '.join(WEIGHT_FILES)}; give a folder of weights")
         file = found[0]
     if not file.is_file():
         raise UserError(f"{path}: there is no such file or folder; give weights in timm or Hugging Face layout")

@@ -49,7 +49,9 @@ def read_model_config(source: Source, field: str) -> PreTrainedConfig:
     except UserError:
         raise
     except READING_ERRORS as error:
-        raise UserError(f"{field}: {name}: its configuration cannot be read ({first_line(error)})") from error
+        raise UserError(
+            f"{field}: {name}: its configuration cannot be read ({first_line(error)}); give another model"
+        ) from error
 
 
 def build_model(
@@ -63,7 +65,9 @@ def build_model(
     try:
         return model_class._from_config(config, dtype=torch.float32, **arguments)
     except (ZeroDivisionError, *READING_ERRORS) as error:
-        raise UserError(f"{field}: {config.model_type}: cannot be built ({first_line(error)})") from error
+        raise UserError(
+            f"{field}: {config.model_type}: cannot be built ({first_line(error)}); give other sizes"
+        ) from error
 
 
 def load_model(
@@ -102,7 +106,9 @@ def load_model(
     except UnpicklingError as error:
         raise UserError(f"{field}: {source}: holds objects instead of plain tensors; give safetensors") from error
     except READING_ERRORS as error:
-        raise UserError(f"{field}: {source}: its weights cannot be read ({first_line(error)})") from error
+        raise UserError(
+            f"{field}: {source}: its weights cannot be read ({first_line(error)}); copy them again"
+        ) from error
     model, report = loaded
     expected = {name: value.shape for name, value in model.state_dict().items()}
     missing = {name for name in report["missing_keys"] if not name.startswith(unused)}

@@ -24,7 +24,7 @@ def write_pair(folder: Path, name: str, mask: np.ndarray) -> None:
     image_file, mask_file = folder / "images" / name, (folder / "masks" / name).with_suffix(".png")
     for file in (image_file, mask_file):
         file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(gray_of(mask.astype(int)).astype(np.uint8)).convert("RGB").save(image_file)  # type: ignore[arg-type]
+    Image.fromarray(gray_of(mask.astype(int)).astype(np.uint8)).convert("RGB").save(image_file)
     Image.fromarray(mask).save(mask_file)
 
 

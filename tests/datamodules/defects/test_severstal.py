@@ -116,7 +116,7 @@ def test_masks_move_with_their_image(tmp_path: Path) -> None:
     seen = set()
     for epoch in range(8):
         loader = data.train_dataloader()
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         for batch in loader:
             union, upright = batch["masks"][0].any(0), torch.from_numpy(np.any([*truth[batch["name"][0]].values()], 0))
             assert torch.equal(batch["image"][0, 0] > 100, union)
@@ -157,7 +157,7 @@ def test_evaluation_on_two_ranks_counts_each_image_once_in_equal_steps(tmp_path:
     ranks = []
     for rank in range(2):
         data = severstal(tmp_path)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         ranks.append(list(data.val_dataloader()))
     assert [len(batches) for batches in ranks] == [2, 2]
     assert sorted(batch["name"][0] for batches in ranks for batch in batches) == ["", "4.png", "5.png", "6.png"]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules import Severstal
-from datamodules.defects.annotations import SEVERSTAL_CLASSES, find_layout
+from datamodules.defects.layouts import SEVERSTAL_CLASSES, find_layout
 from datamodules.defects.supervisely import read_titles
 from eomt.errors import UserError
 from tests.datamodules.defects.defect_files import (

@@ -43,7 +43,7 @@ def test_crops_depend_on_the_seed_alone(tmp_path: Path, num_workers: int) -> Non
     again = list(faces(tmp_path).train_dataloader())
     assert all(torch.equal(one["image"], other["image"]) for one, other in zip(first, again, strict=True))
     other = faces(tmp_path).train_dataloader()
-    other.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    other.sampler.set_epoch(1)
     assert not torch.equal(next(iter(other))["image"], first[0]["image"])
 
 

@@ -324,7 +324,7 @@ def test_evaluation_on_two_ranks_sees_each_image_once_and_marks_padding(tmp_path
     ranks = []
     for rank in range(2):
         data = morph_faces(tmp_path)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         ranks.append(batches_of(data.val_dataloader()))
     names = [name for batch in ranks for name in batch["name"]]
     assert [len(batch["name"]) for batch in ranks] == [9, 9]

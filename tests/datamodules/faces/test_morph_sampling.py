@@ -71,7 +71,7 @@ def test_a_resumed_epoch_goes_on_where_it_stopped() -> None:
 
 def test_a_class_with_fewer_images_than_ranks_is_refused(tmp_path: Path) -> None:
     data = morph_faces(imbalanced(tmp_path), balanced=True)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=3)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=0, world_size=3)
     with pytest.raises(UserError, match="balanced: 3 processes, more than a class has training images"):
         data.setup("fit")
 
@@ -91,7 +91,7 @@ def drawn(path: Path, epochs: int = 2, **arguments: Any) -> list[dict[str, Any]]
     loader = data.train_dataloader()
     batches = []
     for epoch in range(epochs):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         batches += list(loader)
     return batches
 
@@ -133,9 +133,9 @@ def test_changes_do_not_know_the_label(tmp_path: Path) -> None:
         write_people(tmp_path / split, range(number, number + 3))
     data = morph_faces(tmp_path)
     dataset = data.train_dataloader().dataset
-    bona_fide = next(i for i, face in enumerate(dataset.faces) if not face.label)  # type: ignore[attr-defined]
-    morph = next(i for i, face in enumerate(dataset.faces) if face.label)  # type: ignore[attr-defined]
-    dataset.faces[morph].image.write_bytes(dataset.faces[bona_fide].image.read_bytes())  # type: ignore[attr-defined]
+    bona_fide = next(i for i, face in enumerate(dataset.faces) if not face.label)
+    morph = next(i for i, face in enumerate(dataset.faces) if face.label)
+    dataset.faces[morph].image.write_bytes(dataset.faces[bona_fide].image.read_bytes())
     for seed in range(20):
         one, other = dataset[bona_fide, seed], dataset[morph, seed]
         assert one["label"] != other["label"]

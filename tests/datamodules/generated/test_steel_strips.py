@@ -89,7 +89,7 @@ def test_classes_do_not_overlap_and_no_mask_is_tiny(draw: Any, size: tuple[int, 
     for number in range(20):
         canvas = draw(np.random.default_rng(number), size)
         assert canvas.image().shape == (*size, 3)
-        assert sum(mask.astype(int) for mask in canvas.masks.values()).max() <= 1 if canvas.masks else True  # type: ignore[union-attr]
+        assert sum(mask.astype(int) for mask in canvas.masks.values()).max() <= 1 if canvas.masks else True
         assert all(mask.shape == size and mask.sum() >= 40 for mask in canvas.masks.values())
 
 

@@ -63,8 +63,8 @@ def test_night_turns_the_sky_from_brightest_to_darkest(tmp_path: Path) -> None:
         return {name: images[masks == class_id].mean().item() for class_id, name in enumerate(CLASS_NAMES)}
 
     day, night = brightness("day"), brightness("night")
-    assert max(day, key=day.get) == "sky"  # type: ignore[arg-type]
-    assert min(night, key=night.get) == "sky"  # type: ignore[arg-type]
+    assert max(day, key=day.get) == "sky"
+    assert min(night, key=night.get) == "sky"
 
 
 def test_every_class_occurs_and_masks_are_palette_files(tmp_path: Path) -> None:

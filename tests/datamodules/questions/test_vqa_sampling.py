@@ -148,7 +148,7 @@ def test_figures_of_two_ranks_count_every_question_once(tmp_path: Path) -> None:
     steps = []
     for rank in range(2):
         data = vqa_csv(tmp_path, val_csv=str(tmp_path / "val.csv"))
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         data.setup("validate")
         batches = list(data.val_dataloader())
         steps.append(len(batches))

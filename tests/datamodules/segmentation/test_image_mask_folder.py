@@ -29,7 +29,7 @@ def folder(path: Path, **arguments: Any) -> ImageMaskFolder:
 def on_rank(data: ImageMaskFolder, rank: int, world_size: int) -> ImageMaskFolder:
     progress = SimpleNamespace(current=SimpleNamespace(completed=0))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=loop)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=loop)
     return data
 
 
@@ -64,7 +64,7 @@ def test_evaluation_gives_every_image_as_it_is(tmp_path: Path, split: str) -> No
     assert torch.equal(torch.cat([batch["mask"] for batch in batches])[1], torch.from_numpy(make_mask(3, 1)).long())
     for batch in batches:
         assert batch["image"].shape[1:] == (3, HEIGHT, WIDTH)
-        assert torch.equal(batch["image"][:, 0], gray_of(batch["mask"]).to(torch.uint8))  # type: ignore[arg-type,attr-defined]
+        assert torch.equal(batch["image"][:, 0], gray_of(batch["mask"]).to(torch.uint8))
 
 
 def test_evaluation_on_two_ranks_counts_each_image_once_in_equal_steps(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_training_on_two_ranks_shares_the_images_anew_each_epoch(
 
     def names(rank: int, epoch: int) -> list[str]:
         loader = on_rank(folder(tmp_path), rank, 2).train_dataloader()
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         return [name for batch in loader for name in batch["name"]]
 
     assert sorted(names(0, 0) + names(1, 0)) == [f"{number}.png" for number in range(8)]

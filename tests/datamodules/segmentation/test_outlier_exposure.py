@@ -128,6 +128,6 @@ def invisible(folder: Path) -> None:
     ],
 )
 def test_folders_without_objects_are_refused(tmp_path: Path, write: object, message: str) -> None:
-    write(tmp_path)  # type: ignore[operator]
+    write(tmp_path)
     with pytest.raises(UserError, match=message):
         paste(OutlierPaste(tmp_path, 1.0))

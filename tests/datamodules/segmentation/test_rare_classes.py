@@ -80,7 +80,7 @@ def test_a_rare_class_comes_more_often_and_masks_are_read_once(tmp_path: Path, m
 
     progress = SimpleNamespace(current=SimpleNamespace(completed=4))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, fit_loop=loop)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, fit_loop=loop)
     assert len(list(data.train_dataloader())) == 9 - 4
 
 

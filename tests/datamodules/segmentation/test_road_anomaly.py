@@ -139,7 +139,7 @@ def test_two_ranks_take_equal_steps_and_padding_is_ignored(tmp_path: Path) -> No
     batches = []
     for rank in range(2):
         data = anomalies(tmp_path)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         batches.append(list(data.test_dataloader()))
     assert [len(of_rank) for of_rank in batches] == [2, 2]
     assert batches[1][1]["name"] == [""]

@@ -25,7 +25,7 @@ def stripes(height: int, width: int) -> tuple[Tensor, Tensor]:
     rows = torch.arange(height)[:, None] * 2 // height
     columns = torch.arange(width)[None] * 2 // width
     mask = rows * 2 + columns
-    return gray_of(mask).to(torch.uint8).expand(3, -1, -1), mask.to(torch.uint8)  # type: ignore[arg-type, attr-defined]
+    return gray_of(mask).to(torch.uint8).expand(3, -1, -1), mask.to(torch.uint8)
 
 
 @pytest.mark.parametrize("size", [(48, 80), (80, 48), (13, 200)])
@@ -47,7 +47,7 @@ def test_image_and_mask_stay_aligned(size: tuple[int, int], scale_range: tuple[f
         labels = mask.float()[None]
         pool = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
         inner = (F.max_pool2d(labels, **pool) == -F.max_pool2d(-labels, **pool))[0] & ~padding
-        assert torch.equal(image[0][inner], gray_of(mask[inner].long()).to(torch.uint8))  # type: ignore[arg-type,attr-defined]
+        assert torch.equal(image[0][inner], gray_of(mask[inner].long()).to(torch.uint8))
         compared += int(inner.sum())
     assert compared > 1000
 

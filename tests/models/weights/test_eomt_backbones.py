@@ -62,7 +62,7 @@ def test_dinov2_runs_with_its_own_patches_and_others(patch_size: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("targets", [["attention", "mlp"], ["query", "key", "value"]])
 def test_every_adapter_gets_a_gradient_in_every_block(name: str, targets: list[str]) -> None:
-    network = make(name).train()
+    network = make(name).double().train()
     before = network(make_image())[-1].mask_logits
     apply_lora(network, LoRAConfig(rank=2, lora_dropout=0.0, target_modules=targets, freeze_base_model=True))
     after = network(make_image())[-1]
