@@ -137,5 +137,5 @@ def check_num_samples(num_samples: int) -> int:
         UserError: There would be none.
     """
     if num_samples < 1:
-        raise UserError(f"num_samples: {num_samples}, must be at least 1")
+        raise UserError(f"num_samples: {num_samples}; must be at least 1")
     return num_samples

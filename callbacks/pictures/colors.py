@@ -25,13 +25,13 @@ PAPER: Color = (255, 255, 255)
 
 
 def _perceived(rgb: np.ndarray) -> np.ndarray:
-    """What colors look like: OKLab (Ottosson 2020) for normal vision, then for a deuteranope.
+    """Return what colors look like: OKLab (Ottosson 2020) for normal vision, then for a deuteranope.
 
     Args:
-        rgb: (N, 3) in [0, 255].
+        rgb: `(N, 3)`, in [0, 255].
 
     Returns:
-        (2, N, 3): distances between rows are distances between colors as seen.
+        `(2, N, 3)`: distances between rows are distances between colors as seen.
     """
     linear = (rgb / 255.0) ** 2.2
     # Vienot, Brettel and Mollon 1999: red and green collapse onto one axis
@@ -66,7 +66,7 @@ def _palette(num_classes: int) -> tuple[Color, ...]:
 
 
 def palette(num_classes: int) -> list[Color]:
-    """One color per class, far apart for normal and for color-blind eyes, the same in every run.
+    """Return one color per class, far apart for normal and for color-blind eyes, the same in every run.
 
     The first colors are Okabe and Ito's; each further one is the farthest from those before it, so a class keeps its
     color when classes are added.

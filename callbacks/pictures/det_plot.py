@@ -46,10 +46,11 @@ def det_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Image.Image
     for (name, (macer, bscer)), color in zip(curves.items(), palette(max(1, len(curves))), strict=False):
         shown = (macer <= MOST / 100) & (bscer <= MOST / 100)
         x, y = _deviates(100 * macer[shown]), _deviates(100 * bscer[shown])
-        axes.plot(x, y, color=_rgb(color), linewidth=3, label=name, clip_on=False)
+        # before the frame, on which the curve of a good detector lies
+        axes.plot(x, y, color=_rgb(color), linewidth=3, label=name, clip_on=False, zorder=3)
         if shown.any():
             equal = int(np.abs(macer[shown] - bscer[shown]).argmin())
-            axes.plot(x[equal], y[equal], "o", color=_rgb(color), markersize=12, clip_on=False)
+            axes.plot(x[equal], y[equal], "o", color=_rgb(color), markersize=12, clip_on=False, zorder=3)
     return _drawn(axes)
 
 

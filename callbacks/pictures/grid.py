@@ -13,7 +13,7 @@ MARGIN = 12  # pixels
 
 
 def _cell(image: Tensor) -> Image.Image:
-    """Brings an image to a readable width: whole pixels when enlarged, so that single pixels can be judged."""
+    """Bring an image to a readable width: whole pixels when enlarged, so that single pixels can be judged."""
     picture = to_pil_image(image)
     width, height = picture.size
     if width < SMALLEST_CELL_WIDTH:
@@ -28,15 +28,15 @@ def _cell(image: Tensor) -> Image.Image:
 def picture_grid(
     rows: list[list[Tensor]], column_titles: list[str], row_titles: list[str], legend: list[tuple[str, Color]]
 ) -> Image.Image:
-    """Lays images out in titled columns, each row under its caption, with a legend below.
+    """Lay images out in titled columns, each row under its caption, with a legend below.
 
     Images narrower than 256 pixels are enlarged by a whole factor without smoothing, wider than 640 are shrunk.
 
     Args:
-        rows: uint8 (3, H, W) images, as many per row as there are column titles; sizes may differ.
-        column_titles: one per column.
-        row_titles: one per row, usually the file name.
-        legend: name and color of each class worth naming.
+        rows: uint8 `(3, H, W)` images, as many per row as there are column titles; sizes may differ.
+        column_titles: One per column.
+        row_titles: One per row, usually the file name.
+        legend: Name and color of each class worth naming.
 
     Returns:
         An RGB picture.

@@ -12,16 +12,16 @@ from eomt.utils.labels import IGNORE_INDEX
 
 
 def overlay(image: Tensor, mask: Tensor, colors: Sequence[Color | None], alpha: float = 0.6) -> Tensor:
-    """Paints the classes of a mask over an image.
+    """Paint the classes of a mask over an image.
 
     Args:
-        image: uint8 (3, H, W).
-        mask: class ids, int (H, W); 255 and ids without a color leave the image as it is.
-        colors: the color of each class; None leaves the image as it is.
+        image: uint8 `(3, H, W)`.
+        mask: Class ids, int `(H, W)`; 255 and ids without a color leave the image as it is.
+        colors: The color of each class; None leaves the image as it is.
         alpha: 0 shows the image alone, 1 the colors alone.
 
     Returns:
-        uint8 (3, H, W), a new tensor.
+        uint8 `(3, H, W)`, a new tensor.
     """
     painted = (mask >= 0) & (mask < len(colors)) & (mask != IGNORE_INDEX)
     for index, color in enumerate(colors):
@@ -37,11 +37,11 @@ def overlay(image: Tensor, mask: Tensor, colors: Sequence[Color | None], alpha: 
 
 
 def index_image(mask: Tensor, colors: Sequence[Color | None]) -> Image.Image:
-    """A mask as a palette image: the pixel values are the class ids, viewers show the colors.
+    """Return a mask as a palette image: the pixel values are the class ids, viewers show the colors.
 
     Args:
-        mask: class ids in [0, 255], int (H, W).
-        colors: the color of each class; None is black.
+        mask: Class ids in [0, 255], int `(H, W)`.
+        colors: The color of each class; None is black.
 
     Returns:
         A picture of mode "P".

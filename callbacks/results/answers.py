@@ -142,7 +142,7 @@ class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
         if split not in self._baselines:
             data = data_of(trainer)
             if not isinstance(data, QuestionData):
-                raise UserError(f"data: {type(data).__name__}, AnswerResults needs a data module of questions")
+                raise UserError(f"data: {type(data).__name__}; AnswerResults needs questions, as of datamodules.VQACsv")
             self._baselines[split] = baseline_accuracies(data.rows("train"), data.rows(split), task.language)
         return {name: value for name, value in self._baselines[split].items() if split == "test" or "/" not in name}
 

@@ -126,8 +126,8 @@ def _report_sharpness(trainer: Trainer) -> None:
     data = data_of(trainer)
     if not isinstance(data, FaceData):
         raise UserError(
-            f"data: {type(data).__name__}, MorphResults measures the sharpness of faces; "
-            "set --trainer.callbacks.sharpness false"
+            f"data: {type(data).__name__} has no faces whose sharpness MorphResults could measure; give MorphFaces, "
+            "or sharpness: false"
         )
     part = measured_part(data)
     log.info("Baseline: sharpness and contrast alone reach an EER of %.4f on %s", sharpness_baseline(data), part)

@@ -31,6 +31,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.utils.files import write_file
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.tables import text_table
 from eomt.utils.trainer import callbacks_of, is_trial, steps_between_logs
 
 log = logging.getLogger("eomt")
@@ -251,11 +252,11 @@ def adapted_modules(network: nn.Module) -> list[str]:
         shape = " x ".join(str(size) for size in layer.weight.shape)
         key = (re.sub(r"\.\d+(?=\.|$)", ".*", path), shape, done.adapters[path].rank)
         rows.setdefault(key, []).append(count_lora_parameters(layer))
-    width = max((len(path) for path, _, _ in rows), default=0)
-    return [
-        f"  {path:{width}}  {len(counts):3} of {shape:12}  rank {rank:3}  {sum(counts):10,} parameters"
+    cells = [
+        (path, str(len(counts)), f"of {shape}", f"rank {rank}", f"{sum(counts):,} parameters")
         for (path, shape, rank), counts in rows.items()
     ]
+    return text_table(cells, numbers=(1, 4))
 
 
 def versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask, first_supervised
 from eomt.tasks.data import TaskData
 from eomt.utils.modes import isolated_randomness
+from eomt.utils.tables import text_table
 from eomt.verification.audit import AuditReport, loaded_names, random_base_faults
 from eomt.verification.memory import TrainingMemory, checkpointing_set, checkpointing_switches, training_memory
 
@@ -77,16 +78,8 @@ def format_table(rows: Mapping[str, Row]) -> list[str]:
     merged = [
         (text, count, cells) for (_, cells), paths in groups.items() for text, count in collapse_paths(paths).items()
     ]
-    if not merged:
-        return []
-    widths = [max(len(text) for text, _, _ in merged)]
-    widths += [max(len(cells[column]) for _, _, cells in merged) for column in range(len(merged[0][2]))]
-    lines = []
-    for text, count, cells in merged:
-        several = f"{count:3} x" if count > 1 else " " * 5
-        padded = [cell.ljust(width) for cell, width in zip((text, *cells), widths, strict=True)]
-        lines.append("  " + "  ".join([padded[0], several, *padded[1:]]).rstrip())
-    return lines
+    named = [(text, f"{count} x" if count > 1 else "", *cells) for text, count, cells in merged]
+    return text_table(named, numbers=(1,), min_width=5)
 
 
 def collapse_paths(paths: list[str]) -> dict[str, int]:

@@ -18,13 +18,13 @@ class AnswerLoss(nn.Module):
         label_smoothing: Share of the target's probability that is spread evenly over all classes, 0 or more, below 1.
 
     Raises:
-        UserError: for a value that is not allowed.
+        UserError: A value is not allowed.
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise UserError(f"label_smoothing: {label_smoothing}, must be at least 0 and below 1")
+            raise UserError(f"label_smoothing: {label_smoothing}; must be at least 0 and below 1")
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -45,7 +45,8 @@ class AnswerLoss(nn.Module):
         """Return the loss of each sample without weights, `(B,)`, in fp32; 0 where there is no target.
 
         Args:
-            logits, target: See `forward`.
+            logits: See `forward`.
+            target: See `forward`.
         """
         assert logits.shape[:-1] == target.shape, f"{tuple(logits.shape)} and {tuple(target.shape)}"
         losses = F.cross_entropy(

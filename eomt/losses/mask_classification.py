@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.losses.point_sampling import class_indicator, neighbours, sample_each, sample_shared
+from eomt.losses.point_sampling import class_indicator, neighbors, sample_each, sample_shared
 from eomt.utils.distributed import mean_over_ranks
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -70,7 +70,7 @@ class MaskClassificationLoss(nn.Module):
         """
         super().__init__()
         if not 0 < num_classes <= IGNORE_INDEX:
-            raise UserError(f"num_classes: {num_classes} found, 1 to {IGNORE_INDEX} are possible")
+            raise UserError(f"num_classes: {num_classes}; must be 1 to {IGNORE_INDEX}")
         self.num_classes = num_classes
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
@@ -90,7 +90,7 @@ class MaskClassificationLoss(nn.Module):
             mask: Index map, int64 `(B, H, W)`, 0 to C - 1, or 255 where ignored.
 
         Returns:
-            `loss`: the weighted sum, to be minimised. `mask_loss`, `dice_loss`, `class_loss`: its parts, unweighted,
+            `loss`: the weighted sum, to be minimized. `mask_loss`, `dice_loss`, `class_loss`: its parts, unweighted,
             summed over the layers, detached.
 
         Raises:
@@ -106,8 +106,8 @@ class MaskClassificationLoss(nn.Module):
             mask_loss, dice_loss = self.mask_losses(mask_logits, mask, assignments)
             count = present.sum().float()
             # in evaluation ranks may have different numbers of windows and must not wait for one another
-            normaliser = (mean_over_ranks(count) if self.training else count).clamp(min=1)
-            mask_loss, dice_loss = mask_loss / normaliser, dice_loss / normaliser
+            normalizer = (mean_over_ranks(count) if self.training else count).clamp(min=1)
+            mask_loss, dice_loss = mask_loss / normalizer, dice_loss / normalizer
             class_loss = self.class_loss(class_logits, assignments, present.any(dim=1))
             loss = self.mask_weight * mask_loss + self.dice_weight * dice_loss + self.class_weight * class_loss
         return {
@@ -136,7 +136,7 @@ class MaskClassificationLoss(nn.Module):
         points = self.sample_points((len(mask), self.num_points), mask.device)
         labels, weight = labels_around(mask, points)
         known = known_share(labels, weight)
-        index, logit_weight = neighbours(points, *mask_logits[0].shape[-2:])
+        index, logit_weight = neighbors(points, *mask_logits[0].shape[-2:])
         classes = torch.arange(self.num_classes, device=mask.device)
         costs = []
         for image in range(len(mask)):
@@ -174,8 +174,8 @@ class MaskClassificationLoss(nn.Module):
         if host_present[:, self.num_classes :].any():
             found = np.flatnonzero(host_present.any(axis=0)).tolist()
             raise UserError(
-                f"mask: labels {found} found, with num_classes {self.num_classes} only 0 to {self.num_classes - 1} "
-                f"and {IGNORE_INDEX} (ignored) are possible"
+                f"mask: labels {found} found; with num_classes {self.num_classes} they must be 0 to "
+                f"{self.num_classes - 1}, or {IGNORE_INDEX} (ignored)"
             )
 
         assignments = []
@@ -197,7 +197,7 @@ class MaskClassificationLoss(nn.Module):
             assignments: One per image.
 
         Returns:
-            Two scalars, not yet normalised.
+            Two scalars, not yet normalized.
         """
         num_queries = mask_logits[0].shape[1]
         rows = torch.cat([image * num_queries + a.query for image, a in enumerate(assignments)], dim=1)  # (L, n)
@@ -209,7 +209,7 @@ class MaskClassificationLoss(nn.Module):
         drawn = self.sample_points((len(mask), self.num_candidates + num_random_points), mask.device)
         labels, weight = labels_around(mask, drawn)
         known = known_share(labels, weight)
-        index, logit_weight = neighbours(drawn[:, : self.num_candidates], *matched.shape[-2:])
+        index, logit_weight = neighbors(drawn[:, : self.num_candidates], *matched.shape[-2:])
         points, targets, shares = [], [], []
         for image, logits in enumerate(matched.detach().split([a.query.shape[1] for a in assignments], dim=1)):
             classes, _, target = assignments[image]
@@ -268,7 +268,7 @@ class MaskClassificationLoss(nn.Module):
 
 def labels_around(mask: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Return labels and bilinear weights, `(B, P, 4)` both, of the pixels of `(B, H, W)` around points `(B, P, 2)`."""
-    index, weight = neighbours(points, *mask.shape[-2:])
+    index, weight = neighbors(points, *mask.shape[-2:])
     return mask.flatten(1).gather(1, index.flatten(1)).view_as(index), weight
 
 

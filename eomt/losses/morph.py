@@ -22,13 +22,13 @@ class MorphLoss(nn.Module):
     arXiv:1801.09414, equation 4). It needs a cosine head.
 
     Args:
-        kind: which.
-        class_weights: of bona fide and morph. Together with a balanced sampler they correct twice.
-        margin: of cosface, between the cosines.
-        scale: of cosface: that of the CosineClassifier whose logits it is given.
+        kind: Which loss.
+        class_weights: Of bona fide and morph. Together with a balanced sampler they correct twice.
+        margin: Of cosface, between the cosines.
+        scale: Of cosface: that of the CosineClassifier whose logits it is given.
 
     Raises:
-        UserError: for a value that is not allowed.
+        UserError: A value is not allowed.
     """
 
     weights: Tensor
@@ -53,16 +53,16 @@ class MorphLoss(nn.Module):
             ("scale", scale, scale > 0, "above 0"),
         ):
             if not good:
-                raise UserError(f"{name}: {value!r}, must be {allowed}")
+                raise UserError(f"{name}: {value!r}; must be {allowed}")
         self.kind, self.margin, self.scale = kind, margin, scale
         self.register_buffer("weights", torch.tensor(class_weights, dtype=torch.float32), persistent=False)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss of a batch, in fp32.
+        """Return the loss of a batch, in fp32.
 
         Args:
-            logits: (B, 2), of bona fide and morph; for cosface scale * cosines.
-            label: int64 (B,), 1 for a morph.
+            logits: `(B, 2)`, of bona fide and morph; for cosface scale * cosines.
+            label: int64 `(B,)`, 1 for a morph.
         """
         logits = logits.float()
         if self.kind == "bce":
@@ -74,12 +74,12 @@ class MorphLoss(nn.Module):
 
 
 def mae_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of the patches that were removed, in fp32.
+    """Return the mean squared error of the patches that were removed, in fp32.
 
     Args:
-        prediction: (B, N, P).
-        target: (B, N, P).
-        mask: (B, N), 1 where a patch was removed, at least one in the batch.
+        prediction: `(B, N, P)`.
+        target: `(B, N, P)`.
+        mask: `(B, N)`, 1 where a patch was removed, at least one in the batch.
     """
     error = (prediction.float() - target.float()).square().mean(-1)
     return (error * mask).sum() / mask.sum()

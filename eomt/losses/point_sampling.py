@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def neighbours(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def neighbors(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Find the four pixels around each point.
 
     Args:
@@ -18,7 +18,7 @@ def neighbours(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]
         width: Width of the map in pixels.
 
     Returns:
-        Indices into the flattened map, int64 `(..., P, 4)`, and their bilinear weights `(..., P, 4)`; a neighbour
+        Indices into the flattened map, int64 `(..., P, 4)`, and their bilinear weights `(..., P, 4)`; a neighbor
         outside the map has weight 0 (and some index that exists).
     """
     # the detour over [-1, 1] rounds as grid_sample does, so that both see a point at the same place
@@ -39,23 +39,23 @@ def class_indicator(labels: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
     """Interpolate the binary masks of some classes.
 
     Args:
-        labels: Labels of the points' neighbours, `(P, 4)`.
-        weight: Bilinear weights of the neighbours, `(P, 4)`.
+        labels: Labels of the points' neighbors, `(P, 4)`.
+        weight: Bilinear weights of the neighbors, `(P, 4)`.
         classes: `(C,)`.
 
     Returns:
         Share of each class at each point, `(C, P)`.
     """
-    # one neighbour at a time: no (C, P, 4) tensor
+    # one neighbor at a time: no (C, P, 4) tensor
     pairs = zip(labels.unbind(dim=-1), weight.unbind(dim=-1), strict=True)
     first, *others = ((label == classes[:, None]) * share for label, share in pairs)
     return sum(others, start=first)
 
 
 def sample_shared(logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Interpolate many maps at the same points, given the `neighbours` of these.
+    """Interpolate many maps at the same points, given the `neighbors` of these.
 
-    A point's neighbours are rows of the transposed maps, which makes this a weighted bag of rows: on a CPU five times
+    A point's neighbors are rows of the transposed maps, which makes this a weighted bag of rows: on a CPU five times
     as fast as `grid_sample`. It has no gradient.
 
     Args:

@@ -59,7 +59,7 @@ class PromptedMaskLoss(nn.Module):
             valid: Which places hold an object (perhaps an empty one), bool `(B, N)`; the others contribute nothing.
 
         Returns:
-            `loss`: the weighted sum, to be minimised. `focal_loss`, `dice_loss`, `iou_loss`, `object_loss`: its parts,
+            `loss`: the weighted sum, to be minimized. `focal_loss`, `dice_loss`, `iou_loss`, `object_loss`: its parts,
             unweighted, detached.
         """
         with torch.autocast(device_type=targets.device.type, enabled=False):
@@ -76,13 +76,13 @@ class PromptedMaskLoss(nn.Module):
             present = valid & occupied
             count = valid.sum().to(focal.dtype)
             # in evaluation ranks may have different numbers of batches and must not wait for one another
-            normaliser = (mean_over_ranks(count) if self.training else count).clamp(min=1)
+            normalizer = (mean_over_ranks(count) if self.training else count).clamp(min=1)
             iou_error = (iou_scores - actual_iou).abs().mean(dim=2)
             object_error = F.binary_cross_entropy_with_logits(
                 object_logits.squeeze(2), occupied.to(object_logits.dtype), reduction="none"
             )
             focal_loss, dice_loss, iou_loss, object_loss = (
-                (values * counted).sum() / normaliser
+                (values * counted).sum() / normalizer
                 for values, counted in ((focal, present), (dice, present), (iou_error, present), (object_error, valid))
             )
             loss = self.focal_weight * focal_loss + self.dice_weight * dice_loss

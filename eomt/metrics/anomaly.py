@@ -138,7 +138,7 @@ class AnomalyMetric:
         if known_scores.isnan().any():
             name = self.scores[int(known_scores.isnan().any(dim=1).long().argmax())]
             raise UserError(
-                f"{dataset}: score {name} is nan: the network's answer is; take a smaller lr, or fp32 for fp16"
+                f"{dataset}: score {name} is nan, as the network's answer is; take a smaller lr, or fp32 for fp16"
             )
         if dataset not in self._datasets:
             self._datasets[dataset] = _DataSet(len(self.scores))

@@ -49,7 +49,7 @@ def best_accuracy(vocabulary: Set[str], answers: Sequence[str], language: str) -
     """Return the best soft accuracy that an answer of a vocabulary reaches.
 
     Args:
-        vocabulary: Normalised answers.
+        vocabulary: Normalized answers.
         answers: One reference or more.
         language: See `normalize_answer`.
     """

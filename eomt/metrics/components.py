@@ -15,7 +15,7 @@ from scipy import ndimage
 from eomt.utils.labels import IGNORE_INDEX
 
 THRESHOLDS = np.linspace(0.25, 0.75, 11)
-EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
 
 
 class ComponentSizes(NamedTuple):
@@ -96,6 +96,6 @@ def count_components(predicted: np.ndarray, truth: np.ndarray, sizes: ComponentS
 
 
 def _components(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels `(H, W)`, 0 for the background, and the number of pixels of each label."""
-    labels, number = ndimage.label(pixels, EIGHT_NEIGHBOURS)
+    """Return labels `(H, W)`, 0 for the background, and the number of pixels of each label."""
+    labels, number = ndimage.label(pixels, EIGHT_NEIGHBORS)
     return labels, np.bincount(labels.ravel(), minlength=number + 1)

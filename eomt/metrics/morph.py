@@ -133,8 +133,8 @@ class MorphMetric(RowMetric[FaceScore]):
         outside = ~((scores >= 0) & (scores <= 1))
         if outside.any():
             raise UserError(
-                f"scores: {scores[outside][0].item():.4g}, must be probabilities from 0 to 1: give logits through a "
-                "sigmoid or softmax; nan comes from a training that diverged, take a smaller lr"
+                f"scores: {scores[outside][0].item():.4g}; must be probabilities from 0 to 1, as of a sigmoid; "
+                "nan comes from a training that diverged: take a smaller lr"
             )
         columns = (datasets, names, attacks, labels.tolist(), scores.tolist())
         for dataset, name, attack, label, score in zip(*columns, strict=True):

@@ -170,7 +170,7 @@ class ScoreHistogram:
         return figures
 
     def _cumulative(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Negatives and positives in each bin, and from the first bin on to the end of each, `(K,)` all."""
+        """Return negatives and positives in each bin, and from the first bin on to the end of each, `(K,)` all."""
         negative, positive = self.counts.T
         return negative, positive, np.cumsum(negative), np.cumsum(positive)
 

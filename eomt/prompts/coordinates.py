@@ -1,7 +1,7 @@
 """What a prompt is, and where it lies.
 
 Coordinates are (x, y) indices of pixels, as SAM2 takes them: its prompt encoder adds the 0.5 that leads to the pixel's
-centre. Boxes are (x1, y1, x2, y2), the indices of the first and the last column and row.
+center. Boxes are (x1, y1, x2, y2), the indices of the first and the last column and row.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Prompts(NamedTuple):
     def scaled(self, size: tuple[int, int], new_size: tuple[int, int]) -> "Prompts":
         """Move the prompts from an image of `size` (height, width) to the same image resized to `new_size`.
 
-        Centres of pixels stay where they are in the picture: x becomes (x + 0.5) * new / old - 0.5.
+        Centers of pixels stay where they are in the picture: x becomes (x + 0.5) * new / old - 0.5.
         """
         factor = torch.tensor([new_size[1] / size[1], new_size[0] / size[0]])
 

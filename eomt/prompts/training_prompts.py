@@ -42,7 +42,7 @@ class PromptSampling:
             ("max_objects", self.max_objects >= 1, "at least 1"),
         ):
             if not good:
-                raise UserError(f"{name}: {getattr(self, name)!r}, must be {allowed}")
+                raise UserError(f"{name}: {getattr(self, name)!r}; must be {allowed}")
 
 
 def sample_objects(
@@ -104,7 +104,7 @@ def sample_point(masks: Tensor, generator: Generator | None = None) -> tuple[Ten
 
 
 def sample_correction(logits: Tensor, targets: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Click on one wrong pixel of each prediction, all equally likely: a miss is labelled 1, a false alarm 0.
+    """Click on one wrong pixel of each prediction, all equally likely: a miss is labeled 1, a false alarm 0.
 
     Where nothing is wrong the click is on the object. (SAM 2's trainer clicks off the object there.)
 

@@ -10,6 +10,7 @@ from eomt.errors import UserError
 from eomt.metrics.anomaly import FIGURES, AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, msp
 from eomt.metrics.components import ComponentSizes
+from eomt.utils.tables import text_table
 
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Temperatures of MSP that validation compares."""
@@ -109,14 +110,10 @@ def anomaly_table(dataset: str, figures: Figures) -> str:
     """Return the figures of a data set as text: a row for each score, and the best score."""
     scores = [name for name in figures if name]
     images, share = int(figures[""]["images"]), figures[""]["anomalous"]
-    width = max(map(len, (*scores, "score")))
+    rows = [[name, *(f"{figures[name].get(figure, math.nan):.4f}" for figure in FIGURES)] for name in scores]
     lines = [
         f"{dataset}: {images} images, {100 * share:.2f} % of the pixels are anomalous",
-        f"  {'score':{width}}" + "".join(f"{title:>9}" for title in TITLES),
-        *(
-            f"  {name:{width}}" + "".join(f"{figures[name].get(figure, math.nan):9.4f}" for figure in FIGURES)
-            for name in scores
-        ),
+        *text_table([["score", *TITLES], *rows], numbers=range(1, 1 + len(FIGURES)), min_width=7),
     ]
     measured = [name for name in scores if not math.isnan(figures[name]["auprc"])]
     if not measured:

@@ -266,7 +266,7 @@ def test_labels_that_are_no_class_are_refused() -> None:
     mask = make_mask()
     mask[0, 0, 0] = NUM_CLASSES
 
-    with pytest.raises(UserError, match=r"labels \[0, 1, 2, 3, 4, 5, 6\] found, with num_classes 6"):
+    with pytest.raises(UserError, match=r"labels \[0, 1, 2, 3, 4, 5, 6\] found; with num_classes 6"):
         fixed_loss()(make_predictions(), mask)
 
 

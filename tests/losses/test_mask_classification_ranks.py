@@ -24,7 +24,7 @@ def save_losses(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_normaliser_is_the_mean_number_of_targets_over_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_normalizer_is_the_mean_number_of_targets_over_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the new processes find this module
     torch.multiprocessing.spawn(save_losses, args=(str(tmp_path),), nprocs=2)
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eomt.losses.point_sampling import class_indicator, neighbours, sample_each, sample_shared
+from eomt.losses.point_sampling import class_indicator, neighbors, sample_each, sample_shared
 
 
 def points_everywhere(num_points: int) -> Tensor:
@@ -23,7 +23,7 @@ def test_class_indicator_equals_grid_sample_on_dense_masks(size: tuple[int, int]
     mask = torch.randint(0, 4, size)
     points = points_everywhere(500)
     classes = torch.tensor([0, 3, 9])
-    index, weight = neighbours(points, *size)
+    index, weight = neighbors(points, *size)
 
     indicator = class_indicator(mask.flatten()[index], weight, classes)
 
@@ -36,7 +36,7 @@ def test_shared_and_own_points_equal_grid_sample() -> None:
     maps, points = torch.randn(3, 6, 9), points_everywhere(200)
     expected = grid_sample_at(maps, points)
 
-    shared = sample_shared(maps, *neighbours(points, 6, 9))
+    shared = sample_shared(maps, *neighbors(points, 6, 9))
     each = sample_each(maps, points.expand(3, -1, -1).flip(1))
 
     torch.testing.assert_close(shared.t(), expected, atol=1e-5, rtol=0)

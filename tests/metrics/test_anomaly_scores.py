@@ -17,7 +17,7 @@ def make_logits(num_classes: int = 3) -> tuple[Tensor, Tensor]:
     return mask_logits, 3 * torch.randn(1, 5, num_classes + 1, generator=generator)
 
 
-def expected_scores(mask_logits: Tensor, class_logits: Tensor, temperature: float, normalise: bool) -> dict[str, float]:
+def expected_scores(mask_logits: Tensor, class_logits: Tensor, temperature: float, normalize: bool) -> dict[str, float]:
     """The scores of the first pixel, query by query and class by class, in double precision."""
     num_classes = class_logits.shape[-1] - 1
     known, void = [0.0] * num_classes, 0.0
@@ -27,7 +27,7 @@ def expected_scores(mask_logits: Tensor, class_logits: Tensor, temperature: floa
         for index in range(num_classes):
             known[index] += powers[index] / sum(powers) * inside
         void += powers[-1] / sum(powers) * inside
-    weights = [x ** (1 / temperature) if normalise else math.exp(x / temperature) for x in known]
+    weights = [x ** (1 / temperature) if normalize else math.exp(x / temperature) for x in known]
     p = [weight / sum(weights) for weight in weights]
     return {
         "msp": 1 - max(p),
@@ -40,11 +40,11 @@ def expected_scores(mask_logits: Tensor, class_logits: Tensor, temperature: floa
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 3, 19])
-@pytest.mark.parametrize(("temperature", "normalise"), [(1.0, False), (0.3, False), (1.0, True), (2.0, True)])
-def test_scores_are_their_definitions(num_classes: int, temperature: float, normalise: bool) -> None:
+@pytest.mark.parametrize(("temperature", "normalize"), [(1.0, False), (0.3, False), (1.0, True), (2.0, True)])
+def test_scores_are_their_definitions(num_classes: int, temperature: float, normalize: bool) -> None:
     logits = make_logits(num_classes)
-    maps = anomaly_maps(NAMES, class_and_void_scores(*logits)[0], temperature, normalise)
-    expected = expected_scores(*logits, temperature, normalise)
+    maps = anomaly_maps(NAMES, class_and_void_scores(*logits)[0], temperature, normalize)
+    expected = expected_scores(*logits, temperature, normalize)
     assert maps.shape == (6, 2, 2)
     found = dict(zip(NAMES, maps[:, 0, 0].tolist(), strict=True))
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)

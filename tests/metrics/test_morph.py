@@ -257,7 +257,7 @@ def test_large_sets_are_resampled_in_pieces_of_the_same_distribution(monkeypatch
 
 @pytest.mark.parametrize("score", [-0.1, 1.2, math.nan])
 def test_what_is_no_probability_is_refused(score: float) -> None:
-    with pytest.raises(UserError, match=r"scores: .*, must be probabilities from 0 to 1"):
+    with pytest.raises(UserError, match=r"scores: .*; must be probabilities from 0 to 1"):
         measure([(score, 1, "a", "d", "x.png")])
 
 

@@ -216,5 +216,5 @@ def test_scaled_prompts_are_embedded_at_the_same_place_of_the_picture() -> None:
     [("box_probability", 1.5), ("box_noise", 0.5), ("max_noise", -1), ("correction_clicks", -1), ("max_objects", 0)],
 )
 def test_impossible_sampling_is_refused_by_field(field: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"^{field}: {value}, must be "):
+    with pytest.raises(UserError, match=f"^{field}: {value}; must be "):
         PromptSampling(**{field: value})

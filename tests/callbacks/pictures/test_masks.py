@@ -12,13 +12,13 @@ from callbacks.pictures.output import save_picture
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 8, 19, 200])
-def test_every_class_has_a_colour_of_its_own(num_classes: int) -> None:
+def test_every_class_has_a_color_of_its_own(num_classes: int) -> None:
     colors = palette(num_classes)
     assert len(set(colors)) == len(colors) == num_classes
     assert all(0 <= channel <= 255 for color in colors for channel in color)
 
 
-def test_colours_are_well_separated_for_normal_and_colour_blind_eyes() -> None:
+def test_colors_are_well_separated_for_normal_and_color_blind_eyes() -> None:
     colors = np.array(palette(19)) / 255
     # Machado, Oliveira and Fernandes 2009, deuteranopia: not the simulation that the palette is made with
     machado = np.array([[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]])
@@ -28,7 +28,7 @@ def test_colours_are_well_separated_for_normal_and_colour_blind_eyes() -> None:
         assert distance[~np.eye(len(colors), dtype=bool)].min() > least
 
 
-def test_a_class_keeps_its_colour_when_classes_are_added() -> None:
+def test_a_class_keeps_its_color_when_classes_are_added() -> None:
     assert palette(30)[:12] == palette(12)
 
 

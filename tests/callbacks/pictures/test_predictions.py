@@ -20,6 +20,7 @@ from callbacks.pictures import predictions as prediction_pictures
 from callbacks.pictures.colors import palette
 from callbacks.pictures.output import log_image
 from callbacks.pictures.predictions import PredictionPictures, errors, spread
+from datamodules.common.data_module import DataModule
 
 SIZE = 48
 CLASS_NAMES = ["ground", "disc", "sky"]
@@ -37,12 +38,12 @@ def scene(index: int) -> dict[str, Any]:
     return {"image": image.to(torch.uint8), "mask": mask, "name": f"scenes/{index}.jpg"}
 
 
-class Scenes(lightning.LightningDataModule):
+class Scenes(DataModule):
     class_names = CLASS_NAMES
     num_classes = len(CLASS_NAMES)
 
     def __init__(self, names: list[str] | None = None) -> None:
-        super().__init__()
+        super().__init__(batch_size=4)
         self.names = names
 
     def samples(self) -> list[dict[str, Any]]:

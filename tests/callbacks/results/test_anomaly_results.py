@@ -49,7 +49,7 @@ def test_samples_are_spread_over_a_stream_of_any_length(length: int) -> None:
         assert numbers[-1] >= 0.7 * length
 
 
-def test_colours_follow_the_scores_and_stop_at_the_ends_of_the_scale() -> None:
+def test_colors_follow_the_scores_and_stop_at_the_ends_of_the_scale() -> None:
     colors = heat(torch.tensor([[-5.0, 0.0, 0.5, 1.0, 9.0]]), 0.0, 1.0)[:, 0].T.tolist()
     assert colors[0] == colors[1] == list(heat_scale()[0])
     assert colors[3] == colors[4] == list(heat_scale()[-1])

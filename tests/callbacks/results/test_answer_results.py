@@ -358,7 +358,7 @@ def test_right_answers_are_green_and_wrong_ones_red() -> None:
 
 
 def test_another_task_and_no_samples_are_refused() -> None:
-    with pytest.raises(UserError, match="num_samples: 0, must be at least 1"):
+    with pytest.raises(UserError, match="num_samples: 0; must be at least 1"):
         AnswerResults(num_samples=0)
     with pytest.raises(UserError, match="AnswerResults is for VisualQuestionAnswering, not BoringModel"):
         AnswerResults().setup(SimpleNamespace(), BoringModel(), "fit")  # type: ignore[arg-type]
