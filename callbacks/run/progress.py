@@ -76,7 +76,7 @@ class ProgressBar(RichProgressBar):
         """Return what is shown beside the training bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        own = pl_module.file_metrics[:1] if isinstance(pl_module, AdaptationTask) else ()
+        own = pl_module.file_metrics[:1] if isinstance(pl_module, AdaptationTask) else ("iou",)
         for name in (*LOSSES, *(f"{split}_{figure}" for figure in own for split in ("train", "val"))):
             if name in trainer.callback_metrics:
                 metrics[name] = trainer.callback_metrics[name].item()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from eomt.utils.trainer import datamodule_of
@@ -149,4 +149,5 @@ def data_of(trainer: Trainer) -> TaskData | None:
     The trainer may also have loaders, no data, or a plain LightningDataModule.
     """
     found = datamodule_of(trainer)
-    return cast(TaskData, found) if isinstance(found, _HasFoundArguments) else None
+    is_plain = isinstance(found, LightningDataModule) and not isinstance(found, _HasFoundArguments)
+    return None if is_plain else cast(TaskData | None, found)

@@ -146,7 +146,7 @@ QUERY = "base_model.model.encoder.backbone.blocks.0.attn.qkv.lora_A.weight"
         ({"base_model.model.other.weight": torch.ones(1)}, r"not in this network \(other.weight"),
         ({"mask_head.0.lora_A.weight": torch.ones(1)}, "does not start with"),
         ({"base_model.model._orig_mod.q.weight": torch.ones(1)}, "compiled wrapper"),
-        ({FIRST: torch.ones(3, 64)}, r"has rank 3, adapter_config.json says 4"),
+        ({FIRST: torch.ones(3, 64)}, r"has rank 3, but 4 in adapter_config.json"),
         ({FIRST: torch.ones(4, 65)}, r"has shape \[4, 65\]"),
     ],
 )

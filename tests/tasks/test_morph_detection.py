@@ -181,7 +181,7 @@ def test_a_merged_file_of_another_size_is_refused(tmp_path: Path) -> None:
     state = load_file(file)
     (name,) = (name for name in state if name.endswith("position_embeddings"))
     save_file(state | {name: state[name][:, :5].contiguous()}, file)
-    with pytest.raises(UserError, match=r"position_embeddings' has shape \[1, 5, 32\], this network's has"):
+    with pytest.raises(UserError, match=r"position_embeddings' has shape \[1, 5, 32\]; this network's has"):
         fill_from_merged(make_task(lora=False).network, tmp_path / "merged")
 
 

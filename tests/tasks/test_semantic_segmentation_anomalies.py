@@ -223,7 +223,7 @@ def test_validation_names_the_best_temperature_and_test_takes_what_it_is_given(
             auprc[temperature] = sum(figures["msp"]["auprc"] for figures in metric.compute().values()) / 2
     assert len(set(auprc.values())) > 1
     assert auprc[logged["val_temperature"]] == pytest.approx(max(auprc.values()), abs=1e-3)
-    assert any(f"temperature: {logged['val_temperature']:g} has the best" in text for text in caplog.messages)
+    assert any(f"temperature: {logged['val_temperature']:g} gives MSP the best" in text for text in caplog.messages)
 
     trainer.test(task, data, verbose=False)
     assert task.all_figures["test_temperature"] == 1

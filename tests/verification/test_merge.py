@@ -13,6 +13,7 @@ import eomt.app.trainer
 from eomt.errors import UserError
 from eomt.lora.files import fill
 from eomt.models import EoMT
+from eomt.models.network import Network
 from eomt.models.weights.files import read_weights
 from eomt.verification.merging import is_merged_folder, write_merged
 from tests.cli_runs import Workspace, make_workspace, refusal
@@ -157,7 +158,7 @@ def test_mistakes_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-class Tied(nn.Module):
+class Tied(Network):
     """Two names for one weight."""
 
     def __init__(self) -> None:
