@@ -141,7 +141,8 @@ def test_figures_depend_on_neither_batch_nor_order_nor_random_state(prompt_free:
     for others in (figures(task, 4), figures(task, 3, [5, 3, 1, 0, 4, 2])):
         assert others.keys() == expected.keys()
         for name, value in others.items():
-            assert value == pytest.approx(expected[name], abs=1e-6, nan_ok=True), name
+            # another batch sums some 64 x 64 pixels in another order, each rounded by 1.2e-7 of itself
+            assert value == pytest.approx(expected[name], rel=1e-5, abs=1e-6, nan_ok=True), name
     assert expected["box_n_evaluated"] == 8
     assert expected["box_n_images"] == 6
     assert expected["box_n_skipped"] == 0
