@@ -2,19 +2,21 @@
 
 import importlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
 
+from datamodules.common.data_module import DataModule
 from eomt.app.renamed import with_new_names
 from eomt.app.runs import CONFIG, Checkpoint
 from eomt.errors import UserError
 from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.configuration import Configuration
-from eomt.utils.paths import path_fields
+from eomt.utils.paths import expand, path_fields
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def network_class_of(config: Namespace) -> type[Network]:
     """Return the class of the network in a configuration."""
     found = class_of(config.model.init_args.network)
     # the task refuses a class that is no network
-    return found if issubclass(found, Network) else Network
+    return found if isinstance(found, type) and issubclass(found, Network) else Network
 
 
 def configure(config: Namespace, checkpoint: Checkpoint | None, trains: bool) -> None:
@@ -70,7 +72,8 @@ def configure(config: Namespace, checkpoint: Checkpoint | None, trains: bool) ->
 def open_merged(config: Namespace, checkpoint: Checkpoint) -> None:
     """Set a configuration to a merged folder, which holds every weight: nothing is adapted or downloaded."""
     found = _configuration(config, checkpoint, trains=False)
-    assert found is not None
+    if found is None:
+        return
     _task_class(config).open_merged(found, checkpoint.path)
     _write_back(config, found)
 
@@ -116,7 +119,7 @@ def use_recorded_split(config: Namespace, run: Path) -> bool:
         return False
     field = "path" if "path" in data else "train_csv"
     path = ((read_yaml(run / CONFIG).get("data") or {}).get("init_args") or {}).get(field)
-    same_data = path is not None and Path(path).resolve() == Path(data[field]).resolve()
+    same_data = path is not None and expand(path).resolve() == expand(data[field]).resolve()
     if same_data:
         data.splits = record
     return same_data
@@ -137,7 +140,10 @@ def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     arguments = config.get("init_args") or {}
     for name in fields & arguments.keys():
         arguments[name] = _absolute(arguments[name])
-    for value in config.values():
+    for name, value in config.items():
+        # loggers and the like keep what they were given: a run that is moved logs where it stands
+        if name == "trainer":
+            continue
         for component in value if isinstance(value, list) else [value]:
             if isinstance(component, dict):
                 with_absolute_paths(component)
@@ -157,6 +163,16 @@ def _task_class(config: Namespace) -> type[AdaptationTask]:
     return class_of(config.model)
 
 
+def _data_class(config: Namespace) -> type[Any]:
+    found = class_of(config.data)
+    if not (isinstance(found, type) and issubclass(found, DataModule)):
+        raise UserError(
+            f"data: {config.data.class_path} does not say what its data are; derive it from datamodules.DataModule "
+            "(CONTRIBUTING.md shows how)"
+        )
+    return found
+
+
 def _configuration(config: Namespace, checkpoint: Checkpoint | None, trains: bool) -> Configuration | None:
     """Return the parts of a configuration as plain values; None where the network has no arguments."""
     network = config.model.init_args.get("network")
@@ -173,8 +189,8 @@ def _configuration(config: Namespace, checkpoint: Checkpoint | None, trains: boo
         _plain(arguments),
         network_class,
         None if data is None else _plain(data),
-        None if data is None else class_of(config.data),
-        None if run is None else _network_arguments_of(run),
+        None if data is None else _data_class(config),
+        None if run is None else partial(_network_arguments_of, run),
         checkpoint.path if checkpoint and is_open else None,
         trains,
     )
@@ -212,7 +228,7 @@ def _absolute(value: Any) -> Any:
         return {name: _absolute(path) for name, path in value.items()}
     if isinstance(value, list):
         return [_absolute(path) for path in value]
-    return str(Path(value).absolute()) if isinstance(value, str) and Path(value).exists() else value
+    return str(expand(value).absolute()) if isinstance(value, str) and expand(value).exists() else value
 
 
 def _init_args(component: Any) -> Namespace | None:

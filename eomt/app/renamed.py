@@ -7,12 +7,12 @@ from jsonargparse import get_loader, set_loader
 
 _load_yaml = get_loader("yaml")
 
-# class -> old field -> new field
+# name of the class, whatever module it is named by -> old field -> new field
 RENAMED: dict[str, dict[str, str]] = {
-    "eomt.models.SAM2": {"image_size": "img_size"},
-    "datamodules.Severstal": {"image_size": "img_size"},
-    "datamodules.SteelStrips": {"image_size": "img_size"},
-    "eomt.tasks.SemanticSegmentation": {"normalise_scores": "normalize_scores"},
+    "SAM2": {"image_size": "img_size"},
+    "Severstal": {"image_size": "img_size"},
+    "SteelStrips": {"image_size": "img_size"},
+    "SemanticSegmentation": {"normalise_scores": "normalize_scores"},
 }
 
 
@@ -23,7 +23,7 @@ def with_new_names(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     config = {name: with_new_names(value) for name, value in config.items()}
-    renamed = RENAMED.get(str(config.get("class_path")), {})
+    renamed = RENAMED.get(str(config.get("class_path")).rpartition(".")[2], {})
     arguments = config.get("init_args")
     if renamed and isinstance(arguments, dict):
         # the parser refuses a file that holds both names

@@ -6,8 +6,6 @@ from torchmetrics import Metric
 
 from eomt.utils.labels import IGNORE_INDEX
 
-"""The label of pixels that are neither supervised nor evaluated."""
-
 
 class SegmentationMetric(Metric):
     """Confusion-matrix metrics of index maps.

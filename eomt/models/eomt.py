@@ -175,7 +175,8 @@ class EoMT(Network):
         """Switch `pretrained` off, and fill the class head from the file."""
         super().without_weights(arguments)
         # a file with every weight also has those of a new head
-        arguments["load_class_head"] = True
+        if "load_class_head" in arguments:
+            arguments["load_class_head"] = True
 
     def compile_blocks(self) -> None:
         """Compile each block of the encoder in place; they share a graph."""

@@ -1,5 +1,6 @@
 """The parts of a configuration that a task completes before anything is built."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ class Configuration:
         network_class: Class of the network.
         data: Arguments of the datamodule; None where there is no data.
         data_class: Class of the datamodule; None where there is no data.
-        run_network: Arguments of the network in the run that the checkpoint belongs to; None without a run.
+        read_run_network: Returns the arguments of the network in the run that the checkpoint belongs to; None without
+            a run.
         merged: The merged folder that is opened, if its network class opens folders itself; else None.
         trains: Whether training data will be read.
     """
@@ -30,7 +32,7 @@ class Configuration:
     network_class: type[Network]
     data: Arguments | None = None
     data_class: type[TaskData] | None = None
-    run_network: Arguments | None = None
+    read_run_network: Callable[[], Arguments] | None = None
     merged: Path | None = None
     trains: bool = False
 
@@ -38,20 +40,20 @@ class Configuration:
 
     def fill_sizes(self) -> None:
         """Set the image size of the data to that of the network, where the data has one and it is null."""
-        self.fill_data("img_size", self.network_class.img_size_of(self.network))
+        self.fill_data("img_size", lambda: self.network_class.img_size_of(self.network))
 
-    def fill_data(self, fact: str, value: Any) -> None:
+    def fill_data(self, fact: str, find: Callable[[], Any]) -> None:
         """Set the arguments of the data that take a fact about the network and are null.
 
         Args:
             fact: Name of the fact in the datamodule's `from_network`.
-            value: The fact; None where it is not known.
+            find: Returns the fact, None where it is not known; called only where it is needed, as it may read files.
         """
-        if self.data is None or self.data_class is None or value is None:
+        if self.data is None or self.data_class is None:
             return
         for name, wanted in self.data_class.from_network.items():
-            if wanted == fact and self.data.get(name, value) is None:
-                self.data[name] = value
+            if wanted == fact and name in self.data and self.data[name] is None:
+                self.data[name] = find()
 
     def fill_classes(self) -> None:
         """Set the number of classes of a network to that of the data or, without data, of its run or weights.
@@ -81,14 +83,14 @@ class Configuration:
         """Fill in what the datamodule found in its training data, so that a saved run can predict without it."""
         assert self.data is not None
         for name, value in datamodule.found_arguments().items():
-            if self.data.get(name, value) is None:
+            if name in self.data and self.data[name] is None:
                 self.data[name] = value
 
     @cached_property
     def known_classes(self) -> int | None:
         """Number of classes of the run or, without a run, of the network's weights; None if it is not known."""
-        if self.run_network is not None:
-            return self.run_network.get("num_classes")
+        if self.read_run_network is not None:
+            return self.read_run_network().get("num_classes")
         return self.network_class.classes_of(self.network)
 
     def datamodule(self) -> TaskData:

@@ -141,9 +141,9 @@ class VisualQuestionAnswering(AdaptationTask):
             return
         task, network = configuration.task, configuration.network
         pretrained, text_model = network["pretrained"], network["text_model"]
-        configuration.fill_data("tokenizer", tokenizer_source(pretrained, text_model, network["tokenizer"]))
+        configuration.fill_data("tokenizer", lambda: tokenizer_source(pretrained, text_model, network["tokenizer"]))
         opened = str(configuration.merged) if configuration.merged else pretrained
-        configuration.fill_data("max_tokens", longest_question(opened, text_model))
+        configuration.fill_data("max_tokens", lambda: longest_question(opened, text_model))
         if task["language"] is None:
             task["language"] = configuration.data.get("language")
         elif configuration.data.get("language", "") is None:

@@ -1,6 +1,7 @@
 """Paths in configurations: which types mark a field as a path, and how `~` is expanded."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args, overload
 
@@ -62,10 +63,20 @@ def path_fields(cls: type) -> frozenset[str]:
         cls: A class.
     """
     found: dict[str, bool] = {}
-    for base in cls.__mro__:
+    # a class_path may also name a function that makes the component
+    for base in cls.__mro__ if isinstance(cls, type) else ():
         constructor = vars(base).get("__init__")
         if inspect.isfunction(constructor):
-            for name, parameter in inspect.signature(constructor).parameters.items():
+            for name, parameter in _signature(constructor).parameters.items():
                 # a class's own annotation comes before those of its bases
                 found.setdefault(name, is_path_type(parameter.annotation))
     return frozenset(name for name, holds_paths in found.items() if holds_paths)
+
+
+def _signature(constructor: Callable[..., Any]) -> inspect.Signature:
+    try:
+        # annotations are texts where their module postpones them
+        return inspect.signature(constructor, eval_str=True)
+    except NameError:
+        # some name is imported for type checkers alone
+        return inspect.signature(constructor)
