@@ -10,7 +10,8 @@ from datamodules.common.splits import SPLITS
 from datamodules.common.threads import map_in_threads
 from eomt.errors import UserError
 
-NO_CLASS = -1
+# stands for the class of an image that shows none
+EMPTY = -1
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def grouped_split(
     fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
     frequency: Counter[int] = Counter()
     for group in groups:
-        frequency.update({class_id: len(group.names) for class_id in group.classes or {NO_CLASS}})
+        frequency.update({class_id: len(group.names) for class_id in group.classes or {EMPTY}})
     num_images = sum(len(group.names) for group in groups)
     lacking = {
         split: {class_id: fraction * number for class_id, number in frequency.items()}
@@ -78,12 +79,12 @@ def grouped_split(
     lacking_in_all = {split: fraction * num_images for split, fraction in fractions.items()}
 
     def rarest(group: Group) -> int:
-        return min(group.classes, key=lambda class_id: (frequency[class_id], class_id), default=NO_CLASS)
+        return min(group.classes, key=lambda class_id: (frequency[class_id], class_id), default=EMPTY)
 
     def order(group: Group) -> tuple[bool, int, int, str]:
         class_id = rarest(group)
         digest = hashlib.sha256(f"{split_seed}/{group.names[0]}".encode()).hexdigest()
-        return class_id == NO_CLASS, frequency[class_id], class_id, digest
+        return class_id == EMPTY, frequency[class_id], class_id, digest
 
     record: dict[str, list[str]] = {split: [] for split in SPLITS}
     possible = [split for split in SPLITS if fractions[split] > 0]
@@ -92,7 +93,7 @@ def grouped_split(
         split = max(possible, key=lambda split: (lacking[split][class_id], lacking_in_all[split]))
         record[split] += group.names
         lacking_in_all[split] -= len(group.names)
-        for class_id in group.classes or {NO_CLASS}:
+        for class_id in group.classes or {EMPTY}:
             lacking[split][class_id] -= len(group.names)
     # of very few images rounding may leave a split none
     for split in possible:

@@ -4,8 +4,9 @@ It takes any torch module; the caller gives functions that compute a loss and an
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class AuditReport:
             UserError: If there are; the message has the first one and how many more there are.
         """
         if self.faults:
-            raise UserError(f"AdapterAudit: {self}")
+            raise UserError(f"audit: {self}")
 
 
 def audit(
@@ -113,7 +114,7 @@ def random_base_faults(model: nn.Module) -> list[str]:
         return []
     return [
         f"{random[0]!r} is frozen but was never loaded ({len(random)} such tensors); load it (`pretrained`), train it "
-        "(trainable_modules), or, for a smoke test, give --audit.allow_random_base true"
+        "(trainable_modules) or, for a smoke test, set the audit's allow_random_base to true"
     ]
 
 
@@ -136,13 +137,22 @@ def call(model: nn.Module, batch: Any) -> Tensor:
     Args:
         model: Called as `model(**batch)` with a mapping, `model(*batch)` with a tuple or list, else `model(batch)`.
         batch: Input of the model.
+
+    Raises:
+        UserError: If the model does not take such a batch, or its answer holds no such tensor.
     """
-    if isinstance(batch, Mapping):
-        answer = model(**batch)
-    else:
-        answer = model(*batch) if isinstance(batch, tuple | list) else model(batch)
+    keywords, positions = (batch, ()) if isinstance(batch, Mapping) else ({}, batch)
+    if not isinstance(positions, tuple | list):
+        positions = (positions,)
+    name = type(model).__name__
+    try:
+        inspect.signature(model.forward).bind(*positions, **keywords)
+    except TypeError as error:
+        raise UserError(f"outputs: {name} cannot be called with the batch ({error}); give outputs=") from error
+    answer = model(*positions, **keywords)
     tensors = [value for value in _tensors(answer) if value.is_floating_point()]
-    assert tensors, f"{type(model).__name__} answers {type(answer).__name__}, which holds no tensor of real numbers"
+    if not tensors:
+        raise UserError(f"outputs: {name} answers {type(answer).__name__}, without real numbers; give outputs=")
     return torch.cat([value.flatten() for value in tensors])
 
 
@@ -152,6 +162,9 @@ def _tensors(answer: Any) -> Iterator[Tensor]:
     elif isinstance(answer, Mapping | tuple | list):
         for value in answer.values() if isinstance(answer, Mapping) else answer:
             yield from _tensors(value)
+    elif is_dataclass(answer):
+        for field in fields(answer):
+            yield from _tensors(getattr(answer, field.name))
 
 
 def _optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[str]:

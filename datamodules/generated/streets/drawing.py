@@ -6,10 +6,10 @@ import numpy as np
 from numpy.random import Generator
 
 from datamodules.generated.streets.canvas import HEIGHT, OVERSAMPLING, WIDTH, Rgb, Street, StreetCanvas, shaded
+from eomt.utils.labels import IGNORE_INDEX
 
 CLASS_NAMES = ["road", "sidewalk", "building", "vegetation", "sky", "car", "person"]
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, CAR, PERSON = range(7)
-NO_CLASS = 255
 
 Paint = Callable[[], None]
 # meters to it, and how to paint it
@@ -165,8 +165,8 @@ class _StreetPainter(StreetCanvas):
     def lamp(self, side: int, z: float) -> Paint:
         def paint() -> None:
             x, head = side * (self.half_road + 0.5), side * (self.half_road - 0.7)
-            pole = self.material(NO_CLASS, (0.3, 0.32, 0.33), depth=z)
-            bulb = self.material(NO_CLASS, (0.8, 0.8, 0.78), depth=z, glow=(1.6, 1.15, 0.6))
+            pole = self.material(IGNORE_INDEX, (0.3, 0.32, 0.33), depth=z)
+            bulb = self.material(IGNORE_INDEX, (0.8, 0.8, 0.78), depth=z, glow=(1.6, 1.15, 0.6))
             self.upright(x - 0.06, x + 0.06, 0, 5.6, z, pole)
             self.upright(x, head, 5.5, 5.6, z, pole)
             self.upright(head - 0.3, head + 0.3, 5.35, 5.5, z, bulb)
@@ -261,7 +261,7 @@ class _StreetPainter(StreetCanvas):
 
     def paint_bonnet(self) -> None:
         """Paint the own car at the bottom, which belongs to no class."""
-        bonnet = self.material(NO_CLASS, self.choose(CAR_COLORS, 0.04), depth=2, roughness=0.02)
+        bonnet = self.material(IGNORE_INDEX, self.choose(CAR_COLORS, 0.04), depth=2, roughness=0.02)
         top = (HEIGHT - self.random.uniform(4, 9)) * OVERSAMPLING
         margin = self.random.uniform(-20, 10) * OVERSAMPLING
         self.draw.ellipse((margin, top, WIDTH * OVERSAMPLING - margin, top + 60 * OVERSAMPLING), fill=bonnet)

@@ -13,7 +13,7 @@ from datamodules.common.pairs import Pair
 from datamodules.common.zip_members import ImageFile
 from datamodules.generated.streets.canvas import Street
 from datamodules.generated.streets.data_module import GeneratedStreets
-from datamodules.generated.streets.drawing import CLASS_NAMES, NO_CLASS, draw_street
+from datamodules.generated.streets.drawing import CLASS_NAMES, draw_street
 from datamodules.generated.streets.lighting import light_by_night
 from datamodules.generated.streets.obstacles import UNKNOWN, add_obstacles
 from datamodules.segmentation.cityscapes_files import find_cityscapes
@@ -123,7 +123,7 @@ def _write_unknown(folder: Path, name: str, random: Generator) -> None:
 
 def _mapped(scene: Street, labels: list[int], no_class: int) -> np.ndarray:
     """Return the scene's classes as labels, (H, W) uint8: `labels` by class id, and that of pixels without a class."""
-    table = np.full(NO_CLASS + 1, no_class, dtype=np.uint8)
+    table = np.full(IGNORE_INDEX + 1, no_class, dtype=np.uint8)
     table[: len(labels)] = labels
     return table[scene.class_ids()]
 

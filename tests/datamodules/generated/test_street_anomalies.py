@@ -6,12 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.generated.streets.drawing import CAR, CLASS_NAMES, NO_CLASS, PERSON, draw_street
+from datamodules.generated.streets.drawing import CAR, CLASS_NAMES, PERSON, draw_street
 from datamodules.generated.streets.obstacles import UNKNOWN, add_obstacles
 from datamodules.generated.streets.street_anomalies import StreetAnomalies
 from datamodules.segmentation.cityscapes import Cityscapes
 from datamodules.segmentation.road_anomaly import RoadAnomaly
 from eomt.errors import UserError
+from eomt.utils.labels import IGNORE_INDEX
 
 SIZES = {"num_train": 2, "num_val": 2, "num_test": 4}
 
@@ -85,7 +86,7 @@ def test_nearer_cars_and_persons_cover_an_obstacle() -> None:
         depths, classes = (
             np.array([getattr(material, field) for material in scene.materials]) for field in ("depth", "class_id")
         )
-        is_upright = np.isin(classes, (CAR, PERSON, NO_CLASS))[known.surface]
+        is_upright = np.isin(classes, (CAR, PERSON, IGNORE_INDEX))[known.surface]
         replaced = (classes[scene.surface] == UNKNOWN) & is_upright
         assert (depths[known.surface][replaced] >= depths[scene.surface][replaced]).all()
         covered += replaced.any()
