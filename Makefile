@@ -27,9 +27,9 @@ quickstart: install
 	$(RUN) predict --config $(QUICKSTART) --ckpt_path best
 	@$(BIN)/python -m eomt.report runs
 
-# two processes; all tests of a file run in one of them, since they share fixtures
+# two processes; all tests of a file run in one of them, since they share fixtures; long files come first
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

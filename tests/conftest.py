@@ -11,8 +11,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
-# the longest go first, so that two processes end together
-LONGEST = ("test_quickstart.py", "test_promises.py")
+# files that take long go first, so that two processes end together
+LONGEST = ("test_quickstart.py", "test_promises.py", "test_cli_vqa.py", "test_cli.py", "test_inspect.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -324,10 +324,15 @@ class AdaptationTask(LightningModule, ABC):
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Fill in the trained tensors; only frozen ones may be missing, whatever `strict` says.
 
+        Without `strict`, frozen ones are left as they are: Lightning gives all tensors back so where ranks were forked.
+
         Raises:
             UserError: If a tensor is missing, unexpected or of another shape.
         """
         state = {name.removeprefix(NETWORK): value for name, value in state_dict.items()}
+        if not strict:
+            frozen = state.keys() & set(self.network.state_dict()) - set(trained_state(self.network))
+            state = {name: value for name, value in state.items() if name not in frozen}
         fill(self.network, state, "ckpt_path")
         return nn.modules.module._IncompatibleKeys([], [])
 

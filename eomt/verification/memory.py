@@ -89,6 +89,8 @@ class CudaBytes(contextlib.AbstractContextManager["CudaBytes"]):
         self.device = device
 
     def __enter__(self) -> Self:
+        # what is freed within would be counted as never allocated
+        gc.collect()
         self._before = torch.cuda.memory_allocated(self.device)
         return self
 
@@ -148,7 +150,6 @@ def step_peaks(
     forward_context: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[int, int]:
     """Return the peak bytes of a step's forward and of its backward pass, gradients included."""
-    gc.collect()
     device = _device_of(model)
     meter = CudaBytes(device) if device.type == "cuda" else LiveBytes()
     eager = torch.compiler.set_stance("force_eager")

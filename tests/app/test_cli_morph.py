@@ -13,7 +13,7 @@ from transformers import ViTMAEModel
 
 from tests.cli_runs import Workspace, refusal
 from tests.datamodules.faces.face_files import write_face, write_people, write_splits
-from tests.test_promises import finish, start
+from tests.ranks import TWO_RANKS
 
 SIZES: dict[str, Any] = {"img_size": [16, 16], "patch_size": 8, "hidden_size": 16, "depth": 2, "num_heads": 2}
 DECODER: dict[str, Any] = {"decoder_depth": 1, "decoder_hidden_size": 16, "decoder_num_heads": 2}
@@ -220,13 +220,12 @@ def test_a_fit_goes_on_from_its_checkpoint(adapted: Workspace) -> None:
 def test_two_processes_write_the_scores_and_figures_of_one(adapted: Workspace) -> None:
     run = adapted.runs / "morph"
     best = str(only(run, "best_lora_step*.ckpt"))
-    two = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
     # batches of three: the last one of a rank is padded
     batch = ("--data.eval_batch_size", "3", "--trainer.precision", "32-true")
     figures, tables = [], []
-    for devices in ((), two):
+    for devices in ((), TWO_RANKS):
         shutil.rmtree(run / "results", ignore_errors=True)
-        finish(start(adapted, "test", "--ckpt_path", best, *batch, *devices))
+        adapted.run("test", "--ckpt_path", best, *batch, *devices)
         found = json.loads(only(run / "results", "*_eval.json").read_text())["metrics"]
         figures.append({name: value for name, value in found.items() if value is not None})
         tables.append(table(only(run / "results", "*_scores.csv")))

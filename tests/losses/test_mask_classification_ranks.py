@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import pytest
 import torch
-import torch.multiprocessing
 
 from eomt.losses import MaskClassificationLoss
+from tests.ranks import on_two_ranks
 
 
 def losses_of(rank: int) -> dict[str, torch.Tensor]:
@@ -17,19 +16,10 @@ def losses_of(rank: int) -> dict[str, torch.Tensor]:
     return MaskClassificationLoss(5, num_points=64)(predictions, mask)
 
 
-def save_losses(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(losses_of(rank), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_normalizer_is_the_mean_number_of_targets_over_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the new processes find this module
-    torch.multiprocessing.spawn(save_losses, args=(str(tmp_path),), nprocs=2)
-
+def test_normalizer_is_the_mean_number_of_targets_over_ranks(tmp_path: Path) -> None:
+    found = on_two_ranks(losses_of, tmp_path)
     for rank, num_targets in enumerate([2, 5]):
-        alone, together = losses_of(rank), torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        alone, together = losses_of(rank), found[rank]
         for name in ["mask_loss", "dice_loss"]:
             torch.testing.assert_close(together[name] * 3.5, alone[name] * num_targets)
         torch.testing.assert_close(together["class_loss"], alone["class_loss"])

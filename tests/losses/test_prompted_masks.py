@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor
 
 from eomt.losses import PromptedMaskLoss
+from tests.ranks import on_two_ranks
 
 PARTS = {"focal_loss": 20.0, "dice_loss": 1.0, "iou_loss": 1.0, "object_loss": 1.0}
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -163,20 +163,10 @@ def test_large_logits_stay_finite() -> None:
 def losses_of(rank: int) -> dict[str, Tensor]:
     """Return the losses of three objects on rank 0 and two on rank 1."""
     inputs = [part[rank : rank + 1] for part in make_inputs()]
-    return PromptedMaskLoss()(*inputs)
+    return {name: value.detach() for name, value in PromptedMaskLoss()(*inputs).items()}
 
 
-def save_losses(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save({name: value.detach() for name, value in losses_of(rank).items()}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_mean_over_ranks_is_the_loss_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the new processes find this module
-    torch.multiprocessing.spawn(save_losses, args=(str(tmp_path),), nprocs=2)
-
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+def test_mean_over_ranks_is_the_loss_of_one_process(tmp_path: Path) -> None:
+    ranks = on_two_ranks(losses_of, tmp_path)
     for name, value in PromptedMaskLoss()(*make_inputs()).items():
         torch.testing.assert_close((ranks[0][name] + ranks[1][name]) / 2, value.detach())

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from sklearn import metrics
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from eomt.metrics.anomaly import AnomalyMetric, component_sizes_of
 from eomt.metrics.components import ComponentSizes
 from eomt.metrics.score_histogram import TOLERANCE, key_score, score_keys
 from eomt.utils.labels import IGNORE_INDEX
+from tests.ranks import on_two_ranks
 
 NUM_PIXELS = 40_000
 
@@ -250,19 +250,9 @@ def test_obstacle_sets_count_smaller_components() -> None:
         assert component_sizes_of(name) == (500, 100), name
 
 
-def save_figures(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(metric_of(images()[rank::2]).compute(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
-    # forked, they need not import everything once more
-    torch.multiprocessing.start_processes(save_figures, args=(str(tmp_path),), nprocs=2, start_method="fork")
     alone = metric_of(images()).compute()
-    for rank in range(2):
-        together = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+    for together in on_two_ranks(lambda rank: metric_of(images()[rank::2]).compute(), tmp_path):
         assert list(together) == list(alone)
         for dataset, figures in together.items():
             for score, of_score in figures.items():

@@ -3,11 +3,11 @@
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_sensitivity_at_specificity,
@@ -23,6 +23,7 @@ from eomt.metrics.error_rates import (
     threshold_at_macer,
 )
 from eomt.metrics.morph import NUM_RESAMPLES, MorphMetric, figures_with_intervals
+from tests.ranks import on_two_ranks
 
 Row = tuple[float, int, str, str, str]  # score, label, attack, data set, name
 
@@ -282,23 +283,17 @@ def test_reset_forgets() -> None:
     assert_equal(measure(make_rows(), metric).compute(), measure(make_rows()).compute())
 
 
-def save_figures(rank: int, folder: str) -> None:
-    """Save what rank sees together with the other: each has attacks that the other has not; then rank 1 has nothing."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def figures_of(rank: int) -> list[Any]:
+    """Return what rank sees with the other: each has attacks that the other has not; then rank 1 has nothing."""
     rows = make_rows(number=41)
     filling = [rows[0], (*rows[1][:4], "")] if rank else []
     shared = measure(rows[rank::2] + filling).compute()
     alone = measure([] if rank else rows).compute()
-    torch.save([shared, alone], f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return [shared, alone]
 
 
-def test_two_processes_give_the_figures_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the new processes find this module
-    torch.multiprocessing.spawn(save_figures, args=(str(tmp_path),), nprocs=2)
-
+def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     expected = measure(make_rows(number=41)).compute()
-    for rank in range(2):
-        for figures in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
+    for found in on_two_ranks(figures_of, tmp_path):
+        for figures in found:
             assert_equal(figures, expected)

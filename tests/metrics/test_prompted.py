@@ -4,14 +4,15 @@ import math
 import warnings
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor
 
 from eomt.metrics import PromptedSegmentationMetric
+from tests.ranks import on_two_ranks
 
 CLASS_NAMES = {1: "pitted", 2: "inclusion", 4: "scratch", 7: "never seen"}
 Image = tuple[str, list[int], Tensor, Tensor]  # name, class ids, prediction and target (N, H, W)
@@ -204,24 +205,18 @@ def test_reset_forgets() -> None:
     assert_equal(measure(make_images(), metric).compute(), measure(make_images()).compute())
 
 
-def save_figures(rank: int, folder: str) -> None:
-    """Save what rank sees together with the other: first its every second image, then nothing new on rank 1."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def figures_of(rank: int) -> list[Any]:
+    """Return what rank sees together with the other: first its every second image, then nothing new on rank 1."""
     images = make_images(num_images=11)
     # the sampler fills up rank 1, as Lightning's does: once by a repeated image, once by one without a name
     filling = [images[0], ("", *images[1][1:])] if rank else []
     shared = measure(images[rank::2] + filling).compute()
     alone = measure([] if rank else images).compute()
-    torch.save([shared, alone], f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return [shared, alone]
 
 
-def test_two_processes_give_the_figures_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the new processes find this module
-    torch.multiprocessing.spawn(save_figures, args=(str(tmp_path),), nprocs=2)
-
+def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     expected = measure(make_images(num_images=11)).compute()
-    for rank in range(2):
-        for figures in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
+    for found in on_two_ranks(figures_of, tmp_path):
+        for figures in found:
             assert_equal(figures, expected)
