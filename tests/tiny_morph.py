@@ -10,7 +10,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from eomt.models.mae import MaskedAutoencoder
 from eomt.models.mae_encoder import MAEEncoder
 from eomt.models.morph_detector import MorphDetector
-from eomt.models.weights.mae import initialize_positions
+from eomt.models.weights.mae import initialize_mae
 
 SIDE = 32
 PATCH = 8
@@ -56,7 +56,7 @@ def tiny_model(seed: int = 0) -> ViTMAEForPreTraining:
         decoder_intermediate_size=64, norm_pix_loss=True,
     )  # fmt: skip
     model = ViTMAEForPreTraining(config).eval()
-    initialize_positions(model)
+    initialize_mae(model)
     enlarge_weights(model, seed)
     return model
 

@@ -20,18 +20,6 @@ SCORES = ("msp", "max_logit", "entropy", "energy", "rba", "void")
 STRIP = 128
 
 
-def class_and_void_scores(mask_logits: Tensor, class_logits: Tensor) -> Tensor:
-    """Return L of the C known classes and, behind them, the same sum for "no object", `(B, C + 1, h, w)` in fp32.
-
-    Args:
-        mask_logits: `(B, Q, h, w)`.
-        class_logits: `(B, Q, C + 1)`, the last one "no object".
-    """
-    # bf16 would leave eight bits of L: thousands of pixels with equal scores
-    with torch.autocast(mask_logits.device.type, enabled=False):
-        return torch.einsum("bqc,bqhw->bchw", class_logits.float().softmax(-1), mask_logits.float().sigmoid())
-
-
 def msp(class_scores: Tensor, temperature: float = 1.0, normalize: bool = False) -> Tensor:
     """Return 1 - max p, of the maximum softmax probability (Hendrycks and Gimpel, ICLR 2017), `(H, W)`.
 
@@ -74,7 +62,7 @@ def anomaly_maps(names: Sequence[str], scores: Tensor, temperature: float = 1.0,
 
     Args:
         names: S of `SCORES`.
-        scores: `(C + 1, H, W)`, as of `class_and_void_scores`.
+        scores: `(C + 1, H, W)`, as of `eomt.models.eomt.class_and_void_scores`.
         temperature: Of MSP and entropy.
         normalize: Likewise.
     """

@@ -25,6 +25,9 @@ from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_source
 
+# queries whose masks are interpolated at once
+QUERIES = 8
+
 
 class Prediction(NamedTuple):
     """Predictions of the queries after a block."""
@@ -45,13 +48,18 @@ class ScaleBlock(nn.Module):
     """A block that doubles the resolution of (B, D, h, w).
 
     `conv1`, a pixel shuffle and `bias` compute a transposed convolution with kernel and stride 2. The form with a 1 x 1
-    convolution to four times the channels has the same outputs and gradients, and LoRA and PEFT can adapt it.
+    convolution to four times the channels has the same outputs and gradients, and LoRA and PEFT can adapt it. It starts
+    as the transposed convolution does, too.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(dim, 4 * dim, 1, bias=False)
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.empty(dim))
+        # PyTorch's rule for the transposed convolution, whose fan-in is 4 dim; conv1's own is dim
+        bound = 1 / math.sqrt(4 * dim)
+        for parameter in (self.conv1.weight, self.bias):
+            nn.init.uniform_(parameter, -bound, bound)
         self.act = nn.GELU()
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
         self.norm = LayerNorm2d(dim, eps=1e-6)
@@ -250,13 +258,32 @@ class EoMT(Network):
         return attn_mask
 
 
-def class_scores(prediction: Prediction) -> Tensor:
-    """Return a score for each class and pixel, (B, C, h, w) in fp32, without "no object".
+def class_scores(prediction: Prediction, size: tuple[int, int] | None = None) -> Tensor:
+    """Return a score for each class and pixel, (B, C, H, W) in fp32: `class_and_void_scores` without "no object"."""
+    return class_and_void_scores(prediction, size)[:, :-1]
+
+
+def class_and_void_scores(prediction: Prediction, size: tuple[int, int] | None = None) -> Tensor:
+    """Return a score for each class, and behind them one for "no object", (B, C + 1, H, W) in fp32.
 
     The score is the sum over q of softmax(class_q)_c * sigmoid(mask_q) (semantic inference of Mask2Former).
+
+    Args:
+        prediction: Predictions of the queries.
+        size: Height and width to which mask logits are interpolated; None takes theirs. Logits are interpolated, and
+            not scores, as in the code of EoMT's authors and in transformers: a sigmoid before would blur the edges.
     """
-    classes = prediction.class_logits.float().softmax(-1)[..., :-1]
-    return torch.einsum("bqc,bqhw->bchw", classes, prediction.mask_logits.float().sigmoid())
+    height, width = size or prediction.mask_logits.shape[-2:]
+    # bf16 would leave eight bits of a score: thousands of pixels with equal ones
+    with torch.autocast(prediction.mask_logits.device.type, enabled=False):
+        classes = prediction.class_logits.float().softmax(-1).transpose(1, 2)
+        scores = classes.new_zeros(*classes.shape[:2], height * width)
+        # a few queries at a time: the masks of all of them at the size of an image are many times its scores
+        parts = zip(classes.split(QUERIES, dim=2), prediction.mask_logits.split(QUERIES, dim=1), strict=True)
+        for of_class, mask_logits in parts:
+            masks = F.interpolate(mask_logits.float(), (height, width), mode="bilinear").sigmoid()
+            scores.baddbmm_(of_class, masks.flatten(2))
+        return scores.unflatten(2, (height, width))
 
 
 def anneal(fractions: Sequence[tuple[float, float]], progress: float, power: float = 0.9) -> list[float]:

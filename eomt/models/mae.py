@@ -21,7 +21,7 @@ from eomt.models.weights.mae import (
     POSITIONS,
     fill_mae_decoder,
     fill_mae_encoder,
-    initialize_positions,
+    initialize_mae,
     mae_config,
     mae_decoder_fields,
     read_mae,
@@ -114,7 +114,7 @@ class MaskedAutoencoder(Network):
         )  # fmt: skip
         num_kept(self.num_patches, mask_ratio)
         self.model = ViTMAEForPreTraining(config)
-        initialize_positions(self.model)
+        initialize_mae(self.model)
         if pretrained:
             checkpoint = read_mae(pretrained)
             fill_mae_encoder(self.model.vit, checkpoint)

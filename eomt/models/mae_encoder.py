@@ -19,7 +19,7 @@ from eomt.models.weights.mae import (
     POSITIONS,
     REPOSITORY,
     fill_mae_encoder,
-    initialize_positions,
+    initialize_mae,
     mae_config,
     read_mae,
 )
@@ -71,7 +71,7 @@ class MAEEncoder(Network):
         if pretrained:
             fill_mae_encoder(self.model, read_mae(pretrained))
         else:
-            initialize_positions(self.model)
+            initialize_mae(self.model)
         if checkpointing:
             enable_checkpointing(self.model)
         self.normalize = PixelNormalization()

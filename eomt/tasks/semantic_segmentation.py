@@ -16,8 +16,8 @@ from eomt.losses import MaskClassificationLoss
 from eomt.losses.outlier_exposure import outlier_loss
 from eomt.metrics import SegmentationMetric
 from eomt.metrics.anomaly import AnomalyMetric
-from eomt.metrics.anomaly_scores import SCORES, class_and_void_scores
-from eomt.models.eomt import EoMT, Prediction, anneal, class_scores
+from eomt.metrics.anomaly_scores import SCORES
+from eomt.models.eomt import EoMT, Prediction, anneal, class_and_void_scores, class_scores
 from eomt.tasks.anomaly_evaluation import (
     AnomalyEvaluation,
     anomaly_table,
@@ -189,7 +189,7 @@ class SemanticSegmentation(AdaptationTask):
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: list[Prediction]) -> None:
         """Log `train_iou`, `train_dice` and `train_accuracy` of the final layer."""
-        scores = F.interpolate(class_scores(output[-1]), batch["mask"].shape[-2:], mode="bilinear")
+        scores = class_scores(output[-1], tuple(batch["mask"].shape[-2:]))
         self.train_metric.update(scores.argmax(1), batch["mask"])
         if self.ends_logged_step():
             figures = self.train_metric.compute()
@@ -280,14 +280,15 @@ class SemanticSegmentation(AdaptationTask):
         """Yield the class and void scores of each image, `(C + 1, H, W)`, from one forward pass per window."""
 
         def evaluate(image: Tensor, mask: Tensor | None) -> WindowResult:
-            prediction = self.network(image)[-1]
+            found = self.network(image)[-1]
+            parts = [Prediction(*(part[k : k + 1] for part in found)) for k in range(len(image))]
             losses = None
             if mask is not None:
-                parts = [Prediction(*(part[k : k + 1] for part in prediction)) for k in range(len(image))]
                 losses = torch.stack([self._repeatable_loss(part, mask[k : k + 1]) for k, part in enumerate(parts)])
-            return WindowResult(class_and_void_scores(*prediction), losses)
+            return WindowResult((class_and_void_scores(part, window)[0] for part in parts), losses)
 
-        return over_windows(evaluate, images, masks, self.network.img_size, self.window_batch_size)
+        window = self.network.img_size
+        return over_windows(evaluate, images, masks, window, self.window_batch_size)
 
     def _repeatable_loss(self, prediction: Prediction, mask: Tensor) -> Tensor:
         """Return the loss of the final layer, at the same points in every evaluation; the global RNG is unchanged."""

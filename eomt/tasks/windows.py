@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 class WindowResult(NamedTuple):
     """The prediction for K windows."""
 
-    maps: Tensor  # (K, C, h, w), at any resolution
+    maps: Iterable[Tensor]  # K of (C, h, w), at the window's size; made one at a time, since they are large
     loss: Tensor | None  # (K,)
 
 
@@ -111,22 +111,19 @@ def over_windows(
         for rows, columns in canvas.areas:
             crops.append((canvas, rows, columns))
             if len(crops) == batch_size:
-                yield from _evaluated(evaluate, crops, window)
+                yield from _evaluated(evaluate, crops)
     if crops:
-        yield from _evaluated(evaluate, crops, window)
+        yield from _evaluated(evaluate, crops)
 
 
-def _evaluated(
-    evaluate: Callable[[Tensor, Tensor | None], WindowResult], crops: deque[_Crop], window: tuple[int, int]
-) -> Iterator[ImageResult]:
+def _evaluated(evaluate: Callable[[Tensor, Tensor | None], WindowResult], crops: deque[_Crop]) -> Iterator[ImageResult]:
     """Evaluate all `crops` and remove them; yield the images that are complete then."""
     image = torch.stack([canvas.image[:, rows, columns] for canvas, rows, columns in crops])
     masks = [canvas.mask[rows, columns] for canvas, rows, columns in crops if canvas.mask is not None]
     found = evaluate(image, torch.stack(masks) if masks else None)
-    for index in range(len(crops)):
+    for index, maps in enumerate(found.maps):
         canvas, rows, columns = crops.popleft()
-        # one window at a time, since maps at the resolution of the image are large
-        canvas.add(F.interpolate(found.maps[index : index + 1], window, mode="bilinear")[0], rows, columns)
+        canvas.add(maps, rows, columns)
         if found.loss is not None:
             canvas.losses.append(found.loss[index])
         if not canvas.missing:

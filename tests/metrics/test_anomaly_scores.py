@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from eomt.metrics.anomaly_scores import SCORES as NAMES
-from eomt.metrics.anomaly_scores import STRIP, anomaly_maps, class_and_void_scores, entropy, msp
-from eomt.models.eomt import Prediction, class_scores
+from eomt.metrics.anomaly_scores import STRIP, anomaly_maps, entropy, msp
+from eomt.models.eomt import Prediction, class_and_void_scores, class_scores
 
 
 def make_logits(num_classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def expected_scores(mask_logits: Tensor, class_logits: Tensor, temperature: floa
 @pytest.mark.parametrize(("temperature", "normalize"), [(1.0, False), (0.3, False), (1.0, True), (2.0, True)])
 def test_scores_are_their_definitions(num_classes: int, temperature: float, normalize: bool) -> None:
     logits = make_logits(num_classes)
-    maps = anomaly_maps(NAMES, class_and_void_scores(*logits)[0], temperature, normalize)
+    maps = anomaly_maps(NAMES, class_and_void_scores(Prediction(*logits))[0], temperature, normalize)
     expected = expected_scores(*logits, temperature, normalize)
     assert maps.shape == (6, 2, 2)
     found = dict(zip(NAMES, maps[:, 0, 0].tolist(), strict=True))
@@ -52,14 +52,14 @@ def test_scores_are_their_definitions(num_classes: int, temperature: float, norm
 
 def test_class_scores_are_those_of_the_segmentation() -> None:
     logits = make_logits()
-    torch.testing.assert_close(class_and_void_scores(*logits)[:, :-1], class_scores(Prediction(*logits)))
+    torch.testing.assert_close(class_and_void_scores(Prediction(*logits))[:, :-1], class_scores(Prediction(*logits)))
 
 
 def test_scores_are_made_in_single_precision_under_autocast() -> None:
     logits = make_logits()
     with torch.autocast("cpu", torch.bfloat16):
-        found = class_and_void_scores(*logits)
-    assert torch.equal(found, class_and_void_scores(*logits))
+        found = class_and_void_scores(Prediction(*logits))
+    assert torch.equal(found, class_and_void_scores(Prediction(*logits)))
 
 
 def test_msp_still_tells_pixels_apart_where_one_class_is_all_but_certain() -> None:
@@ -78,7 +78,7 @@ def test_what_no_query_claims_is_more_anomalous_than_what_one_claims() -> None:
     # query 0: class 0 on the left half; query 1: "no object" on the right half
     class_logits = torch.tensor([[[8.0, 0.0, 0.0], [0.0, 0.0, 8.0]]])
     mask_logits = torch.tensor([[[[8.0, -8.0]], [[-8.0, 8.0]]]])
-    maps = anomaly_maps(NAMES, class_and_void_scores(mask_logits, class_logits)[0])
+    maps = anomaly_maps(NAMES, class_and_void_scores(Prediction(mask_logits, class_logits))[0])
     assert (maps[:, 0, 1] > maps[:, 0, 0]).all()
 
 

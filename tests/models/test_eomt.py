@@ -7,7 +7,7 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.models import EoMT
-from eomt.models.eomt import Prediction, ScaleBlock, anneal, class_scores
+from eomt.models.eomt import Prediction, ScaleBlock, anneal, class_and_void_scores, class_scores
 from tests.tiny import make_eomt, make_image
 
 
@@ -96,6 +96,16 @@ def test_class_scores_sum_the_queries_without_no_object() -> None:
             share = prediction.class_logits[0, query].softmax(0)[name]
             expected[0, name] += share * prediction.mask_logits[0, query].sigmoid()
     torch.testing.assert_close(class_scores(prediction), expected)
+
+
+def test_mask_logits_are_interpolated_and_not_scores() -> None:
+    """15 A: as in both references; a score interpolated after the sigmoid is another one at each edge."""
+    torch.manual_seed(0)
+    prediction = Prediction(4 * torch.randn(2, 19, 5, 7), torch.randn(2, 19, 5))
+    masks = F.interpolate(prediction.mask_logits, (20, 30), mode="bilinear").sigmoid()
+    expected = torch.einsum("bqc,bqhw->bchw", prediction.class_logits.softmax(-1), masks)
+    torch.testing.assert_close(class_and_void_scores(prediction, (20, 30)), expected)
+    torch.testing.assert_close(class_scores(prediction, (20, 30)), expected[:, :-1])
 
 
 def test_depth_of_orders_the_backbone_and_leaves_the_heads() -> None:

@@ -117,7 +117,7 @@ def test_it_learns_to_predict_what_it_does_not_see() -> None:
 
 
 def test_transformers_still_leaves_positions_and_tokens_at_zero() -> None:
-    """Once this fails, `initialize_positions` in mae_checkpoint.py is needless: take it and this test out."""
+    """Once this fails, `initialize_mae` need not set them: take that and this test out."""
     model = ViTMAEForPreTraining(tiny_model().config)
     left = [name for name, value in model.named_parameters() if "position" in name or "pos_embed" in name]
     left += ["vit.embeddings.cls_token", "decoder.mask_token"]

@@ -72,8 +72,9 @@ def test_segment_averages_its_windows(window_batch_size: int) -> None:
         for image in images:
             total, last, count = torch.zeros(3, 32, 100), torch.zeros(3, 32, 100), torch.zeros(32, 100)
             for left in (0, 26, 52):
-                scores = class_scores(task.network(image[None, :, :, left : left + 48])[-1])
-                scores = F.interpolate(scores, (32, 48), mode="bilinear")[0]
+                mask_logits, class_logits = task.network(image[None, :, :, left : left + 48])[-1]
+                masks = F.interpolate(mask_logits, (32, 48), mode="bilinear")[0].sigmoid()
+                scores = torch.einsum("qc,qhw->chw", class_logits[0].softmax(-1)[:, :-1], masks)
                 total[:, :, left : left + 48] += scores
                 last[:, :, left : left + 48] = scores
                 count[:, left : left + 48] += 1

@@ -1,6 +1,7 @@
 """Weights of ViT-MAE: Hugging Face's layout, old names and new, in and out, strictly; and a sound start without any."""
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,11 +129,20 @@ def mae_decoder_fields(hidden_size: int, depth: int, num_heads: int) -> dict[str
     }
 
 
-def initialize_positions(model: ViTMAEModel | ViTMAEForPreTraining) -> None:
-    """Give a new model the start that transformers 5 leaves out: positions, class and mask token would all be zero.
+def initialize_mae(model: ViTMAEModel | ViTMAEForPreTraining) -> None:
+    """Give a new model the start of the authors' code.
+
+    transformers 5 leaves positions, class and mask token at zero. Its linear layers start from a standard deviation of
+    .02 at any width; the authors' from Glorot and Bengio's uniform rule, with query, key and value as one layer.
 
     The position embeddings, sines and cosines that are never trained, are recorded as known: they are not random.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            # a fused layer has three times the outputs: gain^2 (fan_in + fan_out) = fan_in + 3 fan_out
+            is_fused = name.endswith(("q_proj", "k_proj", "v_proj"))
+            nn.init.xavier_uniform_(module.weight, gain=math.sqrt(0.5) if is_fused else 1.0)
+            nn.init.zeros_(module.bias)
     encoder = model if isinstance(model, ViTMAEModel) else model.vit
     # set before the positions are, it makes transformers believe that they came from a file
     vars(encoder.embeddings.patch_embeddings.projection)["_is_hf_initialized"] = False

@@ -4,12 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
+    PreTrainedModel,
+)
 
 from eomt.losses import MaskClassificationLoss
 from eomt.models import EoMT
 from eomt.models.weights.eomt.names import BACKBONE, eomt_to_hugging_face
+from eomt.tasks import SemanticSegmentation
 from tests.models.weights.eomt_pairs import (
     NUM_CLASSES,
     NUM_POINTS,
@@ -72,6 +79,35 @@ def test_transformers_opens_what_is_written_with_equal_logits(tmp_path: Path, ki
         with torch.no_grad():
             for one, other in zip(again(make_batch())[-1], network(make_batch())[-1], strict=True):
                 assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (48, 80), (75, 48), (120, 90), (40, 110)])
+def test_a_written_folder_answers_in_the_pipeline_of_transformers(tmp_path: Path, size: tuple[int, int]) -> None:
+    """15 A: classes of each pixel, with transformers' own windows, interpolation and sums."""
+    network = randomize(make_network())
+    with torch.no_grad():
+        # far from each other, so that an image shows several classes
+        for parameter in (network.q.weight, network.class_head.weight, network.mask_head[4].weight):
+            parameter.mul_(8)
+    network.write(tmp_path)
+    model = EomtForUniversalSegmentation.from_pretrained(tmp_path).eval()
+    for either in (network, model):
+        either.attn_mask_probs.zero_()
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    task = SemanticSegmentation(network).eval()
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(3, 3, *(side // 8 for side in size), generator=generator)
+    images = (F.interpolate(coarse, size, mode="bicubic").clamp(0, 1) * 255).byte()
+    for image in images:
+        inputs = processor(image, return_tensors="pt")
+        offsets = inputs.pop("patch_offsets")
+        with torch.no_grad():
+            answer = model(**inputs)
+            found = task.segment(image[None])[0][0]
+        answer.patch_offsets = offsets
+        (expected,) = processor.post_process_semantic_segmentation(answer, target_sizes=[size])
+        assert len(expected.unique()) > 1
+        assert float((found == expected).float().mean()) > 0.999
 
 
 @pytest.mark.parametrize("written", [False, True])
