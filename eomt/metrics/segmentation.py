@@ -13,8 +13,8 @@ class SegmentationMetric(Metric):
     Pixels are pooled over everything that was evaluated; per class c, with TP, FP and FN counted in pixels,
     IoU = TP / (TP + FP + FN) and Dice = 2 TP / (2 TP + FP + FN).
 
-    Means run over the classes that occur in the truth. A predicted class that occurs nowhere in the truth has no score
-    of its own, but every such pixel is a false negative of the class it replaced.
+    Means run over the classes that occur in the truth or in the predictions, as in torchmetrics and in EoMT's own code:
+    a class that is only predicted counts as 0.
     """
 
     is_differentiable = False
@@ -53,16 +53,15 @@ class SegmentationMetric(Metric):
         """Return the metrics of everything counted so far.
 
         Returns:
-            `iou`, `dice`: scalars, means over the classes that occur in the truth. `accuracy`: scalar, the share of
-            pixels predicted right. `class_iou`, `class_dice`: `(C,)`, nan for classes that do not occur in the truth.
-            All in [0, 1], and all nan where nothing was evaluated.
+            `iou`, `dice`: scalars, means over the classes that occur. `accuracy`: scalar, the share of pixels predicted
+            right. `class_iou`, `class_dice`: `(C,)`, nan for classes that occur neither in the truth nor in the
+            predictions. All in [0, 1], and all nan where nothing was evaluated.
         """
         true_positive = self.confusion.diagonal()
         truth, predicted = self.confusion.sum(dim=1), self.confusion.sum(dim=0)
-        # 0 / 0 would do for classes that are neither true nor predicted, but not for those that are only predicted
-        occurs = truth > 0
-        class_iou = torch.where(occurs, true_positive / (truth + predicted - true_positive), torch.nan)
-        class_dice = torch.where(occurs, 2 * true_positive / (truth + predicted), torch.nan)
+        # 0 / 0, nan, for classes that do not occur
+        class_iou = true_positive / (truth + predicted - true_positive)
+        class_dice = 2 * true_positive / (truth + predicted)
         return {
             "iou": class_iou.nanmean(),
             "dice": class_dice.nanmean(),

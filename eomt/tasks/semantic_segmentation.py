@@ -56,7 +56,7 @@ class SemanticSegmentation(AdaptationTask):
         no_object_weight: Weight of unmatched queries in the class loss.
         num_points: Number of points of an image at which masks are compared.
         mask_annealing: For each block the start and the end of switching off its masked attention, as fractions of the
-            run; None spreads them evenly as the paper does.
+            run; None takes (i + 1) / (L2 + 2) to (i + 2) / (L2 + 2) for block i of L2, as the authors do.
         window_batch_size: Number of windows that are evaluated at once.
         class_weights: C weights of the classes in the class loss, for rare classes; None weighs all equally.
         outlier_weight: Weight of outlier exposure. Above 0, no query may cover the pixels that `outlier`, bool
@@ -103,9 +103,9 @@ class SemanticSegmentation(AdaptationTask):
     ) -> None:
         super().__init__(network, lora_config, **training)
         blocks = network.num_blocks
-        # block i is annealed during an eighth of the run, from 1/8 + 3/4 i / L2 on
+        # as the authors do: one block after another, after and before a part of the run of the same length
         self.mask_annealing = mask_annealing or [
-            (0.125 + 0.75 * i / blocks, 0.25 + 0.75 * i / blocks) for i in range(blocks)
+            ((i + 1) / (blocks + 2), (i + 2) / (blocks + 2)) for i in range(blocks)
         ]
         if num_points < 1 or window_batch_size < 1:
             raise UserError(f"num_points, window_batch_size: {num_points}, {window_batch_size}; must be at least 1")

@@ -1,6 +1,7 @@
 """Windows, groups, schedules, checkpoints of the segmentation task."""
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -215,3 +216,13 @@ def test_a_checkpoint_of_another_base_is_refused() -> None:
     with pytest.raises(UserError, match="another base"):
         other.on_load_checkpoint(checkpoint)
     make_task(lora).on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2, 4])
+def test_masked_attention_is_annealed_block_by_block_as_the_authors_do(num_blocks: int) -> None:
+    """15 F: contiguous, with parts of the same length before and after; for four blocks sixths of the run."""
+    task = SemanticSegmentation(make_eomt(num_classes=3, num_blocks=num_blocks), num_points=64)
+    bounds = [0.0, *(start for start, _ in task.mask_annealing), task.mask_annealing[-1][1], 1.0]
+    parts = [end - start for start, end in pairwise(bounds)]
+    assert parts == pytest.approx([1 / (num_blocks + 2)] * (num_blocks + 2))
+    assert all(end == start for (_, end), (start, _) in pairwise(task.mask_annealing))
