@@ -65,7 +65,7 @@ def test_two_processes_measure_what_one_does_and_share_a_folder(workspace: Works
 
 
 def test_sigterm_saves_and_exits_non_zero(workspace: Workspace) -> None:
-    process = start(workspace, "fit", "--run_name", "ended", "--trainer.max_epochs", "1000", "--model.lr", "0")
+    process = start(workspace, "fit", "--run_name", "ended", "--trainer.max_epochs", "1000", "--model.lr", "1e-8")
     run = workspace.runs / "ended"
     deadline = time.monotonic() + 120
     while not list(run.glob("latest_lora_step*.ckpt")):

@@ -11,6 +11,8 @@ from eomt.verification.merging import check_output
 
 # commands that neither train nor measure: they need no run folder, no callbacks and no data
 COMMANDS_WITHOUT_RUN = ("inspect", "merge")
+# precisions that round the weights, and what would do
+HALF_WEIGHTS = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}
 
 
 def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoint | None) -> None:
@@ -26,6 +28,11 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
     """
     if config.data is None and command not in COMMANDS_WITHOUT_RUN:
         raise UserError(f"data: null, but {command} needs data; give --data and --data.path")
+    if command in ("fit", "inspect", "merge") and config.trainer.precision in HALF_WEIGHTS:
+        raise UserError(
+            f"trainer.precision: {config.trainer.precision}; {command} needs weights in 32 bits, or small steps round to "
+            f"nothing and files differ from their base; give {HALF_WEIGHTS[config.trainer.precision]}"
+        )
     if command == "merge":
         _check_merge(config, checkpoint)
     if checkpoint and checkpoint.kind == "ckpt":

@@ -20,6 +20,7 @@ class AdapterLayer(nn.Module):
         base_weight_name: Name of that weight in this layer.
         lora_a: A.
         lora_b: B; zero at the start, except with PiSSA.
+        factor: alpha / r, or alpha / sqrt(r) with rsLoRA.
         adapter_enabled: Whether the update is added; False makes the layer answer as its base does.
         delta_weight: Returns the change of `weight` that merging makes, in the adapters' dtype.
         plain_layer: Returns the plain layer, with the update merged in fp32 (True) or with the base weight (False).
@@ -28,6 +29,7 @@ class AdapterLayer(nn.Module):
     weight: Tensor
     lora_a: nn.Parameter
     lora_b: nn.Parameter
+    factor: float
     adapter_enabled: bool
     base_weight_name: str
     # methods that each subclass defines

@@ -50,6 +50,11 @@ class LoRALayer(AdapterLayer):
         """Factor of the update: alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv:2312.03732)."""
         return self.lora_alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
+    @property
+    def factor(self) -> float:  # type: ignore[override]
+        """The same under the name that layers of both backends have."""
+        return self.scaling
+
     def reset_adapter(self) -> None:
         """Initialize A as nn.Linear does its weight and B with zeros: the layer starts equal to the plain one."""
         for a in self.lora_a.data if self.lora_a.dim() == 3 else [self.lora_a.data]:

@@ -53,6 +53,11 @@ class PEFTLayer(AdapterLayer):
         return self.lora_B[NAME].weight  # type: ignore[return-value]
 
     @property
+    def factor(self) -> float:  # type: ignore[override]
+        """Factor of the update."""
+        return self.scaling[NAME]
+
+    @property
     def adapter_enabled(self) -> bool:
         """Whether the update is added; PEFT's flag says the opposite."""
         return not self._disable_adapters

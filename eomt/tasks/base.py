@@ -178,7 +178,13 @@ class AdaptationTask(LightningModule, ABC):
         def loss(_: nn.Module, given: dict[str, Any]) -> Tensor:
             return self.audit_losses(given)["loss"]
 
-        return audit(self.network, batch, loss, self.outputs, optimizers, allow_random_base)
+        def step(optimizer: Optimizer) -> None:
+            if self._trainer is not None:
+                clipping = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
+                self.configure_gradient_clipping(optimizer, *clipping)
+            optimizer.step()
+
+        return audit(self.network, batch, loss, self.outputs, optimizers, allow_random_base, step)
 
     def unlogged_step(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of a training step outside of a fit, without a trace in logs and metrics."""

@@ -4,6 +4,7 @@ It takes any torch module; the caller gives functions that compute a loss and an
 """
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -23,6 +24,10 @@ from eomt.utils.modes import evaluation_mode, isolated_randomness, training_mode
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Outputs = Callable[[nn.Module, Any], Tensor]
+OptimizerStep = Callable[[Optimizer], Any]
+
+# the least that a step must move a tensor, as a share of its size: ten thousand such steps add up to a thousandth
+LEAST_STEP = 1e-7
 
 
 @dataclass(frozen=True)
@@ -72,19 +77,21 @@ def audit(
     outputs: Outputs | None = None,
     optimizers: Iterable[Optimizer] | None = None,
     allow_random_base: bool = False,
+    step: OptimizerStep = lambda optimizer: optimizer.step(),
 ) -> AuditReport:
     """Check that each adapter of a model acts and learns.
 
     These are checked, on one batch and in at most three passes:
 
-    - Exactly the parameters that the LoRAConfig implies are trainable, and each is in an optimizer.
+    - Exactly the parameters that the LoRAConfig implies are trainable. Each is in an optimizer and in 32 bits, and one
+      step at the full learning rate moves it.
     - Each adapter is called in training and in evaluation.
     - A and B of each adapter get a finite gradient other than zero, from the loss in training and from the output in
       evaluation. Everything else that is trained gets a gradient.
     - The output is the same with gradients and under no_grad.
     - No frozen tensor is random, that is, was never read from a file.
 
-    Random states, buffers, gradients and weights are afterwards as before.
+    Random states, buffers, gradients, weights and optimizers are afterwards as before.
 
     Args:
         model: Any torch module, adapted by `apply_lora` or `load_adapter`, or plain.
@@ -93,15 +100,17 @@ def audit(
         outputs: Returns a model's answer to a batch as one tensor; None calls the model with the batch.
         optimizers: Optimizers of the training; None does not check them.
         allow_random_base: Let frozen weights be random, as in a smoke test without pre-trained weights.
+        step: Makes a step of an optimizer, as the training does, for example with clipped gradients.
 
     Raises:
         UserError: If other parameters are trainable than the model's LoRAConfig implies.
     """
     check_trainable(model)
-    faults = _optimizer_faults(model, optimizers) if optimizers is not None else []
+    optimizers = list(optimizers) if optimizers is not None else []
+    faults = _optimizer_faults(model, optimizers) if optimizers else []
     faults += [] if allow_random_base else random_base_faults(model)
     # faults that are there before the first pass would only cause more in it
-    faults = faults or _faults_in_passes(model, batch, loss, outputs or call)
+    faults = faults or _faults_in_passes(model, batch, loss, outputs or call, optimizers, step)
     done = adaptation(model)
     return AuditReport(tuple(faults), tuple(lora_layers(model)), tuple(done.trained_in_full if done else ()))
 
@@ -170,14 +179,21 @@ def _tensors(answer: Any) -> Iterator[Tensor]:
 def _optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[str]:
     """Return a fault for each trainable tensor that is in no optimizer."""
     held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    return [
-        f"{name!r} is trainable but in no optimizer; see configure_optimizers"
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in held
-    ]
+    faults = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in held:
+            faults.append(f"{name!r} is trainable but in no optimizer; see configure_optimizers")
+        elif parameter.requires_grad and parameter.itemsize < 4:
+            faults.append(
+                f"{name!r} is trained in {parameter.dtype}, where small steps round to nothing; "
+                "train in float32 (precision bf16-mixed)"
+            )
+    return faults
 
 
-def _faults_in_passes(model: nn.Module, batch: Any, loss: Loss, outputs: Outputs) -> list[str]:
+def _faults_in_passes(
+    model: nn.Module, batch: Any, loss: Loss, outputs: Outputs, optimizers: list[Optimizer], step: OptimizerStep
+) -> list[str]:
     """Return the faults in a training pass and, where there are adapters, in two evaluation passes."""
     layers = lora_layers(model)
     # eager: else these passes would be compiled too, and reach dynamo's limit of recompilations
@@ -186,6 +202,8 @@ def _faults_in_passes(model: nn.Module, batch: Any, loss: Loss, outputs: Outputs
             # while B is zero it does not change the output and A gets no gradient; any other value shows both
             nn.init.normal_(layer.lora_b, std=0.02)
         faults = _training_faults(model, batch, loss, layers)
+        if not faults:
+            faults = _step_faults(model, layers, optimizers, step)
         if layers:
             model.zero_grad()
             faults += _evaluation_faults(model, batch, outputs, layers)
@@ -215,6 +233,58 @@ def _training_faults(model: nn.Module, batch: Any, loss: Loss, layers: dict[str,
         if parameter.grad is None and not is_inside(name, layers):
             faults.append(f"{name!r} is trained but gets no gradient: its output is not used, or is detached")
     return faults
+
+
+def _step_faults(
+    model: nn.Module, layers: dict[str, AdapterLayer], optimizers: list[Optimizer], step: OptimizerStep
+) -> list[str]:
+    """Return a fault for each trained tensor that a step of its optimizer does not move, or hardly.
+
+    A learning rate of zero, a tiny alpha, gradients far below the epsilon of the optimizer: all of it ends here. The
+    learning rate is that of the whole run, not that of the first step of a warm-up.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    # an adapter moves the weight by its factor times its own move
+    factors = {p: min(1.0, abs(layer.factor)) for layer in layers.values() for p in (layer.lora_a, layer.lora_b)}
+    faults = []
+    for optimizer in optimizers:
+        with _undone(optimizer) as before:
+            for group in optimizer.param_groups:
+                group["lr"] = group.get("initial_lr", group["lr"])
+                if "weight_decay" in group:
+                    # it moves weights, but teaches them nothing
+                    group["weight_decay"] = 0.0
+            step(optimizer)
+            for parameter, value in before.items():
+                if parameter not in names:
+                    continue
+                moved = float((parameter.detach() - value).norm()) * factors.get(parameter, 1.0)
+                # a tensor of zeros may start anywhere
+                share = moved / max(float(value.norm()), 1e-3 * value.numel() ** 0.5)
+                if not share >= LEAST_STEP:
+                    faults.append(
+                        f"{names[parameter]!r} moves by {share:.0e} of its size in a step of the optimizer: it cannot "
+                        "learn (see the learning rate, lora_alpha, gradient_clip_val)"
+                    )
+    return faults
+
+
+@contextlib.contextmanager
+def _undone(optimizer: Optimizer) -> Iterator[dict[nn.Parameter, Tensor]]:
+    """Put parameters, states and settings of an optimizer back afterwards; yield the values of the parameters."""
+    before = {p: p.detach().clone() for group in optimizer.param_groups for p in group["params"]}
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    states = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
+    try:
+        yield before
+    finally:
+        with torch.no_grad():
+            for parameter, value in before.items():
+                parameter.copy_(value)
+        for group, setting in zip(optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+        optimizer.state.clear()
+        optimizer.state.update(states)
 
 
 def _evaluation_faults(model: nn.Module, batch: Any, outputs: Outputs, layers: dict[str, AdapterLayer]) -> list[str]:

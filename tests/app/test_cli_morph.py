@@ -13,7 +13,7 @@ from transformers import ViTMAEModel
 
 from tests.cli_runs import Workspace, refusal
 from tests.datamodules.faces.face_files import write_face, write_people, write_splits
-from tests.ranks import TWO_RANKS
+from tests.ranks import run_on_ranks
 
 SIZES: dict[str, Any] = {"img_size": [16, 16], "patch_size": 8, "hidden_size": 16, "depth": 2, "num_heads": 2}
 DECODER: dict[str, Any] = {"decoder_depth": 1, "decoder_hidden_size": 16, "decoder_num_heads": 2}
@@ -223,9 +223,9 @@ def test_two_processes_write_the_scores_and_figures_of_one(adapted: Workspace) -
     # batches of three: the last one of a rank is padded
     batch = ("--data.eval_batch_size", "3", "--trainer.precision", "32-true")
     figures, tables = [], []
-    for devices in ((), TWO_RANKS):
+    for ranks in (1, 2):
         shutil.rmtree(run / "results", ignore_errors=True)
-        adapted.run("test", "--ckpt_path", best, *batch, *devices)
+        run_on_ranks(adapted, "test", "--ckpt_path", best, *batch, ranks=ranks)
         found = json.loads(only(run / "results", "*_eval.json").read_text())["metrics"]
         figures.append({name: value for name, value in found.items() if value is not None})
         tables.append(table(only(run / "results", "*_scores.csv")))

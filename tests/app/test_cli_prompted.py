@@ -12,7 +12,7 @@ from transformers import Sam2Model
 from datamodules import SteelStrips
 from eomt.models import SAM2
 from tests.cli_runs import Workspace, refusal
-from tests.ranks import TWO_RANKS
+from tests.ranks import run_on_ranks
 from tests.tiny_sam2 import tiny_folder
 
 
@@ -173,16 +173,16 @@ def test_prediction_without_prompts_is_refused_with_what_would_do(
 
 
 def test_two_processes_train_and_measure_what_one_does(workspace: Workspace) -> None:
-    workspace.run("fit", "--run_name", "two", "--data.batch_size", "2", *TWO_RANKS)
+    run_on_ranks(workspace, "fit", "--run_name", "two", "--data.batch_size", "2")
     run = workspace.runs / "two"
     figures = []
-    for devices in ((), TWO_RANKS):
-        workspace.run("test", "--ckpt_path", str(best(run)[0]), *devices)
+    for ranks in (1, 2):
+        run_on_ranks(workspace, "test", "--ckpt_path", str(best(run)[0]), ranks=ranks)
         figures.append(measured(run))
     assert figures[0].keys() == figures[1].keys()
     for name, value in figures[1].items():
         assert value == pytest.approx(figures[0][name], abs=1e-6, nan_ok=True), name
     # three images on two ranks: the last one's batch is padding alone
     part = ("--trainer.limit_predict_batches", "3", "--data.eval_batch_size", "1")
-    workspace.run("predict", "--ckpt_path", str(best(run)[0]), *part, *TWO_RANKS)
+    run_on_ranks(workspace, "predict", "--ckpt_path", str(best(run)[0]), *part)
     assert (run / "predictions" / "masks").is_dir()

@@ -18,7 +18,7 @@ from tests.cli_runs import Workspace, refusal
 from tests.datamodules.faces.face_files import write_face
 from tests.datamodules.questions.question_files import color_rows, write_csv, write_pair, write_questions
 from tests.documents import ROOT, commands
-from tests.ranks import TWO_RANKS
+from tests.ranks import run_on_ranks
 from tests.tiny_vqa import BERT, MAX_LENGTH, make_tokenizer, write_models
 
 LORA = {"rank": 2, "target_modules": ["query", "key", "value"], "exclude_modules": ["text_model", "fusion"]}
@@ -210,10 +210,10 @@ def test_answer_weights_are_made_used_and_bound_to_their_vocabulary(
 
 def test_two_processes_measure_what_one_does(adapted: Workspace) -> None:
     run, found, answers = adapted.runs / "vqa", [], []
-    for devices in ((), TWO_RANKS):
+    for ranks in (1, 2):
         shutil.rmtree(run / "results", ignore_errors=True)
         arguments = ("--ckpt_path", str(forms(run)[0]), "--trainer.precision", "32-true")
-        adapted.run("test", *arguments, *devices)
+        run_on_ranks(adapted, "test", *arguments, ranks=ranks)
         found.append(figures(run))
         answers.append(table(only(run / "results", "*_answers.csv")))
     assert found[1] == pytest.approx(found[0], abs=1e-6)

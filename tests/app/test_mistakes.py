@@ -145,6 +145,18 @@ def test_a_metric_that_does_not_exist(workspace: Workspace, capsys: pytest.Captu
     assert not (workspace.runs / "metric").exists()
 
 
+@pytest.mark.parametrize(("precision", "instead"), [("bf16-true", "bf16-mixed"), ("16-true", "16-mixed")])
+@pytest.mark.parametrize("command", ["fit", "inspect", "merge"])
+def test_weights_in_16_bits_are_not_trained_or_merged(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str], command: str, precision: str, instead: str
+) -> None:
+    """15 C: norms would not move at all, and adapters belong to a base that was rounded."""
+    what = () if command == "fit" else ("--ckpt_path", str(next(run.glob("best_lora_*.ckpt"))))
+    error = refusal(capsys, workspace, command, *what, "--trainer.precision", precision)
+    assert f"trainer.precision: {precision}" in error
+    assert error.endswith(f"give {instead}")
+
+
 @pytest.mark.parametrize(
     "message", ["CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory"]
 )

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import eomt
 from callbacks import AdapterAudit
 from datamodules import ImageMaskFolder
 from eomt.errors import UserError
@@ -38,16 +39,20 @@ def data(folder: Path) -> ImageMaskFolder:
     return ImageMaskFolder(str(folder), batch_size=2, crop_size=(32, 48), num_workers=0)
 
 
-def make_task(loaded: bool = True, network: EoMT | None = None, **lora: Any) -> SemanticSegmentation:
+def make_task(
+    training: dict | None = None, loaded: bool = True, network: EoMT | None = None, **lora: Any
+) -> SemanticSegmentation:
     torch.manual_seed(0)
     network = network or make_eomt(num_classes=3)
     if loaded:
         mark_loaded(network, network.state_dict())
     config = LoRAConfig(rank=2, **{"target_modules": ["attention", "mlp"], "freeze_base_model": True} | lora)
-    return SemanticSegmentation(network, config, num_points=64)
+    return SemanticSegmentation(network, config, num_points=64, **(training or {}))
 
 
-def audit(task: SemanticSegmentation, data: ImageMaskFolder, folder: Path, **arguments: Any) -> AdapterAudit:
+def audit(
+    task: SemanticSegmentation, data: ImageMaskFolder, folder: Path, clip: float | None = None, **arguments: Any
+) -> AdapterAudit:
     callback = AdapterAudit(**arguments)
     trainer = Trainer(
         accelerator="cpu",
@@ -58,6 +63,7 @@ def audit(task: SemanticSegmentation, data: ImageMaskFolder, folder: Path, **arg
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
+        gradient_clip_val=clip,
         default_root_dir=folder,
     )
     trainer.fit(task, data)
@@ -201,6 +207,53 @@ def test_a_fault_stops_the_run_with_its_name(
     fault(task)
     with pytest.raises(UserError, match=message):
         audit(task, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("training", "lora", "clip", "where"),
+    [
+        ({"lr": 0.0}, {}, None, "lora_a"),
+        ({"head_lr": 0.0}, {"trainable_modules": ["class_head"]}, None, r"class_head\.weight"),
+        ({}, {"lora_alpha": 1e-8}, None, "lora_a"),
+        ({}, {"loraplus_lr_ratio": 1e-12}, None, "lora_b"),
+        ({}, {}, 1e-12, "lora_a"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["native", "peft"])
+def test_a_step_that_moves_nothing_stops_the_run(
+    data: ImageMaskFolder, tmp_path: Path, training: dict, lora: dict, clip: float | None, where: str, backend: str
+) -> None:
+    """15 C: gradients are there, and yet nothing would be learnt."""
+    where = where.replace("lora_a", "lora_[aA]").replace("lora_b", "lora_[bB]")
+    with pytest.raises(UserError, match=rf"'[^']*{where}[^']*' moves by \S+ of its size in a step"):
+        audit(make_task(training, backend=backend, **lora), data, tmp_path, clip)
+
+
+@pytest.mark.parametrize("training", [{"lr": 1e-5, "warmup": 0.5}, {"lr": 1e-6}, {"lr": 1e-3, "layer_decay": 0.5}])
+def test_small_rates_and_a_warm_up_pass(data: ImageMaskFolder, tmp_path: Path, training: dict) -> None:
+    audit(make_task(training, use_rslora=True), data, tmp_path, clip=0.01)
+
+
+def test_training_in_16_bits_stops_the_run(data: ImageMaskFolder, tmp_path: Path) -> None:
+    """15 C: half of the steps would round to nothing."""
+    task = make_task()
+    task.network.bfloat16()
+    with pytest.raises(UserError, match=r"is trained in torch\.bfloat16.*bf16-mixed"):
+        audit(task, data, tmp_path)
+
+
+def test_the_step_of_the_audit_leaves_the_optimizer_as_it_was() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["initial_lr"] = 0.2
+    for state in (0, 2):
+        before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        assert len(before[1]["state"]) == state
+        report = eomt.audit(model, torch.rand(4, 3), lambda model, x: model(x).square().sum(), optimizers=[optimizer])
+        assert report.is_sound, report
+        torch.testing.assert_close((model.state_dict(), optimizer.state_dict()), before, rtol=0, atol=0)
+        model(torch.rand(4, 3)).sum().backward()
+        optimizer.step()
 
 
 def test_full_fine_tuning_with_an_encoder_that_gets_no_gradient_stops_the_run(
