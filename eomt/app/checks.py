@@ -30,8 +30,8 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
         raise UserError(f"data: null, but {command} needs data; give --data and --data.path")
     if command in ("fit", "inspect", "merge") and config.trainer.precision in HALF_WEIGHTS:
         raise UserError(
-            f"trainer.precision: {config.trainer.precision}; {command} needs weights in 32 bits, since small steps would "
-            f"round to nothing and files differ from their base; give {HALF_WEIGHTS[config.trainer.precision]}"
+            f"trainer.precision: {config.trainer.precision}; {command} needs weights in 32 bits, or small steps "
+            f"would round to nothing and files differ from their base; give {HALF_WEIGHTS[config.trainer.precision]}"
         )
     if command == "merge":
         _check_merge(config, checkpoint)
