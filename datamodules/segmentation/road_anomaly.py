@@ -119,6 +119,10 @@ class RoadAnomaly(ImageDataModule):
         """Return the images of all sets but those of validation, set by set."""
         return self.evaluation_loader(AnomalyDataset(self._found()["test"], self._used_sets()))
 
+    def test_sets(self) -> list[str]:
+        """Return the names of the sets that are tested."""
+        return [name for name in self._used_sets() if name != self.val_set]
+
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the images of `predict_path`, or else of all sets, those without a public mask too.
 

@@ -1,5 +1,6 @@
 """Pixel and component metrics of anomaly scores, per data set, at bounded memory."""
 
+import re
 from collections.abc import Iterator, Sequence
 from tempfile import TemporaryFile
 
@@ -31,11 +32,32 @@ FIGURES = ("auprc", "auroc", "fpr95", "siou", "ppv", "f1")
 """Figures of a score, as in the tables."""
 
 
+# SegmentMeIfYouCan evaluates each of its sets in one track. Names are as folders have them, without case and marks; a
+# widespread folder of RoadObstacle21 is called RoadObsticle21.
+TRACKS = dict.fromkeys(
+    ("roadanomaly21", "roadanomaly", "datasetanomalytrack", "anomalytrack", "fsstatic", "fishyscapesstatic")
+    + ("fslostfoundfull", "fslostfound", "fslostandfound", "fishyscapeslostandfound", "fishylaf"),
+    ANOMALY_TRACK,
+) | dict.fromkeys(
+    ("roadobstacle21", "roadobsticle21", "datasetobstacletrack", "obstacletrack", "lostandfound", "lostfound"),
+    OBSTACLE_TRACK,
+)
+
+
 def component_sizes_of(dataset: str) -> ComponentSizes:
-    """Return the benchmark's sizes: of the obstacle track for RoadObstacle21 and LostAndFound, in any spelling."""
-    name = dataset.lower()
-    # "obst", for a widespread folder of that set is called RoadObsticle21
-    return OBSTACLE_TRACK if "obst" in name or "lost" in name else ANOMALY_TRACK
+    """Return the sizes of the benchmark's track that evaluates a data set.
+
+    Raises:
+        UserError: If the benchmark does not evaluate it.
+    """
+    sizes = TRACKS.get(re.sub(r"[\W_]", "", dataset.lower()))
+    if sizes is None:
+        raise UserError(
+            f"component_sizes: null, and {dataset!r} is no set of SegmentMeIfYouCan; give "
+            f"--model.component_sizes '{list(ANOMALY_TRACK)}' as for objects of any size, or '{list(OBSTACLE_TRACK)}' "
+            "as for small obstacles"
+        )
+    return sizes
 
 
 class PixelStore:
@@ -103,7 +125,7 @@ class AnomalyMetric:
 
         Args:
             scores: Names of the scores.
-            component_sizes: The smallest components that count; None takes the benchmark's, by the set's name.
+            component_sizes: The smallest components that count; None takes the benchmark's for the set.
             components: Measure components too.
         """
         self.scores = list(scores)
@@ -111,6 +133,14 @@ class AnomalyMetric:
         self.components = components
         self._datasets: dict[str, _DataSet] = {}
         self._device = torch.device("cpu")
+
+    def sizes_for(self, dataset: str) -> ComponentSizes:
+        """Return the smallest components of a data set that count.
+
+        Raises:
+            UserError: If they must be given.
+        """
+        return self.component_sizes or component_sizes_of(dataset)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -193,7 +223,7 @@ class AnomalyMetric:
         return split
 
     def _count_components(self, dataset: str, seen: _DataSet, thresholds: list[float]) -> list[ComponentCounts]:
-        sizes = self.component_sizes or component_sizes_of(dataset)
+        sizes = self.sizes_for(dataset)
         counts = [NO_COMPONENTS] * len(thresholds)
         for truth, scores in seen.pixels:
             known = (truth != IGNORE_INDEX).numpy()

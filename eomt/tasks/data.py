@@ -11,8 +11,9 @@ Who uses which members:
 - `callbacks.AdapterAudit`: `train_dataloader`.
 - `callbacks.AnswerResults`: `QuestionData.rows`.
 - `callbacks.MorphResults`: `FaceData`.
-- `SemanticSegmentation`: `class_names`; `PromptedSegmentation`: `class_names`, `predict_path`; `MorphDetection`:
-  `balanced`; `MaskedAutoencoding`: `batch_size`; `VisualQuestionAnswering`: `QuestionData.count_long_answers`.
+- `SemanticSegmentation`: `class_names`, `AnomalyData`; `PromptedSegmentation`: `class_names`, `predict_path`;
+  `MorphDetection`: `balanced`; `MaskedAutoencoding`: `batch_size`; `VisualQuestionAnswering`:
+  `QuestionData.count_long_answers`.
 - The command line (`eomt.app`, `eomt.cli`): `batch_size`, `counts`, `split_record`, `num_classes`, `class_names`.
 """
 
@@ -136,6 +137,14 @@ class FaceData(Protocol):
             part: "train", "val" or "test".
             title: Title of the progress bar.
         """
+
+
+@runtime_checkable
+class AnomalyData(Protocol):
+    """Further members of data with anomaly sets."""
+
+    def test_sets(self) -> Sequence[str]:
+        """Return the names of the sets that `test` measures."""
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ from eomt.tasks.anomaly_evaluation import (
     flat_figures,
 )
 from eomt.tasks.base import AdaptationTask
-from eomt.tasks.data import data_of
+from eomt.tasks.data import AnomalyData, data_of
 from eomt.tasks.windows import ImageResult, WindowResult, covering_size, over_windows, resize_image
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -66,7 +66,7 @@ class SemanticSegmentation(AdaptationTask):
         normalize_scores: MSP and entropy see class scores L as shares of the classes instead of softmax(L / T); see
             `msp`.
         component_sizes: Pixels of the smallest predicted and the smallest true component that count; None takes those
-            of SegmentMeIfYouCan: 50 and 10 for obstacle sets, 500 and 100 for others.
+            of SegmentMeIfYouCan for its sets: 50 and 10 in the obstacle track, 500 and 100 in the anomaly track.
         **training: Further arguments of AdaptationTask: lr, head_lr, weight_decay, layer_decay, schedule, warmup,
             compile.
 
@@ -225,8 +225,15 @@ class SemanticSegmentation(AdaptationTask):
             log.info("temperature: %g gives MSP the best AuPRC here; give it to test as --model.temperature", best)
 
     def on_test_epoch_start(self) -> None:
-        """Empty the anomaly metric, which an interrupted test may have left partly filled."""
+        """Empty the anomaly metric, which an interrupted test may have left partly filled.
+
+        Raises:
+            UserError: If `component_sizes` is needed for a set; said before an hour of testing rather than after.
+        """
         self.anomalies.test_metric.reset()
+        data: object = data_of(self.trainer)
+        for name in data.test_sets() if isinstance(data, AnomalyData) else []:
+            self.anomalies.test_metric.sizes_for(name)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Add a batch to the metrics, and return `prediction`, class ids `(B, H, W)`.

@@ -1,6 +1,7 @@
 """The configs for Cityscapes and road anomalies through the command line, on a few pixels and a narrow DINOv2."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,7 @@ def test_a_class_head_of_other_classes_is_refused_or_left_out(
     StreetAnomalies(str(tmp_path / "streets"), num_train=2, num_val=1, num_test=2).prepare_data()
     streets = ["--data", "StreetAnomalies", "--data.path", str(tmp_path / "streets"), "--data.num_train", "2"]
     streets += ["--data.num_val", "1", "--data.num_test", "2", "--data.batch_size", "2"]
+    streets += ["--model.component_sizes", "[50, 10]"]
     base = ["--model.network.pretrained", str(place.file("best_merged_*")), "--model.network.num_q", "8"]
     base += ["--trainer.max_steps", "1", "--trainer.accumulate_grad_batches", "1", "--trainer.val_check_interval", "1"]
     capsys.readouterr()
@@ -156,6 +158,18 @@ def assert_forms_agree(run: Path) -> None:
         found.append(newest_figures(run.parent))
     auprc = [{name: value for name, value in figures.items() if "auprc" in name} for figures in found]
     assert auprc[1] == pytest.approx(auprc[0], rel=1e-3)
+
+
+def test_a_set_that_the_benchmark_does_not_know_needs_sizes_of_components(
+    place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """15 D: said before the first image is measured."""
+    shutil.copytree(place.folder / "sets" / "RoadAnomaly21", tmp_path / "lost parcels")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        place.anomalies("test", "--ckpt_path", str(place.file("best_lora_*.ckpt")), "--data.path", str(tmp_path))
+    assert stop.value.code == 2
+    assert "component_sizes: null, and 'lost parcels' is no set of" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_temperature_is_named_on_a_set_that_is_not_tested(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

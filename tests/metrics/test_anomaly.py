@@ -212,7 +212,7 @@ def test_the_order_of_images_does_not_matter_and_reset_forgets() -> None:
 
 
 def test_a_set_without_anomalies_has_no_figures() -> None:
-    metric = AnomalyMetric(["a"])
+    metric = AnomalyMetric(["a"], ComponentSizes(4, 4))
     metric.update("set", torch.rand(1, 4, 5), torch.zeros(4, 5, dtype=torch.long))
     figures = metric.compute()["set"]
     assert figures[""] == {"images": 1, "anomalous": 0.0}
@@ -220,7 +220,7 @@ def test_a_set_without_anomalies_has_no_figures() -> None:
 
 
 def test_anomalies_alone_have_a_precision_and_no_false_positives() -> None:
-    metric = AnomalyMetric(["a"])
+    metric = AnomalyMetric(["a"], ComponentSizes(4, 4))
     metric.update("set", torch.rand(1, 30, 40), torch.ones(30, 40, dtype=torch.long))
     figures = metric.compute()["set"]["a"]
     assert figures["auprc"] == 1
@@ -243,11 +243,15 @@ def test_a_score_that_is_nan_is_refused_by_name() -> None:
         AnomalyMetric(["a", "b"]).update("street", maps, torch.zeros(4, 5, dtype=torch.long))
 
 
-def test_obstacle_sets_count_smaller_components() -> None:
-    for name in ("RoadObsticle21", "RoadObstacle21", "dataset_ObstacleTrack", "FS_LostFound_full", "LostAndFound"):
+def test_sizes_of_components_are_those_of_the_benchmarks_tracks() -> None:
+    """15 D: Lost & Found of Fishyscapes is in the anomaly track, the original in the obstacle track."""
+    for name in ("RoadObsticle21", "RoadObstacle21", "dataset_ObstacleTrack", "LostAndFound", "lost_and_found"):
         assert component_sizes_of(name) == (50, 10), name
-    for name in ("RoadAnomaly21", "RoadAnomaly", "fs_static", "dataset_AnomalyTrack"):
+    for name in ("RoadAnomaly21", "RoadAnomaly", "fs_static", "dataset_AnomalyTrack", "FS_LostFound_full", "FishyLAF"):
         assert component_sizes_of(name) == (500, 100), name
+    for name in ("lost parcels", "obstacles", "RoadAnomaly22"):
+        with pytest.raises(UserError, match=rf"component_sizes: null, and '{name}' is no set of .*give"):
+            component_sizes_of(name)
 
 
 def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:

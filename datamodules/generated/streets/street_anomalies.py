@@ -88,6 +88,10 @@ class StreetAnomalies(GeneratedStreets):
         test_set = self._test_set()
         return self.evaluation_loader(AnomalyDataset(test_set.samples, {TEST_SET: test_set}))
 
+    def test_sets(self) -> list[str]:
+        """Return the name of the set that is tested."""
+        return [self._test_set().name]
+
     def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
         if self.predict_path is not None:
             return super()._files_to_predict()
