@@ -72,7 +72,7 @@ class AdaptationTask(LightningModule, ABC):
         lr: float = 1e-3,
         head_lr: float | None = None,
         weight_decay: float = 0.05,
-        layer_decay: float = 0.8,
+        layer_decay: float = 1.0,
         schedule: Literal["cosine", "poly"] = "cosine",
         warmup: float = 0.1,
         compile: bool = False,

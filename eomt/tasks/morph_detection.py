@@ -40,7 +40,6 @@ class MorphDetection(AdaptationTask):
         network: A MorphDetector.
         lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
         lr: See AdaptationTask.
-        layer_decay: See AdaptationTask.
         loss: Training loss: cross_entropy, bce, or cosface, which needs `head: cosine`; see MorphLoss.
         class_weights: Weights of bona fide and morph in the training loss.
         margin: Margin of cosface between the cosines.
@@ -62,7 +61,6 @@ class MorphDetection(AdaptationTask):
         network: MorphDetector,
         lora_config: LoRAConfig | None = None,
         lr: float = 1e-4,
-        layer_decay: float = 0.75,
         loss: Literal["cross_entropy", "bce", "cosface"] = "cross_entropy",
         class_weights: Sequence[float] = (1.0, 1.0),
         margin: float = 0.3,
@@ -74,7 +72,7 @@ class MorphDetection(AdaptationTask):
         if loss == "cosface" and not cosines:
             raise UserError(f"loss: cosface, but head: {network.head}; set --model.network.head cosine")
         scale = network.classifier.scale if isinstance(network.classifier, CosineClassifier) else 1.0
-        super().__init__(network, lora_config, lr=lr, layer_decay=layer_decay, **training)
+        super().__init__(network, lora_config, lr=lr, **training)
         self.class_weights, self.rollout = list(class_weights), rollout
         self.criterion = MorphLoss(loss, class_weights, margin, scale)
         # without weights, which would let the mean depend on how images are grouped into batches

@@ -52,7 +52,6 @@ class PromptedSegmentation(AdaptationTask):
         network: A SAM2.
         lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
         weight_decay: See AdaptationTask.
-        layer_decay: See AdaptationTask.
         sampling: How objects are prompted in training; None takes the defaults.
         modes: Prompts of evaluation: box (tight), centre (one click inside), points (three), none.
         watch: The mode that selects the best checkpoint and stops early; None takes the first of `modes`.
@@ -78,7 +77,6 @@ class PromptedSegmentation(AdaptationTask):
         network: SAM2,
         lora_config: LoRAConfig | None = None,
         weight_decay: float = 0.01,
-        layer_decay: float = 0.9,
         sampling: PromptSampling | None = None,
         modes: Sequence[Mode] = ("box", "centre", "points", "none"),
         watch: Mode | None = None,
@@ -93,7 +91,7 @@ class PromptedSegmentation(AdaptationTask):
             raise UserError(f"modes: {list(modes)}; must be some of {', '.join(MODES)}, each once")
         if watch is not None and watch not in modes:
             raise UserError(f"watch: {watch!r}; must be one of modes: {', '.join(modes)}")
-        super().__init__(network, lora_config, weight_decay=weight_decay, layer_decay=layer_decay, **training)
+        super().__init__(network, lora_config, weight_decay=weight_decay, **training)
         self.sampling = sampling or PromptSampling()
         self.modes, self.watch, self.prompt_seed = list(modes), watch or modes[0], prompt_seed
         self.criterion = PromptedMaskLoss(focal_weight, dice_weight, iou_weight, object_weight)

@@ -55,7 +55,6 @@ class VisualQuestionAnswering(AdaptationTask):
         network: A DeterministicVQA.
         lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
         lr: See AdaptationTask.
-        layer_decay: See AdaptationTask.
         label_smoothing: Share of the target's probability that training spreads over all tokens or answers.
         type_head_weight: Weight of the loss of the question type in training. Above 0 it needs the network's type head,
             which the command line then adds.
@@ -80,7 +79,6 @@ class VisualQuestionAnswering(AdaptationTask):
         network: DeterministicVQA,
         lora_config: LoRAConfig | None = None,
         lr: float = 1e-4,
-        layer_decay: float = 0.75,
         label_smoothing: float = 0.0,
         type_head_weight: float = 0.0,
         num_beams: int = 1,
@@ -105,7 +103,7 @@ class VisualQuestionAnswering(AdaptationTask):
                 "above 0 and question types, or neither"
             )
         _check_trained_decoder(network, lora_config)
-        super().__init__(network, lora_config, lr=lr, layer_decay=layer_decay, **training)
+        super().__init__(network, lora_config, lr=lr, **training)
         # the network keeps frozen encoders in evaluation mode, and only now knows which are frozen
         network.train()
         self.type_head_weight, self.num_beams, self.max_answer_tokens = type_head_weight, num_beams, max_answer_tokens

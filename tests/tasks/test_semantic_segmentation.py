@@ -226,3 +226,10 @@ def test_masked_attention_is_annealed_block_by_block_as_the_authors_do(num_block
     parts = [end - start for start, end in pairwise(bounds)]
     assert parts == pytest.approx([1 / (num_blocks + 2)] * (num_blocks + 2))
     assert all(end == start for (_, end), (start, _) in pairwise(task.mask_annealing))
+
+
+def test_without_a_word_blocks_of_full_fine_tuning_have_one_rate() -> None:
+    """15 E: a decay by depth cost full fine-tuning .013 IoU, which flattered LoRA."""
+    rates = groups_of(make_task(None, lr=1e-3))
+    assert set(rates.values()) == {1e-3}
+    assert len(rates) > 3
