@@ -1,9 +1,13 @@
 """A CSV file of metrics by step, which continues after a resume."""
 
 import csv
+import time
 from pathlib import Path
 
 from eomt.utils.files import write_file
+
+# seconds without writing for each second of writing: long files take about a hundredth of the run
+PAUSE = 100
 
 
 class MetricsFile:
@@ -12,6 +16,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, str | float]] = []
+        self._next_save = 0.0
 
     def resume(self, step: int) -> None:
         """Read the rows on disk up to `step`, at which the run resumes."""
@@ -25,8 +30,14 @@ class MetricsFile:
             self.rows.append({"step": step})
         self.rows[-1].update(figures)
 
+    def save_if_due(self) -> None:
+        """Write the file, unless it was written a moment ago, for whoever follows the run."""
+        if time.monotonic() >= self._next_save:
+            self.save()
+
     def save(self) -> None:
         """Write the file, with columns in the order in which they first appeared."""
+        start = time.monotonic()
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
 
         def write(beside: Path) -> None:
@@ -36,3 +47,5 @@ class MetricsFile:
                 writer.writerows(self.rows)
 
         write_file(self.path, write)
+        end = time.monotonic()
+        self._next_save = end + PAUSE * (end - start)

@@ -13,6 +13,8 @@ from eomt.tasks.base import AdaptationTask
 
 log = logging.getLogger("eomt")
 
+# seconds between two lines of training figures, where there is no terminal
+LINE_INTERVAL = 30.0
 # of every task; the task's main metric is shown beside them
 LOSSES = ("train_loss", "val_loss")
 
@@ -30,7 +32,7 @@ class ProgressBar(RichProgressBar):
     """Lightning's Rich progress bar with losses, the task's main metric and images per second.
 
     Without a terminal (a batch job, a pipe), Rich would print all bars again at the end of each stage. There the bar is
-    off, and the log has one line for each validation instead.
+    off, and the log has one line for each validation instead, and one each half minute between them.
 
     Args:
         refresh_rate: Redraws per second; 0 turns the bar off.
@@ -47,6 +49,7 @@ class ProgressBar(RichProgressBar):
         self._last_batch_end: float | None = None
         self._recent_images = 0.0
         self._recent_seconds = 0.0
+        self._last_line = 0.0
 
     @property
     def is_enabled(self) -> bool:
@@ -100,6 +103,13 @@ class ProgressBar(RichProgressBar):
             self._recent_seconds = 0.9 * self._recent_seconds + now - self._last_batch_end
             self._last_batch_end = now
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._last_line and time.monotonic() - self._last_line >= LINE_INTERVAL and trainer.callback_metrics:
+            self._log_line(trainer, "train_")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the lines."""
+        super().on_train_start(trainer, pl_module)
+        self._last_line = time.monotonic()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -114,10 +124,15 @@ class ProgressBar(RichProgressBar):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log one line where no bar is drawn."""
         super().on_validation_end(trainer, pl_module)
+        self._log_line(trainer)
+
+    def _log_line(self, trainer: Trainer, prefix: str = "") -> None:
+        self._last_line = time.monotonic()
         if self._can_redraw or not trainer.is_global_zero:
             return
         # metrics of one class, such as "val_iou/road", are left out
-        values = {name: value.item() for name, value in trainer.callback_metrics.items() if "/" not in name}
+        named = [name for name in trainer.callback_metrics if "/" not in name and name.startswith(prefix)]
+        values = {name: trainer.callback_metrics[name].item() for name in named}
         shown = [f"{name} {value:.4g}" for name, value in _without_forks(values).items()]
         if self.images_per_second:
             shown.append(f"{self.images_per_second:.1f} images/s")

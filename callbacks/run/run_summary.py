@@ -106,6 +106,8 @@ class RunSummary(Callback):
         if trainer.is_global_zero and ends_step and step % steps_between_logs(trainer) == 0:
             wanted = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("val_")}
             self._metrics.add(trainer.global_step, {name: float(value) for name, value in wanted.items()})
+            if not is_trial(trainer):
+                self._metrics.save_if_due()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the seconds per training step since the last validation."""

@@ -23,11 +23,13 @@ from eomt.lora.record import adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
 from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
-from eomt.utils.trainer import steps_between_logs
+from eomt.utils.trainer import has_step_limit, run_progress, steps_between_logs
 from eomt.verification.audit import AuditReport, audit
 
 # before the names of the network's tensors in a checkpoint
 NETWORK = "network."
+# of a run that only its time limits, for the learning rate
+TIME_PARTS = 10_000
 
 
 class AdaptationTask(LightningModule, ABC):
@@ -224,10 +226,14 @@ class AdaptationTask(LightningModule, ABC):
                 "(enabled: false) nor trainable_modules; `validate` measures the base as it is"
             )
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        total = int(self.trainer.estimated_stepping_batches)
+        # a run that only its time limits is measured in parts of it
+        timed = not has_step_limit(self.trainer)
+        total = TIME_PARTS if timed else int(self.trainer.estimated_stepping_batches)
         warmup = round(self.warmup * total)
 
         def factor(step: int) -> float:
+            if timed:
+                step = int(TIME_PARTS * run_progress(self.trainer))
             if step < warmup:
                 return (step + 1) / warmup
             done = min(1.0, (step - warmup) / max(1, total - warmup))

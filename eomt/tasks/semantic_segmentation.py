@@ -29,6 +29,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import AnomalyData, data_of
 from eomt.tasks.windows import ImageResult, WindowResult, covering_size, over_windows, resize_image
 from eomt.utils.labels import IGNORE_INDEX
+from eomt.utils.trainer import run_progress
 
 log = logging.getLogger("eomt")
 
@@ -182,8 +183,7 @@ class SemanticSegmentation(AdaptationTask):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the probability of masked attention of each block for this point of the run."""
         if self.network.masked_attn_enabled:
-            progress = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
-            probabilities = anneal(self.mask_annealing, progress)
+            probabilities = anneal(self.mask_annealing, run_progress(self.trainer))
             self.network.attn_mask_probs.copy_(torch.tensor(probabilities), non_blocking=True)
 
     @torch.no_grad()

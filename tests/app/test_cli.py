@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from callbacks.run import metrics_file
 from eomt.app.runs import create_run_folder
 from eomt.cli import main
 from eomt.errors import UserError
@@ -378,3 +379,29 @@ def test_a_dry_run_leaves_no_folder(workspace: Workspace) -> None:
 def test_one_batch_can_be_overfitted(workspace: Workspace) -> None:
     run = workspace.fit("overfit", "--trainer.overfit_batches", "1", "--trainer.max_epochs", "3")
     assert summary(run)["steps"] == 3
+
+
+def test_metrics_are_on_disk_as_they_are_logged(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """15 G: whoever follows a run sees figures before its first validation."""
+    monkeypatch.setattr(metrics_file, "PAUSE", 0)
+    follower = ("--trainer.callbacks+", "tests.cli_runs.Follower")
+    seldom = ("--trainer.max_steps", "8", "--trainer.val_check_interval", "8", "--trainer.num_sanity_val_steps", "0")
+    run = workspace.fit("followed", *seldom, "--trainer.check_val_every_n_epoch", "null", *follower)
+    seen = dict(line.split() for line in (run / "followed.txt").read_text().splitlines())
+    assert [seen[step] for step in "246"] == ["2", "3", "4"]
+
+
+def test_a_run_may_be_limited_by_time_alone(workspace: Workspace) -> None:
+    """15 G: learning rate and masked attention then follow the clock."""
+    limit = ("--trainer.max_epochs", "-1", "--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:03")
+    masked = ("--model.network.masked_attn_enabled", "true")
+    run = workspace.fit("timed", *limit, *masked, "--trainer.log_every_n_steps", "1")
+    rates = [float(row["lr"]) for row in rows(run) if row["lr"]]
+    assert max(rates) > 2e-3
+    assert rates[-1] < 0.2 * max(rates)
+    assert summary(run)["best_step"] > 0
+
+
+def test_a_run_without_an_end_is_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    endless = ("--trainer.max_epochs", "-1", "--trainer.max_steps", "-1")
+    assert "neither max_epochs nor max_time" in refusal(capsys, workspace, "fit", "--run_name", "endless", *endless)

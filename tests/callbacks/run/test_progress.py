@@ -1,4 +1,5 @@
 import io
+import itertools
 import logging
 import re
 import time
@@ -85,6 +86,19 @@ def test_without_a_terminal_there_is_one_line_per_validation(
         2
     ]
     assert "Epoch" not in capsys.readouterr().out
+
+
+def test_without_a_terminal_long_training_has_lines_between_validations(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """15 G: in place of the bar; the clock moves by twenty seconds whenever it is read."""
+    clock = itertools.count(20.0, 20.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, "eomt"):
+        fit(tmp_path, ProgressBar(console_kwargs={"file": io.StringIO()}))
+    lines = [record.getMessage() for record in caplog.records if "val_" not in record.getMessage()]
+    assert len(lines) >= 2
+    assert all(re.fullmatch(r"step \d: train_loss [\d.e+-]+(, [\d.]+ images/s)?", line) for line in lines), lines
 
 
 def test_on_a_terminal_the_bar_shows_loss_iou_and_speed(
