@@ -36,7 +36,10 @@ class SegmentationDataModule(ImageDataModule, ABC):
         crop_size: Height and width of training samples; the command line fills in the network's.
         eval_batch_size: Samples per step in evaluation; 1 where images differ in size.
         num_workers: Processes that read files.
-        scale_range: Smallest and largest scale of training images, relative to the one that just covers the crop.
+        augment: Whether training images are changed at random; false only cuts crops out of them, at the scale of
+            evaluation.
+        scale_range: Smallest and largest scale of training images, relative to the one at which they just fit into the
+            crop.
         flip: Whether training images are mirrored at random.
         color_jitter: Whether training images vary in brightness, contrast and saturation.
         repeat_factor_threshold: Share of the training images below which a class is rare, e.g. 0.01; images of rare
@@ -63,6 +66,7 @@ class SegmentationDataModule(ImageDataModule, ABC):
         crop_size: tuple[int, int] | None = None,
         eval_batch_size: int = 1,
         num_workers: int = 2,
+        augment: bool = True,
         scale_range: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         color_jitter: bool = True,
@@ -84,6 +88,7 @@ class SegmentationDataModule(ImageDataModule, ABC):
                 raise UserError(f"{field}: {share}; a share of the images is above 0 and at most 1")
         self.path = expand(path)
         self.crop_size = crop_size
+        self.augment = augment
         self.scale_range = scale_range
         self.flip = flip
         self.color_jitter = color_jitter
@@ -151,7 +156,10 @@ class SegmentationDataModule(ImageDataModule, ABC):
         if self.crop_size is None:
             raise UserError("crop_size: null; give the height and width of training samples, e.g. [644, 644]")
         crop_size = (self.crop_size[0], self.crop_size[1])
-        transform = TrainTransform(crop_size, self.scale_range, self.flip, self.color_jitter)
+        scale_range = self.scale_range if self.augment else None
+        transform = TrainTransform(
+            crop_size, scale_range, self.augment and self.flip, self.augment and self.color_jitter
+        )
         outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
         return self.training_loader(
             AugmentedDataset(self._masked_dataset("train"), transform, outliers), self._training_sampler()

@@ -16,18 +16,19 @@ FILL = {"image": 0, "mask": IGNORE_INDEX, "outlier": False}
 class TrainTransform:
     """Scale jitter, random crop with padding, horizontal flip and photometric distortion.
 
-    At scale 1 the image just covers the crop, which is the scale at which windows are evaluated. Only the part of
-    the image that the crop shows is resized.
+    Only the part of the image that the crop shows is resized.
 
     Args:
         crop_size: Height and width of what comes out.
-        scale_range: Smallest and largest scale.
+        scale_range: Smallest and largest scale; at 1 the whole image just fits into the crop, as in the code of EoMT's
+            authors and in torchvision's ScaleJitter. None lets each image just cover the crop, as windows do in
+            evaluation.
         flip: Whether to flip half of the images.
         color_jitter: Whether to vary brightness, contrast and saturation.
     """
 
     def __init__(
-        self, crop_size: tuple[int, int], scale_range: tuple[float, float], flip: bool, color_jitter: bool
+        self, crop_size: tuple[int, int], scale_range: tuple[float, float] | None, flip: bool, color_jitter: bool
     ) -> None:
         self.crop_size = crop_size
         self.scale_range = scale_range
@@ -60,9 +61,12 @@ class TrainTransform:
     def _crop_and_resize(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Cut out what a crop of the scaled image would show, at most `crop_size` large."""
         size = mask.shape
-        low, high = self.scale_range
-        covering = max(wanted / length for wanted, length in zip(self.crop_size, size, strict=True))
-        scale = covering * (low + (high - low) * torch.rand(()).item())
+        scales = [wanted / length for wanted, length in zip(self.crop_size, size, strict=True)]
+        if self.scale_range is None:
+            scale = max(scales)
+        else:
+            low, high = self.scale_range
+            scale = min(scales) * (low + (high - low) * torch.rand(()).item())
         window = [min(n, max(1, round(wanted / scale))) for wanted, n in zip(self.crop_size, size, strict=True)]
         resized = [
             # a window smaller than the image was cut by the crop, and fills it

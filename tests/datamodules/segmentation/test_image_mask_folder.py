@@ -55,6 +55,17 @@ def test_training_batches(tmp_path: Path) -> None:
     assert len({name for batch in batches for name in batch["name"]}) == 4
 
 
+def test_one_switch_turns_every_random_change_off(tmp_path: Path) -> None:
+    """15 H: a sample is then a crop of its file, at the scale of evaluation."""
+    data = folder(write_given_splits(tmp_path, number=4), augment=False, crop_size=(HEIGHT, WIDTH))
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        assert torch.equal(batch["image"][:, 0], gray_of(batch["mask"]).to(torch.uint8))
+        for name, mask in zip(batch["name"], batch["mask"], strict=True):
+            number = int(name.removesuffix(".png"))
+            assert torch.equal(mask, torch.from_numpy(make_mask(3, number)).long())
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_gives_every_image_as_it_is(tmp_path: Path, split: str) -> None:
     data = folder(write_given_splits(tmp_path, number=3), eval_batch_size=2)

@@ -5,6 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from datamodules.segmentation.transforms import TrainTransform
 from eomt.utils.labels import IGNORE_INDEX
@@ -32,9 +34,12 @@ def stripes(height: int, width: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("scale_range", [(0.5, 2.0), (0.3, 0.4), (3.0, 3.0), (1.0, 1.0)])
 def test_image_and_mask_stay_aligned(size: tuple[int, int], scale_range: tuple[float, float]) -> None:
     torch.manual_seed(0)
-    transform = pair_of(TrainTransform((32, 40), scale_range, flip=True, color_jitter=False))
+    fits = [32 / size[0], 40 / size[1]]
+    # the range is one of scales at which the image covers the crop
+    low, high = (scale * max(fits) / min(fits) for scale in scale_range)
+    transform = pair_of(TrainTransform((32, 40), (low, high), flip=True, color_jitter=False))
     # interpolation mixes grays beside an edge, as far as a source pixel reaches, nowhere else
-    reach = max(1, math.ceil(max(32 / size[0], 40 / size[1]) * scale_range[1]))
+    reach = max(1, math.ceil(max(fits) * scale_range[1]))
     compared = 0
     for _ in range(20):
         image, mask = transform(*stripes(*size))
@@ -72,6 +77,26 @@ def test_scale_range_sets_the_size_of_things() -> None:
     assert (mask != IGNORE_INDEX).sum() == 20 * 20
     _, mask = pair_of(TrainTransform((40, 40), (2.0, 2.0), flip=False, color_jitter=False))(*stripes(20, 20))
     assert (mask != IGNORE_INDEX).all()
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("size", [(20, 40), (60, 30), (25, 25)])
+def test_scales_mean_what_they_do_in_torchvision(size: tuple[int, int], scale: float) -> None:
+    """15 H: the reference's jitter; at 1 an image fits into the crop, where it covered it before."""
+    expected = v2.ScaleJitter((40, 40), (scale, scale))(tv_tensors.Mask(torch.zeros(1, *size)))
+    _, mask = pair_of(TrainTransform((40, 40), (scale, scale), flip=False, color_jitter=False))(*stripes(*size))
+    known = mask != IGNORE_INDEX
+    found = (int(known.any(1).sum()), int(known.any(0).sum()))
+    # torchvision rounds down
+    assert found == pytest.approx([min(40, length) for length in expected.shape[-2:]], abs=1)
+
+
+def test_without_a_range_an_image_covers_the_crop() -> None:
+    transform = pair_of(TrainTransform((40, 40), None, flip=False, color_jitter=False))
+    for size in ((20, 40), (60, 30), (40, 90)):
+        image, mask = transform(*stripes(*size))
+        assert (mask != IGNORE_INDEX).all()
+        assert image.shape == (3, 40, 40)
 
 
 def test_crops_reach_every_corner() -> None:
