@@ -3,7 +3,10 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +21,9 @@ from callbacks.pictures.colors import Color
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.masks import overlay
 from callbacks.pictures.output import picture_path, save_picture
+from eomt.errors import UserError
 from eomt.tasks.semantic_segmentation import SemanticSegmentation
+from eomt.utils.files import write_file
 
 log = logging.getLogger("eomt")
 
@@ -78,13 +83,24 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
     Args:
         num_samples: How many images of each test set are shown, spread over it. In a run on several processes they
             come from the first one's share.
+        save_scores: Also write the scores of each image of `test` and `predict`, at its size:
+            `scores/<score>/<set>/<image>.npy` as float32, or `.hdf5` as SegmentMeIfYouCan's code reads them (float16,
+            the data set "value"; needs h5py). None writes none.
+
+    Raises:
+        UserError: If h5py is needed and missing.
     """
 
     task_class = SemanticSegmentation
 
-    def __init__(self, num_samples: int = 4) -> None:
+    def __init__(self, num_samples: int = 4, save_scores: Literal["npy", "hdf5"] | None = None) -> None:
         self.num_samples = check_num_samples(num_samples)
+        if save_scores == "hdf5" and find_spec("h5py") is None:
+            raise UserError("save_scores: hdf5 needs h5py, which is not installed; pip install h5py, or give npy")
+        self.save_scores = save_scores
         self._sets: dict[str, SpreadSamples] = {}
+        # file of scores -> name of the image
+        self._saved: dict[Path, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Ask the task for its maps.
@@ -98,11 +114,14 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
 
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted test may have left."""
-        self._sets = {}
+        self._sets, self._saved = {}, {}
 
     def take(self, trainer: Trainer, task: SemanticSegmentation, evaluated: EvaluatedBatch) -> None:
         """Keep the few test images to show; write every image of `predict`."""
         batch, outputs = evaluated.batch, evaluated.outputs
+        if self.save_scores and evaluated.stage in ("test", "predict") and "anomaly_maps" in outputs:
+            for index in evaluated.real():
+                self._save(batch["name"][index], task.anomalies.scores, outputs["anomaly_maps"][index])
         if evaluated.stage == "predict":
             for index in evaluated.real():
                 sample = small(batch["name"][index], batch["image"][index], outputs["anomaly_maps"][index])
@@ -128,9 +147,35 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
         self._sets = {}
 
     def end(self, trainer: Trainer, task: SemanticSegmentation, stage: Stage) -> None:
-        """Say where the pictures of `predict` are."""
+        """Say where the pictures of `predict` and the scores are."""
         if stage == "predict" and trainer.is_global_zero:
             log.info("Maps of the anomaly scores are in %s", self.folder / "predictions" / "anomaly")
+        if self.save_scores and stage in ("test", "predict") and trainer.is_global_zero:
+            log.info("Anomaly scores are in %s", self.folder / "scores")
+
+    def _save(self, name: str, scores: Sequence[str], maps: Tensor) -> None:
+        """Write the scores of an image, `(S, H, W)`, a file for each."""
+        for score, values in zip(scores, maps.float().cpu().numpy(), strict=True):
+            path = picture_path(Path(name).with_suffix(".png").as_posix()).with_suffix(f".{self.save_scores}")
+            if self._saved.setdefault(path, name) != name:
+                raise UserError(f"save_scores: {name} and {self._saved[path]} would share {path}; rename one of them")
+            file = self.folder / "scores" / score / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_file(file, partial(write_hdf5 if self.save_scores == "hdf5" else write_npy, values))
+
+
+def write_npy(values: np.ndarray, path: Path) -> None:
+    """Write an array as NumPy does, without another suffix."""
+    with path.open("wb") as file:
+        np.save(file, values)
+
+
+def write_hdf5(values: np.ndarray, path: Path) -> None:
+    """Write scores as SegmentMeIfYouCan's code does."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.create_dataset("value", data=values.astype(np.float16), compression=9)
 
 
 def small(name: str, image: Tensor, maps: Tensor, truth: Tensor | None = None) -> ScoredImage:

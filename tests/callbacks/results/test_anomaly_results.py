@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -149,3 +150,30 @@ def test_other_tasks_and_no_samples_are_refused() -> None:
         AnomalyResults(num_samples=0)
     with pytest.raises(UserError, match="AnomalyResults is for SemanticSegmentation"):
         AnomalyResults().setup(SimpleNamespace(), torch.nn.Identity(), "test")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("save_scores", ["npy", "hdf5"])
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_scores_are_files_of_their_own_where_they_are_wanted(tmp_path: Path, save_scores: Any, stage: str) -> None:
+    """15 H: .hdf5 in half precision is what SegmentMeIfYouCan's code reads."""
+    task = SemanticSegmentation(make_eomt(num_classes=3), num_points=64, anomaly_scores=("rba", "void"))
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, default_root_dir=str(tmp_path), strategy=SimpleNamespace(broadcast=lambda value: value)
+    )
+    callback = AnomalyResults(1, save_scores)
+    callback.setup(trainer, task, stage)
+    getattr(callback, f"on_{stage}_epoch_start")(trainer, task)
+    (batch, outputs), end = make_batch(7, "farm"), getattr(callback, f"on_{stage}_batch_end")
+    maps = outputs["anomaly_maps"][0][:2]
+    end(trainer, task, {"anomaly_maps": [maps]}, batch, 0)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "scores").rglob("*.*"))
+    assert files == [f"scores/{score}/farm/7.{save_scores}" for score in ("rba", "void")]
+    for file, expected in zip(files, maps.numpy(), strict=True):
+        if save_scores == "npy":
+            assert np.array_equal(np.load(tmp_path / file), expected)
+        else:
+            with h5py.File(tmp_path / file) as opened:
+                assert opened["value"].dtype == np.float16
+                assert np.array_equal(opened["value"][:], expected.astype(np.float16))
+    with pytest.raises(UserError, match=r"farm/7\.png and farm/7\.jpg would share farm/7"):
+        end(trainer, task, {"anomaly_maps": [maps]}, batch | {"name": ["farm/7.png"]}, 1)
