@@ -24,8 +24,10 @@ class RoadAnomaly(ImageDataModule):
 
     `path` holds a folder for each set, or is such a folder: `images` and `labels_masks` (RoadAnomaly21, RoadObsticle21,
     FS_LostFound_full, fs_static, RoadAnomaly; or SegmentMeIfYouCan's own, where images without a public mask are left
-    out), or `frames` (the original RoadAnomaly). A set's name is its folder's. The labels are 0 usual, 1 anomaly and
-    255 ignored; those of RoadAnomaly and LostAndFound are mapped to these.
+    out), or `frames` (the original RoadAnomaly), or `leftImg8bit` and `gtCoarse` (the original LostAndFound: its test
+    split, as in SegmentMeIfYouCan without children and bicycles, which are known classes). A set's name is its
+    folder's. The labels are 0 usual, 1 anomaly and 255 ignored; those of RoadAnomaly and LostAndFound are mapped to
+    these.
 
     Batches are dicts: `image` (B, 3, H, W) uint8 RGB, `anomaly` (B, H, W) int64, `name`, list of B file names that
     begin with the set's name, and `dataset`, list of B set names. A sample with an empty name is padding of a rank.
@@ -104,6 +106,8 @@ class RoadAnomaly(ImageDataModule):
             self.left_out[name] = sum(sample.mask is None for sample in anomaly_set.samples)
             if self.left_out[name]:
                 log.info("%s: %d images without a public mask are left out", name, self.left_out[name])
+            if anomaly_set.num_excluded:
+                log.info("%s: %d images are left out, as by the benchmark", name, anomaly_set.num_excluded)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the images on which a temperature may be chosen, in order.

@@ -1,7 +1,7 @@
 """Road-anomaly data sets on disk: which images and masks there are, and what their labels mean."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,14 @@ FRAME_LABELS = "labels_semantic.png"
 # raw label -> 0 usual, 1 anomaly, 255 ignored, as in the literature; other sets hold these three already
 ROAD_ANOMALY_LABELS = {2: ANOMALY}
 LOST_AND_FOUND_LABELS = {0: IGNORE_INDEX, 1: 0} | dict.fromkeys(range(2, 201), ANOMALY)
+
+# images that SegmentMeIfYouCan leaves out, by the beginnings of their names: children and bicycles of LostAndFound,
+# which are known classes, and a part of the obstacle track's validation
+KNOWN_OBJECTS = (
+    *("15_Rechbergstr_Deckenpfronn", "01_Hanns_Klemm_Str_45_000006", "01_Hanns_Klemm_Str_45_000007"),
+    "10_Schlossberg_9_000004",
+)
+UNUSED_VALIDATION = ("validation_19", *(f"validation_2{digit}" for digit in range(1, 10)))
 
 
 @dataclass(frozen=True)
@@ -36,11 +44,13 @@ class AnomalySet:
         name: The folder's name.
         samples: Images, sorted by name.
         label_map: New values of raw labels; a label that is not there stays.
+        num_excluded: Number of images that the benchmark leaves out, and that are no samples here.
     """
 
     name: str
     samples: list[AnomalySample]
     label_map: dict[int, int] = field(default_factory=dict)
+    num_excluded: int = 0
 
     @property
     def raw_labels(self) -> str:
@@ -74,7 +84,8 @@ def find_anomaly_sets(path: Path) -> dict[str, AnomalySet]:
 
     Layouts: `images` and `labels_masks`, masks under the image's name; the same with "_labels_semantic" after the name
     (SegmentMeIfYouCan), where images may lack a mask; `frames` with X.jpg and X.labels/labels_semantic.png (the
-    original RoadAnomaly).
+    original RoadAnomaly); `leftImg8bit` and `gtCoarse` (the original LostAndFound, its test split). Images that
+    SegmentMeIfYouCan leaves out of LostAndFound and of its own obstacle track are left out here.
 
     Raises:
         UserError: There is none, or images and masks do not belong together.
@@ -90,7 +101,7 @@ def find_anomaly_sets(path: Path) -> dict[str, AnomalySet]:
 
 
 def _is_set(folder: Path) -> bool:
-    return (folder / "labels_masks").is_dir() or (folder / "frames").is_dir()
+    return any((folder / part).is_dir() for part in ("labels_masks", "frames", "gtCoarse/test"))
 
 
 def _read_set(folder: Path) -> AnomalySet:
@@ -99,9 +110,30 @@ def _read_set(folder: Path) -> AnomalySet:
     if (folder / "frames").is_dir():
         files = _frames(folder / "frames")
         return AnomalySet(name, _samples(name, files), ROAD_ANOMALY_LABELS)
+    if (folder / "gtCoarse").is_dir():
+        return _without(AnomalySet(name, _samples(name, _lost_and_found(folder)), LOST_AND_FOUND_LABELS), KNOWN_OBJECTS)
     files = _images_and_masks(folder)
     label_map = {"RoadAnomaly": ROAD_ANOMALY_LABELS, "LostAndFound": LOST_AND_FOUND_LABELS}.get(name, {})
-    return AnomalySet(name, _samples(name, files), label_map)
+    return _without(AnomalySet(name, _samples(name, files), label_map), UNUSED_VALIDATION)
+
+
+def _without(found: AnomalySet, beginnings: tuple[str, ...]) -> AnomalySet:
+    """Return a set without the images whose names begin with one of `beginnings`."""
+    kept = [sample for sample in found.samples if not Path(sample.name).name.startswith(beginnings)]
+    return replace(found, samples=kept, num_excluded=len(found.samples) - len(kept))
+
+
+def _lost_and_found(folder: Path) -> list[tuple[str, Path, Path | None]]:
+    images, masks = folder / "leftImg8bit" / "test", folder / "gtCoarse" / "test"
+    ending = "_gtCoarse_labelIds.png"
+    found = {
+        Path(name).name.removesuffix(ending): masks / name
+        for name in find_files(masks, (".png",))
+        if name.endswith(ending)
+    }
+    names = [name for name in find_files(images, IMAGE_EXTENSIONS) if "_leftImg8bit." in name]
+    stems = {Path(name).name.rpartition("_leftImg8bit.")[0]: name for name in names}
+    return [(Path(name).name, file, mask) for name, file, mask in _paired(images, stems, found, may_lack_masks=False)]
 
 
 def _samples(dataset: str, files: list[tuple[str, Path, Path | None]]) -> list[AnomalySample]:

@@ -39,7 +39,15 @@ TRACKS = dict.fromkeys(
     + ("fslostfoundfull", "fslostfound", "fslostandfound", "fishyscapeslostandfound", "fishylaf"),
     ANOMALY_TRACK,
 ) | dict.fromkeys(
-    ("roadobstacle21", "roadobsticle21", "datasetobstacletrack", "obstacletrack", "lostandfound", "lostfound"),
+    (
+        "roadobstacle21",
+        "roadobsticle21",
+        "datasetobstacletrack",
+        "obstacletrack",
+        "lostandfound",
+        "lostfound",
+        "datasetlostandfound",
+    ),
     OBSTACLE_TRACK,
 )
 

@@ -106,6 +106,29 @@ def test_the_original_road_anomaly_is_read_from_its_frames(tmp_path: Path) -> No
         assert torch.equal(batch["anomaly"][0], torch.from_numpy(MASK).long())
 
 
+def test_the_original_lost_and_found_is_read_without_what_the_benchmark_leaves_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """15 H: raw labels 0 void, 1 free space, 2 and more obstacles; children and bicycles are known classes."""
+    folder = tmp_path / "LostAndFound"
+    kept = ["02_Hanns_Klemm_Str_44_000000_000020", "04_Maurener_Weg_8_000001_000100"]
+    known = ["15_Rechbergstr_Deckenpfronn_000000_000050", "01_Hanns_Klemm_Str_45_000006_000010"]
+    raw = np.kron([[0, 1], [2, 40]], np.ones((6, 8))).astype(np.uint8)
+    for split, stems in (("test", kept + known), ("train", ["03_Hanns_Klemm_Str_19_000000_000010"])):
+        for stem in stems:
+            scene = stem[: -len("_000000_000020")]
+            write_image(folder / "leftImg8bit" / split / scene / f"{stem}_leftImg8bit.png", raw.shape)
+            write_mask(folder / "gtCoarse" / split / scene / f"{stem}_gtCoarse_labelIds.png", raw)
+            write_mask(folder / "gtCoarse" / split / scene / f"{stem}_gtCoarse_instanceIds.png", raw)
+    data = anomalies(tmp_path)
+    with caplog.at_level("INFO", "eomt"):
+        data.setup("test")
+    assert names(data.test_dataloader()) == [f"LostAndFound/{stem}_leftImg8bit.png" for stem in kept]
+    assert "LostAndFound: 2 images are left out, as by the benchmark" in caplog.text
+    (anomaly,) = next(iter(data.test_dataloader()))["anomaly"]
+    assert torch.equal(anomaly, torch.from_numpy(np.select([raw == 0, raw == 1], [255, 0], 1)).long())
+
+
 def test_a_set_may_be_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_course_set(tmp_path, "fs_static", [MASK])
     monkeypatch.chdir(tmp_path / "fs_static")
