@@ -27,7 +27,15 @@ from eomt.tasks.anomaly_evaluation import (
 )
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import AnomalyData, data_of
-from eomt.tasks.windows import ImageResult, WindowResult, covering_size, over_windows, resize_image
+from eomt.tasks.windows import (
+    ImageResult,
+    View,
+    WindowResult,
+    covering_size,
+    over_views,
+    over_windows,
+    resize_image,
+)
 from eomt.utils.labels import IGNORE_INDEX
 from eomt.utils.trainer import run_progress
 
@@ -59,6 +67,11 @@ class SemanticSegmentation(AdaptationTask):
         mask_annealing: For each block the start and the end of switching off its masked attention, as fractions of the
             run; None takes (i + 1) / (L2 + 2) to (i + 2) / (L2 + 2) for block i of L2, as the authors do.
         window_batch_size: Number of windows that are evaluated at once.
+        test_overlap: Least share of a window that its neighbor covers too, in `test` and `predict`; 0 takes the fewest
+            windows, as validation does.
+        test_flip: Also evaluate mirrored images in `test` and `predict`, and take the mean of the scores.
+        test_scales: Sizes of the image in `test` and `predict`, at least 1, where 1 just covers a window; the mean of
+            the scores is taken.
         class_weights: C weights of the classes in the class loss, for rare classes; None weighs all equally.
         outlier_weight: Weight of outlier exposure. Above 0, no query may cover the pixels that `outlier`, bool
             `(B, H, W)`, marks in training batches as pasted from other images; `mask` is 255 there.
@@ -94,6 +107,9 @@ class SemanticSegmentation(AdaptationTask):
         num_points: int = 12544,
         mask_annealing: list[tuple[float, float]] | None = None,
         window_batch_size: int = 4,
+        test_overlap: float = 0.0,
+        test_flip: bool = False,
+        test_scales: Sequence[float] = (1.0,),
         class_weights: list[float] | None = None,
         outlier_weight: float = 0.0,
         anomaly_scores: Sequence[str] = SCORES,
@@ -114,6 +130,7 @@ class SemanticSegmentation(AdaptationTask):
             raise UserError(f"mask_annealing: {mask_annealing!r}; must be {blocks} pairs of 0 <= start < end <= 1")
         _check_weights(class_weights, outlier_weight, network.num_classes)
         self.window_batch_size = window_batch_size
+        self.test_views = _views(test_overlap, test_flip, test_scales)
         self.criterion = MaskClassificationLoss(
             network.num_classes, mask_weight, dice_weight, class_weight, no_object_weight, num_points
         )
@@ -240,7 +257,7 @@ class SemanticSegmentation(AdaptationTask):
 
         With `keeps_anomaly_maps`, batches of anomaly sets also return `anomaly_maps`, B of `(S, H, W)`.
         """
-        return self._evaluate(batch, self.test_metric, self.anomalies.test_metric)
+        return self._evaluate(batch, self.test_metric, self.anomalies.test_metric, self.test_views)
 
     def on_test_epoch_end(self) -> None:
         """Log the main metrics and the tables of anomaly scores, and keep all figures for the results file."""
@@ -260,7 +277,7 @@ class SemanticSegmentation(AdaptationTask):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Return `prediction`, class ids, int64 `(B, H, W)` at the image's size; `anomaly_maps` as in `test_step`."""
         predictions, maps = [], []
-        for result in self._results(batch["image"], None):
+        for result in self._results(batch["image"], None, self.test_views):
             predictions.append(result.maps[:-1].argmax(0))
             if self.keeps_anomaly_maps:
                 maps.append(self.anomalies.maps(result.maps))
@@ -283,7 +300,9 @@ class SemanticSegmentation(AdaptationTask):
                 losses.append(result.loss)
         return torch.stack(predictions), torch.stack(losses) if losses else None
 
-    def _results(self, images: Images, masks: Images | None) -> Iterator[ImageResult]:
+    def _results(
+        self, images: Images, masks: Images | None, views: Sequence[View] = (View(),)
+    ) -> Iterator[ImageResult]:
         """Yield the class and void scores of each image, `(C + 1, H, W)`, from one forward pass per window."""
 
         def evaluate(image: Tensor, mask: Tensor | None) -> WindowResult:
@@ -295,7 +314,11 @@ class SemanticSegmentation(AdaptationTask):
             return WindowResult((class_and_void_scores(part, window)[0] for part in parts), losses)
 
         window = self.network.img_size
-        return over_windows(evaluate, images, masks, window, self.window_batch_size)
+
+        def in_view(view: View) -> Iterator[ImageResult]:
+            return over_windows(evaluate, images, masks, window, self.window_batch_size, view)
+
+        return over_views(views, in_view)
 
     def _repeatable_loss(self, prediction: Prediction, mask: Tensor) -> Tensor:
         """Return the loss of the final layer, at the same points in every evaluation; the global RNG is unchanged."""
@@ -305,11 +328,15 @@ class SemanticSegmentation(AdaptationTask):
             return self.criterion([tuple(prediction)], mask)["loss"]
 
     def _evaluate(
-        self, batch: dict[str, Any], metric: SegmentationMetric, anomaly_metric: AnomalyMetric
+        self,
+        batch: dict[str, Any],
+        metric: SegmentationMetric,
+        anomaly_metric: AnomalyMetric,
+        views: Sequence[View] = (View(),),
     ) -> dict[str, Any]:
         masks, truths = batch.get("mask"), batch.get("anomaly")
         predictions, maps = [], []
-        for index, result in enumerate(self._results(batch["image"], masks)):
+        for index, result in enumerate(self._results(batch["image"], masks, views)):
             predictions.append(result.maps[:-1].argmax(0))
             # samples without a name only complete the last step of a rank, and do not count
             real = bool(batch["name"][index])
@@ -348,6 +375,15 @@ class SemanticSegmentation(AdaptationTask):
 def _like(images: Images, predictions: list[Tensor]) -> Images:
     """Return predictions as one tensor if the images are one tensor, else as a list."""
     return torch.stack(predictions) if isinstance(images, Tensor) else predictions
+
+
+def _views(overlap: float, flip: bool, scales: Sequence[float]) -> list[View]:
+    """Return the views of an image in `test`, after a check of what describes them."""
+    if not 0 <= overlap < 1:
+        raise UserError(f"test_overlap: {overlap}; must be at least 0 and below 1")
+    if not scales or not all(1 <= scale <= 8 for scale in scales):
+        raise UserError(f"test_scales: {list(scales)}; must be one or more numbers from 1 to 8")
+    return [View(scale, mirrored, overlap) for scale in scales for mirrored in ((False, True) if flip else (False,))]
 
 
 def _check_weights(class_weights: list[float] | None, outlier_weight: float, num_classes: int) -> None:

@@ -31,11 +31,17 @@ def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, 
     return max(window[0], round(size[0] * scale)), max(window[1], round(size[1] * scale))
 
 
-def window_corners(size: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return the top-left corners of the fewest evenly spread windows that cover `size`."""
+def window_corners(size: tuple[int, int], window: tuple[int, int], overlap: float = 0.0) -> list[tuple[int, int]]:
+    """Return the top-left corners of the fewest evenly spread windows that cover `size`.
+
+    Args:
+        size: Height and width to cover.
+        window: Height and width of a window.
+        overlap: Least share of a window that its neighbor covers too.
+    """
 
     def starts(length: int, width: int) -> list[int]:
-        count = math.ceil(length / width)
+        count = 1 + math.ceil(max(0, length - width) / (width * (1 - overlap)))
         return [round(i * (length - width) / max(1, count - 1)) for i in range(count)]
 
     return [(top, left) for top in starts(size[0], window[0]) for left in starts(size[1], window[1])]
@@ -52,17 +58,30 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return mask if tuple(mask.shape[-2:]) == size else TF.resize(mask, list(size), interpolation=nearest)
 
 
+class View(NamedTuple):
+    """How the windows of an image are laid."""
+
+    scale: float = 1.0  # size of the image, in parts of the one that just covers a window; at least 1
+    flip: bool = False  # mirror the image, and its maps back
+    overlap: float = 0.0  # see `window_corners`
+
+
 class _Canvas:
     """An image, uint8 `(3, H, W)`, and its mask, `(H, W)`, with the sum of the windows evaluated so far."""
 
-    def __init__(self, image: Tensor, mask: Tensor | None, window: tuple[int, int]) -> None:
+    def __init__(self, image: Tensor, mask: Tensor | None, window: tuple[int, int], view: View) -> None:
         self.size = (image.shape[-2], image.shape[-1])
-        self.covered = covering_size(self.size, window)
+        self.view = view
+        height, width = covering_size(self.size, window)
+        self.covered = (round(height * view.scale), round(width * view.scale))
         self.image = resize_image(image[None], self.covered)[0]
         self.mask = None if mask is None else resize_mask(mask[None], self.covered)[0]
+        if view.flip:
+            self.image = self.image.flip(-1)
+            self.mask = None if self.mask is None else self.mask.flip(-1)
         self.areas = [
             (slice(top, top + window[0]), slice(left, left + window[1]))
-            for top, left in window_corners(self.covered, window)
+            for top, left in window_corners(self.covered, window, view.overlap)
         ]
         self.missing = len(self.areas)
         self.total, self.count = torch.empty(0), torch.empty(0)
@@ -79,6 +98,8 @@ class _Canvas:
     def result(self) -> ImageResult:
         """Return the mean of all windows, at the size of the image."""
         maps = self.total.div_(self.count)
+        if self.view.flip:
+            maps = maps.flip(-1)
         if self.covered != self.size:
             maps = F.interpolate(maps[None], self.size, mode="bilinear")[0]
         return ImageResult(maps, torch.stack(self.losses).mean() if self.losses else None)
@@ -93,6 +114,7 @@ def over_windows(
     masks: Tensor | Sequence[Tensor] | None,
     window: tuple[int, int],
     batch_size: int,
+    view: View,
 ) -> Iterator[ImageResult]:
     """Evaluate images of any size in windows, and yield the mean of each image, in order.
 
@@ -104,16 +126,31 @@ def over_windows(
         masks: Masks, each int64 `(H, W)`; None without labels.
         window: Height and width.
         batch_size: Number of windows that are evaluated at once; they may be of several images.
+        view: How windows are laid.
     """
     crops: deque[_Crop] = deque()
     for index, image in enumerate(images):
-        canvas = _Canvas(image, None if masks is None else masks[index], window)
+        canvas = _Canvas(image, None if masks is None else masks[index], window, view)
         for rows, columns in canvas.areas:
             crops.append((canvas, rows, columns))
             if len(crops) == batch_size:
                 yield from _evaluated(evaluate, crops)
     if crops:
         yield from _evaluated(evaluate, crops)
+
+
+def over_views(views: Sequence[View], results: Callable[[View], Iterator[ImageResult]]) -> Iterator[ImageResult]:
+    """Yield the mean of each image's maps over several views, with the loss of the first view.
+
+    Args:
+        views: At least one.
+        results: Returns the results of all images in a view, as `over_windows` does.
+    """
+    for of_image in zip(*map(results, views), strict=True):
+        maps = of_image[0].maps
+        for other in of_image[1:]:
+            maps += other.maps
+        yield ImageResult(maps.div_(len(views)), of_image[0].loss)
 
 
 def _evaluated(evaluate: Callable[[Tensor, Tensor | None], WindowResult], crops: deque[_Crop]) -> Iterator[ImageResult]:

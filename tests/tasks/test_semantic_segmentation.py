@@ -15,7 +15,7 @@ from eomt.lora.adapter_layer import lora_layers
 from eomt.lora.config import LoRAConfig
 from eomt.models.eomt import class_scores
 from eomt.tasks import SemanticSegmentation
-from eomt.tasks.windows import covering_size, window_corners
+from eomt.tasks.windows import covering_size, resize_image, window_corners
 from tests.tiny import make_eomt
 
 
@@ -175,6 +175,9 @@ def test_the_rate_warms_up_and_falls_to_zero(schedule: Any, middle: float) -> No
     [
         ({"lr": -1.0}, "lr: -1.0"),
         ({"warmup": 1.0}, "warmup: 1.0"),
+        ({"test_overlap": 1.0}, "test_overlap: 1.0"),
+        ({"test_scales": [0.5]}, "test_scales"),
+        ({"test_scales": []}, "test_scales"),
         ({"layer_decay": 0.0}, "layer_decay: 0.0"),
         ({"mask_annealing": [(0.0, 0.5)]}, "mask_annealing"),
         ({"mask_annealing": [(0.5, 0.5), (0.0, 1.0)]}, "mask_annealing"),
@@ -233,3 +236,37 @@ def test_without_a_word_blocks_of_full_fine_tuning_have_one_rate() -> None:
     rates = groups_of(make_task(None, lr=1e-3))
     assert set(rates.values()) == {1e-3}
     assert len(rates) > 3
+
+
+def test_views_of_the_test_are_averaged() -> None:
+    """15 H: overlap, mirrored images and sizes count in `test` and `predict`, and not in validation."""
+    task = make_task(test_overlap=0.5, test_flip=True, test_scales=[1.0, 1.5]).eval()
+    for parameter in task.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    image = image_of(32, 70)
+    expected = torch.zeros(3, 32, 70)
+    with torch.no_grad():
+        for scale in (1.0, 1.5):
+            for flip in (False, True):
+                seen = resize_image(image, (round(32 * scale), round(70 * scale)))
+                seen = seen.flip(-1) if flip else seen
+                total, count = torch.zeros(3, *seen.shape[-2:]), torch.zeros(seen.shape[-2:])
+                for top, left in window_corners(tuple(seen.shape[-2:]), (32, 48), 0.5):
+                    area = (..., slice(top, top + 32), slice(left, left + 48))
+                    total[area] += class_scores(task.network(seen[area])[-1], (32, 48))[0]
+                    count[area] += 1
+                scores = total / count
+                scores = scores.flip(-1) if flip else scores
+                expected += F.interpolate(scores[None], (32, 70), mode="bilinear")[0]
+        found = task.predict_step({"image": image, "name": ["a"]}, 0)["prediction"]
+        plain = task.segment(image)[0]
+    assert float((found[0] == expected.argmax(0)).float().mean()) > 0.999
+    assert float((found != plain).float().mean()) > 0.01
+
+
+@pytest.mark.parametrize(("overlap", "count"), [(0.0, 3), (0.25, 3), (0.5, 4), (0.9, 12)])
+def test_neighboring_windows_overlap_as_wanted(overlap: float, count: int) -> None:
+    starts = [left for _, left in window_corners((32, 100), (32, 48), overlap)]
+    assert len(starts) == count
+    assert max(b - a for a, b in pairwise(starts)) <= math.ceil(48 * (1 - overlap))
+    assert (starts[0], starts[-1]) == (0, 52)
