@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_png, encode_png
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale, to_pil_image
@@ -18,7 +20,7 @@ from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.masks import index_image, overlay
 from callbacks.pictures.output import picture_path, save_picture, show_picture
 from eomt.tasks.base import AdaptationTask
-from eomt.tasks.data import data_of
+from eomt.tasks.data import MaskFiles, data_of
 from eomt.tasks.index_maps import index_map
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -65,7 +67,8 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
     `pictures/train_batch.png`: the first training batch, as augmented. `pictures/val_step000500.png`: image, truth,
     what step 0 predicted, what this step predicts, and where it is wrong; also sent to wandb and TensorBoard.
     `pictures/validate.png` and `pictures/test.png`: the same for the commands of these names. `predictions/masks`
-    and `predictions/overlays`: for each image of `predict` its class ids and a picture.
+    and `predictions/overlays`: for each image of `predict` its class ids and a picture; `predictions/labels` too,
+    where the data's mask files have other labels than class ids, as Cityscapes' labelIds.
 
     The task's steps return `prediction`, int64 `(B, H, W)` or a list of `(H, W)`, at the file's size, and may return a
     `mask` alike; a batch holds `image`, else `mask` (not in predict) and `name`, "" for padding. Where the task has
@@ -186,12 +189,17 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         """Write each image's mask and overlay; every process writes its own share."""
         batch, predictions = evaluated.batch, evaluated.outputs["prediction"]
         _, colors = _classes(trainer)
+        data: object = data_of(trainer)
+        labels = torch.tensor(data.file_labels() if isinstance(data, MaskFiles) else [])
         for index in evaluated.real():
             mask = predictions[index].cpu()
             image = _at_size(batch["image"][index].cpu(), mask.shape)
             path = picture_path(batch["name"][index])
             save_picture(index_image(mask, colors), self.folder / "predictions" / "masks" / path)
             save_picture(to_pil_image(overlay(image, mask, colors)), self.folder / "predictions" / "overlays" / path)
+            if not torch.equal(labels, torch.arange(len(labels))):
+                of_file = labels[mask].numpy().astype(np.uint8 if labels.max() < 256 else np.uint16)
+                save_picture(Image.fromarray(of_file), self.folder / "predictions" / "labels" / path)
             self._written += 1
 
 

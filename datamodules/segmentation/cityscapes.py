@@ -88,6 +88,10 @@ class Cityscapes(SegmentationDataModule):
         advice = f"give gtFine's {self._found_files().kind} as they were fetched or made by cityscapesScripts"
         return LabelTable(self.num_classes, CITYSCAPES_LABEL_IDS if is_remapped else None, [255], advice)
 
+    def file_labels(self) -> list[int]:
+        """Return Cityscapes' labelIds, which its server takes, whatever the annotations hold."""
+        return LabelTable(self.num_classes, CITYSCAPES_LABEL_IDS, [255]).file_labels()
+
     def _found_files(self) -> CityscapesFiles:
         if self._files is None:
             self._files = find_cityscapes(self.path, self.labels)

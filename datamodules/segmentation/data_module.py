@@ -120,6 +120,10 @@ class SegmentationDataModule(ImageDataModule, ABC):
     def label_table(self) -> LabelTable:
         """Return the class id of every raw label in the masks."""
 
+    def file_labels(self) -> list[int]:
+        """Return the label of each class in mask files, so that predictions can be written as such files are."""
+        return self.label_table().file_labels()
+
     @property
     def split_record(self) -> dict[str, list[str]]:
         """Names of the images in each split, as `splits` takes them from a JSON file."""

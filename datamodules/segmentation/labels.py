@@ -128,13 +128,17 @@ class LabelTable:
         ignore_labels: list[int],
         advice: str = "give it a class in class_map, or add it to ignore_labels",
     ) -> None:
-        self.advice = advice
+        self.num_classes, self.advice = num_classes, advice
         self._table = np.full(MAX_LABEL + 1, -1, dtype=np.int16)
         if class_map is None:
             self._table[:num_classes] = np.arange(num_classes)
         else:
             self._table[list(class_map)] = list(class_map.values())
         self._table[ignore_labels] = IGNORE_INDEX
+
+    def file_labels(self) -> list[int]:
+        """Return the raw label of each class; of several the smallest."""
+        return [int(np.flatnonzero(self._table == class_id)[0]) for class_id in range(self.num_classes)]
 
     def class_ids(self, raw: np.ndarray, file: ImageFile) -> np.ndarray:
         """Map raw labels (H, W) to class ids (H, W) uint8, 255 = ignored.

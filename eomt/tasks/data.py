@@ -6,7 +6,7 @@ derives from Lightning's own class defines the members itself.
 
 Who uses which members:
 
-- `callbacks.PredictionPictures`: `num_classes`, `class_names`.
+- `callbacks.PredictionPictures`: `num_classes`, `class_names`, `MaskFiles`.
 - `callbacks.RunSummary`: `counts`, `is_split_by_seed`, `split_record`.
 - `callbacks.AdapterAudit`: `train_dataloader`.
 - `callbacks.AnswerResults`: `QuestionData.rows`.
@@ -137,6 +137,14 @@ class FaceData(Protocol):
             part: "train", "val" or "test".
             title: Title of the progress bar.
         """
+
+
+@runtime_checkable
+class MaskFiles(Protocol):
+    """Further members of data with masks in files."""
+
+    def file_labels(self) -> Sequence[int]:
+        """Return the label of each class in these files."""
 
 
 @runtime_checkable

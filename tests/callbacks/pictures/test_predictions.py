@@ -264,6 +264,20 @@ def test_predictions_hold_the_exact_ids_and_keep_sub_folders(tmp_path: Path, cap
     ]
 
 
+def test_predictions_are_also_written_with_the_labels_of_mask_files(tmp_path: Path) -> None:
+    """15 H: Cityscapes' server takes labelIds, and a user's masks may hold 0 and 255."""
+
+    class Labeled(Scenes):
+        def file_labels(self) -> list[int]:
+            return [7, 255, 300]
+
+    trainer(tmp_path, PredictionPictures()).predict(Segmenter(), datamodule=Labeled(["a.png"]))
+    masks = np.asarray(Image.open(tmp_path / "predictions" / "masks" / "a.png"))
+    found = np.asarray(Image.open(tmp_path / "predictions" / "labels" / "a.png"))
+    assert len(np.unique(masks)) > 1
+    assert np.array_equal(found, np.array([7, 255, 300])[masks])
+
+
 def test_tasks_without_predictions_are_left_alone(tmp_path: Path) -> None:
     run = trainer(tmp_path, PredictionPictures(), max_epochs=1)
     run.fit(Silent(), datamodule=Scenes())

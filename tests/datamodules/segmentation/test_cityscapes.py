@@ -148,6 +148,13 @@ def test_the_test_images_are_predicted_but_not_measured(tmp_path: Path) -> None:
         data.setup("test")
 
 
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_predictions_go_back_to_label_ids(tmp_path: Path, kind: str) -> None:
+    """15 H: what the server takes; road is 7 there, car 26, bicycle 33."""
+    labels = cityscapes(write_cityscapes(tmp_path, (kind,))).file_labels()
+    assert (len(labels), labels[0], labels[13], labels[18]) == (19, 7, 26, 33)
+
+
 def test_without_test_images_val_is_predicted(tmp_path: Path) -> None:
     write_frame(tmp_path, "val", "ulm_000000_000019", label_ids(0), ("labelIds",))
     (batch,) = cityscapes(tmp_path).predict_dataloader()
