@@ -42,6 +42,7 @@ from eomt.app.log import set_up_output
 from eomt.app.messages import as_user_error, one_line
 from eomt.app.renamed import accept_old_names
 from eomt.app.runs import (
+    RunConfiguration,
     create_run_folder,
     find_checkpoint,
     make_run_name,
@@ -54,6 +55,7 @@ from eomt.errors import UserError
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import rank
+from eomt.verification.audit import random_names
 from eomt.verification.merging import fill_from_merged
 
 log = logging.getLogger("eomt")
@@ -170,7 +172,9 @@ class CLI(LightningCLI):
         config = self._settings
         root = Path(config.trainer.default_root_dir)
         stem = _config_stem(config)
-        self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, stem)
+        classes = (config.model.class_path, (config.data or {}).get("class_path"))
+        known = RunConfiguration(stem, classes)
+        self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, known)
         check_settings(config, self.subcommand, self.checkpoint)
         run = self.checkpoint.run if self.checkpoint else None
         recorded = bool(run and use_recorded_split(config, run))
@@ -244,12 +248,27 @@ class CLI(LightningCLI):
         # merged files hold them
         self.model.network.class_names = self._class_names()
         if self.checkpoint is None:
+            if self.subcommand in ("validate", "test", "predict"):
+                self._check_weights()
             return
         self.model.weights = str(self.checkpoint.path)
         if self.checkpoint.kind == "adapter":
             load_adapter(self.model.network, self.checkpoint.path)
         elif self.checkpoint.kind == "merged" and not self.model.network.opens(self.checkpoint.path):
             fill_from_merged(self.model.network, self.checkpoint.path)
+
+    def _check_weights(self) -> None:
+        """Check that no answer hangs on weights that are neither trained nor read from a file.
+
+        Raises:
+            UserError: If one does, and `--audit.allow_random_base` is false.
+        """
+        random = random_names(self.model.network)
+        if random and not self._get(self.config_init, "audit").allow_random_base:
+            raise UserError(
+                f"ckpt_path: null, and {random[0]!r} is random ({len(random)} such tensors), so answers would be chance; "
+                "give --ckpt_path, or, for a smoke test, --audit.allow_random_base true"
+            )
 
     def _class_names(self) -> list[str] | None:
         """Return the names of the classes, or None if nothing names them.
@@ -329,6 +348,9 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Arguments of the command; None takes those of the process.
     """
     set_up_output()
+    # where classes of the user's own lie; Python adds it for `python -m` alone
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         arguments = with_saved_config(list(sys.argv[1:] if args is None else args))
         if given := option_value(arguments, "--config") or option_value(arguments, "-c"):

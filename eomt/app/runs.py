@@ -8,6 +8,7 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+import yaml
 from lightning.pytorch import LightningModule
 
 from eomt.errors import UserError
@@ -15,9 +16,25 @@ from eomt.lora.files import is_adapter_folder
 
 CONFIG = "config.yaml"
 ALIASES = ("latest", "best")
+CONFIG_OPTIONS = ("--config", "-c")
+# a fit writes it first; it begins with the time at which the run began
+LOG = "training.log"
 # what follows the name of the configuration in a generated run name
 RUN_NAME_SUFFIX = r"(r\d+_a[^_]+|full|probe)_lr[^_]+_\d{8}-\d{6}(_\d+)?"
 ACCEPTED_FORMS = "give a .ckpt file, an adapter or merged folder, latest or best"
+
+
+@dataclass(frozen=True)
+class RunConfiguration:
+    """What tells the runs of a configuration from others.
+
+    Attributes:
+        stem: File name of the configuration without its suffix, which generated names begin with.
+        classes: Addresses of the task's and of the data's class, for runs whose name the user chose.
+    """
+
+    stem: str
+    classes: tuple[str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -35,21 +52,23 @@ class Checkpoint:
     run: Path | None
 
 
-def find_checkpoint(given: str | None, root: Path, run_name: str | None, stem: str) -> Checkpoint | None:
+def find_checkpoint(
+    given: str | None, root: Path, run_name: str | None, configuration: RunConfiguration
+) -> Checkpoint | None:
     """Return the weights that `--ckpt_path` names; a path without weights is an error and never starts anew.
 
     Args:
         given: A .ckpt file, an adapter folder, a merged folder, "latest" or "best"; None names nothing.
         root: Folder of all runs, for "latest" and "best".
         run_name: The run to search for them; None takes the newest run of the configuration.
-        stem: File name of the configuration without its suffix.
+        configuration: What is known of the configuration.
 
     Raises:
         UserError: If it does not exist or is none of these.
     """
     if given is None:
         return None
-    path = resolve_alias(given, root, run_name, stem) if given in ALIASES else Path(given)
+    path = resolve_alias(given, root, run_name, configuration) if given in ALIASES else Path(given)
     if not path.exists():
         raise UserError(f"ckpt_path: {path} does not exist; {ACCEPTED_FORMS}")
     kind: Literal["ckpt", "adapter", "merged"]
@@ -94,7 +113,12 @@ def step_of(path: Path) -> int:
 
 
 def with_saved_config(args: list[str]) -> list[str]:
-    """Return the arguments of a command, with the configuration saved beside `--ckpt_path` if none is given."""
+    """Return the arguments of a command, with the configuration saved beside `--ckpt_path` if none is given.
+
+    Configurations come before all other options: of two equal settings the later one counts, and what is given on the
+    command line must count wherever it stands.
+    """
+    args = _with_configs_first(args)
     given = option_value(args, "--ckpt_path")
     if not args or args[0].startswith("-") or not given or option_value(args, "--config") or option_value(args, "-c"):
         return args
@@ -104,6 +128,21 @@ def with_saved_config(args: list[str]) -> list[str]:
         path = resolve_alias(given, root, option_value(args, "--run_name"), None)
     # of two equal options the later one counts, so the alias becomes the path that it stands for
     return [args[0], "--config", str(find_saved_config(path)), *args[1:], "--ckpt_path", str(path)]
+
+
+def _with_configs_first(args: list[str]) -> list[str]:
+    configs: list[str] = []
+    others: list[str] = []
+    position = 0
+    while position < len(args):
+        is_config = args[position] in CONFIG_OPTIONS
+        end = position + (2 if is_config else 1)
+        of_config = is_config or args[position].startswith(tuple(f"{option}=" for option in CONFIG_OPTIONS))
+        (configs if of_config else others).extend(args[position:end])
+        position = end
+    # options of the program stand before the command
+    command = next((index + 1 for index, arg in enumerate(others) if not arg.startswith("-")), 0)
+    return [*others[:command], *configs, *others[command:]]
 
 
 def option_value(args: list[str], name: str) -> str | None:
@@ -186,38 +225,66 @@ def format_number(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if value else "0"
 
 
-def resolve_alias(alias: str, root: Path, run_name: str | None, stem: str | None) -> Path:
+def resolve_alias(alias: str, root: Path, run_name: str | None, configuration: RunConfiguration | None) -> Path:
     """Return the newest checkpoint of a run that "latest" or "best" stands for.
 
     Args:
         alias: "latest" or "best".
         root: Folder of all runs.
-        run_name: The run; None takes the newest run of the configuration.
-        stem: File name of the configuration without its suffix; None takes any configuration.
+        run_name: The run; None takes the newest run of the configuration, whatever its name.
+        configuration: What is known of the configuration; None takes any.
 
     Raises:
         UserError: If that run has none, even if an older run has: another run is never taken without being named.
     """
     if run_name is not None:
+        if not (root / run_name).is_dir():
+            raise UserError(f"run_name: {root / run_name} does not exist; give the name of a run in {root}")
         runs = [root / run_name]
     else:
-        name = re.compile(f"{re.escape(stem) if stem else '.+'}_{RUN_NAME_SUFFIX}")
-        candidates = root.iterdir() if root.is_dir() else []
-        runs = sorted((run for run in candidates if name.fullmatch(run.name)), key=lambda run: _timestamp(run.name))
+        candidates = [folder for folder in root.iterdir() if _is_run(folder)] if root.is_dir() else []
+        runs = sorted((run for run in candidates if _is_of(run, configuration)), key=_start)
     if not runs:
-        raise UserError(f"ckpt_path: there is no run {stem or '*'}_... in {root}; give --trainer.default_root_dir")
+        others = sorted(candidates, key=_start)
+        hint = f"--run_name, for example {others[-1].name}" if others else "--trainer.default_root_dir"
+        raise UserError(
+            f"ckpt_path: no run of {configuration.stem if configuration else 'any config'} in {root}; give {hint}"
+        )
     found = sorted(runs[-1].glob(f"{alias}_lora_step*.ckpt"), key=_step)
     if found:
         return found[-1]
     older = [run.name for run in runs[:-1] if any(run.glob(f"{alias}_lora_step*.ckpt"))]
-    hint = f"; an older run has one: --run_name {older[-1]}" if older else "; give --run_name, or the path of a file"
+    hint = (
+        f"; an older run has one: --run_name {older[-1]}"
+        if older
+        else "; give another --run_name, or the path of a file"
+    )
     raise UserError(f"ckpt_path: there is no {alias}_lora_step*.ckpt in {runs[-1]}{hint}")
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether a fit began in a folder; other commands make folders too."""
+    return (folder / CONFIG).is_file() and (folder / LOG).is_file()
+
+
+def _is_of(run: Path, configuration: RunConfiguration | None) -> bool:
+    """Return whether a run is of a configuration: by a generated name, else by the classes of its task and data."""
+    if configuration is None:
+        return True
+    if re.fullmatch(f".+_{RUN_NAME_SUFFIX}", run.name):
+        return re.fullmatch(f"{re.escape(configuration.stem)}_{RUN_NAME_SUFFIX}", run.name) is not None
+    try:
+        saved = yaml.safe_load((run / CONFIG).read_text())
+        return tuple((saved[part] or {}).get("class_path") for part in ("model", "data")) == configuration.classes
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        return False
+
+
+def _start(run: Path) -> tuple[str, str]:
+    """Return when a run began, from its log: names may be chosen, and copies have new times."""
+    with (run / LOG).open(errors="replace") as log:
+        return log.readline()[:23], run.name
 
 
 def _step(path: Path) -> int:
     return int(re.findall(r"_step(\d+)", path.name)[0])
-
-
-def _timestamp(name: str) -> str:
-    """Return the timestamp at the end of a generated name, with the number that follows if two had the same."""
-    return name[name.rindex("_lr") :].partition("_")[2].partition("_")[2]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eomt.errors import UserError
-from eomt.lora.adapter_layer import AdapterLayer, lora_layers, record_calls
+from eomt.lora.adapter_layer import AdapterLayer, is_adapter_name, lora_layers, record_calls
 from eomt.lora.config import adaptation
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import check_trainable
@@ -117,14 +117,20 @@ def audit(
 
 def random_base_faults(model: nn.Module) -> list[str]:
     """Return a fault if a frozen tensor is random: a low-rank change of a random matrix is no adaptation."""
-    loaded = loaded_names(model)
-    random = [name for name, p in model.named_parameters() if not p.requires_grad and name not in loaded]
+    parameters = dict(model.named_parameters())
+    random = [name for name in random_names(model) if not parameters[name].requires_grad]
     if not random:
         return []
     return [
         f"{random[0]!r} is frozen but was never loaded ({len(random)} such tensors); load it (`pretrained`), train it "
         "(trainable_modules) or, for a smoke test, set the audit's allow_random_base to true"
     ]
+
+
+def random_names(model: nn.Module) -> list[str]:
+    """Return the names of all parameters but adapters' that were never read from a file."""
+    loaded = loaded_names(model)
+    return [name for name, _ in model.named_parameters() if name not in loaded and not is_adapter_name(name)]
 
 
 def loaded_names(model: nn.Module) -> set[str]:

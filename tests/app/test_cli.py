@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from callbacks.run import metrics_file
-from eomt.app.runs import create_run_folder
+from eomt.app.runs import RunConfiguration, create_run_folder, resolve_alias
 from eomt.cli import main
 from eomt.errors import UserError
 from tests.cli_runs import Workspace, make_workspace, refusal, write_images
@@ -326,7 +326,7 @@ def test_a_damaged_checkpoint_is_refused(
     ("args", "message"),
     [
         (("--ckpt_path", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
-        (("--ckpt_path", "latest", "--run_name", "other"), "no latest_lora_step"),
+        (("--ckpt_path", "latest", "--run_name", "other"), "other does not exist; give the name of a run"),
         (("--model.network.num_classes", "7"), "num_classes: 7, but the data has 3"),
         (("--model.lora_config.rank", "0"), "rank: 0; must be"),
         (("--model.lora_config.rnak", "4"), "rnak"),
@@ -405,3 +405,48 @@ def test_a_run_may_be_limited_by_time_alone(workspace: Workspace) -> None:
 def test_a_run_without_an_end_is_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     endless = ("--trainer.max_epochs", "-1", "--trainer.max_steps", "-1")
     assert "neither max_epochs nor max_time" in refusal(capsys, workspace, "fit", "--run_name", "endless", *endless)
+
+
+def test_options_win_wherever_they_stand(workspace: Workspace, run: Path) -> None:
+    """15.5: `--config` behind them set them back, `--ckpt_path` too: the unadapted network was measured."""
+    places = ["--trainer.default_root_dir", str(workspace.runs)]
+    main(["fit", "--run_name", "before", "--trainer.max_epochs", "1", *places, "--config", str(workspace.config)])
+    assert summary(workspace.runs / "before")["steps"] == 4
+    before = set((run / "results").glob("*")) if (run / "results").is_dir() else set()
+    main(["test", "--ckpt_path", str(best(run)), f"--config={run / 'config.yaml'}"])
+    (result,) = set((run / "results").glob("*_eval.json")) - before
+    assert json.loads(result.read_text())["weights"] == str(best(run))
+
+
+def test_the_newest_run_is_found_whatever_its_name(workspace: Workspace, tmp_path: Path) -> None:
+    """A name of the user's own, or a folder that was renamed or copied, hides no run."""
+    places = ("--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1")
+    workspace.run("fit", *places)
+    workspace.run("fit", *places, "--run_name", "mine")
+    for config in (True, False):
+        assert newest_run_of(tmp_path, config) == "mine"
+    (tmp_path / "mine").rename(tmp_path / "a_name")
+    assert newest_run_of(tmp_path, True) == "a_name"
+
+
+def newest_run_of(root: Path, with_config: bool) -> str:
+    classes = ("eomt.tasks.SemanticSegmentation", "datamodules.ImageMaskFolder")
+    known = RunConfiguration("tiny", classes) if with_config else None
+    return resolve_alias("best", root, None, known).parent.name
+
+
+def test_a_run_of_other_data_is_not_taken_for_a_run_of_the_config(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.run("fit", "--trainer.default_root_dir", str(tmp_path), "--run_name", "mine", "--trainer.max_epochs", "1")
+    other = RunConfiguration("tiny", ("eomt.tasks.SemanticSegmentation", "datamodules.Cityscapes"))
+    with pytest.raises(UserError, match=r"no run of tiny in .*; give --run_name, for example mine"):
+        resolve_alias("best", tmp_path, None, other)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_random_head_answers_nothing(workspace: Workspace, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """15.10: what is neither trained nor loaded is refused as in fit, unless a smoke test says so."""
+    new = ("--model.network.pretrained", "false", "--run_name", f"chance_{command}")
+    line = refusal(capsys, workspace, command, *new)
+    assert "ckpt_path: null, and 'encoder.backbone.cls_token' is random" in line
+    assert not (workspace.runs / f"chance_{command}").exists()
+    workspace.run(command, *new, "--audit.allow_random_base", "true")
