@@ -266,8 +266,8 @@ class CLI(LightningCLI):
         random = random_names(self.model.network)
         if random and not self._get(self.config_init, "audit").allow_random_base:
             raise UserError(
-                f"ckpt_path: null, and {random[0]!r} is random ({len(random)} such tensors), so answers would be chance; "
-                "give --ckpt_path, or, for a smoke test, --audit.allow_random_base true"
+                f"ckpt_path: null, and {random[0]!r} is random ({len(random)} such tensors), so answers would be "
+                "chance; give --ckpt_path, or, for a smoke test, --audit.allow_random_base true"
             )
 
     def _class_names(self) -> list[str] | None:

@@ -6,6 +6,7 @@ It takes any torch module; the caller gives functions that compute a loss and an
 import contextlib
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -244,15 +245,16 @@ def _training_faults(model: nn.Module, batch: Any, loss: Loss, layers: dict[str,
 def _step_faults(
     model: nn.Module, layers: dict[str, AdapterLayer], optimizers: list[Optimizer], step: OptimizerStep
 ) -> list[str]:
-    """Return a fault for each trained tensor that a step of its optimizer does not move, or hardly.
+    """Return a fault for each adapter's A or B, and each trained layer, that a step of its optimizer hardly moves.
 
-    A learning rate of zero, a tiny alpha, gradients far below the epsilon of the optimizer: all of it ends here. The
-    learning rate is that of the whole run, not that of the first step of a warm-up.
+    A layer may hold a tensor that never moves, such as the bias of keys, which softmax does not see. A learning rate of
+    zero, a tiny alpha, gradients far below the epsilon of the optimizer: all of it ends here. The learning rate is that
+    of the whole run, not that of the first step of a warm-up.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     # an adapter moves the weight by its factor times its own move
     factors = {p: min(1.0, abs(layer.factor)) for layer in layers.values() for p in (layer.lora_a, layer.lora_b)}
-    faults = []
+    shares: dict[str, tuple[float, str]] = {}
     for optimizer in optimizers:
         with _undone(optimizer) as before:
             for group in optimizer.param_groups:
@@ -267,12 +269,16 @@ def _step_faults(
                 moved = float((parameter.detach() - value).norm()) * factors.get(parameter, 1.0)
                 # a tensor of zeros may start anywhere
                 share = moved / max(float(value.norm()), 1e-3 * value.numel() ** 0.5)
-                if not share >= LEAST_STEP:
-                    faults.append(
-                        f"{names[parameter]!r} moves by {share:.0e} of its size in a step of the optimizer: it cannot "
-                        "learn (see the learning rate, lora_alpha, gradient_clip_val)"
-                    )
-    return faults
+                share = share if math.isfinite(share) else 0.0
+                name = names[parameter]
+                part = name if is_adapter_name(name) else name.rpartition(".")[0]
+                shares[part] = max(shares.get(part, (-1.0, "")), (share, name))
+    return [
+        f"{name!r} moves by {share:.0e} of its size in a step of the optimizer: it cannot learn (see the learning "
+        "rate, lora_alpha, gradient_clip_val)"
+        for share, name in shares.values()
+        if not share >= LEAST_STEP
+    ]
 
 
 @contextlib.contextmanager

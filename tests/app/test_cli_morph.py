@@ -142,7 +142,7 @@ def test_a_mask_ratio_that_cannot_be_is_refused(
 
 
 def test_pretraining_has_nothing_to_test(pretrained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "use validate" in refusal(capsys, pretrained, "test")
+    assert "use validate" in refusal(capsys, pretrained, "test", "--audit.allow_random_base", "true")
 
 
 # -- detection -------------------------------------------------------------------------------------------------------
@@ -201,7 +201,8 @@ def test_a_folder_is_predicted_with_decisions_and_attention(adapted: Workspace, 
 
 
 def test_a_base_that_nobody_validated_has_no_threshold(adapted: Workspace) -> None:
-    adapted.run("test", "--run_name", "base", "--trainer.callbacks.sharpness", "false")
+    random = ("--audit.allow_random_base", "true")
+    adapted.run("test", "--run_name", "base", "--trainer.callbacks.sharpness", "false", *random)
     figures = json.loads(only(adapted.runs / "base" / "results", "*_eval.json").read_text())["metrics"]
     assert figures["test_accuracy"] is None
     assert figures["test_eer"] is not None

@@ -152,7 +152,8 @@ def test_the_batch_size_of_the_config_counts(workspace: Workspace, capsys: pytes
         assert f"batch of {batch_size} on" in output
         (total,) = re.findall(r"checkpointing off.*?activations ([\d.]+)", output)
         totals.append(float(total))
-    assert 2.5 < totals[1] / totals[0] < 4.1
+    # at most four times as much, printed with one decimal
+    assert 2.5 < totals[1] / totals[0] <= 4 + 0.25 / totals[0]
 
 
 def test_a_checkpoint_is_inspected_with_its_own_config(
