@@ -1,7 +1,7 @@
 """The one reader of images and the one reader of masks."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,20 @@ DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # EXIF orientations that turn an image by a quarter
 QUARTER_TURNS = (5, 6, 7, 8)
 
+# how stored pixels are turned, by EXIF orientation
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.T,
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].T,
+    8: lambda pixels: np.rot90(pixels),
+}
+
 Color = tuple[int, int, int]
+Box = tuple[int, int, int, int]
 
 
 @contextmanager
@@ -83,23 +96,75 @@ def check_image(path: ImageFile) -> tuple[int, int]:
     with _opened(path) as image:
         _refuse_deep_image(path, image)
         width, height = image.size
-        # the class's own method, for PNG's would decode the whole image first
-        turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
+        orientation = _orientation(image)
         if image.format == "PNG":
             image.verify()
         else:
             # only PNG has checksums; an eighth of the size, which JPEG offers, is enough to find a truncated file
             image.draft(None, (1, 1))
             image.load()
-    return (width, height) if turned else (height, width)
+    return stored_size((height, width), orientation)
 
 
-def read_mask(path: ImageFile, class_colors: list[Color] | None = None) -> np.ndarray:
-    """Read a mask as raw labels.
+def orientation_of(path: ImageFile) -> int:
+    """Return the EXIF orientation of an image file, 1 to 8; 1 without one.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    with _opened(path) as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    # the class's own method, for PNG's would decode the whole image first
+    found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    return found if found in TURNS else 1
+
+
+def stored_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return (height, width) of the pixels in a file whose image is `size` large when it is turned."""
+    return size[::-1] if orientation in QUARTER_TURNS else size
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels, (H, W), as an EXIF orientation says: what lives in the file's pixels follows the image."""
+    # PyTorch takes no array that is read backwards
+    return np.ascontiguousarray(TURNS[orientation](pixels))
+
+
+def turned_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """Turn a box (left, top, right, bottom) in stored pixels.
+
+    Args:
+        box: It may reach beyond the image.
+        size: Height and width of the turned image.
+        orientation: Of the image.
+    """
+    left, top, right, bottom = box
+    height, width = size
+    if orientation in QUARTER_TURNS:
+        left, top, right, bottom = top, left, bottom, right
+    if orientation in (2, 3, 6, 7):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
+
+
+def read_mask(path: ImageFile, class_colors: list[Color] | None = None, image: ImageFile | None = None) -> np.ndarray:
+    """Read a mask as raw labels, turned as its own EXIF orientation says, else as that of its image.
+
+    A mask without an orientation that is as large as its turned image was drawn on that, and stays as it is.
 
     Without `class_colors` the stored numbers are the labels: palette indices, gray values, bits, or the common
     value of three equal channels. With `class_colors` every mask is read by its colors, palette and gray files
     too, and the label is the color's position in the list.
+
+    Args:
+        path: The mask.
+        class_colors: Colors of the labels.
+        image: File of the image that the mask is of.
 
     Returns:
         (H, W) array of unsigned integers.
@@ -107,20 +172,32 @@ def read_mask(path: ImageFile, class_colors: list[Color] | None = None) -> np.nd
     Raises:
         UserError: The file is damaged, is a color mask without `class_colors`, or has a color not listed.
     """
-    with _opened(path) as image:
-        if class_colors is not None:
-            if image.mode in DEEP_MODES:
-                raise UserError(f"{path}: mask of more than 8 bits (mode {image.mode}); class_colors wants colors")
-            return _labels_of_colors(path, np.asarray(image.convert("RGB")), class_colors)
-        if image.mode in ("1", "L", "P"):
-            return np.asarray(image).astype(np.uint8, copy=False)
-        if image.mode == "LA":
-            return np.asarray(image)[..., 0]
-        if image.mode in DEEP_MODES and image.mode != "F":
-            return _labels_of_deep_mask(path, np.asarray(image))
-        if image.mode in ("RGB", "RGBA"):
-            return _labels_of_equal_channels(path, np.asarray(image))
-        raise UserError(f"{path}: mask of mode {image.mode}; store labels as a palette, 8-bit or 16-bit gray PNG")
+    with _opened(path) as opened:
+        labels = _labels(path, opened, class_colors)
+        orientation = _orientation(opened)
+    if orientation == 1 and image is not None and (of_image := orientation_of(image)) != 1:
+        with _opened(image) as other:
+            width, height = other.size
+        if labels.shape == (height, width):
+            orientation = of_image
+    return turned(labels, orientation)
+
+
+def _labels(path: ImageFile, image: Image.Image, class_colors: list[Color] | None) -> np.ndarray:
+    """Return the labels of an opened mask as they are stored, (H, W)."""
+    if class_colors is not None:
+        if image.mode in DEEP_MODES:
+            raise UserError(f"{path}: mask of more than 8 bits (mode {image.mode}); class_colors wants colors")
+        return _labels_of_colors(path, np.asarray(image.convert("RGB")), class_colors)
+    if image.mode in ("1", "L", "P"):
+        return np.asarray(image).astype(np.uint8, copy=False)
+    if image.mode == "LA":
+        return np.asarray(image)[..., 0]
+    if image.mode in DEEP_MODES and image.mode != "F":
+        return _labels_of_deep_mask(path, np.asarray(image))
+    if image.mode in ("RGB", "RGBA"):
+        return _labels_of_equal_channels(path, np.asarray(image))
+    raise UserError(f"{path}: mask of mode {image.mode}; store labels as a palette, 8-bit or 16-bit gray PNG")
 
 
 def _labels_of_deep_mask(path: ImageFile, values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from datamodules.common.pairs import Pair, check_same_size
-from datamodules.common.reading import read_mask
+from datamodules.common.reading import read_mask, stored_size, turned
 from datamodules.common.zip_members import ImageFile
 from datamodules.defects.run_length import decode_runs
 from datamodules.defects.supervisely import read_objects
@@ -22,8 +22,12 @@ WHITE = 255
 class Annotation(Protocol):
     """Knowledge about one image."""
 
-    def masks(self, size: tuple[int, int]) -> dict[int, np.ndarray]:
-        """Return a mask (H, W) bool for each class id, none of them empty, given the image's height and width.
+    def masks(self, size: tuple[int, int], orientation: int) -> dict[int, np.ndarray]:
+        """Return a mask (H, W) bool for each class id, none of them empty.
+
+        Args:
+            size: Height and width of the image, turned as its orientation says.
+            orientation: EXIF orientation of the image, for annotations that live in the pixels of its file.
 
         Raises:
             UserError: The annotation is damaged or does not fit the image.
@@ -47,10 +51,12 @@ class RunLengths:
     file: Path
     rows: tuple[tuple[int, int, str], ...] = ()
 
-    def masks(self, size: tuple[int, int]) -> dict[int, np.ndarray]:
+    def masks(self, size: tuple[int, int], orientation: int) -> dict[int, np.ndarray]:
         """Return the mask of each class, see `Annotation`."""
+        stored = stored_size(size, orientation)
         return _united(
-            (class_id, decode_runs(runs, size, f"{self.file}: row {row}")) for row, class_id, runs in self.rows
+            (class_id, turned(decode_runs(runs, stored, f"{self.file}: row {row}"), orientation))
+            for row, class_id, runs in self.rows
         )
 
 
@@ -61,9 +67,10 @@ class SuperviselyFile:
     file: Path
     class_names: tuple[str, ...]
 
-    def masks(self, size: tuple[int, int]) -> dict[int, np.ndarray]:
+    def masks(self, size: tuple[int, int], orientation: int) -> dict[int, np.ndarray]:
         """Return the mask of each class, see `Annotation`."""
-        return _united((self.class_names.index(title), mask) for title, mask in read_objects(self.file, size))
+        objects = read_objects(self.file, stored_size(size, orientation))
+        return _united((self.class_names.index(title), turned(mask, orientation)) for title, mask in objects)
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,9 @@ class MaskFile:
     pair: Pair
     num_classes: int
 
-    def masks(self, size: tuple[int, int]) -> dict[int, np.ndarray]:
+    def masks(self, size: tuple[int, int], orientation: int) -> dict[int, np.ndarray]:
         """Return the mask of each class, see `Annotation`."""
-        raw = read_mask(self.pair.mask)
+        raw = read_mask(self.pair.mask, image=self.pair.image)
         check_same_size(self.pair, size, raw.shape)
         return _united(
             (class_of_value(value, self.num_classes, self.pair.mask), raw == value) for value in mask_values(raw)

@@ -150,7 +150,9 @@ class MaskLayout(AnnotationLayout):
         pairs = sorted(
             find_pairs(self.folder / "images", self.folder / "masks", None, None), key=lambda pair: pair.name
         )
-        values = map_in_threads(lambda pair: mask_values(read_mask(pair.mask)), pairs, "Reading masks")
+        values = map_in_threads(
+            lambda pair: mask_values(read_mask(pair.mask, image=pair.image)), pairs, "Reading masks"
+        )
         return list(zip(pairs, values, strict=True))
 
     def labels(self) -> set[Any]:

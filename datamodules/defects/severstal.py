@@ -11,7 +11,7 @@ from datamodules.common.data_module import NetworkFact
 from datamodules.common.grouped_splits import group_copies, grouped_split, refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.pairs import find_images
-from datamodules.common.reading import check_image
+from datamodules.common.reading import check_image, orientation_of
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
 from datamodules.defects.annotations import AnnotatedImage, RunLengths
@@ -224,4 +224,4 @@ class Severstal(ImageDataModule):
 
 def _check_sample(sample: AnnotatedImage) -> None:
     """Raise a UserError unless the image can be read and the annotation fits it."""
-    sample.annotation.masks(check_image(sample.image))
+    sample.annotation.masks(check_image(sample.image), orientation_of(sample.image))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.reading import check_image, read_image
+from datamodules.common.reading import Box, check_image, orientation_of, read_image, turned_box
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.faces.boxes import face_window
 from datamodules.faces.folders import BONA_FIDE, Face
@@ -27,7 +27,7 @@ def check_face(face: Face) -> tuple[int, int]:
             box leaves it.
     """
     height, width = check_image(face.image)
-    left, top, right, bottom = face.box or (0, 0, width, height)
+    left, top, right, bottom = _turned_box(face, (height, width)) or (0, 0, width, height)
     # a detector may see a face's edge beyond the image's
     right, bottom, left, top = min(right, width), min(bottom, height), max(left, 0), max(top, 0)
     if min(right - left, bottom - top) < LEAST_SIDE:
@@ -39,10 +39,16 @@ def check_face(face: Face) -> tuple[int, int]:
     return height, width
 
 
+def _turned_box(face: Face, size: tuple[int, int]) -> Box | None:
+    """Return the box of a face in its turned image: detectors find it in the pixels of the file."""
+    return None if face.box is None else turned_box(face.box, size, orientation_of(face.image))
+
+
 def read_window(face: Face, size: tuple[int, int]) -> Tensor:
     """Return the part of an image that is shown at `size`, not yet resized, (3, H, W) uint8 RGB."""
     image = F.pil_to_tensor(read_image(face.image))
-    left, top, right, bottom = face_window((image.shape[-2], image.shape[-1]), face.box, size)
+    shape = (image.shape[-2], image.shape[-1])
+    left, top, right, bottom = face_window(shape, _turned_box(face, shape), size)
     return image[:, top:bottom, left:right]
 
 

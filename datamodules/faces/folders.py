@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datamodules.common.pairs import find_files
-from datamodules.common.reading import IMAGE_EXTENSIONS
+from datamodules.common.reading import IMAGE_EXTENSIONS, Box
 from datamodules.common.splits import SPLITS
 from eomt.errors import UserError
 
@@ -19,8 +19,6 @@ SMDD_IDENTITY = r"img\d+"
 # FRLL: 001_03, 001_002; FRGC: 04927d04, 02463d252.png_vs_04494d50; FERET: 00001_930831_fa. A number behind a letter is
 # no person but a session.
 IDIAP_IDENTITY = r"(?<![0-9A-Za-z])(?:\d{5}|\d{3})(?!\d)"
-
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         """Return an image (3, H, W) uint8 and its class ids (H, W) uint8."""
         pair = self.pairs[position]
         image = F.pil_to_tensor(read_image(pair.image))
-        ids = torch.from_numpy(self.table.class_ids(read_mask(pair.mask, self.class_colors), pair.mask))
+        ids = torch.from_numpy(self.table.class_ids(read_mask(pair.mask, self.class_colors, pair.image), pair.mask))
         check_same_size(pair, tuple(image.shape[-2:]), tuple(ids.shape))
         return image, ids
 

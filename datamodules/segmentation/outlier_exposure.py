@@ -39,7 +39,7 @@ class Cutout:
             colors, opacity = pixels[:3], pixels[3:]
         else:
             colors = F.pil_to_tensor(read_image(self.image)).float() / 255
-            labels = read_mask(self.mask)
+            labels = read_mask(self.mask, image=self.image)
             opacity = torch.from_numpy(((labels > 0) & (labels != IGNORE_INDEX)).astype(np.float32))[None]
         if colors.shape[1:] != opacity.shape[1:]:
             raise UserError(f"{self.mask}: not the size of {self.image}; make them the same size")

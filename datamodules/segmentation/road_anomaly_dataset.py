@@ -49,7 +49,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
 
     def _anomaly(self, sample: AnomalySample, size: tuple[int, ...]) -> Tensor:
         assert sample.mask is not None, "only samples with a mask are measured"
-        anomaly = torch.from_numpy(self.sets[sample.dataset].read_anomaly(sample.mask))
+        anomaly = torch.from_numpy(self.sets[sample.dataset].read_anomaly(sample.mask, sample.image))
         check_same_size(Pair(sample.name, sample.image, sample.mask), size, tuple(anomaly.shape))
         return anomaly.long()
 

@@ -57,13 +57,13 @@ class AnomalySet:
         """Labels that a mask may hold, for people."""
         return f"0 to {max(self.label_map)} or {IGNORE_INDEX}" if self.label_map else f"0, {ANOMALY} or {IGNORE_INDEX}"
 
-    def read_anomaly(self, mask: Path) -> np.ndarray:
-        """Read a mask as 0 usual, 1 anomaly, 255 ignored, (H, W) uint8.
+    def read_anomaly(self, mask: Path, image: Path) -> np.ndarray:
+        """Read the mask of an image as 0 usual, 1 anomaly, 255 ignored, (H, W) uint8.
 
         Raises:
             UserError: The file is damaged, or has labels beyond these.
         """
-        raw = read_mask(mask)
+        raw = read_mask(mask, image=image)
         table = np.arange(0x10000)
         table[list(self.label_map)] = list(self.label_map.values())
         labels = table[raw]

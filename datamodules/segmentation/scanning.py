@@ -15,7 +15,7 @@ def scan_pairs(pairs: list[Pair], class_colors: list[Color] | None, title: str) 
     """
 
     def scan(pair: Pair) -> dict[int, int]:
-        raw = read_mask(pair.mask, class_colors)
+        raw = read_mask(pair.mask, class_colors, pair.image)
         check_same_size(pair, check_image(pair.image), raw.shape)
         pixels = np.bincount(raw.ravel())
         return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels)}

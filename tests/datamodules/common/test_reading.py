@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.common.reading import check_image, read_image, read_mask
+from datamodules.common.reading import check_image, read_image, read_mask, turned, turned_box
 from eomt.errors import UserError
 from tests.datamodules.common.image_files import make_mask
 
@@ -127,3 +127,40 @@ def test_unlisted_color_is_named_with_its_pixels(tmp_path: Path) -> None:
         read_mask(tmp_path / "mask.png", COLORS)
     with pytest.raises(UserError, match=r"mask\.png: color mask.*class_colors"):
         read_mask(tmp_path / "mask.png")
+
+
+def tagged(file: Path, pixels: np.ndarray, orientation: int | None) -> Path:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(pixels).save(file, exif=exif)
+    return file
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("tag", ["image", "both"])
+def test_a_mask_is_turned_like_its_image(tmp_path: Path, orientation: int, tag: str) -> None:
+    """15.7: whether the tag is in both files or in the image alone."""
+    labels = np.arange(4 * 6, dtype=np.uint8).reshape(4, 6)
+    image = tagged(tmp_path / "image.png", np.stack([labels] * 3, axis=-1), orientation)
+    mask = tagged(tmp_path / "mask.png", labels, orientation if tag == "both" else None)
+    np.testing.assert_array_equal(read_mask(mask, image=image), np.asarray(read_image(image))[..., 0])
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_as_large_as_the_turned_image_was_drawn_on_that(tmp_path: Path, orientation: int) -> None:
+    labels = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4)
+    image = tagged(tmp_path / "image.png", np.zeros((4, 6, 3), dtype=np.uint8), orientation)
+    mask = tagged(tmp_path / "mask.png", labels, None)
+    np.testing.assert_array_equal(read_mask(mask, image=image), labels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_box_is_turned_like_the_pixels_in_it(tmp_path: Path, orientation: int) -> None:
+    """15.7: detectors find boxes in the pixels of the file."""
+    pixels = np.zeros((10, 14), dtype=np.uint8)
+    pixels[2:5, 3:9] = 1
+    seen = turned(pixels, orientation)
+    left, top, right, bottom = turned_box((3, 2, 9, 5), (seen.shape[0], seen.shape[1]), orientation)
+    assert (right - left) * (bottom - top) == 18
+    assert seen[top:bottom, left:right].all()

@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from datamodules import Severstal
+from datamodules.common.reading import turned
 from datamodules.defects.dataset import resize_masks
 from eomt.app.config import use_recorded_split
 from eomt.errors import UserError
@@ -55,6 +56,32 @@ def test_kaggles_table_reaches_the_batches(tmp_path: Path, old: bool, include_cl
     truth = write_kaggle(tmp_path, 20, old)
     names = check_truth(everything(severstal(tmp_path, include_clean=include_clean)), truth)
     assert sorted(names) == sorted(name for name, masks in truth.items() if masks or include_clean)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6, 7])
+@pytest.mark.parametrize("write", ["kaggle", "supervisely", "masks"])
+def test_annotations_follow_an_image_that_is_turned(tmp_path: Path, write: str, orientation: int) -> None:
+    """15.7: runs, bitmaps and masks live in the pixels of the file."""
+    if write == "kaggle":
+        truth = write_kaggle(tmp_path)
+    elif write == "masks":
+        truth = write_masks(tmp_path, range(12))
+    else:
+        truth = write_supervisely(tmp_path / "train", range(8)) | write_supervisely(tmp_path / "val", range(8, 12))
+    for file in tmp_path.rglob("*.png"):
+        if file.parent.name != "masks":
+            with Image.open(file) as image:
+                exif = Image.Exif()
+                exif[0x0112] = orientation
+                image.copy().save(file, exif=exif)
+    data = severstal(tmp_path)
+    data.setup("fit")
+    (batch, *_) = data.val_dataloader()
+    parts = (batch[key] for key in ("image", "masks", "name", "class_ids"))
+    for image, masks, name, class_ids in zip(*parts, strict=True):
+        for mask, class_id in zip(masks, class_ids.tolist(), strict=True):
+            np.testing.assert_array_equal(mask.numpy(), turned(truth[name][class_id], orientation))
+        assert image.shape[-2:] == data.img_size
 
 
 @pytest.mark.parametrize("suffix", ["_split", ""])
