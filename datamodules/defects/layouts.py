@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from datamodules.common.areas import check_areas
 from datamodules.common.pairs import Pair, find_files, find_pairs
 from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
 from datamodules.common.threads import map_in_threads
@@ -163,6 +164,9 @@ class MaskLayout(AnnotationLayout):
         """Return the names of the classes, where the user gives none, if just these labels occur."""
         if labels == {WHITE}:
             return ["class 1"]
+        if len(labels) > 2:
+            masks = (read_mask(pair.mask) for pair, _ in self._values)
+            check_areas(labels, masks, str(self.folder / "masks"), "store 0 and 1, 2, 3, ..., or just black and white")
         if not labels or labels != set(range(1, len(labels) + 1)):
             raise UserError(
                 f"{self.folder / 'masks'}: values {', '.join(map(str, sorted(labels))) or 'none'} beside the "

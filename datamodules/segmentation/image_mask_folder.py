@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.class_maps import CLASS_MAPS, NamedClassMap
+from datamodules.common.areas import check_areas
 from datamodules.common.checks import check_fractions
 from datamodules.common.pairs import Pair, find_pairs, find_split_folders
+from datamodules.common.reading import read_mask
 from datamodules.common.splits import SPLITS, read_split_record, seeded_split
 from datamodules.segmentation.data_module import SegmentationDataModule
-from datamodules.segmentation.labels import LabelTable, declared_num_classes, infer_num_classes
+from datamodules.segmentation.labels import LabelTable, declared_num_classes, infer_num_classes, threshold_map
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
@@ -32,6 +34,8 @@ class ImageMaskFolder(SegmentationDataModule):
         class_map: Class id of each raw label in the masks (255 = ignored), or the name of a map in
             `datamodules.class_maps`, which brings its class names; null where they are class ids already.
         ignore_labels: Raw labels that do not count.
+        mask_threshold: Makes two classes of gray masks, as of an object with smooth edges: class 1 from this value on,
+            class 0 below it. It replaces class_map and ignore_labels.
         class_colors: For color masks, RGB of the raw labels 0, 1, 2, ...
         val_fraction: Share of validation where the split is seeded.
         test_fraction: Share of test where the split is seeded.
@@ -53,6 +57,7 @@ class ImageMaskFolder(SegmentationDataModule):
         class_names: list[str] | None = None,
         class_map: dict[int, int] | NamedClassMap | None = None,
         ignore_labels: list[int] = [255],  # noqa: B006 (the command line shows the default; it is copied below)
+        mask_threshold: int | None = None,
         class_colors: list[tuple[int, int, int]] | None = None,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
@@ -65,6 +70,9 @@ class ImageMaskFolder(SegmentationDataModule):
         if isinstance(class_map, str):
             class_map, names = CLASS_MAPS[class_map]
             class_names = class_names or names
+        if mask_threshold is not None:
+            class_map, ignore_labels = threshold_map(mask_threshold, class_map, class_colors), []
+        self.mask_threshold = mask_threshold
         self.image_suffix = image_suffix
         self.mask_suffix = mask_suffix
         self.class_map = class_map
@@ -86,6 +94,10 @@ class ImageMaskFolder(SegmentationDataModule):
         """
         if self._num_classes is None:
             labels = {label for histogram in self._scan("train") for label in histogram}
+            classes = labels - set(self.ignore_labels)
+            if len(classes) > 2:
+                masks = (read_mask(pair.mask, self.class_colors) for pair in self._pairs_of("train"))
+                check_areas(classes, masks, "path", "store label ids, or give mask_threshold: 128 for two classes")
             self._num_classes = infer_num_classes(labels, self.ignore_labels)
         return self._num_classes
 
@@ -141,6 +153,11 @@ class ImageMaskFolder(SegmentationDataModule):
         """Return the class id of every raw label in the masks."""
         return LabelTable(self.num_classes, self.class_map, self.ignore_labels)
 
+    def file_labels(self) -> list[int]:
+        """Return the label of each class in mask files: black and white where a threshold makes the classes."""
+        return [0, 255] if self.mask_threshold is not None else super().file_labels()
+
     def found_arguments(self) -> dict[str, Any]:
         """Return the names of the classes, unless a map states them."""
-        return {} if self.class_map is not None else {"class_names": self.class_names}
+        stated = self.class_map is not None and self.mask_threshold is None
+        return {} if stated else {"class_names": self.class_names}

@@ -111,6 +111,19 @@ def _listed(labels: list[int]) -> str:
     return ", ".join(map(str, labels[:12])) + (", ..." if len(labels) > 12 else "")
 
 
+def threshold_map(threshold: int, class_map: dict[int, int] | None, class_colors: list[Color] | None) -> dict[int, int]:
+    """Return the class id of each gray value: 1 from a threshold on, else 0.
+
+    Raises:
+        UserError: The threshold leaves a class without values, or other fields state classes too.
+    """
+    if not 1 <= threshold <= 255:
+        raise UserError(f"mask_threshold: {threshold}; gray values are 0 to 255, so 1 to 255 makes two classes")
+    if class_map is not None or class_colors is not None:
+        raise UserError("mask_threshold: states the classes, and so does class_map or class_colors; give one of them")
+    return {value: int(value >= threshold) for value in range(256)}
+
+
 class LabelTable:
     """The class id of every raw label.
 
