@@ -54,6 +54,8 @@ def report(folder: Path) -> Table:
     difference = summary["merge_relative_diff"]
     table.add_row("merged against adapted", "-" if difference is None else f"{difference:.1e} relative")
     table.add_row("audit", summary["audit"])
+    if stopped := summary.get("stopped_early"):
+        table.add_row("stopped early", stopped)
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     pictures = sorted((folder / "pictures").glob("*.png"))
     pictures += sorted((folder / "predictions" / "overlays").rglob("*.png"))[:1]

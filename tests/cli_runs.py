@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from safetensors.torch import save_file
 
+from callbacks import EarlyStoppingOnIoU
 from eomt.cli import main
 from tests.tiny import make_eomt
 
@@ -25,6 +26,18 @@ class PowerCut(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("power cut")
+
+
+class StopsOnce(EarlyStoppingOnIoU):
+    """Asks to stop after the first validation of training, and never again."""
+
+    def __init__(self) -> None:
+        super().__init__(patience=1, min_delta=1.0)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step > 8:
+            self.wait_count = -9
+        super().on_validation_end(trainer, pl_module)
 
 
 class Follower(Callback):

@@ -1,6 +1,6 @@
 """Early stopping, for runs whose validation no longer improves."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -12,7 +12,8 @@ from eomt.tasks.base import AdaptationTask
 class EarlyStoppingOnIoU(EarlyStopping):
     """Lightning's EarlyStopping with the SAM2 guide's settings, on the metric that selects the best checkpoint.
 
-    For segmentation this metric is the IoU; each task defines its own in `monitor` and `mode`.
+    For segmentation this metric is the IoU; each task defines its own in `monitor` and `mode`. Before `min_epochs` and
+    `min_steps` nothing is decided: a metric that improves until then goes on.
 
     Args:
         monitor: Metric to watch; None takes the task's.
@@ -56,4 +57,12 @@ class EarlyStoppingOnIoU(EarlyStopping):
             # data that is only tested on may lack the metric
             return
         metric_value(trainer, self.monitor, type(self).__name__)
+        asked_before = trainer.should_stop
         super().on_validation_end(trainer, pl_module)
+        if not trainer.fit_loop._can_stop_early:
+            # Lightning would keep the request, whatever the metric does until then
+            trainer.should_stop = asked_before
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what was counted; the patience stays as it is configured now."""
+        super().load_state_dict(state_dict | {"patience": self.patience})

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
 
 from callbacks.run.run_folder import metric_value, run_folder
 from eomt.errors import UserError
@@ -18,7 +18,7 @@ from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import gather, rank
-from eomt.utils.trainer import is_trial
+from eomt.utils.trainer import callbacks_of, is_trial
 
 log = logging.getLogger("eomt")
 
@@ -58,8 +58,18 @@ class LoRACheckpoint(Checkpoint):
         self._folder = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the run's folder from the trainer and, where none were given, metric and mode from the task."""
+        """Take the run's folder from the trainer and, where none were given, metric and mode from the task.
+
+        Raises:
+            UserError: If another callback averages weights: what is saved would not be what was measured.
+        """
         assert isinstance(pl_module, AdaptationTask)
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+                raise UserError(
+                    f"trainer.callbacks: {type(callback).__name__} measures averaged weights, and others would be "
+                    "saved; leave it out"
+                )
         self._folder = run_folder(trainer)
         self.monitor = self.monitor or pl_module.monitor
         self.mode = self.mode or pl_module.mode

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from torch import nn
 
 from callbacks.run.adapter_audit import AdapterAudit
@@ -57,6 +58,7 @@ class RunSummary(Callback):
         # step at the end of the previous batch
         self._step = 0
         self.results: Path | None = None
+        self._stopped: str | None = None
         self._handler: logging.Handler | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -137,7 +139,10 @@ class RunSummary(Callback):
             self._metrics.save()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the metrics and the summary."""
+        """Write the metrics and the summary, and say why the run ended before its time, if it did."""
+        self._stopped = early_stop(trainer)
+        if self._stopped and trainer.is_global_zero:
+            log.info("Stopped early, %s", self._stopped)
         self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -201,6 +206,7 @@ class RunSummary(Callback):
             "best": _number(checkpoint.best_score) if checkpoint else None,
             "best_step": checkpoint.best_step if checkpoint else None,
             "steps": trainer.global_step,
+            "stopped_early": self._stopped,
             "trainable_parameters": stats["trainable_parameters"],
             "total_parameters": stats["total_parameters"],
             "lora_parameters": stats["lora_parameters"],
@@ -243,6 +249,19 @@ class RunSummary(Callback):
         write_file(path, lambda beside: beside.write_text(json.dumps(result, indent=2) + "\n"))
         self.results = path
         log.info("Results: %s", path)
+
+
+def early_stop(trainer: Trainer) -> str | None:
+    """Return why a run ends before its last step, in words; None at its last step."""
+    if not trainer.should_stop or trainer.global_step >= trainer.estimated_stepping_batches:
+        return None
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            return f"at step {trainer.global_step}: {reason}"
+        if isinstance(callback, Timer) and (remaining := callback.time_remaining()) is not None and remaining <= 0:
+            return f"at step {trainer.global_step}: max_time is over"
+    return f"at step {trainer.global_step}"
 
 
 def adapted_modules(network: nn.Module) -> list[str]:

@@ -450,3 +450,45 @@ def test_a_random_head_answers_nothing(workspace: Workspace, capsys: pytest.Capt
     assert "ckpt_path: null, and 'encoder.backbone.cls_token' is random" in line
     assert not (workspace.runs / f"chance_{command}").exists()
     workspace.run(command, *new, "--audit.allow_random_base", "true")
+
+
+STOPPING = [
+    "callbacks.LoRACheckpoint",
+    {"class_path": "callbacks.EarlyStoppingOnIoU", "init_args": {"patience": 1, "min_delta": 1.0}},
+]
+
+
+def test_a_run_that_stops_early_says_so(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    """15.12: in log, table and summary; no step of this run gains a whole IoU."""
+    run = workspace.fit("stopped", "--trainer.callbacks", json.dumps(STOPPING), "--trainer.max_epochs", "4")
+    assert summary(run)["steps"] == 8
+    reason = "at step 8: Monitored metric val_iou did not improve in the last 1 records. Best score: "
+    assert summary(run)["stopped_early"].startswith(reason)
+    assert f"Stopped early, {reason}" in (run / "training.log").read_text()
+    assert "stopped early" in capsys.readouterr().out
+    assert summary(workspace.fit("whole", "--trainer.max_epochs", "1"))["stopped_early"] is None
+
+
+@pytest.mark.parametrize(("least", "steps"), [({"min_epochs": "3"}, 12), ({"min_steps": "10"}, 10)])
+def test_early_stopping_waits_for_the_least_length_of_a_run(
+    workspace: Workspace, least: dict[str, str], steps: int
+) -> None:
+    """15.12: a request of an earlier step is not kept for later: it was decided too early."""
+    ((name, value),) = least.items()
+    more = ("--trainer.max_epochs", "4", f"--trainer.{name}", value)
+    callbacks = [STOPPING[0], {"class_path": "tests.cli_runs.StopsOnce"}]
+    run = workspace.fit(f"waits_{name}", "--trainer.callbacks", json.dumps(STOPPING), *more)
+    assert steps <= summary(run)["steps"] <= 16
+    run = workspace.fit(f"forgets_{name}", "--trainer.callbacks", json.dumps(callbacks), *more)
+    assert summary(run)["steps"] == 16
+
+
+@pytest.mark.parametrize("name", ["EMAWeightAveraging", "StochasticWeightAveraging"])
+def test_averaged_weights_are_refused_by_name(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """15.8: the file would be named after figures of other weights."""
+    averaging = {"class_path": f"lightning.pytorch.callbacks.{name}"}
+    averaging |= {"init_args": {"swa_lrs": 1e-3}} if name.startswith("Sto") else {}
+    line = refusal(capsys, workspace, "fit", "--trainer.callbacks", json.dumps([averaging]))
+    assert f"trainer.callbacks: {name} measures averaged weights" in line
