@@ -16,6 +16,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -27,7 +28,7 @@ from callbacks import (
     ProgressBar,
     RunSummary,
 )
-from eomt.app.checks import COMMANDS_WITHOUT_RUN, check_settings
+from eomt.app.checks import COMMANDS_WITHOUT_RUN, check_settings, check_trainer
 from eomt.app.config import (
     assume_classes,
     configure,
@@ -39,7 +40,7 @@ from eomt.app.config import (
     with_absolute_paths,
 )
 from eomt.app.log import set_up_output
-from eomt.app.messages import as_user_error, one_line
+from eomt.app.messages import as_user_error, constructor_of, find_user_error, one_line, root_of
 from eomt.app.renamed import accept_old_names
 from eomt.app.runs import (
     RunConfiguration,
@@ -159,6 +160,8 @@ class CLI(LightningCLI):
                 if key.rstrip("+").partition(".")[0] not in settings:
                     known = ", ".join(name for name in vars(settings) if name != "config")
                     raise UserError(f"{file}: unknown field {key!r}; there are: {known}")
+        # before Lightning sets the seed
+        check_trainer(settings)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the arguments as they are: Lightning would let hyper-parameters in a checkpoint replace them."""
@@ -205,6 +208,19 @@ class CLI(LightningCLI):
             bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
             config.trainer.precision = "bf16-mixed" if bf16 else "16-mixed"
 
+    def instantiate_classes(self) -> None:
+        """Build what the configuration names.
+
+        Raises:
+            UserError: If a constructor refuses what it was given.
+        """
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            if find_user_error(error) is not None:
+                raise
+            raise UserError(f"{constructor_of(error)}: {one_line(root_of(error))}") from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the callbacks of the configuration and those that every run has."""
         if self.subcommand in COMMANDS_WITHOUT_RUN:
@@ -213,14 +229,17 @@ class CLI(LightningCLI):
         if configured is None:
             configured = [LoRACheckpoint(), MergeOnSave(), PredictionPictures()]
         callbacks = configured if isinstance(configured, list) else [configured]
+        settings = dict(self._get(self.config_init, "trainer"))
         # every run has these; a callback that the configuration lists is not added again
-        always: list[Callback] = [LoRACheckpoint()]
+        always: list[Callback] = [LoRACheckpoint()] if settings["enable_checkpointing"] is not False else []
         if self.subcommand == "predict":
             always.append(PredictionPictures())
         callbacks = [*callbacks, *_not_listed(always, callbacks)]
-        first = [SaveConfig(self.resolved), RunSummary(), self._get(self.config_init, "audit"), ProgressBar()]
+        first: list[Callback] = [SaveConfig(self.resolved), RunSummary(), self._get(self.config_init, "audit")]
+        has_bar = any(isinstance(callback, LightningProgressBar) for callback in callbacks)
+        if not has_bar and settings["enable_progress_bar"] is not False:
+            first.append(ProgressBar())
         callbacks = [*_not_listed(first, callbacks), *callbacks]
-        settings = dict(self._get(self.config_init, "trainer"))
         settings |= {"callbacks": callbacks, "default_root_dir": str(self.folder), **kwargs}
         if self.subcommand == "fit" and self.checkpoint:
             # step 0 was validated when the run began
@@ -361,7 +380,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         user_error = as_user_error(error)
-        if user_error is None:
+        if user_error is None or os.environ.get("EOMT_TRACEBACK"):
             raise
         if rank() == 0:
             print(f"error: {one_line(user_error)}", file=sys.stderr)
@@ -371,8 +390,10 @@ def main(args: Sequence[str] | None = None) -> None:
 def _build_trainer(settings: dict[str, Any]) -> Trainer:
     try:
         return Trainer(**settings)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"trainer: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
 def _not_listed(callbacks: list[Callback], listed: list[Callback]) -> list[Callback]:

@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from callbacks.run.run_folder import metric_value
+from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask
 
 
@@ -20,6 +21,9 @@ class EarlyStoppingOnIoU(EarlyStopping):
         patience: Number of validations without an improvement before the run stops.
         min_delta: Smallest difference from the best value that counts as an improvement.
         mode: "max", or "min" for errors; None takes the task's for its own metric, else "max".
+
+    Raises:
+        UserError: If patience or min_delta is impossible.
     """
 
     def __init__(
@@ -29,6 +33,8 @@ class EarlyStoppingOnIoU(EarlyStopping):
         min_delta: float = 1e-4,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
+        if patience < 1 or min_delta < 0:
+            raise UserError(f"patience, min_delta: {patience}, {min_delta}; must be at least 1 and at least 0")
         self._given_monitor, self._given_mode = monitor, mode
         # patience counts validations, wherever in an epoch they fall
         super().__init__(

@@ -34,11 +34,17 @@ def check_same_size(pair: Pair, image_size: tuple[int, ...], mask_size: tuple[in
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Return the sorted names, relative to `folder`, of all files below it that end with one of `suffixes`.
 
-    Upper and lower case count as equal; hidden files are left out; linked folders are followed.
+    Upper and lower case count as equal; hidden files are left out; linked folders are followed, each place once.
     """
     names = []
+    # links may lead back to where they are
+    seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        if (place := os.path.realpath(parent)) in seen:
+            folders[:] = []
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(parent).relative_to(folder)
         names += [
             (relative / name).as_posix()

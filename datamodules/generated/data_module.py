@@ -49,7 +49,13 @@ class GeneratedData(DataModule, ABC):
             self.write(folder)
             (folder / self.record_file).write_text(json.dumps(self._record(), indent=2) + "\n")
 
-        write_folder(self.path, fill, _is_empty)
+        try:
+            write_folder(self.path, fill, _is_empty)
+        except (UserError, OSError):
+            # another run may have drawn them meanwhile
+            if not self.path.is_dir() or _is_empty(self.path):
+                raise
+            self._check_record()
 
     def _record(self) -> dict[str, Any]:
         return {"version": self.generator_version, **self.settings}

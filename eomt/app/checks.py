@@ -1,12 +1,15 @@
 """Checks of a command's settings, before anything is built."""
 
+from inspect import Parameter
 from pathlib import Path
+from typing import Any, get_args
 
 from jsonargparse import Namespace
 
-from eomt.app.config import network_class_of
+from eomt.app.config import class_of, network_class_of
 from eomt.app.runs import Checkpoint, step_of
 from eomt.errors import UserError
+from eomt.utils.paths import constructor_parameters
 from eomt.verification.merging import check_output
 
 # commands that neither train nor measure: they need no run folder, no callbacks and no data
@@ -26,6 +29,8 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
     Raises:
         UserError: If they do not.
     """
+    for part in ("model", "data"):
+        _check_nulls(config.get(part), part)
     if config.data is None and command not in COMMANDS_WITHOUT_RUN:
         raise UserError(f"data: null, but {command} needs data; give --data and --data.path")
     if command in ("fit", "inspect", "merge") and config.trainer.precision in HALF_WEIGHTS:
@@ -57,6 +62,63 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
     if config.run_name is not None and Path(config.run_name).name != config.run_name:
         raise UserError(
             f"run_name: {config.run_name!r} is no plain name; give the folder above it as trainer.default_root_dir"
+        )
+
+
+def _check_nulls(component: Any, address: str) -> None:
+    """Check that no constructor argument is null that needs a value, here and in the components inside.
+
+    Raises:
+        UserError: If one is.
+    """
+    if isinstance(component, list):
+        for index, inner in enumerate(component):
+            _check_nulls(inner, f"{address}.{index}")
+    if not isinstance(component, dict | Namespace) or not component.get("class_path"):
+        return
+    parameters = constructor_parameters(class_of(component))
+    for name, value in dict(component.get("init_args") or {}).items():
+        parameter = parameters.get(name)
+        if value is None and parameter is not None and parameter.default is not None and not _may_be_null(parameter):
+            raise UserError(f"{address}.{name}: null, but it needs a value; leave it out for its default")
+        _check_nulls(value, f"{address}.{name}")
+
+
+def _may_be_null(parameter: Parameter) -> bool:
+    annotation = parameter.annotation
+    return annotation in (Parameter.empty, Any, None, type(None)) or type(None) in get_args(annotation)
+
+
+def check_trainer(config: Namespace) -> None:
+    """Check values that Lightning divides by, or takes without a word.
+
+    Raises:
+        UserError: If one cannot be.
+    """
+    trainer = config.trainer
+    for name, allowed, words in (
+        ("log_every_n_steps", lambda value: value >= 1, "at least 1"),
+        ("val_check_interval", lambda value: value > 0, "above 0: steps, or a share of an epoch"),
+        ("check_val_every_n_epoch", lambda value: value >= 1, "at least 1, or null to count steps alone"),
+        ("accumulate_grad_batches", lambda value: value >= 1, "at least 1"),
+        ("gradient_clip_val", lambda value: value >= 0, "at least 0"),
+        ("max_steps", lambda value: value == -1 or value >= 1, "at least 1, or -1 for no limit"),
+        ("max_epochs", lambda value: value == -1 or value >= 1, "at least 1, or -1 for no limit"),
+        ("min_steps", lambda value: value >= 0, "at least 0"),
+        ("min_epochs", lambda value: value >= 0, "at least 0"),
+        ("limit_train_batches", lambda value: value > 0, "above 0"),
+    ):
+        value = trainer.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not allowed(value):
+            raise UserError(f"trainer.{name}: {value}; must be {words}")
+    if trainer.default_root_dir is None:
+        raise UserError("trainer.default_root_dir: null; give the folder of all runs")
+    seed = config.get("seed_everything")
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything: {seed}; must be from 0 to {2**32 - 1}")
+    if trainer.profiler == "pytorch":
+        raise UserError(
+            "trainer.profiler: pytorch hooks into every layer, which cannot be copied to merge; give simple"
         )
 
 

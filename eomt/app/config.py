@@ -19,6 +19,23 @@ from eomt.tasks.configuration import Configuration
 from eomt.utils.paths import expand, path_fields
 
 
+class StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a field that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping.
+
+        Raises:
+            yaml.constructor.ConstructorError: If a field stands twice.
+        """
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the fields of a YAML file.
 
@@ -26,7 +43,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If it cannot be read, or holds no fields.
     """
     try:
-        config = with_new_names(yaml.safe_load(path.read_text(encoding="utf-8")))
+        # a loader of our own: PyYAML keeps the last of two equal fields, without a word
+        config = with_new_names(yaml.load(path.read_text(encoding="utf-8"), StrictLoader))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a YAML file") from error
     except yaml.YAMLError as error:

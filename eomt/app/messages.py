@@ -53,6 +53,27 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     return None
 
 
+def root_of(error: BaseException) -> BaseException:
+    """Return the exception that was raised first; jsonargparse wraps it into a long one of its own."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return error
+
+
+def constructor_of(error: BaseException) -> str:
+    """Return the name of the class whose constructor raised an exception, or "config" where none did."""
+    trace = root_of(error).__traceback__
+    name = "config"
+    while trace is not None:
+        frame = trace.tb_frame
+        made = frame.f_locals.get("self")
+        ours = frame.f_globals.get("__name__", "").startswith(("jsonargparse", "lightning.pytorch.cli", "eomt.cli"))
+        if frame.f_code.co_name == "__init__" and made is not None and not ours:
+            return type(made).__name__
+        trace = trace.tb_next
+    return name
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error without line breaks.
 

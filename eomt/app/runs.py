@@ -118,7 +118,8 @@ def with_saved_config(args: list[str]) -> list[str]:
     Configurations come before all other options: of two equal settings the later one counts, and what is given on the
     command line must count wherever it stands.
     """
-    args = _with_configs_first(args)
+    args = _with_configs_first(_with_negative_numbers(args))
+    _refuse_parts_of_null(args)
     given = option_value(args, "--ckpt_path")
     if not args or args[0].startswith("-") or not given or option_value(args, "--config") or option_value(args, "-c"):
         return args
@@ -128,6 +129,30 @@ def with_saved_config(args: list[str]) -> list[str]:
         path = resolve_alias(given, root, option_value(args, "--run_name"), None)
     # of two equal options the later one counts, so the alias becomes the path that it stands for
     return [args[0], "--config", str(find_saved_config(path)), *args[1:], "--ckpt_path", str(path)]
+
+
+def _with_negative_numbers(args: list[str]) -> list[str]:
+    """Return arguments in which a negative number is one with its option: argparse takes -1e-3 for an option."""
+    joined: list[str] = []
+    for arg in args:
+        if re.fullmatch(r"-(\d|\.\d).*", arg) and joined and re.fullmatch(r"--[^=]+", joined[-1]):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(arg)
+    return joined
+
+
+def _refuse_parts_of_null(args: list[str]) -> None:
+    """Check that no option is switched off while a part of it is set.
+
+    Raises:
+        UserError: If one is.
+    """
+    for arg in args:
+        whole = arg.partition("=")[0]
+        parts = [other.partition("=")[0] for other in args if other.startswith(f"{whole}.")]
+        if whole.startswith("--") and parts and option_value(args, whole) in ("null", "None", "~"):
+            raise UserError(f"{whole[2:]}: null, and {parts[0]} is given too; leave one of them out")
 
 
 def _with_configs_first(args: list[str]) -> list[str]:

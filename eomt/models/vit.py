@@ -69,6 +69,8 @@ class ViT(Network):
     ) -> None:
         super().__init__()
         pretrained = expand_source(pretrained)
+        if patch_size is not None and patch_size < 1:
+            raise UserError(f"patch_size: {patch_size}; must be at least 1, or null for the backbone's own")
         arguments: dict[str, Any] = {"patch_size": patch_size} if patch_size else {}
         self.backbone_name, self.pretrained, self.checkpointing = backbone_name, pretrained, checkpointing
         self.img_size = (int(img_size[0]), int(img_size[1]))

@@ -245,8 +245,8 @@ class AdaptationTask(LightningModule, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups: adapters, adapters_b (LoRA+), heads, backbone_<layer>.
 
-        Each is split into parameters with and without weight decay. Layer decay does not apply to adapters, or those of
-        the first blocks would hardly learn (block 0 of a ViT-B: 0.086 of the rate).
+        Parameters without weight decay have a group of their own, <name>_no_decay. Layer decay does not apply to
+        adapters, or those of the first blocks would hardly learn (block 0 of a ViT-B: 0.086 of the rate).
         """
         done = adaptation(self.network)
         adapters = adapter_parameters(self.network)
@@ -267,9 +267,11 @@ class AdaptationTask(LightningModule, ABC):
             else:
                 kind, lr = "heads", self.lr if self.head_lr is None else self.head_lr
             decayed = parameter.dim() > 1
+            # names of their own, which LearningRateMonitor asks for
+            name = kind if decayed else f"{kind}_no_decay"
             group = groups.setdefault(
                 (kind, decayed),
-                {"name": kind, "params": [], "lr": lr, "weight_decay": self.weight_decay if decayed else 0.0},
+                {"name": name, "params": [], "lr": lr, "weight_decay": self.weight_decay if decayed else 0.0},
             )
             group["params"].append(parameter)
         return list(groups.values())
@@ -288,6 +290,7 @@ class AdaptationTask(LightningModule, ABC):
         for group, wanted in zip(optimizer.param_groups, self.parameter_groups(), strict=True):
             factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
             group |= {"initial_lr": wanted["lr"], "lr": wanted["lr"] * factor, "weight_decay": wanted["weight_decay"]}
+            group["name"] = wanted["name"]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch; log it, its parts, the learning rate and the task's training metrics."""

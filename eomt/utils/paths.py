@@ -62,15 +62,24 @@ def path_fields(cls: type) -> frozenset[str]:
     Args:
         cls: A class.
     """
-    found: dict[str, bool] = {}
-    # a class_path may also name a function that makes the component
+    found = constructor_parameters(cls)
+    return frozenset(name for name, parameter in found.items() if is_path_type(parameter.annotation))
+
+
+def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Return a class's constructor arguments by name, and those that its bases add.
+
+    Args:
+        cls: A class; of a function, which a class_path may name too, nothing is known.
+    """
+    found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__ if isinstance(cls, type) else ():
         constructor = vars(base).get("__init__")
         if inspect.isfunction(constructor):
             for name, parameter in _signature(constructor).parameters.items():
                 # a class's own annotation comes before those of its bases
-                found.setdefault(name, is_path_type(parameter.annotation))
-    return frozenset(name for name, holds_paths in found.items() if holds_paths)
+                found.setdefault(name, parameter)
+    return found
 
 
 def _signature(constructor: Callable[..., Any]) -> inspect.Signature:

@@ -1,5 +1,6 @@
 """A user's mistakes: one line that names the file or field, exit status 2, nothing left behind."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -217,3 +218,82 @@ def test_a_hub_that_cannot_be_had(workspace: Workspace, capsys: pytest.CaptureFi
     error = refusal(capsys, workspace, "fit", *hub, *name)
     assert "vit_small_patch14_dinov2" in error
     assert "--model.network.encoder.pretrained FOLDER" in error
+
+
+CALLBACK = '[{"class_path": "lightning.pytorch.callbacks.%s", "init_args": %s}]'
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        # 15.22: what other constructors refuse
+        (
+            ("--trainer.callbacks", CALLBACK % ("EarlyStopping", '{"monitor": "a", "mode": "lowest"}')),
+            "EarlyStopping: ",
+        ),
+        (("--trainer.callbacks", CALLBACK % ("ModelCheckpoint", '{"save_top_k": -7}')), "ModelCheckpoint: "),
+        (("--trainer.logger", "CometLogger"), "CometLogger: "),
+        # 15.31: accepted without a word
+        (("--model.network.encoder.patch_size", "0"), "patch_size: 0; must be at least 1"),
+        (("--trainer.max_steps", "0"), "trainer.max_steps: 0; must be at least 1"),
+        (("--trainer.gradient_clip_val", "-1"), "trainer.gradient_clip_val: -1"),
+        (("--trainer.accumulate_grad_batches", "-2"), "trainer.accumulate_grad_batches: -2"),
+        (("--trainer.log_every_n_steps", "-1"), "trainer.log_every_n_steps: -1"),
+        (("--trainer.limit_train_batches", "0"), "trainer.limit_train_batches: 0"),
+        (("--model.lora_config", "null", "--model.lora_config.rank", "4"), "model.lora_config: null, and --model.lora"),
+        # 15.32: tracebacks
+        (("--model.lr", "null"), "model.lr: null, but it needs a value"),
+        (("--data.batch_size", "null"), "data.batch_size: null, but it needs a value"),
+        (("--data.scale_range", "null"), "data.scale_range: null"),
+        (("--data.ignore_labels", "null"), "data.ignore_labels: null"),
+        (("--model.mask_weight", "null"), "model.mask_weight: null"),
+        (("--model.network.encoder.patch_size", "-8"), "patch_size: -8; must be at least 1"),
+        (("--seed_everything", "-1"), "seed_everything: -1; must be from 0"),
+        (("--trainer.accelerator", "tpu"), "trainer: "),
+        (("--trainer.log_every_n_steps", "0"), "trainer.log_every_n_steps: 0"),
+        (("--trainer.val_check_interval", "0"), "trainer.val_check_interval: 0"),
+        (("--trainer.check_val_every_n_epoch", "0"), "trainer.check_val_every_n_epoch: 0"),
+        (("--trainer.profiler", "pytorch"), "trainer.profiler: pytorch"),
+        (("--trainer.default_root_dir", "null"), "trainer.default_root_dir: null"),
+        (("--model.lr", "-1e-3"), "lr: -0.001; must be"),
+    ],
+)
+def test_values_that_cannot_be_are_one_line(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
+) -> None:
+    error = refusal(capsys, workspace, "fit", "--run_name", "impossible", *args)
+    assert message in error
+    assert len(error) <= 320
+    assert not (workspace.runs / "impossible").exists()
+
+
+def test_a_field_that_stands_twice_is_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    """15.31: of two blocks the first one was lost."""
+    file = workspace.folder / "twice.yaml"
+    file.write_text(workspace.config.read_text() + "\ntrainer: {max_steps: 2}\n")
+    error = refusal(capsys, workspace, "fit", "--config", str(file), config=False)
+    assert "'trainer' stands twice" in error
+
+
+@pytest.mark.parametrize("output", ["model.onnx", "model.safetensors"])
+def test_a_merged_model_is_a_folder_or_a_pt_file(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, output: str
+) -> None:
+    """15.31: a folder of that name was made."""
+    best = str(next(run.glob("best_lora_*.ckpt")))
+    error = refusal(capsys, workspace, "merge", "--ckpt_path", best, "--output", str(tmp_path / output), config=False)
+    assert "give a folder" in error
+    assert not (tmp_path / output).exists()
+
+
+@pytest.mark.parametrize("bar", ["TQDMProgressBar", "RichProgressBar", None])
+def test_progress_bars_and_rate_monitors_of_lightning_are_taken(workspace: Workspace, bar: str | None) -> None:
+    """15.23, 15.33: a bar of the user's own, none, and LearningRateMonitor."""
+    callbacks = [{"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}]
+    callbacks += [{"class_path": f"lightning.pytorch.callbacks.{bar}"}] if bar else []
+    given = ["--trainer.enable_progress_bar", "false"] if bar is None else []
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(workspace.folder / f"csv_{bar}")}}
+    given += ["--trainer.callbacks", json.dumps(callbacks), "--trainer.logger", json.dumps(logger)]
+    workspace.fit(f"bar_{bar}", "--trainer.max_epochs", "1", *given)
+    (metrics,) = (workspace.folder / f"csv_{bar}").rglob("metrics.csv")
+    assert "lr-AdamW/adapters" in metrics.read_text().splitlines()[0]
