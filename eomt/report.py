@@ -54,6 +54,9 @@ def report(folder: Path) -> Table:
     difference = summary["merge_relative_diff"]
     table.add_row("merged against adapted", "-" if difference is None else f"{difference:.1e} relative")
     table.add_row("audit", summary["audit"])
+    # runs of 0.1.0 have none
+    for note in (results[-1] if results else summary).get("notes", summary.get("notes", [])):
+        table.add_row("note", note)
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     pictures = sorted((folder / "pictures").glob("*.png"))
     pictures += sorted((folder / "predictions" / "overlays").rglob("*.png"))[:1]
