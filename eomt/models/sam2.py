@@ -42,6 +42,8 @@ LORA_TARGETS = ("attn", "mask_decoder.transformer")
 CLASS_TOKENS = 2
 # what a prompt-free network has beside SAM 2
 CLASS_MODULES = ("class_prompts", "presence")
+# deviations of the empty prompt in a one of `class_prompts`
+PROMPT_SCALE = 10
 # log-odds of "the image shows the class" before training: every class starts as absent
 ABSENT = -2.0
 # label of a point that is none; the others are 1 (on the object) and 0 (off it)
@@ -67,7 +69,7 @@ class SAM2(Network):
         num_classes: Number of class prompts. With a config it comes from the data.
 
     Attributes:
-        class_prompts: One embedding for each class, (C, T * D); None if not `prompt_free`.
+        class_prompts: One embedding for each class, (C, T * D), see `class_tokens`; None if not `prompt_free`.
         presence: What tells from features of the whole image which classes it shows; None if not `prompt_free`.
         memory: Tensors of the video model that an original checkpoint held, with their names; written into a `.pt`
             again.
@@ -259,12 +261,22 @@ class SAM2(Network):
         assert self.class_prompts is not None, "needs prompt_free=True"
         assert self.presence is not None
         batch, count = len(features.embedding), self.class_prompts.num_embeddings
-        classes = torch.arange(count, device=features.embedding.device)
-        sparse = self.class_prompts(classes).unflatten(-1, (CLASS_TOKENS, -1)).expand(batch, -1, -1, -1)
+        sparse = self.class_tokens().expand(batch, -1, -1, -1)
         _, dense = self.model.prompt_encoder(None, None, None, None)
         prediction = self._decode(features, sparse, dense, False, (batch, count))
         pooled = F.layer_norm(features.pooled, features.pooled.shape[-1:])
         return prediction._replace(object_logits=self.presence(pooled)[..., None].float())
+
+    def class_tokens(self) -> Tensor:
+        """Return the prompts of the classes, (C, T, D): the empty prompt and what was learned beside it.
+
+        What is learned counts ten deviations of the empty prompt: an optimizer that moves every number by its rate
+        would otherwise hardly move prompts, whose numbers are as large as those deviations.
+        """
+        assert self.class_prompts is not None
+        empty = self.model.prompt_encoder.not_a_point_embed.weight  # (1, D)
+        learned = self.class_prompts(torch.arange(self.class_prompts.num_embeddings, device=empty.device))
+        return empty + PROMPT_SCALE * empty.std() * learned.unflatten(-1, (CLASS_TOKENS, -1))
 
     def forward(
         self,
@@ -310,9 +322,9 @@ class SAM2(Network):
     def _make_class_modules(self, weights: SAM2Weights | None) -> tuple[nn.Embedding, nn.Linear]:
         """Return class prompts and presence head as they were read, or else new ones.
 
-        New prompts are empty prompts, which the pre-trained decoder knows, plus noise as large: classes that start
-        alike are pulled the same way and stay alike. A new head says "absent" to every class, so that step 0 answers
-        nothing, and any figure above it has been learned.
+        New prompts are empty prompts, which the pre-trained decoder knows, plus noise as large as they are: classes
+        that start alike are pulled the same way and stay alike. A new head says "absent" to every class, so that step 0
+        answers nothing, and any figure above that has been learned.
         """
         empty = self.model.prompt_encoder.not_a_point_embed.weight.detach()
         count = self.num_classes or 0
@@ -322,7 +334,7 @@ class SAM2(Network):
         if read is None:
             noise = torch.randn(prompts.weight.shape, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
-                prompts.weight.copy_(empty.repeat(1, CLASS_TOKENS) + empty.std() * noise)
+                prompts.weight.copy_(noise / PROMPT_SCALE)
                 presence.weight.zero_()
                 presence.bias.fill_(ABSENT)
             return prompts, presence

@@ -30,13 +30,12 @@ from eomt.prompts.prompts_alone import NUM_RADII, masks_of_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_map
-from eomt.tasks.prompted_notes import notes_of_classes, notes_of_prompts
+from eomt.tasks.prompted_figures import figures_to_log, notes_of_classes, notes_of_prompts
 
 Mode = Literal["box", "centre", "points", "none"]
-# figures that a fit logs for each mode
-FIGURES_OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou")
-# only where absent classes are asked too: elsewhere they cannot fall below the figure of an empty answer
-FIGURES_OF_CLASSES = ("kaggle_dice", "kaggle_dice_all_empty")
+
+# of the loss of class masks: with 1, three quarters of which are of absent classes, all masks became empty
+ABSENT_MASKS = 0.2
 
 
 class PromptedSegmentation(AdaptationTask):
@@ -166,7 +165,7 @@ class PromptedSegmentation(AdaptationTask):
     ) -> dict[str, Tensor]:
         targets = torch.stack([masks for masks, _ in self._truths(batch, "none")])
         valid = targets.new_ones(targets.shape[:2])
-        of_classes = self.criterion(*self.network.decode_classes(features), targets, valid)
+        of_classes = self.criterion(*self.network.decode_classes(features), targets, valid, ABSENT_MASKS)
         named = {f"class_{name}": value for name, value in of_classes.items() if name != "loss"}
         return losses | named | {"loss": losses["loss"] + of_classes["loss"]}
 
@@ -373,9 +372,7 @@ class PromptedSegmentation(AdaptationTask):
         for mode, metric in self.metrics.items():
             figures = metric.compute()
             finds_classes = self._finds_classes(mode)
-            # `validate` and `test` log all, which are some fifty for each mode
-            shown = FIGURES_OF_FIT if self.trainer.state.fn == "fit" else tuple(set(figures) - set(FIGURES_OF_CLASSES))
-            figures = {name: figures[name] for name in shown + (FIGURES_OF_CLASSES if finds_classes else ())}
+            figures = figures_to_log(figures, self.trainer.state.fn == "fit", finds_classes)
             if mode in RIVALS:
                 figures |= {f"{RIVALS[mode]}_{name}": value for name, value in self.rivals[mode].compute().items()}
                 self.rivals[mode].reset()

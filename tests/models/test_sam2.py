@@ -222,15 +222,14 @@ def test_a_network_in_bf16_takes_images_and_prompts() -> None:
 def test_class_prompts_start_apart_and_answer_nothing() -> None:
     """15.2: all started from one vector and stayed within a cosine of .998; step 0 answered anything."""
     network = make_sam2(prompt_free=True, num_classes=3).eval()
-    assert network.class_prompts is not None
-    weight = network.class_prompts.weight
+    weight = network.class_tokens().flatten(1)
     cosine = F.cosine_similarity(weight[:, None], weight[None], dim=2)
     # an empty prompt plus noise of its own size: the expected cosine is one half, and 64 numbers scatter by .1
     assert bool((cosine[~torch.eye(3, dtype=torch.bool)] < 0.8).all())
     found = network.decode_classes(network.encode(make_image()))
     assert found.mask_logits.shape == (2, 3, 1, 16, 16)
     assert torch.equal(found.object_logits, torch.full((2, 3, 1), ABSENT))
-    assert torch.equal(network.class_prompts.weight, make_sam2(prompt_free=True, num_classes=3).class_prompts.weight)
+    assert torch.equal(weight, make_sam2(prompt_free=True, num_classes=3).class_tokens().flatten(1))
 
 
 def test_presence_is_learned_apart_from_the_frozen_score_of_objects() -> None:

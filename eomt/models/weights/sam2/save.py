@@ -65,8 +65,7 @@ def write_hugging_face(network: SAM2Parts, folder: Path) -> None:
         sam2_processor((height, width)).save_pretrained(folder)
     else:
         log.info(
-            "%s: of %d x %d images, which transformers' Sam2Model does not take: it opens with eomt.models.SAM2 only",
-            *(folder.name, height, width),
+            "Images of %d x %d: transformers' Sam2Model takes squares, so eomt.models.SAM2 opens this", height, width
         )
     # not the model's own save_pretrained, which draws a progress bar
     write_weights(network.model.state_dict(), folder / WEIGHT_FILES[0])

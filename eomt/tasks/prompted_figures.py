@@ -1,11 +1,27 @@
-"""What must be said beside the figures of prompted segmentation."""
+"""Which figures of prompted segmentation are logged, and what must be said beside them."""
 
 from collections.abc import Mapping
 
 from eomt.metrics.constant_answers import RIVALS
 
+# what a fit logs for each mode
+OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou")
+# only where absent classes are asked too: elsewhere they cannot fall below the figure of an empty answer
+OF_CLASSES = ("kaggle_dice", "kaggle_dice_all_empty")
 # overlaps above are no answers to classes, spreads below none to images
 LARGEST_OVERLAP, SMALLEST_SPREAD = 0.9, 0.01
+
+
+def figures_to_log(figures: Mapping[str, float], is_fit: bool, finds_classes: bool) -> dict[str, float]:
+    """Return a choice of the figures of a mode.
+
+    Args:
+        figures: Those of `PromptedSegmentationMetric`.
+        is_fit: Whether few are wanted; `validate` and `test` log all, which are some fifty for each mode.
+        finds_classes: Whether absent classes are asked too.
+    """
+    shown = [name for name in figures if name not in OF_CLASSES and (not is_fit or name in OF_FIT)]
+    return {name: figures[name] for name in (*shown, *(OF_CLASSES if finds_classes else ()))}
 
 
 def notes_of_prompts(figures: Mapping[str, float], stage: str, mode: str) -> list[str]:
