@@ -17,7 +17,7 @@ from callbacks.pictures.colors import Color, palette
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.masks import index_image, overlay
 from callbacks.pictures.output import picture_path, save_picture, show_picture
-from callbacks.pictures.prompts import draw_prompts
+from callbacks.pictures.prompts import PROMPT, draw_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_map
@@ -178,6 +178,8 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
             rows.append([sample.shown, *painted, errors(sample.image, sample.truth, sample.prediction)])
             masks += drawn
         legend = [*_legend(torch.cat([mask.flatten() for mask in masks]), class_names, colors), ("wrong", WRONG)]
+        if any(sample.shown is not sample.image for sample in self._samples):
+            legend.append(("prompt", PROMPT))
         names = [sample.name for sample in self._samples]
         self._samples = []
         show_picture(trainer, self.folder, picture_grid(rows, [*titles, "wrong pixels"], names, legend))

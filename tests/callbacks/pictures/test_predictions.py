@@ -20,6 +20,7 @@ from callbacks.pictures import predictions as prediction_pictures
 from callbacks.pictures.colors import palette
 from callbacks.pictures.output import log_image
 from callbacks.pictures.predictions import PredictionPictures, errors, spread
+from callbacks.pictures.prompts import PROMPT
 from datamodules.common.data_module import DataModule
 from eomt.prompts import Prompts
 
@@ -164,6 +165,8 @@ def test_prompts_are_drawn_over_the_image(tmp_path: Path, grids: Grids) -> None:
         trainer(tmp_path, PredictionPictures(4)).test(task, datamodule=Scenes())
         images[type(task)] = grids.column(-1, "image")
     changed = [(a != b).any(0) for a, b in zip(images[Segmenter], images[Prompted], strict=True)]
+    assert ("prompt", PROMPT) in grids.calls[-1][3]
+    assert ("prompt", PROMPT) not in grids.calls[0][3]
     outline = torch.zeros_like(changed[0])
     outline[3:9, 2:10] = True
     outline[4:8, 3:9] = False
