@@ -22,7 +22,7 @@ class ClassAnswers(Metric):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         for name, shape in (("overlap", ()), ("num_pairs", ()), ("presence", num_classes), ("squares", num_classes)):
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros(shape), dist_reduce_fx="sum")
         self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, mask_logits: Tensor, object_logits: Tensor) -> None:
@@ -32,14 +32,15 @@ class ClassAnswers(Metric):
             mask_logits: One mask for each class, before the classes that are absent are left out, `(C, h, w)`.
             object_logits: Log-odds that the image shows each class, `(C,)`.
         """
-        found = (mask_logits > 0).flatten(1).double()
-        shared = found @ found.T
+        found = (mask_logits > 0).flatten(1)
+        # counted, since autocast would round a product of matrices
+        shared = (found[:, None] & found).sum(2)
         area = shared.diagonal()
         union = area[:, None] + area - shared
         counted = (union > 0).triu(diagonal=1)
         self.overlap += (shared / union.clamp(min=1))[counted].sum()
         self.num_pairs += counted.sum()
-        present = object_logits.double().sigmoid()
+        present = object_logits.float().sigmoid()
         self.presence += present
         self.squares += present.square()
         self.num_images += 1

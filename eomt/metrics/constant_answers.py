@@ -25,9 +25,9 @@ class BestConstantRule(Metric):
 
     def __init__(self, num_rules: int) -> None:
         super().__init__()
-        # sums over images, exact enough that their order does not matter
-        self.add_state("iou", torch.zeros(num_rules, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("dice", torch.zeros(num_rules, dtype=torch.float64), dist_reduce_fx="sum")
+        # sums over images
+        self.add_state("iou", torch.zeros(num_rules), dist_reduce_fx="sum")
+        self.add_state("dice", torch.zeros(num_rules), dist_reduce_fx="sum")
         self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, answers: Tensor, masks: Tensor) -> None:
@@ -37,8 +37,8 @@ class BestConstantRule(Metric):
             answers: What each rule answers, bool `(K, N, H, W)`.
             masks: True masks, none empty, bool `(N, H, W)`.
         """
-        intersection = (answers & masks).sum((2, 3)).double()
-        total = (answers.sum((2, 3)) + masks.sum((1, 2))).double()
+        intersection = (answers & masks).sum((2, 3)).float()
+        total = (answers.sum((2, 3)) + masks.sum((1, 2))).float()
         self.iou += (intersection / (total - intersection)).mean(1)
         self.dice += (2 * intersection / total).mean(1)
         self.num_images += 1

@@ -233,7 +233,7 @@ def test_classes_and_images_that_get_one_answer_are_told() -> None:
         task.network.class_prompts.weight.copy_(task.network.class_prompts.weight[:1].expand(4, -1))
     figures = logged(task)
     assert figures["test_none_class_overlap"] == pytest.approx(1.0)
-    assert figures["test_none_presence_spread"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["test_none_presence_spread"] == pytest.approx(0.0, abs=1e-3)
     notes = task.notes(figures, "test")
     assert [note.split(":")[0] for note in notes[1:]] == ["Classes get one answer", "Images get one answer"]
     apart = figures | {"test_none_class_overlap": 0.5, "test_none_presence_spread": 0.2}
