@@ -56,6 +56,9 @@ def report(folder: Path) -> Table:
     table.add_row("audit", summary["audit"])
     if stopped := summary.get("stopped_early"):
         table.add_row("stopped early", stopped)
+    # runs of 0.1.0 have none
+    for note in (results[-1] if results else summary).get("notes", summary.get("notes", [])):
+        table.add_row("note", note)
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     pictures = sorted((folder / "pictures").glob("*.png"))
     pictures += sorted((folder / "predictions" / "overlays").rglob("*.png"))[:1]

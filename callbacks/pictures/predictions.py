@@ -19,6 +19,7 @@ from callbacks.pictures.colors import Color, palette
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.masks import index_image, overlay
 from callbacks.pictures.output import picture_path, save_picture, show_picture
+from callbacks.pictures.prompts import PROMPT, draw_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import MaskFiles, data_of
 from eomt.tasks.index_maps import index_map
@@ -31,10 +32,14 @@ WRONG: Color = (255, 0, 0)
 
 @dataclass
 class PredictionSample:
-    """One image on the CPU: `image` uint8 `(3, H, W)`, `truth` and `prediction` uint8 `(H, W)`."""
+    """One image on the CPU: `image` uint8 `(3, H, W)`, `truth` and `prediction` uint8 `(H, W)`.
+
+    `shown` is the image with what was prompted.
+    """
 
     name: str
     image: Tensor
+    shown: Tensor
     truth: Tensor
     prediction: Tensor
 
@@ -71,8 +76,9 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
     where the data's mask files have other labels than class ids, as Cityscapes' labelIds.
 
     The task's steps return `prediction`, int64 `(B, H, W)` or a list of `(H, W)`, at the file's size, and may return a
-    `mask` alike; a batch holds `image`, else `mask` (not in predict) and `name`, "" for padding. Where the task has
-    `has_background`, 0 is no class and class i is i + 1. With other tasks nothing is written.
+    `mask` alike, and `prompts`, a list with the Prompts of each image, which are drawn. A batch holds `image`, else
+    `mask` (not in predict) and `name`, "" for padding. Where the task has `has_background`, 0 is no class and class i
+    is i + 1. With other tasks nothing is written.
 
     Args:
         num_samples: How many validation or test images are shown, spread over the loader. In a run on several
@@ -151,11 +157,13 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         position = sum(num_batches[: evaluated.loader]) + evaluated.index
         wanted = spread(self.num_samples, sum(num_batches))[int(position)]
         for index in evaluated.real()[:wanted]:
+            # copies, for a view would keep the whole batch in memory
+            image = _at_size(batch["image"][index].cpu().clone(), truth[index].shape)
             self._samples.append(
                 PredictionSample(
                     name=batch["name"][index],
-                    # copies, for a view would keep the whole batch in memory
-                    image=_at_size(batch["image"][index].cpu().clone(), truth[index].shape),
+                    image=image,
+                    shown=_with_prompts(image, outputs, index),
                     truth=truth[index].to("cpu", torch.uint8),
                     prediction=outputs["prediction"][index].to("cpu", torch.uint8),
                 )
@@ -170,9 +178,11 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         for sample in self._samples:
             drawn = [sample.truth, *([self._first_prediction(sample)] if shows_step_0 else []), sample.prediction]
             painted = [overlay(sample.image, mask, colors) for mask in drawn]
-            rows.append([sample.image, *painted, errors(sample.image, sample.truth, sample.prediction)])
+            rows.append([sample.shown, *painted, errors(sample.image, sample.truth, sample.prediction)])
             masks += drawn
         legend = [*_legend(torch.cat([mask.flatten() for mask in masks]), class_names, colors), ("wrong", WRONG)]
+        if any(sample.shown is not sample.image for sample in self._samples):
+            legend.append(("prompt", PROMPT))
         names = [sample.name for sample in self._samples]
         self._samples = []
         show_picture(trainer, self.folder, picture_grid(rows, [*titles, "wrong pixels"], names, legend))
@@ -196,7 +206,8 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
             image = _at_size(batch["image"][index].cpu(), mask.shape)
             path = picture_path(batch["name"][index])
             save_picture(index_image(mask, colors), self.folder / "predictions" / "masks" / path)
-            save_picture(to_pil_image(overlay(image, mask, colors)), self.folder / "predictions" / "overlays" / path)
+            painted = _with_prompts(overlay(image, mask, colors), evaluated.outputs, index)
+            save_picture(to_pil_image(painted), self.folder / "predictions" / "overlays" / path)
             if not torch.equal(labels, torch.arange(len(labels))):
                 of_file = labels[mask].numpy().astype(np.uint8 if labels.max() < 256 else np.uint16)
                 save_picture(Image.fromarray(of_file), self.folder / "predictions" / "labels" / path)
@@ -212,6 +223,12 @@ def _truth(batch: Any) -> Sequence[Tensor] | None:
             index_map(masks, class_ids) for masks, class_ids in zip(batch["masks"], batch["class_ids"], strict=True)
         ]
     return batch["mask"] if "mask" in batch and batch["mask"].ndim == 3 else None
+
+
+def _with_prompts(image: Tensor, outputs: Mapping[str, Any], index: int) -> Tensor:
+    """Return an image with the prompts that the task answered, if there were any."""
+    prompts = outputs.get("prompts")
+    return draw_prompts(image, prompts[index]) if prompts else image
 
 
 def _at_size(image: Tensor, size: Sequence[int]) -> Tensor:

@@ -161,6 +161,8 @@ class RunSummary(Callback):
         print_report(self._folder)
         summary = json.loads((self._folder / SUMMARY).read_text())
         log.info("%s", verdict(summary))
+        for note in summary["notes"]:
+            log.info("%s", note)
         log.info("Run folder: %s", self._folder)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -216,6 +218,7 @@ class RunSummary(Callback):
             "merge_max_abs_diff": _number(merge.max_abs_diff) if merge else None,
             "merge_relative_diff": _number(merge.relative_diff) if merge else None,
             "audit": audit.verdict if audit else "not run",
+            "notes": task.notes(validation_metrics(trainer), "val"),
             "base": {
                 "id": task.network.base,
                 "fingerprint": _digest(done.fingerprint) if done else None,
@@ -239,15 +242,20 @@ class RunSummary(Callback):
             path = path.with_name(f"{path.name.removesuffix('_eval.json')}_again_eval.json")
         # the metrics that the task logs, and those that it only keeps
         assert isinstance(pl_module, AdaptationTask)
-        figures = {**pl_module.all_figures, **trainer.callback_metrics}
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        figures = {**pl_module.all_figures, **measured}
+        notes = pl_module.notes(figures, "test")
         result = {
             "task": type(pl_module).__name__,
             "weights": pl_module.weights,
             "metrics": {name: _number(value) for name, value in figures.items()},
+            "notes": notes,
             "versions": versions(),
         }
         write_file(path, lambda beside: beside.write_text(json.dumps(result, indent=2) + "\n"))
         self.results = path
+        for note in notes:
+            log.info("%s", note)
         log.info("Results: %s", path)
 
 

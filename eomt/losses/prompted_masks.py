@@ -45,7 +45,13 @@ class PromptedMaskLoss(nn.Module):
         self.object_weight = object_weight
 
     def forward(
-        self, mask_logits: Tensor, iou_scores: Tensor, object_logits: Tensor, targets: Tensor, valid: Tensor
+        self,
+        mask_logits: Tensor,
+        iou_scores: Tensor,
+        object_logits: Tensor,
+        targets: Tensor,
+        valid: Tensor,
+        absent_masks: float = 0.0,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch, per object: sums divided by the number of objects, averaged over the ranks.
 
@@ -57,6 +63,8 @@ class PromptedMaskLoss(nn.Module):
             object_logits: `(B, N, 1)`.
             targets: bool `(B, N, H, W)`.
             valid: Which places hold an object (perhaps an empty one), bool `(B, N)`; the others contribute nothing.
+            absent_masks: Share of the focal loss by which the masks of empty objects learn to be empty. A prompt on
+                nothing may be answered by anything; the mask of a class should not lie on an object of another class.
 
         Returns:
             `loss`: the weighted sum, to be minimized. `focal_loss`, `dice_loss`, `iou_loss`, `object_loss`: its parts,
@@ -83,7 +91,12 @@ class PromptedMaskLoss(nn.Module):
             )
             focal_loss, dice_loss, iou_loss, object_loss = (
                 (values * counted).sum() / normalizer
-                for values, counted in ((focal, present), (dice, present), (iou_error, present), (object_error, valid))
+                for values, counted in (
+                    (focal, present + absent_masks * (valid & ~occupied)),
+                    (dice, present),
+                    (iou_error, present),
+                    (object_error, valid),
+                )
             )
             loss = self.focal_weight * focal_loss + self.dice_weight * dice_loss
             loss = loss + self.iou_weight * iou_loss + self.object_weight * object_loss

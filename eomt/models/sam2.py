@@ -6,28 +6,33 @@ out.
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Sam2Model
 
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
-from eomt.models.network import Network
+from eomt.models.network import Arguments, Network
 from eomt.models.parts.pixels import PixelNormalization
-from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction
+from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction, pool_levels
 from eomt.models.weights.sam2.config import (
     SIZES,
+    as_pair,
     check_image_size,
+    image_size_of,
     is_size,
     read_sam2_config,
     sam2_config,
     set_image_size,
+    use_single_mask,
 )
-from eomt.models.weights.sam2.load import CLASS_PROMPTS_FILE, SAM2Weights, read_sam2, released_sam2
+from eomt.models.weights.sam2.load import CLASS_PROMPTS_FILE, SAM2Weights, read_image_size, read_sam2, released_sam2
 from eomt.models.weights.sam2.names import POSITIONS_TWICE
 from eomt.models.weights.sam2.save import save_original, write_hugging_face
-from eomt.utils.hub import CONFIG_FILE
+from eomt.utils.hub import CONFIG_FILE, PROCESSOR_FILE
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_name, expand_source
 
@@ -35,6 +40,12 @@ from eomt.utils.paths import PathOrName, expand_name, expand_source
 LORA_TARGETS = ("attn", "mask_decoder.transformer")
 # tokens of a class prompt: as many as an empty prompt has, since class prompts start from its values
 CLASS_TOKENS = 2
+# what a prompt-free network has beside SAM 2
+CLASS_MODULES = ("class_prompts", "presence")
+# deviations of the empty prompt in a one of `class_prompts`
+PROMPT_SCALE = 10
+# log-odds of "the image shows the class" before training: every class starts as absent
+ABSENT = -2.0
 # label of a point that is none; the others are 1 (on the object) and 0 (off it)
 NO_POINT = -1
 
@@ -51,14 +62,15 @@ class SAM2(Network):
         size: Size of the model: tiny, small, base_plus, large, or a folder with a config.json of another architecture.
             Where `pretrained` is a text, its own size is used.
         img_size: Size of the input images: a side, or (H, W) for images that are not square (256 x 1600 costs 0.4 of
-            1024 x 1024; the released weights were trained only on the latter).
+            1024 x 1024; the released weights were trained only on the latter). None takes that of the weights, which
+            is 1024 unless they are a folder that says otherwise.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         prompt_free: Learn a prompt for each class, which `decode_classes` uses.
         num_classes: Number of class prompts. With a config it comes from the data.
 
     Attributes:
-        class_prompts: One embedding for each class, (C, T * D), a name for `trainable_modules`; None if not
-            `prompt_free`.
+        class_prompts: One embedding for each class, (C, T * D), see `class_tokens`; None if not `prompt_free`.
+        presence: What tells from features of the whole image which classes it shows; None if not `prompt_free`.
         memory: Tensors of the video model that an original checkpoint held, with their names; written into a `.pt`
             again.
 
@@ -70,18 +82,18 @@ class SAM2(Network):
     inner_models = ("model",)
     # full fine-tuning does not change it
     frozen_modules = ("model.prompt_encoder",)
-    files = Network.files | {CONFIG_FILE, CLASS_PROMPTS_FILE}
+    files = Network.files | {CONFIG_FILE, PROCESSOR_FILE, CLASS_PROMPTS_FILE}
 
     @property
     def new_modules(self) -> tuple[str, ...]:
-        """The class prompts, if there are any: they are trained in full beside the adapters."""
-        return ("class_prompts",) if self.prompt_free else ()
+        """The class prompts and their presence head, if there are any: they are trained in full beside the adapters."""
+        return CLASS_MODULES if self.prompt_free else ()
 
     def __init__(
         self,
         pretrained: bool | PathOrName = True,
         size: PathOrName = "large",
-        img_size: int | tuple[int, int] = 1024,
+        img_size: int | tuple[int, int] | None = None,
         checkpointing: bool = False,
         prompt_free: bool = False,
         num_classes: int | None = None,
@@ -95,17 +107,18 @@ class SAM2(Network):
         if prompt_free and (num_classes is None or num_classes < 1):
             raise UserError(f"num_classes: {num_classes!r}; must be at least 1 (with a config it comes from the data)")
         self.pretrained, self.size, self.prompt_free, self.num_classes = pretrained, size, prompt_free, num_classes
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.img_size = (int(height), int(width))
         weights = read_sam2(self.base) if pretrained else None
         self.model = _make_model(weights, size)
+        self.img_size = image_size_of(self.model.config) if img_size is None else as_pair(img_size)
         self.memory = weights.memory if weights else {}
         check_image_size(self.model.config, self.img_size)
         set_image_size(self.model, self.img_size)
-        # else a single mask would be chosen in another way in evaluation than in training
-        self.model.mask_decoder.dynamic_multimask_via_stability = False
+        use_single_mask(self.model)
         self.model.prompt_encoder.requires_grad_(False)
-        self.class_prompts = self._make_class_prompts(weights) if prompt_free else None
+        self.class_prompts: nn.Embedding | None = None
+        self.presence: nn.Linear | None = None
+        if prompt_free:
+            self.class_prompts, self.presence = self._make_class_modules(weights)
         if checkpointing:
             self.model.supports_gradient_checkpointing = True  # it does support it, but its class does not say so
             with warnings.catch_warnings():
@@ -154,6 +167,24 @@ class SAM2(Network):
         """Return whether `folder` holds Hugging Face's layout."""
         return (folder / CONFIG_FILE).is_file()
 
+    @classmethod
+    def complete(cls, arguments: Arguments) -> None:
+        """Fill in the image size, so that a saved configuration has it."""
+        arguments["img_size"] = cls.img_size_of(arguments)
+
+    @classmethod
+    def img_size_of(cls, arguments: Arguments) -> Any:
+        """Return the configured image size, or that of the weights."""
+        given, pretrained, size = (arguments.get(name) for name in ("img_size", "pretrained", "size"))
+        if given is not None:
+            return given
+        found = None
+        if isinstance(pretrained, str):
+            found = read_image_size(expand_source(pretrained))
+        elif pretrained is False and size is not None and not is_size(size):
+            found = image_size_of(read_sam2_config(Path(expand_name(size))))
+        return list(found or image_size_of(sam2_config("large")))
+
     def encode(self, image: Tensor) -> SAM2Features:
         """Return features of images, with gradients.
 
@@ -176,6 +207,7 @@ class SAM2(Network):
             embedding + self.model.no_memory_embedding.view(1, -1, 1, 1),
             decoder.conv_s1(stride_8),
             decoder.conv_s0(stride_4),
+            pool_levels((embedding, stride_8, stride_4)),
         )
 
     def decode(
@@ -221,13 +253,30 @@ class SAM2(Network):
         return self._decode(features, sparse, dense, multimask, (batch, count))
 
     def decode_classes(self, features: SAM2Features) -> SAM2Prediction:
-        """Return one mask for each class, from the class prompts: N is the number of classes, M is 1."""
+        """Return one mask for each class, from the class prompts: N is the number of classes, M is 1.
+
+        The object logits are those of the presence head, not of SAM 2's own head: that one is frozen and starts so
+        sure that an object is there that nothing is learned through it.
+        """
         assert self.class_prompts is not None, "needs prompt_free=True"
+        assert self.presence is not None
         batch, count = len(features.embedding), self.class_prompts.num_embeddings
-        classes = torch.arange(count, device=features.embedding.device)
-        sparse = self.class_prompts(classes).unflatten(-1, (CLASS_TOKENS, -1)).expand(batch, -1, -1, -1)
+        sparse = self.class_tokens().expand(batch, -1, -1, -1)
         _, dense = self.model.prompt_encoder(None, None, None, None)
-        return self._decode(features, sparse, dense, False, (batch, count))
+        prediction = self._decode(features, sparse, dense, False, (batch, count))
+        pooled = F.layer_norm(features.pooled, features.pooled.shape[-1:])
+        return prediction._replace(object_logits=self.presence(pooled)[..., None].float())
+
+    def class_tokens(self) -> Tensor:
+        """Return the prompts of the classes, (C, T, D): the empty prompt and what was learned beside it.
+
+        What is learned counts ten deviations of the empty prompt: an optimizer that moves every number by its rate
+        would otherwise hardly move prompts, whose numbers are as large as those deviations.
+        """
+        assert self.class_prompts is not None
+        empty = self.model.prompt_encoder.not_a_point_embed.weight  # (1, D)
+        learned = self.class_prompts(torch.arange(self.class_prompts.num_embeddings, device=empty.device))
+        return empty + PROMPT_SCALE * empty.std() * learned.unflatten(-1, (CLASS_TOKENS, -1))
 
     def forward(
         self,
@@ -270,21 +319,36 @@ class SAM2(Network):
         x, y = coordinates.unbind(-1)
         return torch.stack((x, (y + 0.5) * (width / height) - 0.5), dim=-1)
 
-    def _make_class_prompts(self, weights: SAM2Weights | None) -> nn.Embedding:
-        """Return the class prompts that were read, or else empty prompts, which the pre-trained decoder knows."""
+    def _make_class_modules(self, weights: SAM2Weights | None) -> tuple[nn.Embedding, nn.Linear]:
+        """Return class prompts and presence head as they were read, or else new ones.
+
+        New prompts are empty prompts, which the pre-trained decoder knows, plus noise as large as they are: classes
+        that start alike are pulled the same way and stay alike. A new head says "absent" to every class, so that step 0
+        answers nothing, and any figure above that has been learned.
+        """
         empty = self.model.prompt_encoder.not_a_point_embed.weight.detach()
-        prompts = nn.Embedding(self.num_classes or 0, CLASS_TOKENS * empty.shape[1])
-        read = weights.class_prompts if weights else None
-        if read is not None and read.shape != prompts.weight.shape:
+        count = self.num_classes or 0
+        prompts = nn.Embedding(count, CLASS_TOKENS * empty.shape[1])
+        presence = nn.Linear(POOLED * empty.shape[1], count)
+        read = weights.classes if weights else None
+        if read is None:
+            noise = torch.randn(prompts.weight.shape, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                prompts.weight.copy_(noise / PROMPT_SCALE)
+                presence.weight.zero_()
+                presence.bias.fill_(ABSENT)
+            return prompts, presence
+        if len(read.prompts) != count:
             raise UserError(
-                f"{self.pretrained}: holds prompts of {len(read)} classes, but the data has {self.num_classes}; "
+                f"{self.pretrained}: holds prompts of {len(read.prompts)} classes, but the data has {count}; "
                 "give the weights that its training started from"
             )
         with torch.no_grad():
-            prompts.weight.copy_(empty.repeat(1, CLASS_TOKENS) if read is None else read)
-        if read is not None:
-            mark_loaded(prompts, ["weight"])
-        return prompts
+            for parameter, value in zip((prompts.weight, *presence.parameters()), read, strict=True):
+                parameter.copy_(value)
+        mark_loaded(prompts, ["weight"])
+        mark_loaded(presence, ["weight", "bias"])
+        return prompts, presence
 
 
 def default_lora(prompt_free: bool = False) -> LoRAConfig:
@@ -301,7 +365,7 @@ def default_lora(prompt_free: bool = False) -> LoRAConfig:
         lora_dropout=0.05,
         target_modules=list(LORA_TARGETS),
         freeze_base_model=True,
-        trainable_modules=["class_prompts"] if prompt_free else [],
+        trainable_modules=list(CLASS_MODULES) if prompt_free else [],
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -60,9 +60,9 @@ class AdaptationTask(LightningModule, ABC):
     """
 
     network_class: ClassVar[type[Network]]
-    monitor: ClassVar[str]
+    monitor: str
     mode: ClassVar[Literal["min", "max"]] = "max"
-    file_metrics: ClassVar[tuple[str, ...]]
+    file_metrics: tuple[str, ...]
     has_background: ClassVar[bool] = False
 
     network: Network
@@ -309,6 +309,18 @@ class AdaptationTask(LightningModule, ABC):
         """Return whether the current batch is the last one of an optimizer step whose metrics are logged."""
         every: int = steps_between_logs(self.trainer)
         return (self.global_step + 1) % every == 0 and not self.trainer.fit_loop._should_accumulate()
+
+    def notes(self, figures: Mapping[str, float], stage: str) -> list[str]:
+        """Return what must be known beside the figures: the log, the summary and the closing table show it.
+
+        Args:
+            figures: Those of the last validation or test.
+            stage: "val" or "test", with which their names begin.
+
+        Returns:
+            Sentences; none by default.
+        """
+        return []
 
     # -- checkpoints: trained tensors only ------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Segmentation with SAM 2: of prompted objects, or of classes without prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,9 @@ from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.losses import PromptedMaskLoss
 from eomt.metrics import PromptedSegmentationMetric
-from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction
+from eomt.metrics.class_answers import ClassAnswers
+from eomt.metrics.constant_answers import RIVALS, BestConstantRule
+from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction, most_likely, worth_answering
 from eomt.models.sam2 import SAM2
 from eomt.prompts import (
     MODES,
@@ -24,15 +26,16 @@ from eomt.prompts import (
     sample_prompts,
     stack_prompts,
 )
+from eomt.prompts.prompts_alone import NUM_RADII, masks_of_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_map
+from eomt.tasks.prompted_figures import figures_to_log, notes_of_classes, notes_of_prompts
 
 Mode = Literal["box", "centre", "points", "none"]
-# figures that a fit logs for each mode
-FIGURES_OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou")
-# only for the mode without prompts: prompts from the true masks would tell which classes an image shows
-FIGURES_WITHOUT_PROMPTS = ("kaggle_dice", "kaggle_dice_all_empty")
+
+# of the loss of class masks: with 1, three quarters of which are of absent classes, all masks became empty
+ABSENT_MASKS = 0.2
 
 
 class PromptedSegmentation(AdaptationTask):
@@ -44,9 +47,11 @@ class PromptedSegmentation(AdaptationTask):
     the network's size, in evaluation of the file's size; `class_ids`, a list of int64 `(N_i,)`; `name`.
 
     Each mode of evaluation has its own metrics, `val_<mode>_...`; `val_iou`, `val_dice` and `val_loss` are those of the
-    mode `watch`. Prompts come from the true masks, so the metrics tell how well the network outlines an object that
-    someone has pointed at. Only the mode `none` finds objects. With a network that is not `prompt_free`, it shows what
-    the pre-trained network predicts without a prompt.
+    mode `watch`. Prompts and classes come from the true masks, so the metrics tell how well the network outlines an
+    object that someone has pointed at; `val_box_filled_iou` and `val_centre_disc_iou` beside them are what the prompt
+    alone gives. Only a `prompt_free` network finds objects, in the mode `none`: watched, `val_none_kaggle_dice` selects
+    the best step, since it falls with each false alarm. With another network the mode shows what the pre-trained one
+    predicts without a prompt.
 
     Args:
         network: A SAM2.
@@ -94,11 +99,17 @@ class PromptedSegmentation(AdaptationTask):
         super().__init__(network, lora_config, weight_decay=weight_decay, **training)
         self.sampling = sampling or PromptSampling()
         self.modes, self.watch, self.prompt_seed = list(modes), watch or modes[0], prompt_seed
+        if self._finds_classes(self.watch):
+            self.monitor, self.file_metrics = "val_none_kaggle_dice", ("none_kaggle_dice", "iou")
         self.criterion = PromptedMaskLoss(focal_weight, dice_weight, iou_weight, object_weight)
         self.train_iou = MeanMetric()
         self.evaluation_loss = MeanMetric()
         # `setup` creates them, since they need the classes of the data
         self.metrics: dict[str, PromptedSegmentationMetric] = {}
+        self.rivals: Mapping[str, BestConstantRule] = nn.ModuleDict(  # type: ignore[assignment]
+            {mode: BestConstantRule(1 if mode == "box" else NUM_RADII) for mode in self.modes if mode in RIVALS}
+        )
+        self.class_answers = ClassAnswers(network.num_classes or 0)
 
     def setup(self, stage: str) -> None:
         """Create a metric for each mode, with the classes of the data."""
@@ -154,7 +165,7 @@ class PromptedSegmentation(AdaptationTask):
     ) -> dict[str, Tensor]:
         targets = torch.stack([masks for masks, _ in self._truths(batch, "none")])
         valid = targets.new_ones(targets.shape[:2])
-        of_classes = self.criterion(*self.network.decode_classes(features), targets, valid)
+        of_classes = self.criterion(*self.network.decode_classes(features), targets, valid, ABSENT_MASKS)
         named = {f"class_{name}": value for name, value in of_classes.items() if name != "loss"}
         return losses | named | {"loss": losses["loss"] + of_classes["loss"]}
 
@@ -208,16 +219,16 @@ class PromptedSegmentation(AdaptationTask):
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
-        """Add a batch to the metrics of every mode; return `prediction` and `mask`, maps as in `predict_step`."""
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Add a batch to the metrics of every mode; return `prediction`, `mask` and `prompts` as in `predict_step`."""
         return self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of every mode."""
         self._log_metrics("val")
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
-        """Add a batch to the metrics of every mode; return `prediction` and `mask`, maps as in `predict_step`."""
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Add a batch to the metrics of every mode; return `prediction`, `mask` and `prompts` as in `predict_step`."""
         return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
@@ -238,25 +249,33 @@ class PromptedSegmentation(AdaptationTask):
                 "--model.network.prompt_free true to find objects without prompts"
             )
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
-        """Return `prediction`: for each image int64 `(H, W)` of the file's size, 0 = background, else class id + 1."""
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Return maps and prompts.
+
+        Returns:
+            `prediction`: for each image int64 `(H, W)` of the file's size, 0 = background, else class id + 1.
+            `prompts`: for each image its Prompts in the file's pixels; none where classes are found.
+        """
         mode = "none" if self.network.prompt_free else self.watch
         truths = self._truths(batch, mode)
-        prediction = self._answer(self.network.encode(batch["image"]), batch, truths, mode)
-        return {"prediction": self._index_maps(self._found(prediction, truths, mode), truths)}
+        prompts = self._prompts(batch, truths, mode)
+        prediction = self._answer(self.network.encode(batch["image"]), truths, prompts, mode)
+        return {"prediction": self._index_maps(self._found(prediction, truths, mode), truths), "prompts": prompts}
 
-    def _evaluate(self, batch: dict[str, Any]) -> dict[str, list[Tensor]]:
-        """Evaluate every mode on features that are computed once, and return the maps of the watched mode."""
+    def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate every mode on features that are computed once; return maps and prompts of the watched mode."""
         features = self.network.encode(batch["image"])
-        shown: dict[str, list[Tensor]] = {}
+        shown: dict[str, Any] = {}
         for mode, metric in self.metrics.items():
             truths = self._truths(batch, mode)
-            prediction = self._answer(features, batch, truths, mode)
+            prompts = self._prompts(batch, truths, mode)
+            prediction = self._answer(features, truths, prompts, mode)
             found = self._found(prediction, truths, mode)
             for masks, (truth, class_ids), name in zip(found, truths, batch["name"], strict=True):
                 metric.update(masks, truth, name, class_ids.tolist())
+            self._measure_rivals(prediction, truths, prompts, batch["name"], mode)
             if mode == self.watch:
-                shown = {"prediction": self._index_maps(found, truths)}
+                shown = {"prediction": self._index_maps(found, truths), "prompts": prompts}
                 self._update_loss(prediction, truths, batch["name"])
         return shown | {"mask": self._index_maps(batch["masks"], self._truths(batch, "box"))}
 
@@ -278,21 +297,47 @@ class PromptedSegmentation(AdaptationTask):
             found.append((every, torch.arange(len(every), device=every.device)))
         return found
 
+    def _prompts(self, batch: dict[str, Any], truths: list[tuple[Tensor, Tensor]], mode: str) -> list[Prompts]:
+        """Return the prompts of each image in pixels of its file; none where classes are found."""
+        if self._finds_classes(mode):
+            return []
+        return [
+            evaluation_prompts(masks, name, class_ids.tolist(), mode, self.prompt_seed)
+            for (masks, class_ids), name in zip(truths, batch["name"], strict=True)
+        ]
+
     def _answer(
-        self, features: SAM2Features, batch: dict[str, Any], truths: list[tuple[Tensor, Tensor]], mode: str
+        self, features: SAM2Features, truths: list[tuple[Tensor, Tensor]], prompts: list[Prompts], mode: str
     ) -> SAM2Prediction | None:
         """Return the prediction for the prompts of a mode; None if no image has an object to prompt."""
         if self._finds_classes(mode):
             return self.network.decode_classes(features)
         if not any(len(masks) for masks, _ in truths):
             return None
-        prompts = [
-            evaluation_prompts(masks, name, class_ids.tolist(), mode, self.prompt_seed).scaled(
-                (masks.shape[-2], masks.shape[-1]), self.network.img_size
-            )
-            for (masks, class_ids), name in zip(truths, batch["name"], strict=True)
+        scaled = [
+            given.scaled((masks.shape[-2], masks.shape[-1]), self.network.img_size)
+            for given, (masks, _) in zip(prompts, truths, strict=True)
         ]
-        return self.network.decode(features, *stack_prompts(prompts), multimask=False)
+        return self.network.decode(features, *stack_prompts(scaled), multimask=False)
+
+    def _measure_rivals(
+        self,
+        prediction: SAM2Prediction | None,
+        truths: list[tuple[Tensor, Tensor]],
+        prompts: list[Prompts],
+        names: list[str],
+        mode: str,
+    ) -> None:
+        """Measure what the prompts alone give or, where there are none, whether classes get answers of their own."""
+        for index, ((masks, _), name) in enumerate(zip(truths, names, strict=True)):
+            if not name:
+                continue
+            if self._finds_classes(mode):
+                assert prediction is not None
+                self.class_answers.update(prediction.mask_logits[index, :, 0], prediction.object_logits[index, :, 0])
+            elif mode in RIVALS and len(masks):
+                size = (masks.shape[-2], masks.shape[-1])
+                self.rivals[mode].update(masks_of_prompts(prompts[index], size), masks)
 
     def _found(self, prediction: SAM2Prediction | None, truths: list[tuple[Tensor, Tensor]], mode: str) -> list[Tensor]:
         """Return the predicted masks of each image, bool `(N, H, W)`, at the size of its true masks."""
@@ -305,8 +350,8 @@ class PromptedSegmentation(AdaptationTask):
                 logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear")
             answer = logits[:, 0] > 0 if len(masks) else masks
             if self._finds_classes(mode):
-                # no prompt says that there is an object, so the object score decides
-                answer = answer & (prediction.object_logits[index] > 0)[..., None]
+                # no prompt says that there is an object
+                answer = answer & worth_answering(prediction)[index, :, None, None]
             found.append(answer)
         return found
 
@@ -326,10 +371,14 @@ class PromptedSegmentation(AdaptationTask):
     def _log_metrics(self, stage: str) -> None:
         for mode, metric in self.metrics.items():
             figures = metric.compute()
-            if self.trainer.state.fn == "fit":
-                # `validate` and `test` log all, which are some fifty for each mode
-                shown = FIGURES_OF_FIT + (FIGURES_WITHOUT_PROMPTS if mode == "none" else ())
-                figures = {name: figures[name] for name in shown}
+            finds_classes = self._finds_classes(mode)
+            figures = figures_to_log(figures, self.trainer.state.fn == "fit", finds_classes)
+            if mode in RIVALS:
+                figures |= {f"{RIVALS[mode]}_{name}": value for name, value in self.rivals[mode].compute().items()}
+                self.rivals[mode].reset()
+            if finds_classes:
+                figures |= self.class_answers.compute()
+                self.class_answers.reset()
             # the metric has gathered from all ranks already; sync_dist only tells Lightning so
             self.log_dict({f"{stage}_{mode}_{name}": value for name, value in figures.items()}, sync_dist=True)
             if mode == self.watch:
@@ -339,11 +388,12 @@ class PromptedSegmentation(AdaptationTask):
         self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
         self.evaluation_loss.reset()
 
-
-def most_likely(prediction: SAM2Prediction) -> Tensor:
-    """Return for each object the mask with the highest predicted IoU, logits `(B, N, h, w)`."""
-    best = prediction.iou_scores.argmax(2)
-    return prediction.mask_logits.take_along_dim(best[:, :, None, None, None], dim=2).squeeze(2)
+    def notes(self, figures: Mapping[str, float], stage: str) -> list[str]:
+        """Say where the prompts came from and what they give alone, or what an empty answer gives."""
+        own = {name.removeprefix(f"{stage}_{self.watch}_"): float(value) for name, value in figures.items()}
+        if self._finds_classes(self.watch):
+            return notes_of_classes(own, stage)
+        return notes_of_prompts(own, stage, self.watch)
 
 
 def _sum(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"
 # a name with one of these endings is a file's, not a repository's
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
 # errors that transformers raises for a folder or a configuration that it cannot use

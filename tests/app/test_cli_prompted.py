@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import Sam2Model
+from transformers import AutoProcessor, Sam2Model
 
 from datamodules import SteelStrips
 from eomt.models import SAM2
@@ -72,7 +72,8 @@ def test_checkpoint_adapter_and_merged_folder_give_one_figure(workspace: Workspa
         "box_iou",
         "centre_pooled_dice",
         "points_macro_iou",
-        "none_kaggle_dice_all_empty",
+        "box_filled_iou",
+        "centre_disc_iou",
         "box_iou_class_defect_1",
     )
     assert all(f"test_{name}" in figures[0] for name in names)
@@ -101,8 +102,9 @@ def test_plain_transformers_and_peft_open_adapter_and_merged_model(workspace: Wo
         base = Sam2Model.from_pretrained(tiny_folder()).eval()(image).pred_masks
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(base, expected, atol=1e-4)
-    ours = SAM2(pretrained=str(merged), img_size=64)
-    assert ours.inner_models == ("model",)
+    ours = SAM2(pretrained=str(merged))
+    assert (ours.inner_models, ours.img_size) == (("model",), (64, 64))
+    assert AutoProcessor.from_pretrained(merged).image_processor.size["height"] == 64
 
 
 def test_a_run_shows_what_it_sees_and_lists_its_data(run: Path) -> None:
@@ -111,6 +113,11 @@ def test_a_run_shows_what_it_sees_and_lists_its_data(run: Path) -> None:
     summary = json.loads((run / "training_summary.json").read_text())
     assert summary["data"]["train"]["images"] > summary["data"]["val"]["images"] > 0
     assert summary["merge_relative_diff"] <= 1e-4
+    # 15.4: said wherever the figure is
+    assert "come from the true masks (mode box)" in summary["notes"][0]
+    assert "the box, filled" in summary["notes"][1]
+    text = (run / "training.log").read_text()
+    assert all(note in text for note in summary["notes"])
 
 
 def test_merge_writes_either_layout(
@@ -134,6 +141,11 @@ def test_the_prompt_free_mode_trains_its_class_prompts_and_predicts_a_folder(wor
     run = workspace.fit("free", *free)
     for path in best(run):
         workspace.run("test", "--ckpt_path", str(path), config=False)
+    # 15.2: selected by what falls with false alarms, and named after it
+    summary = json.loads((run / "training_summary.json").read_text())
+    assert summary["metric"] == "val_none_kaggle_dice"
+    assert f"_none_kaggle_dice{summary['best']:.4f}_iou" in best(run)[0].name
+    assert "An answer without any mask has val_none_kaggle_dice" in summary["notes"][0]
     folder = workspace.folder / "strips" / "train_images"
     workspace.run("predict", "--ckpt_path", str(best(run)[2]), "--data.predict_path", str(folder), config=False)
     assert len(list((run / "predictions" / "masks").glob("*.png"))) == len(list(folder.iterdir()))

@@ -170,3 +170,20 @@ def test_mean_over_ranks_is_the_loss_of_one_process(tmp_path: Path) -> None:
     ranks = on_two_ranks(losses_of, tmp_path)
     for name, value in PromptedMaskLoss()(*make_inputs()).items():
         torch.testing.assert_close((ranks[0][name] + ranks[1][name]) / 2, value.detach())
+
+
+def test_a_share_of_the_focal_loss_teaches_masks_of_absent_classes_to_be_empty() -> None:
+    """15.2: nothing said that the mask of a class does not belong on an object of another class."""
+    inputs = make_inputs()
+    mask_logits, _, _, targets, valid = inputs
+    criterion = PromptedMaskLoss()
+    without, with_share = (criterion(*inputs, absent_masks=share) for share in (0.0, 0.2))
+    # the empty object of image 0 is counted, the padding of image 1 is not
+    large = torch.nn.functional.interpolate(mask_logits[0, 1:2], targets.shape[-2:], mode="bilinear")[0]
+    figures = [mask_figures(mask.flatten().tolist(), [False] * mask.numel()) for mask in large.detach()]
+    best = min(figures, key=lambda found: 20 * found[0] + found[1])
+    expected = 0.2 * best[0] / int(valid.sum())
+    assert float(with_share["focal_loss"] - without["focal_loss"]) == pytest.approx(expected, rel=1e-6)
+    gradient = torch.autograd.grad(with_share["loss"], mask_logits)[0]
+    assert gradient[0, 1].any()
+    assert not gradient[1, 2].any()

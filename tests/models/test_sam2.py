@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Sam2Model
 
@@ -14,7 +15,7 @@ from eomt.lora.summary import get_lora_stats
 from eomt.lora.targets import resolve_targets
 from eomt.models import SAM2
 from eomt.models.parts.sam2_outputs import SAM2Prediction
-from eomt.models.sam2 import LORA_TARGETS, default_lora
+from eomt.models.sam2 import ABSENT, LORA_TARGETS, default_lora
 from tests.tiny_sam2 import make_boxes, make_image, make_points, make_sam2, tiny_model
 
 PROMPTS = ["points", "boxes", "both", "none"]
@@ -184,7 +185,7 @@ def test_features_are_kept_an_image_at_a_time_and_used_again(index: slice | list
     torch.testing.assert_close(second, expected[1:], rtol=1e-4, atol=1e-4)
     kept = [features.to(dtype=torch.bfloat16).select(row) for row in range(2)]
     again = torch.utils.data.default_collate(kept)
-    assert [level.dtype for level in again] == [torch.bfloat16] * 3
+    assert [level.dtype for level in again] == [torch.bfloat16] * 4
     torch.testing.assert_close(
         network.decode(type(features)(*again).to(dtype=torch.float32), **given).mask_logits,
         expected,
@@ -218,13 +219,36 @@ def test_a_network_in_bf16_takes_images_and_prompts() -> None:
     assert all(x.isfinite().all() for x in found)
 
 
-def test_class_prompts_start_as_the_empty_prompt() -> None:
+def test_class_prompts_start_apart_and_answer_nothing() -> None:
+    """15.2: all started from one vector and stayed within a cosine of .998; step 0 answered anything."""
     network = make_sam2(prompt_free=True, num_classes=3).eval()
-    features = network.encode(make_image())
-    empty, found = network.decode(features, multimask=False), network.decode_classes(features)
+    weight = network.class_tokens().flatten(1)
+    cosine = F.cosine_similarity(weight[:, None], weight[None], dim=2)
+    # an empty prompt plus noise of its own size: the expected cosine is one half, and 64 numbers scatter by .1
+    assert bool((cosine[~torch.eye(3, dtype=torch.bool)] < 0.8).all())
+    found = network.decode_classes(network.encode(make_image()))
     assert found.mask_logits.shape == (2, 3, 1, 16, 16)
-    for one, other in zip(found, empty, strict=True):
-        torch.testing.assert_close(one, other.expand_as(one), rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.object_logits, torch.full((2, 3, 1), ABSENT))
+    assert torch.equal(weight, make_sam2(prompt_free=True, num_classes=3).class_tokens().flatten(1))
+
+
+def test_presence_is_learned_apart_from_the_frozen_score_of_objects() -> None:
+    """15.2: the logit was .22 for every image and class, since no unit of the frozen head was ever positive."""
+    network = make_sam2(prompt_free=True, num_classes=2).eval()
+    with torch.no_grad():
+        # a head that is dead, as adapters below it made that of the quickstart
+        network.model.mask_decoder.pred_obj_score_head.layers[0].bias.fill_(-1e6)
+    apply_lora(network, default_lora(prompt_free=True))
+    truth = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(20):
+        logits = network.decode_classes(network.encode(make_image())).object_logits[..., 0]
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(logits, truth).backward()
+        optimizer.step()
+    assert torch.equal((logits > 0).float(), truth)
+    lora = [layer for path, layer in lora_layers(network).items() if "vision_encoder" in path]
+    assert all(layer.lora_b.grad is not None and layer.lora_b.grad.any() for layer in lora)
 
 
 def test_each_class_prompt_moves_its_own_mask_and_learns_from_it() -> None:

@@ -171,6 +171,76 @@ def test_a_perfect_answer_scores_one_and_an_empty_one_zero(monkeypatch: pytest.M
         assert measured["none_kaggle_dice_all_empty"] == pytest.approx(16 / 24)
 
 
+def logged(task: PromptedSegmentation, stage: str = "test", command: str = "test") -> dict[str, float]:
+    """What a stage over all samples logs."""
+    found: dict[str, float] = {}
+    task._trainer.state.fn = command  # type: ignore[union-attr,assignment]
+    vars(task).update(log=lambda name, value, **_: found.update({name: float(value)}))
+    vars(task).update(log_dict=lambda values, **_: found.update(values))
+    task.setup("test")
+    with torch.no_grad():
+        task._evaluate(collate(samples()))
+    task._log_metrics(stage)
+    return found
+
+
+def test_what_the_prompt_alone_gives_stands_beside_every_prompted_figure() -> None:
+    """15.4: a box had IoU .563 after training, and the same box, filled, .575; nothing said so."""
+    found = logged(make_task())
+    # every mask is a rectangle, so that each box is its mask, and a disc is not
+    assert found["test_box_filled_iou"] == found["test_box_filled_dice"] == 1.0
+    for mode in ("centre", "points"):
+        assert 0 < found[f"test_{mode}_disc_iou"] < found[f"test_{mode}_disc_dice"] < 1
+    assert "test_none_filled_iou" not in found
+    notes = make_task(watch="centre").notes(found, "test")
+    assert "come from the true masks (mode centre)" in notes[0]
+    assert f"test_centre_disc_iou {found['test_centre_disc_iou']:.4f}" in notes[1]
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("prompt_free", [False, True])
+def test_kaggle_s_dice_is_shown_where_absent_classes_are_asked_too(prompt_free: bool, command: str) -> None:
+    """15.3: of present classes alone it cannot fall below its baseline, and stood beside a contest's figure."""
+    found = logged(make_task(prompt_free), command=command)
+    names = {name for name in found if "kaggle" in name}
+    wanted = {"test_none_kaggle_dice", "test_none_kaggle_dice_all_empty"}
+    assert names == (wanted if prompt_free else set())
+
+
+def test_watched_without_prompts_the_figure_that_selects_falls_with_false_alarms() -> None:
+    """15.2: val_iou rose from .11 to .44 while Kaggle's Dice was .19, and .74 for an empty answer."""
+    task = make_task(prompt_free=True, watch="none")
+    assert task.monitor == "val_none_kaggle_dice"
+    assert task.file_metrics[0] == "none_kaggle_dice"
+    # all classes are absent before training
+    silent = logged(task)
+    assert silent["test_none_kaggle_dice"] == silent["test_none_kaggle_dice_all_empty"] == pytest.approx(16 / 24)
+    assert task.network.presence is not None
+    with torch.no_grad():
+        task.network.presence.bias.fill_(9)
+    loud = logged(task)
+    assert loud["test_none_kaggle_dice"] < silent["test_none_kaggle_dice"]
+    assert task.monitor.replace("val", "test") in loud
+    for other in (make_task(prompt_free=True, watch="box"), make_task(watch="none")):
+        assert other.monitor == "val_iou"
+
+
+def test_classes_and_images_that_get_one_answer_are_told() -> None:
+    """15.2: masks of two classes overlapped by .97, every image had one object score, and the run was a success."""
+    task = make_task(prompt_free=True, watch="none")
+    assert task.network.class_prompts is not None
+    with torch.no_grad():
+        task.network.class_prompts.weight.copy_(task.network.class_prompts.weight[:1].expand(4, -1))
+    figures = logged(task)
+    assert figures["test_none_class_overlap"] == pytest.approx(1.0)
+    assert figures["test_none_presence_spread"] == pytest.approx(0.0, abs=1e-3)
+    notes = task.notes(figures, "test")
+    assert [note.split(":")[0] for note in notes[1:]] == ["Classes get one answer", "Images get one answer"]
+    apart = figures | {"test_none_class_overlap": 0.5, "test_none_presence_spread": 0.2}
+    assert len(task.notes(apart, "test")) == 1
+    assert f"{16 / 24:.4f}" in notes[0]
+
+
 def test_class_masks_are_empty_where_the_image_does_not_show_the_class() -> None:
     task = make_task(prompt_free=True)
     truths = task._truths(collate(samples()), "none")

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers.image_processing_base import ImageProcessingMixin
 
 from eomt.errors import UserError
-from eomt.utils.hub import PREPROCESSOR_FILE, first_line, quiet
+from eomt.utils.hub import PREPROCESSOR_FILE, PROCESSOR_FILE, first_line, quiet
 
 # of red, green and blue, 0 to 1
 Colors = tuple[float, float, float]
@@ -29,7 +29,7 @@ def read_colors(place: str, default: tuple[Colors, Colors]) -> tuple[Colors, Col
         UserError: For a file that cannot be read, or values that cannot be.
     """
     folder = Path(place)
-    if folder.is_dir() and not any((folder / name).is_file() for name in (PREPROCESSOR_FILE, "processor_config.json")):
+    if folder.is_dir() and not any((folder / name).is_file() for name in (PREPROCESSOR_FILE, PROCESSOR_FILE)):
         return default
     try:
         with quiet():

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
+from transformers import ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import require_merged
@@ -18,7 +19,7 @@ from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_config_fields, read_weights, write_weights
 from eomt.models.weights.renaming import RenamingTable
 from eomt.utils.files import write_folder
-from eomt.utils.hub import CONFIG_FILE, WEIGHT_FILES, Wanted
+from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHT_FILES, Wanted
 from eomt.utils.loaded import mark_loaded
 
 MODEL_TYPE = "vit_mae"
@@ -228,7 +229,9 @@ def resample_positions(positions: Tensor, side: int) -> Tensor:
 
 
 def save_mae_encoder(model: ViTMAEModel, folder: str | Path) -> Path:
-    """Write config.json and model.safetensors, whole or not at all; `ViTMAEModel.from_pretrained` opens them.
+    """Write an encoder and its image processor, whole or not at all; `ViTMAEModel.from_pretrained` opens the folder.
+
+    The configuration says that nothing is masked: as an encoder it sees every patch, in transformers too.
 
     Raises:
         UserError: If the model holds adapters, or the folder exists and is something else.
@@ -236,9 +239,14 @@ def save_mae_encoder(model: ViTMAEModel, folder: str | Path) -> Path:
     require_merged(model)
     config = copy.deepcopy(model.config)
     config.architectures = ["ViTMAEModel"]
+    config.mask_ratio = 0.0
+    side: Any = config.image_size
 
     def write(beside: Path) -> None:
         config.save_pretrained(beside)
+        ViTImageProcessor(
+            size={"height": side, "width": side}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
+        ).save_pretrained(beside)
         # not the model's own save_pretrained, which draws a progress bar
         write_weights(model.state_dict(), beside / WEIGHT_FILES[0])
 
@@ -269,4 +277,6 @@ def _check_width(name: str, width: int, num_heads: int) -> None:
 
 def _is_encoder_folder(folder: Path) -> bool:
     """Return whether `folder` holds such an encoder and nothing else, so that replacing it loses nobody's files."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} == {CONFIG_FILE, WEIGHT_FILES[0]}
+    needed = {CONFIG_FILE, WEIGHT_FILES[0]}
+    # those of 0.1.0 have no image processor
+    return folder.is_dir() and needed <= {path.name for path in folder.iterdir()} <= needed | {PREPROCESSOR_FILE}

@@ -20,7 +20,9 @@ from callbacks.pictures import predictions as prediction_pictures
 from callbacks.pictures.colors import palette
 from callbacks.pictures.output import log_image
 from callbacks.pictures.predictions import PredictionPictures, errors, spread
+from callbacks.pictures.prompts import PROMPT
 from datamodules.common.data_module import DataModule
+from eomt.prompts import Prompts
 
 SIZE = 48
 CLASS_NAMES = ["ground", "disc", "sky"]
@@ -141,6 +143,37 @@ def grids(monkeypatch: pytest.MonkeyPatch) -> Grids:
 
 def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Prompted(Segmenter):
+    """A task whose predictions come from prompts: a box and a click for each image."""
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:  # type: ignore[override]
+        box = Prompts(None, None, torch.tensor([[2.0, 3.0, 9.0, 8.0]]))
+        click = Prompts(torch.tensor([[[5.0, 6.0]]]), torch.tensor([[1]]), None)
+        nothing = Prompts(torch.zeros(1, 1, 2), torch.tensor([[-1]]), None)
+        prompts = [(box, click, nothing)[batch_idx % 3]] * len(batch["name"])
+        return super().validation_step(batch, batch_idx) | {"prompts": prompts}
+
+    test_step = predict_step = validation_step  # type: ignore[assignment]
+
+
+def test_prompts_are_drawn_over_the_image(tmp_path: Path, grids: Grids) -> None:
+    """15.4: pictures showed what was found, and not what the network had been told."""
+    images = {}
+    for task in (Segmenter(), Prompted()):
+        trainer(tmp_path, PredictionPictures(4)).test(task, datamodule=Scenes())
+        images[type(task)] = grids.column(-1, "image")
+    changed = [(a != b).any(0) for a, b in zip(images[Segmenter], images[Prompted], strict=True)]
+    assert ("prompt", PROMPT) in grids.calls[-1][3]
+    assert ("prompt", PROMPT) not in grids.calls[0][3]
+    outline = torch.zeros_like(changed[0])
+    outline[3:9, 2:10] = True
+    outline[4:8, 3:9] = False
+    assert any(torch.equal(mask, outline) for mask in changed)
+    # a dot of radius 2 around the click, and nothing where nothing was prompted
+    assert any(bool(mask[6, 5]) and 9 <= int(mask.sum()) <= 25 for mask in changed)
+    assert any(not mask.any() for mask in changed)
 
 
 @pytest.mark.parametrize(

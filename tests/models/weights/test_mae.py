@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
+from torchvision.transforms.v2 import functional as F
+from transformers import AutoImageProcessor, ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 
+from datamodules.generated.faces.drawing import draw_person, draw_photo, render_face
 from eomt.errors import UserError
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
@@ -22,6 +26,7 @@ from eomt.verification.audit import loaded_names
 from tests.tiny_morph import (
     NUM_PATCHES,
     PATCH,
+    SIDE,
     enlarge_weights,
     make_encoder,
     make_image,
@@ -81,7 +86,8 @@ def test_a_saved_encoder_opens_here_and_in_transformers(tmp_path: Path) -> None:
     network = make_mae()
     enlarge_weights(network)
     folder = save_encoder(network, tmp_path / "encoder")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    names = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("vit_mae", ["ViTMAEModel"])
     image, noise = make_image(), torch.arange(NUM_PATCHES).expand(2, -1)
@@ -95,6 +101,27 @@ def test_a_saved_encoder_opens_here_and_in_transformers(tmp_path: Path) -> None:
     assert encoder.base == str(folder)
     # saved again, it takes its own place
     save_encoder(network, folder)
+
+
+def test_transformers_sees_every_patch_of_a_face_with_a_saved_encoder(tmp_path: Path) -> None:
+    """15.1: the written config said to mask 75 % of the patches at random, and there was no image processor."""
+    network = make_mae()
+    enlarge_weights(network)
+    folder = save_encoder(network, tmp_path / "encoder")
+    random = np.random.default_rng(0)
+    drawn = [render_face(draw_person(random), draw_photo(random)) for _ in range(3)]
+    faces = [Image.fromarray((255 * face).clip(0, 255).astype(np.uint8)) for face in drawn]
+    theirs = ViTMAEModel.from_pretrained(folder).eval()
+    given = AutoImageProcessor.from_pretrained(folder)(faces, return_tensors="pt")
+    with torch.no_grad():
+        found = theirs(**given).last_hidden_state
+        images = torch.stack([F.resize(F.pil_to_tensor(face), [SIDE, SIDE], antialias=True) for face in faces])
+        expected = make_encoder(pretrained=str(folder)).eval()(images)
+    assert found.shape == expected.shape
+    # patches come in a random order there; the class token has seen them all; resized pixels are rounded to 1 of 255
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found[:, 0], expected[:, 0], rtol=0, atol=0.02 * scale)
+    assert float((expected[0, 0] - expected[1, 0]).abs().max()) > 0.05 * scale
 
 
 def test_an_encoder_is_saved_over_nothing_else(tmp_path: Path) -> None:

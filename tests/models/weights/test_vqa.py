@@ -69,6 +69,9 @@ def test_a_folder_gives_the_network_back_bit_by_bit(head: str, answers: list[str
         stored, given = (model.get_submodule(tower).config.to_dict() for model in (found, network))
         # nobody else has that path
         assert stored == given | {"_name_or_path": ""}
+    if head == "generative":
+        # 15.1: what says how answers are written is no part of transformers' configuration
+        assert found.text_model.generation_config.to_dict() == network.text_model.generation_config.to_dict()
     assert found.tokenizer.get_vocab() == network.tokenizer.get_vocab()
     assert found.tokenizer.model_max_length == MAX_LENGTH
     assert {name for name, _ in found.named_parameters()} <= loaded_names(found)

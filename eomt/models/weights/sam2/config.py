@@ -1,11 +1,13 @@
 """The four sizes of SAM 2 as configurations of transformers, and the image size that a model is set to."""
 
+import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import Sam2Config, Sam2Model
+from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
 
 from eomt.errors import UserError
 from eomt.models.weights.files import read_config_fields
@@ -67,6 +69,8 @@ def sam2_config(size: Size) -> Sam2Config:
 def read_sam2_config(folder: Path) -> Sam2Config:
     """Return the configuration in a folder of Hugging Face layout, of a Sam2Model or the images of a Sam2VideoModel.
 
+    A size that is not square is moved to where transformers takes one: see `image_size_of`.
+
     Raises:
         UserError: If there is none, it cannot be read, or it is of another family.
     """
@@ -78,10 +82,27 @@ def read_sam2_config(folder: Path) -> Sam2Config:
         name: fields.get(name) for name in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
     }
     try:
-        return Sam2Config(**parts)
+        config = Sam2Config(**parts)
+        prompts: Any = config.prompt_encoder_config
+        height, width = as_pair(prompts.image_size)
+        vision: Any = config.vision_config
+        vision.backbone_config.image_size, prompts.image_size = [height, width], width
+        return config
     except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: is no configuration of SAM 2 ({reason}); copy it again") from error
+
+
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of a size, which may be one side of a square."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def image_size_of(config: Sam2Config) -> tuple[int, int]:
+    """Return height and width of the images that a model of `config` was trained on."""
+    vision: Any = config.vision_config
+    return as_pair(vision.backbone_config.image_size)
 
 
 def check_image_size(config: Sam2Config, img_size: tuple[int, int]) -> None:
@@ -100,10 +121,7 @@ def check_image_size(config: Sam2Config, img_size: tuple[int, int]) -> None:
 
 
 def set_image_size(model: Sam2Model, img_size: tuple[int, int]) -> None:
-    """Set `model` to images of (H, W).
-
-    A square size also enters its configuration. transformers knows no other: a configuration keeps its own then.
-    """
+    """Set `model` and its configuration to images of (H, W)."""
     height, width = img_size
     vision: Any = model.config.vision_config
     prompts: Any = model.config.prompt_encoder_config
@@ -114,7 +132,40 @@ def set_image_size(model: Sam2Model, img_size: tuple[int, int]) -> None:
     encoder.mask_input_size = (4 * height // patch, 4 * width // patch)
     # coordinates are divided by it, both by the same: SAM2.decode scales y where the image is not square
     encoder.input_image_size = width
-    if height == width:
-        prompts.image_size = height
-        vision.backbone_feature_sizes = levels
-        vision.backbone_config.image_size = [height, width]
+    prompts.image_size = width
+    vision.backbone_feature_sizes = levels
+    vision.backbone_config.image_size = [height, width]
+
+
+def use_single_mask(model: Sam2Model) -> None:
+    """Let one mask be the first one, in evaluation as in training; also in the configuration.
+
+    By default transformers takes one of the three others in evaluation wherever the first one is not stable.
+    """
+    decoder: Any = model.config.mask_decoder_config
+    model.mask_decoder.dynamic_multimask_via_stability = decoder.dynamic_multimask_via_stability = False
+
+
+def written_config(model: Sam2Model) -> Sam2Config:
+    """Return the configuration to be written beside the weights of `model`.
+
+    transformers knows square images only. With another size in the field of its prompt encoder it refuses the folder,
+    which it would open otherwise, with other answers.
+    """
+    config = copy.deepcopy(model.config)
+    config.architectures = ["Sam2Model"]
+    height, width = image_size_of(config)
+    if height != width:
+        prompts: Any = config.prompt_encoder_config
+        prompts.image_size = [height, width]
+    return config
+
+
+def sam2_processor(img_size: tuple[int, int]) -> Sam2Processor:
+    """Return what makes of image files and prompts what a model for square images takes."""
+    height, width = img_size
+    return Sam2Processor(
+        Sam2ImageProcessor(
+            size={"height": height, "width": width}, mask_size={"height": height // 4, "width": width // 4}
+        )
+    )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from eomt.errors import UserError
 from eomt.models.weights.checks import check_tensors
 from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_weights
-from eomt.models.weights.sam2.config import HIERA, Size, read_sam2_config, sam2_config
+from eomt.models.weights.sam2.config import HIERA, Size, image_size_of, read_sam2_config, sam2_config
 from eomt.models.weights.sam2.names import (
     ONLY_IN_2_1,
     POSITIONS_TWICE,
@@ -27,6 +28,18 @@ CLASS_PROMPTS_FILE = "class_prompts.safetensors"
 PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
 
 
+class ClassWeights(NamedTuple):
+    """What a network that answers without prompts has beside SAM 2."""
+
+    prompts: Tensor  # (C, T * D)
+    presence_weight: Tensor  # (C, D)
+    presence_bias: Tensor  # (C,)
+
+
+# their names in the file
+CLASS_TENSORS = ("weight", "presence.weight", "presence.bias")
+
+
 @dataclass
 class SAM2Weights:
     """What a source holds.
@@ -35,13 +48,13 @@ class SAM2Weights:
         config: Of the architecture.
         state: Tensors of a Sam2Model, in its names.
         memory: Tensors of the video model, in official names; kept to be written again.
-        class_prompts: Of a network that answers without prompts, (C, T * D).
+        classes: Of a network that answers without prompts.
     """
 
     config: Sam2Config
     state: dict[str, Tensor]
     memory: dict[str, Tensor] = field(default_factory=dict)
-    class_prompts: Tensor | None = None
+    classes: ClassWeights | None = None
 
 
 def released_sam2(size: Size) -> str:
@@ -65,6 +78,16 @@ def read_sam2(source: str) -> SAM2Weights:
     """
     path = find_weights(source, WANTED)
     return read_hugging_face(path) if path.is_dir() else read_original(path)
+
+
+def read_image_size(source: str) -> tuple[int, int] | None:
+    """Return height and width of the images that a source is for; None for a `.pt`, which does not say.
+
+    Raises:
+        UserError: If there is no such source, or its configuration cannot be read.
+    """
+    path = find_weights(source, WANTED)
+    return image_size_of(read_sam2_config(path)) if path.is_dir() else None
 
 
 def read_original(path: str | Path) -> SAM2Weights:
@@ -140,10 +163,23 @@ def read_hugging_face(folder: Path) -> SAM2Weights:
     with torch.device("meta"):
         own = Sam2Model(config).state_dict()
     check_tensors(state, own, folder, f"the model of its {CONFIG_FILE}")
-    class_prompts = None
-    if (folder / CLASS_PROMPTS_FILE).is_file():
-        class_prompts = read_weights(folder / CLASS_PROMPTS_FILE)["weight"]
-    return SAM2Weights(config, _in_fp32(state), sam2_to_official(memory), class_prompts)
+    return SAM2Weights(config, _in_fp32(state), sam2_to_official(memory), _read_classes(folder / CLASS_PROMPTS_FILE))
+
+
+def _read_classes(file: Path) -> ClassWeights | None:
+    """Return what the file of class prompts holds; None if there is no such file.
+
+    Raises:
+        UserError: If it has no presence head, as those of 0.1.0.
+    """
+    if not file.is_file():
+        return None
+    found = read_weights(file)
+    if found.keys() != set(CLASS_TENSORS):
+        raise UserError(
+            f"{file}: holds {sorted(found)} instead of {sorted(CLASS_TENSORS)}; train the class prompts again"
+        )
+    return ClassWeights(*(found[name].float() for name in CLASS_TENSORS))
 
 
 def _in_fp32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
