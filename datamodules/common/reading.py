@@ -49,6 +49,15 @@ def read_image(path: ImageFile) -> Image.Image:
     return _read_as(path, "RGB")
 
 
+def read_small_image(path: ImageFile, side: int) -> Image.Image:
+    """Read an image as `read_image` does, of JPEG at a fraction of its size, at least `side` pixels each way.
+
+    Raises:
+        UserError: The file is damaged or a grayscale image of more than 8 bits.
+    """
+    return _read_as(path, "RGB", (side, side))
+
+
 def read_image_with_opacity(path: ImageFile) -> Image.Image:
     """Read an image as RGBA, turned as its EXIF orientation says; without transparency it is opaque.
 
@@ -58,9 +67,11 @@ def read_image_with_opacity(path: ImageFile) -> Image.Image:
     return _read_as(path, "RGBA")
 
 
-def _read_as(path: ImageFile, mode: str) -> Image.Image:
+def _read_as(path: ImageFile, mode: str, least: tuple[int, int] | None = None) -> Image.Image:
     with _opened(path) as image:
         _refuse_deep_image(path, image)
+        if least is not None:
+            image.draft(None, least)
         return ImageOps.exif_transpose(image).convert(mode)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +21,13 @@ from datamodules.faces.identity_splits import (
     FaceSplit,
     by_folds,
     by_fractions,
+    copies_of,
     leave_out,
     refuse_leaks,
+    refuse_pretrained,
     split_by_identity,
 )
-from datamodules.faces.statistics import count_faces, warn_about
+from datamodules.faces.statistics import count_faces, warn_about, warn_about_strangers
 from datamodules.faces.transforms import MorphTransform
 from eomt.errors import UserError
 from eomt.utils.paths import expand
@@ -45,7 +47,8 @@ class MorphFaces(FaceDataModule):
     FERET-Morphs (`raw`, `morph_<attack>`); or it holds `train`, `val` and optionally `test`, each in one of these
     layouts; or it is a CSV file: `path,label[,attack,subject_a,subject_b,split]`. Where neither folders nor a column
     say so, people are split by a seed and morphs of people on different sides are dropped. In a given split, a person,
-    file or copy that is on two sides is refused.
+    file or copy that is on two sides is refused. Names of people are compared as `folders.identity_of` spells them,
+    and copies by their pixels.
 
     Batches are dicts: `image` (B, 3, *img_size) uint8 RGB, `label` (B,) int64, 1 = morph, and lists of B strings:
     `path`; `attack`, "" for bona fide; `dataset`, the name of the data set; `name`, relative to `path`. In evaluation a
@@ -60,8 +63,9 @@ class MorphFaces(FaceDataModule):
         num_workers: Processes that read files.
         test_paths: Further sets that are tested, never trained on or selected by: folders or CSV files by their names,
             or a list of them. Of a set with splits its test split is taken.
-        identity_pattern: Regular expression that finds the people in a file's name: each match, or its first group.
-            In SMDD and in FRLL-, FRGC- and FERET-Morphs those sets' own patterns are tried as well.
+        identity_pattern: Regular expression that finds the people in a file's name, or else in its folders: each match,
+            or its first group. In SMDD and in FRLL-, FRGC- and FERET-Morphs those sets' own patterns are tried as
+            well. Null takes a folder below `bonafide` for a person; "" does not.
         shared_identities: Whether equal identities in `path` and in a test set are one person, who may then not be in
             training; false where two sets number their people anew.
         face_boxes: Names of text files in each data set's folder with lines `path x1 x2 y1 y2`; null for whole images.
@@ -77,6 +81,7 @@ class MorphFaces(FaceDataModule):
         fold: The fold that is tested, from 0; the next one is validation.
         splits: JSON file of an earlier split to be used again.
         predict_path: Folder of images, or one image, to predict, without labels; null for what is tested, or else val.
+        pretraining_path: Folder of the faces that the encoder was pre-trained on, where none may be that is tested.
 
     Attributes:
         counts: After `setup`, per part the number of "images", of each class, of "identities", and of images of
@@ -109,6 +114,7 @@ class MorphFaces(FaceDataModule):
         fold: int = 0,
         splits: Path | None = None,
         predict_path: Path | None = None,
+        pretraining_path: Path | None = None,
     ) -> None:
         super().__init__(
             path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, test_fraction, predict_path
@@ -134,6 +140,7 @@ class MorphFaces(FaceDataModule):
         self.num_folds = num_folds
         self.fold = fold
         self.splits = expand(splits)
+        self.pretraining_path = expand(pretraining_path)
         self._split: FaceSplit | None = None
         self._all_faces: list[Face] | None = None
         self._sets: dict[str, list[Face]] | None = None
@@ -259,14 +266,22 @@ class MorphFaces(FaceDataModule):
 
     def _found(self) -> FaceSplit:
         if self._split is None:
-            split = self._splits_of(self._faces())
+            faces = self._faces()
+            copies = copies_of([*faces, *(face for of_set in self._test_sets().values() for face in of_set)])
+            split = self._splits_of(faces, copies)
             if self.leave_out_attack is not None:
                 split = leave_out(split, self.leave_out_attack)
-            refuse_leaks(split.faces, self._test_sets(), self.shared_identities)
+            refuse_leaks(split.faces, self._test_sets(), self.shared_identities, copies)
+            if self.pretraining_path is not None:
+                seen = find_unlabeled_faces(self.pretraining_path, "pretraining_path", self.identity_pattern)
+                tested = [face for of_set in self._test_sets().values() for face in of_set]
+                refuse_pretrained(seen, [*split.faces["test"], *tested])
+            for path, of_set in ((self.path, faces), *((self.test_paths[n], f) for n, f in self._test_sets().items())):
+                warn_about_strangers(path, of_set)
             self._split = split
         return self._split
 
-    def _splits_of(self, faces: list[Face]) -> FaceSplit:
+    def _splits_of(self, faces: list[Face], copies: Mapping[Path, Path]) -> FaceSplit:
         if not self.is_split_by_seed:
             if self.splits is not None or self.num_folds is not None:
                 raise UserError(f"splits, num_folds: {self.path} has splits of its own; leave these fields out")
@@ -279,13 +294,15 @@ class MorphFaces(FaceDataModule):
             split.dropped += Counter({"images that are not in the recorded split": len(faces) - recorded})
             return split
         if self.num_folds is not None:
-            return split_by_identity(faces, by_folds(self.num_folds, self.fold, self.split_seed))
-        return split_by_identity(faces, by_fractions(self.val_fraction, self.test_fraction, self.split_seed))
+            divide = by_folds(self.num_folds, self.fold, self.split_seed)
+        else:
+            divide = by_fractions(self.val_fraction, self.test_fraction, self.split_seed)
+        return split_by_identity(faces, divide, copies)
 
     def _faces(self) -> list[Face]:
         if self._all_faces is None:
             faces = self._read(self.path, self.path.stem)
-            if self.identity_pattern is not None and not any(face.identities for face in faces):
+            if self.identity_pattern and not any(face.identities for face in faces):
                 raise UserError(
                     f"identity_pattern: {self.identity_pattern!r} matches no file name in {self.path}, "
                     f"e.g. {faces[0].name}; correct it"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from datamodules.faces.folders import BONA_FIDE, CLASS_NAMES, MORPH, Face
 
@@ -35,6 +36,24 @@ def warn_about(part: str, faces: Sequence[Face], sizes: Sequence[tuple[int, int]
         )
     _warn_about_shortcut(part, "file format", faces, [face.image.suffix.lower() for face in faces])
     _warn_about_shortcut(part, "image size", faces, [f"{height} x {width}" for height, width in sizes])
+
+
+def warn_about_strangers(path: Path, faces: Sequence[Face]) -> None:
+    """Log a warning where most people in the morphs of a data set have no photo in it.
+
+    Often the two are spelled differently, and then nothing keeps a person's photos and morphs together.
+    """
+    photographed, morphed = (
+        {identity for face in faces if face.label == label for identity in face.identities}
+        for label in (BONA_FIDE, MORPH)
+    )
+    strangers = sorted(morphed - photographed)
+    if 2 * len(strangers) > len(morphed):
+        log.warning(
+            "%s: %d of %d people in morphs have no photo (%s, ...), photos show %s: of one person with two names, "
+            "photos may be in training and morphs in test; spell names alike",
+            *(path, len(strangers), len(morphed), strangers[0], ", ".join(sorted(photographed)[:3]) or "nobody known"),
+        )
 
 
 def _warn_about_shortcut(part: str, what: str, faces: Sequence[Face], values: Sequence[str]) -> None:
