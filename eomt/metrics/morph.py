@@ -18,7 +18,7 @@ from eomt.metrics.error_rates import (
     threshold_at_macer,
 )
 from eomt.metrics.row_metric import RowMetric
-from eomt.metrics.statistics import NUM_RESAMPLES
+from eomt.metrics.statistics import NUM_RESAMPLES, TAIL, with_exact_limits
 
 # how many numbers a resample may hold at once
 CHUNK = 2_000_000
@@ -148,7 +148,7 @@ class MorphMetric(RowMetric[FaceScore]):
         Returns:
             `eer`, `auroc`, `bscer_at_macer_<x>` and `macer_at_bscer_<x>` for x of 1, 5, 10, 20 percent, each with
             `_low` and `_high`, the 95 % interval by percentiles of as many bona fide images and as many morphs drawn
-            with replacement; `accuracy`, `f1`, `macer`, `bscer` at `threshold`; `threshold` itself; `n_bonafide` and
+            with replacement, with exact limits where the figure is 0 or 1 (`statistics.with_exact_limits`); `accuracy`, `f1`, `macer`, `bscer` at `threshold`; `threshold` itself; `n_bonafide` and
             `n_morph`.
 
             The same of a part with its name behind: `eer/<data set>`, and `eer/<data set>/<attack>` against all bona
@@ -203,6 +203,8 @@ class MorphMetric(RowMetric[FaceScore]):
 def figures_with_intervals(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
     """Return the figures of `curve_figures`, and under `<figure>_low` and `<figure>_high` their 95 % intervals.
 
+    They are percentiles of a bootstrap, with exact limits where the figure is 0 or 1.
+
     Args:
         scores: Probabilities of a morph, `(N,)`.
         labels: `(N,)`, 1 = morph; both classes must occur.
@@ -218,9 +220,18 @@ def figures_with_intervals(scores: np.ndarray, labels: np.ndarray, seed: int) ->
         drawn = [_resample(counts[0], number, generator) for counts in (morph, bona_fide)]
         parts.append(curve_figures(error_counts(drawn[0], drawn[1])))
     for name in CURVE_FIGURES:
-        low, high = np.percentile(np.concatenate([part[name] for part in parts]), [2.5, 97.5])
-        figures |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+        low, high = np.percentile(np.concatenate([part[name] for part in parts]), [TAIL, 100 - TAIL])
+        low, high = with_exact_limits(figures[name], (float(low), float(high)), _cases(name, labels))
+        figures |= {f"{name}_low": low, f"{name}_high": high}
     return figures
+
+
+def _cases(name: str, labels: np.ndarray) -> int:
+    """Return how many independent cases a figure rests on where it is 0 or 1: images of a class, or pairs of both."""
+    num_morph, num_bona_fide = int((labels == 1).sum()), int((labels == 0).sum())
+    if name.startswith("bscer"):
+        return num_bona_fide
+    return num_morph if name.startswith("macer") else min(num_morph, num_bona_fide)
 
 
 def _resample(counts: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:

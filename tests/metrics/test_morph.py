@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats as scipy_stats
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_sensitivity_at_specificity,
@@ -227,6 +228,40 @@ def test_intervals_hold_the_figure_and_follow_the_seed() -> None:
     assert first["auroc_low"] < first["auroc"] < first["auroc_high"]
     assert first["eer_low"] <= first["eer"] <= first["eer_high"]
     assert other["auroc_low"] != first["auroc_low"]
+
+
+def separated(number: int, low: float = 0.2, high: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and labels of as many bona fide images as morphs, told apart without an error."""
+    spread = np.linspace(0, 0.1, number)
+    return np.concatenate([low + spread, high + spread]), np.repeat([0, 1], number)
+
+
+def test_a_perfect_test_has_exact_limits() -> None:
+    """15.14: 20 + 20 separated scores have an interval up to .168, not [0, 0]."""
+    figures = figures_with_intervals(*separated(20), seed=0)
+    limit = scipy_stats.beta.ppf(0.975, 1, 20)
+    assert limit == pytest.approx(0.168, abs=5e-4)
+    for name in ("eer", "bscer_at_macer_5", "macer_at_bscer_5"):
+        assert (figures[name], figures[f"{name}_low"]) == (0, 0)
+        assert figures[f"{name}_high"] == pytest.approx(limit)
+    assert (figures["auroc_low"], figures["auroc_high"]) == pytest.approx((1 - limit, 1))
+    worst = figures_with_intervals(*separated(20, 0.8, 0.2), seed=0)
+    assert (worst["eer_low"], worst["eer_high"]) == pytest.approx((1 - limit, 1))
+    assert (worst["bscer_at_macer_5_low"], worst["auroc_high"]) == pytest.approx((1 - limit, limit))
+
+
+def test_intervals_cover_a_small_true_rate() -> None:
+    """15.14: at a true EER of 1 % the 95 % interval of 30 + 30 images covered it in 46 %."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 30)
+    covered = 0
+    for _ in range(100):
+        # normal scores, one deviation apart from the middle by the quantile of 1 %
+        scores = random.normal(size=60) + scipy_stats.norm.ppf(0.99) * np.where(labels == 1, 1, -1)
+        found = figures_with_intervals(scores, labels, seed=0)
+        covered += found["eer_low"] <= 0.01 <= found["eer_high"]
+    # 95 of 100, less three deviations of a binomial
+    assert covered >= 95 - 3 * (100 * 0.95 * 0.05) ** 0.5
 
 
 def test_intervals_are_those_of_resampling_each_class_by_hand() -> None:
