@@ -148,8 +148,8 @@ class MorphMetric(RowMetric[FaceScore]):
         Returns:
             `eer`, `auroc`, `bscer_at_macer_<x>` and `macer_at_bscer_<x>` for x of 1, 5, 10, 20 percent, each with
             `_low` and `_high`, the 95 % interval by percentiles of as many bona fide images and as many morphs drawn
-            with replacement, with exact limits where the figure is 0 or 1 (`statistics.with_exact_limits`); `accuracy`, `f1`, `macer`, `bscer` at `threshold`; `threshold` itself; `n_bonafide` and
-            `n_morph`.
+            with replacement, with exact limits where the figure is 0 or 1 (`statistics.with_exact_limits`); `accuracy`, `f1`,
+            `macer`, `bscer` at `threshold`; `threshold` itself; `n_bonafide` and `n_morph`.
 
             The same of a part with its name behind: `eer/<data set>`, and `eer/<data set>/<attack>` against all bona
             fide images of the data set. Over these attacks, `<figure>_average` and `<figure>_worst`, of all data sets
