@@ -1,5 +1,6 @@
 """Metrics of face morph detection, per attack and data set, that do not depend on batches or processes."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -146,14 +147,21 @@ class MorphMetric(RowMetric[FaceScore]):
         """Return the figures of everything counted so far, in all processes.
 
         Returns:
-            `eer`, `auroc`, `bscer_at_macer_<x>` and `macer_at_bscer_<x>` for x of 1, 5, 10, 20 percent, each with
-            `_low` and `_high`, the 95 % interval by percentiles of as many bona fide images and as many morphs drawn
-            with replacement, with exact limits where the figure is 0 or 1 (`statistics.with_exact_limits`); `accuracy`, `f1`,
-            `macer`, `bscer` at `threshold`; `threshold` itself; `n_bonafide` and `n_morph`.
+            With the name of a part behind, `eer/<data set>`, and `eer/<data set>/<attack>` against all bona fide images
+            of the data set: `eer`, `auroc`, `bscer_at_macer_<x>` and `macer_at_bscer_<x>` for x of 1, 5, 10, 20
+            percent, each with `_low` and `_high`, the 95 % interval by percentiles of as many bona fide images and as
+            many morphs drawn with replacement, with exact limits where the figure is 0 or 1
+            (`statistics.with_exact_limits`); `accuracy`, `f1`, `macer`, `bscer` at `threshold`; `n_bonafide` and
+            `n_morph`.
 
-            The same of a part with its name behind: `eer/<data set>`, and `eer/<data set>/<attack>` against all bona
-            fide images of the data set. Over these attacks, `<figure>_average` and `<figure>_worst`, of all data sets
-            and, with `/<data set>` behind, of one.
+            Without a name: the mean over the data sets with both classes, in all but the two numbers, and under
+            `<figure>_worst_set` that of the worst one. Scores of different sets are never compared with each other:
+            where the levels of two sets differ, a pooled EER is high though each is told apart without an error.
+
+            Over attacks, `<figure>_average` and `<figure>_worst`, of all data sets and, with `/<data set>` behind, of
+            one.
+
+            `threshold` itself.
 
             `threshold_at_eer` and `threshold_at_macer_5`: thresholds that these images would choose.
 
@@ -164,15 +172,18 @@ class MorphMetric(RowMetric[FaceScore]):
         everything = MorphScores.of(self.collected())
         figures = self._chosen_thresholds(everything)
         threshold = figures["threshold"]
-        figures |= self._part_figures(everything, threshold, "")
+        of_sets: list[PartFigures] = []
         of_attacks: dict[str, list[dict[str, float]]] = {}
         for (dataset, attack), part in everything.groups().items():
+            found = PartFigures.of(part, threshold, np.random.default_rng([self.seed, zlib.crc32(dataset.encode())]))
             suffix = f"/{dataset}/{attack}" if attack else f"/{dataset}"
-            found = self._part_figures(part, threshold, suffix)
-            figures |= found
+            figures |= {f"{name}{suffix}": value for name, value in (found.figures | _numbers(part)).items()}
             of_dataset = of_attacks.setdefault(dataset, [])
             if attack:
-                of_dataset.append({name: found[f"{name}{suffix}"] for name in CURVE_FIGURES + THRESHOLD_FIGURES})
+                of_dataset.append(found.figures)
+            elif part.has_both_classes:
+                of_sets.append(found)
+        figures |= over_sets(of_sets) | _numbers(everything)
         figures |= _over_attacks([found for of_dataset in of_attacks.values() for found in of_dataset], "")
         for dataset, of_dataset in of_attacks.items():
             figures |= _over_attacks(of_dataset, f"/{dataset}")
@@ -189,41 +200,97 @@ class MorphMetric(RowMetric[FaceScore]):
             "threshold_at_macer_5": threshold_at_macer(scores, labels, 0.05) if known else np.nan,
         }
 
-    def _part_figures(self, part: MorphScores, threshold: float, suffix: str) -> dict[str, float]:
-        figures = dict.fromkeys([f"{name}{end}" for name in CURVE_FIGURES for end in ("", "_low", "_high")], np.nan)
-        if part.has_both_classes:
-            figures |= figures_with_intervals(part.scores, part.labels, self.seed)
-        figures |= figures_at_threshold(part.scores, part.labels, threshold)
-        if np.isnan(threshold):
-            figures |= dict.fromkeys(THRESHOLD_FIGURES, np.nan)
-        figures |= {"n_bonafide": int((part.labels == 0).sum()), "n_morph": int((part.labels == 1).sum())}
-        return {f"{name}{suffix}": value for name, value in figures.items()}
+
+@dataclass(frozen=True)
+class PartFigures:
+    """The figures of some images.
+
+    Args:
+        figures: Those of `CURVE_FIGURES`, with `_low` and `_high`, and of `THRESHOLD_FIGURES`; nan where a class is
+            missing or there is no threshold.
+        resamples: Those of `CURVE_FIGURES` in each resample, `(NUM_RESAMPLES,)`; none where a class is missing.
+        cases: Of how many independent cases each of them is an error rate, at most.
+    """
+
+    figures: dict[str, float]
+    resamples: dict[str, np.ndarray]
+    cases: dict[str, int]
+
+    @classmethod
+    def of(cls, part: MorphScores, threshold: float, generator: np.random.Generator) -> "PartFigures":
+        """Measure images.
+
+        Args:
+            part: The images.
+            threshold: Of the figures that need one; may be nan.
+            generator: Of the bootstrap.
+        """
+        figures = dict(_UNKNOWN)
+        if not np.isnan(threshold):
+            figures |= figures_at_threshold(part.scores, part.labels, threshold)
+        if not part.has_both_classes:
+            return cls(figures, {}, {})
+        cases = {name: _cases(name, part.labels) for name in CURVE_FIGURES}
+        values, resamples = _resampled_figures(part.scores, part.labels, generator)
+        return cls(figures | with_intervals(values, resamples, cases), resamples, cases)
 
 
-def figures_with_intervals(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the figures of `curve_figures`, and under `<figure>_low` and `<figure>_high` their 95 % intervals.
+def over_sets(parts: Sequence[PartFigures]) -> dict[str, float]:
+    """Return the mean of each figure over data sets, with intervals, and under `<figure>_worst_set` the worst."""
+    found = [part.figures for part in parts] or [_UNKNOWN]
+    names = CURVE_FIGURES + THRESHOLD_FIGURES
+    figures = _UNKNOWN | {name: float(np.mean([of_set[name] for of_set in found])) for name in names}
+    if parts:
+        resamples = {name: np.mean([part.resamples[name] for part in parts], axis=0) for name in CURVE_FIGURES}
+        # where all are 0 or all are 1, their mean is as sure as the smallest set at least
+        cases = {name: min(part.cases[name] for part in parts) for name in CURVE_FIGURES}
+        figures |= with_intervals({name: figures[name] for name in CURVE_FIGURES}, resamples, cases)
+    return figures | {f"{name}_worst_set": _worst(name, found) for name in names}
+
+
+# nan where there is nothing to measure
+_UNKNOWN = dict.fromkeys(
+    [*(f"{name}{end}" for name in CURVE_FIGURES for end in ("", "_low", "_high")), *THRESHOLD_FIGURES], np.nan
+)
+
+
+def _numbers(part: MorphScores) -> dict[str, float]:
+    return {"n_bonafide": int((part.labels == 0).sum()), "n_morph": int((part.labels == 1).sum())}
+
+
+def with_intervals(
+    values: dict[str, float], resamples: dict[str, np.ndarray], cases: dict[str, int]
+) -> dict[str, float]:
+    """Return figures, and under `_low` and `_high` their 95 % intervals.
 
     They are percentiles of a bootstrap, with exact limits where the figure is 0 or 1.
 
     Args:
-        scores: Probabilities of a morph, `(N,)`.
-        labels: `(N,)`, 1 = morph; both classes must occur.
-        seed: Of the bootstrap.
+        values: The figures.
+        resamples: Their values in each resample, `(NUM_RESAMPLES,)`.
+        cases: Of how many independent cases each is an error rate.
     """
+    figures = dict(values)
+    for name, value in values.items():
+        low, high = np.percentile(resamples[name], [TAIL, 100 - TAIL])
+        low, high = with_exact_limits(value, (float(low), float(high)), cases[name])
+        figures |= {f"{name}_low": low, f"{name}_high": high}
+    return figures
+
+
+def _resampled_figures(
+    scores: np.ndarray, labels: np.ndarray, generator: np.random.Generator
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Return the figures of `curve_figures` of images, and those of images drawn anew, `(NUM_RESAMPLES,)`."""
     values, morph, bona_fide = distinct_scores(scores, labels)
     figures = {name: float(value[0]) for name, value in curve_figures(error_counts(morph, bona_fide)).items()}
-    generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // max(len(values), len(scores)))
     parts = []
     for start in range(0, NUM_RESAMPLES, rows):
         number = min(rows, NUM_RESAMPLES - start)
         drawn = [_resample(counts[0], number, generator) for counts in (morph, bona_fide)]
         parts.append(curve_figures(error_counts(drawn[0], drawn[1])))
-    for name in CURVE_FIGURES:
-        low, high = np.percentile(np.concatenate([part[name] for part in parts]), [TAIL, 100 - TAIL])
-        low, high = with_exact_limits(figures[name], (float(low), float(high)), _cases(name, labels))
-        figures |= {f"{name}_low": low, f"{name}_high": high}
-    return figures
+    return figures, {name: np.concatenate([part[name] for part in parts]) for name in CURVE_FIGURES}
 
 
 def _cases(name: str, labels: np.ndarray) -> int:
@@ -246,10 +313,14 @@ def _over_attacks(of_attacks: list[dict[str, float]], suffix: str) -> dict[str, 
     """Return each figure's mean over attacks, and that of the attack where it is worst; nan without attacks."""
     figures: dict[str, float] = {}
     for name in CURVE_FIGURES + THRESHOLD_FIGURES:
-        values = [found[name] for found in of_attacks] or [np.nan]
-        worst = min(values) if name in HIGHER_IS_BETTER else max(values)
-        figures |= {f"{name}_average{suffix}": float(np.mean(values)), f"{name}_worst{suffix}": worst}
+        mean = float(np.mean([found[name] for found in of_attacks or [_UNKNOWN]]))
+        figures |= {f"{name}_average{suffix}": mean, f"{name}_worst{suffix}": _worst(name, of_attacks or [_UNKNOWN])}
     return figures
+
+
+def _worst(name: str, parts: list[dict[str, float]]) -> float:
+    values = [found[name] for found in parts]
+    return min(values) if name in HIGHER_IS_BETTER else max(values)
 
 
 def _alias(name: str) -> str:

@@ -176,8 +176,11 @@ class MorphDetection(AdaptationTask):
         # the metrics have gathered from all ranks already; sync_dist only tells Lightning so
         self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
         shown = {name: figures[name] for name in HEADLINE}
-        # for each attack only its EER; the results of `test` have the rest
-        shown |= {name: value for name, value in figures.items() if name.startswith("eer/") and name.count("/") == 2}
+        # for each attack, and each of several data sets, only its EER; the results of `test` have the rest
+        of_parts = {name: value for name, value in figures.items() if name.startswith("eer/")}
+        if several := sum(name.count("/") == 1 for name in of_parts) > 1:
+            shown["eer_worst_set"] = figures["eer_worst_set"]
+        shown |= {name: value for name, value in of_parts.items() if several or name.count("/") == 2}
         for name, value in shown.items():
             self.log(f"{stage}_{name}", value, prog_bar=name in ("eer", "auroc"), sync_dist=True)
         metric.reset()

@@ -23,7 +23,7 @@ from eomt.metrics.error_rates import (
     threshold_at_eer,
     threshold_at_macer,
 )
-from eomt.metrics.morph import NUM_RESAMPLES, MorphMetric, figures_with_intervals
+from eomt.metrics.morph import NUM_RESAMPLES, MorphMetric, MorphScores, PartFigures
 from tests.ranks import on_two_ranks
 
 Row = tuple[float, int, str, str, str]  # score, label, attack, data set, name
@@ -73,6 +73,13 @@ def brute_force(rows: list[Row]) -> dict[str, float]:
     return figures
 
 
+def figures_with_intervals(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the figures of one set."""
+    names = np.full(len(scores), "d", dtype=object)
+    part = MorphScores(scores, labels, names, names)
+    return PartFigures.of(part, math.nan, np.random.default_rng(seed)).figures
+
+
 def assert_equal(first: dict[str, float], second: dict[str, float]) -> None:
     """Demand the same numbers, to the last digit, with nan for nan."""
     assert first.keys() == second.keys()
@@ -87,9 +94,8 @@ def test_figures_of_each_part_equal_brute_force(seed: int, levels: int) -> None:
 
     figures = measure(rows).compute()
 
-    for name, value in brute_force(rows).items():
-        assert figures[name] == pytest.approx(value, abs=1e-12), name
     of_attacks: dict[str, list[float]] = {}
+    of_sets: dict[str, list[float]] = {}
     for dataset in ("frll", "ferèt"):
         part = [row for row in rows if row[3] == dataset]
         parts = {f"/{dataset}": part} | {
@@ -100,10 +106,15 @@ def test_figures_of_each_part_equal_brute_force(seed: int, levels: int) -> None:
             macer, bscer = rates(chosen, figures["threshold"])
             for name, value in (expected | {"macer": macer, "bscer": bscer}).items():
                 assert figures[name + suffix] == pytest.approx(value, abs=1e-12), name + suffix
-                if suffix.count("/") == 2:
+                if suffix.count("/") == 1:
+                    of_sets.setdefault(name, []).append(figures[name + suffix])
+                else:
                     of_attacks.setdefault(name, []).append(figures[name + suffix])
             assert figures[f"n_morph{suffix}"] == sum(row[1] for row in chosen)
             assert figures[f"n_bonafide{suffix}"] == sum(1 - row[1] for row in chosen)
+    for name, values in of_sets.items():
+        assert figures[name] == pytest.approx(np.mean(values)), name
+        assert figures[f"{name}_worst_set"] == (min if name == "auroc" else max)(values)
     for name, values in of_attacks.items():
         assert figures[f"{name}_average"] == pytest.approx(np.mean(values))
         assert figures[f"{name}_worst"] == (min if name == "auroc" else max)(values)
@@ -111,7 +122,7 @@ def test_figures_of_each_part_equal_brute_force(seed: int, levels: int) -> None:
 
 
 def test_curve_figures_equal_torchmetrics() -> None:
-    rows = make_rows(5, number=300, levels=50)
+    rows = [(*row[:3], "frll", row[4]) for row in make_rows(5, number=300, levels=50)]
     figures = measure(rows).compute()
     scores, labels = torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
 
@@ -172,7 +183,7 @@ def test_a_repeated_image_with_another_score_gives_the_same_figures_in_either_or
 
 
 def test_a_threshold_from_validation_is_used_in_test() -> None:
-    validation, test = make_rows(1), make_rows(2)
+    validation, test = make_rows(1), [(*row[:3], "frll", row[4]) for row in make_rows(2)]
     scores, labels = np.array([row[0] for row in validation]), np.array([row[1] for row in validation])
     metric = MorphMetric(threshold=threshold_at_macer(scores, labels, 0.1))
     figures = measure(test, metric).compute()
@@ -218,6 +229,33 @@ def test_the_curve_runs_from_all_rejected_to_all_accepted() -> None:
     assert (macer[0], bscer[0], macer[-1], bscer[-1]) == (0, 1, 1, 0)
     for threshold, *point in zip(thresholds, macer, bscer, strict=True):
         assert rates(rows, threshold) == pytest.approx(tuple(point))
+
+
+def test_sets_with_other_levels_are_not_pooled() -> None:
+    """15.16: two sets at EER 0, one with all scores below the other's, gave a headline of .5."""
+    rows = []
+    for dataset, level in (("frll", 0.0), ("feret", 0.5)):
+        scores, labels = separated(20, level + 0.05, level + 0.3)
+        for index, (score, label) in enumerate(zip(scores, labels, strict=True)):
+            rows.append((float(score), int(label), "a" if label else "", dataset, f"{index}.png"))
+    figures = measure(rows).compute()
+    assert (figures["eer"], figures["eer_worst_set"], figures["auroc"]) == (0, 0, 1)
+    assert figures["eer_high"] == pytest.approx(1 - 0.025 ** (1 / 20))
+    # one more set, at chance
+    rows += [(0.5, index % 2, "a", "frgc", f"{index}.png") for index in range(40)]
+    figures = measure(rows).compute()
+    assert (figures["eer"], figures["eer_worst_set"]) == (pytest.approx(0.5 / 3), 0.5)
+    assert figures["auroc_worst_set"] == 0.5
+    assert figures["n_morph"] == 60
+
+
+def test_the_interval_of_a_mean_over_sets_is_narrower_than_those_of_sets() -> None:
+    """15.16: sets are resampled on their own; of two equal ones the half width shrinks by the root of 2."""
+    rows = [(*row[:3], dataset, row[4]) for dataset in "ab" for row in make_rows(number=400, levels=10**6)]
+    figures = measure(rows).compute()
+    half, of_set = (figures[f"auroc_high{s}"] - figures[f"auroc_low{s}"] for s in ("", "/a"))
+    # percentiles of 1000 resamples are off by some 5 %
+    assert half / of_set == pytest.approx(2**-0.5, rel=0.15)
 
 
 def test_intervals_hold_the_figure_and_follow_the_seed() -> None:
