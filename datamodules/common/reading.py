@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,37 @@ def check_image(path: ImageFile) -> tuple[int, int]:
             image.draft(None, (1, 1))
             image.load()
     return (width, height) if turned else (height, width)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says of itself before its pixels.
+
+    Args:
+        height: As stored, before any turning.
+        width: As stored.
+        format: "PNG", "JPEG", ...
+        mode: How Pillow calls its kind of pixels: "RGB", "L", "P", ...
+        compression: Of JPEG its quantization tables, of others "".
+    """
+
+    height: int
+    width: int
+    format: str
+    mode: str
+    compression: str
+
+
+def read_header(path: ImageFile) -> ImageHeader:
+    """Return what an image file says of itself.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        tables = getattr(image, "quantization", None)
+        return ImageHeader(height, width, image.format or "", image.mode, str(tables) if tables else "")
 
 
 def read_mask(path: ImageFile, class_colors: list[Color] | None = None) -> np.ndarray:

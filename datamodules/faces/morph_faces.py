@@ -27,7 +27,8 @@ from datamodules.faces.identity_splits import (
     refuse_pretrained,
     split_by_identity,
 )
-from datamodules.faces.statistics import count_faces, warn_about, warn_about_strangers
+from datamodules.faces.shortcuts import warn_about_shortcuts
+from datamodules.faces.statistics import count_faces, warn_about_strangers, warn_about_unknown
 from datamodules.faces.transforms import MorphTransform
 from eomt.errors import UserError
 from eomt.utils.paths import expand
@@ -189,9 +190,10 @@ class MorphFaces(FaceDataModule):
         for part in parts:
             faces = self.faces(part)
             self._check_classes(part, faces)
-            sizes = map_in_threads(check_face, faces, f"Checking {part} files")
+            map_in_threads(check_face, faces, f"Checking {part} files")
             self.counts[part] = count_faces(faces)
-            warn_about(part, faces, sizes)
+            warn_about_unknown(part, faces)
+            warn_about_shortcuts(part, faces)
         if parts:
             self._report_dropped()
         if stage in ("fit", None):

@@ -19,13 +19,12 @@ def count_faces(faces: Sequence[Face]) -> dict[str, int]:
     return counts
 
 
-def warn_about(part: str, faces: Sequence[Face], sizes: Sequence[tuple[int, int]]) -> None:
-    """Log a warning for unknown identities, and for a format or a size that tells the classes apart.
+def warn_about_unknown(part: str, faces: Sequence[Face]) -> None:
+    """Log a warning for images of people whom nobody names.
 
     Args:
         part: Name of the split or test set.
-        faces: Its faces, of both classes.
-        sizes: Height and width of their images.
+        faces: Its faces.
     """
     unknown = [face for face in faces if not face.is_identified]
     if unknown:
@@ -34,8 +33,6 @@ def warn_about(part: str, faces: Sequence[Face], sizes: Sequence[tuple[int, int]
             "figures better than for new people; give identity_pattern or a CSV with subject_a and subject_b",
             *(part, len(unknown), len(faces), unknown[0].name),
         )
-    _warn_about_shortcut(part, "file format", faces, [face.image.suffix.lower() for face in faces])
-    _warn_about_shortcut(part, "image size", faces, [f"{height} x {width}" for height, width in sizes])
 
 
 def warn_about_strangers(path: Path, faces: Sequence[Face]) -> None:
@@ -53,17 +50,4 @@ def warn_about_strangers(path: Path, faces: Sequence[Face]) -> None:
             "%s: %d of %d people in morphs have no photo (%s, ...), photos show %s: of one person with two names, "
             "photos may be in training and morphs in test; spell names alike",
             *(path, len(strangers), len(morphed), strangers[0], ", ".join(sorted(photographed)[:3]) or "nobody known"),
-        )
-
-
-def _warn_about_shortcut(part: str, what: str, faces: Sequence[Face], values: Sequence[str]) -> None:
-    bona_fide, morph = (
-        {value for face, value in zip(faces, values, strict=True) if face.label == label}
-        for label in (BONA_FIDE, MORPH)
-    )
-    if bona_fide.isdisjoint(morph):
-        log.warning(
-            "%s: bona fide images and morphs have no %s in common (%s, ... and %s, ...): a network may learn that "
-            "instead of morphs; make both classes alike",
-            *(part, what, min(bona_fide), min(morph)),
         )
