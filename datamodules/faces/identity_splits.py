@@ -1,6 +1,5 @@
 """Splits in which no person is on two sides, and what they cost."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from datamodules.common.grouped_splits import content_keys
 from datamodules.common.splits import SPLITS, seeded_split
 from datamodules.faces.copies import find_copies
 from datamodules.faces.folders import BONA_FIDE, CLASS_NAMES, MORPH, Face
+from datamodules.faces.pair_graph import divide_people, pair_weights
 from eomt.errors import UserError
 
 
@@ -23,32 +23,49 @@ class FaceSplit:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-Divide = Callable[[list[str]], Mapping[str, Sequence[str]]]
+@dataclass(frozen=True)
+class Division:
+    """How people are divided.
 
-
-def by_fractions(val_fraction: float, test_fraction: float, split_seed: int) -> Divide:
-    """Divide names into "train", "val" and "test" by shares."""
-    return lambda names: seeded_split(names, val_fraction, test_fraction, split_seed)
-
-
-def by_folds(num_folds: int, fold: int, split_seed: int) -> Divide:
-    """Divide names into folds: one of them is test, the next one validation, the others are train.
-
-    Over all folds every name is in test once, and never was what a model was chosen by.
+    Args:
+        sizes: Returns, for a number of people, how many of them each block gets.
+        split_of: The split in which each block is.
+        seed: Of the draw.
     """
 
-    def divide(names: list[str]) -> dict[str, list[str]]:
-        order = sorted(names, key=lambda name: hashlib.sha256(f"{split_seed}/{name}".encode()).hexdigest())
-        parts = [order[start::num_folds] for start in range(num_folds)]
-        test, val = fold, (fold + 1) % num_folds
-        train = [name for index, part in enumerate(parts) if index not in (test, val) for name in part]
-        return {"train": train, "val": parts[val], "test": parts[test]}
-
-    return divide
+    sizes: Callable[[int], Mapping[str, int]]
+    split_of: Mapping[str, str]
+    seed: int
 
 
-def split_by_identity(faces: Sequence[Face], divide: Divide, copies: Mapping[Path, Path]) -> FaceSplit:
-    """Split people, give each its photos, and drop morphs of people on different sides.
+def by_fractions(val_fraction: float, test_fraction: float, split_seed: int) -> Division:
+    """Divide people into "train", "val" and "test" by shares."""
+
+    def sizes(number: int) -> dict[str, int]:
+        return {
+            split: len(part)
+            for split, part in seeded_split([str(n) for n in range(number)], val_fraction, test_fraction, 0).items()
+        }
+
+    return Division(sizes, {split: split for split in SPLITS}, split_seed)
+
+
+def by_folds(num_folds: int, fold: int, split_seed: int) -> Division:
+    """Divide people into folds: one of them is test, the next one validation, the others are train.
+
+    Over all folds everybody is in test once, and never was what a model was chosen by.
+    """
+    folds = [f"fold {index:03d}" for index in range(num_folds)]
+    split_of = dict.fromkeys(folds, "train") | {folds[fold]: "test", folds[(fold + 1) % num_folds]: "val"}
+    return Division(
+        lambda number: {name: len(range(start, number, num_folds)) for start, name in enumerate(folds)},
+        split_of,
+        split_seed,
+    )
+
+
+def split_by_identity(faces: Sequence[Face], division: Division, copies: Mapping[Path, Path]) -> FaceSplit:
+    """Split people, give each its photos, and drop morphs of people on different sides: few, see `divide_people`.
 
     People whose photos are copies are one person, and so are copies of a photo of nobody known. A morph goes where all
     its contributors are; copies of a morph have the contributors of all of them. People with photos, people in morphs
@@ -56,7 +73,7 @@ def split_by_identity(faces: Sequence[Face], divide: Divide, copies: Mapping[Pat
 
     Args:
         faces: Of one data set.
-        divide: Divides names into splits.
+        division: How people are divided.
         copies: For each file the first one that shows the same picture, see `copies_of`.
     """
     name_of: dict[Path, str] = {}
@@ -80,10 +97,18 @@ def split_by_identity(faces: Sequence[Face], divide: Divide, copies: Mapping[Pat
             kind = "photographed" if face.label == BONA_FIDE else face.attack if node == content else "morphed only"
             root = root_of[node]
             kinds[root] = "photographed" if kinds.get(root) == "photographed" else kind
-    split_of: dict[str, str] = {}
-    for kind in sorted(set(kinds.values())):
-        parts = divide(sorted(root for root, of_kind in kinds.items() if of_kind == kind))
-        split_of |= {root: split for split, roots in parts.items() for root in roots}
+    members: dict[str, list[str]] = {}
+    for root, kind in kinds.items():
+        members.setdefault(kind, []).append(root)
+    of_kind = {kind: division.sizes(len(roots)) for kind, roots in members.items()}
+    sizes = {block: {kind: number[block] for kind, number in of_kind.items()} for block in division.split_of}
+    weights = pair_weights(
+        {root_of[node] for node in of_copies[content]}
+        for face, content in zip(faces, contents, strict=True)
+        if face.label == MORPH
+    )
+    block_of = divide_people(sizes, members, weights, division.seed)
+    split_of = {root: division.split_of[block] for root, block in block_of.items()}
     found = FaceSplit({split: [] for split in SPLITS})
     for face, content in zip(faces, contents, strict=True):
         splits = {split_of[root_of[node]] for node in of_copies[content]}

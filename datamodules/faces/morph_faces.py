@@ -15,7 +15,7 @@ from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
 from datamodules.faces.data_module import FaceDataModule, find_unlabeled_faces
 from datamodules.faces.data_sets import name_test_sets, read_data_set
-from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabeledFaces, check_face, read_face
+from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabeledFaces, check_face, interleaved, read_face
 from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern
 from datamodules.faces.identity_splits import (
     FaceSplit,
@@ -28,7 +28,7 @@ from datamodules.faces.identity_splits import (
     split_by_identity,
 )
 from datamodules.faces.shortcuts import warn_about_shortcuts
-from datamodules.faces.statistics import count_faces, warn_about_strangers, warn_about_unknown
+from datamodules.faces.statistics import count_faces, warn_about_few, warn_about_strangers, warn_about_unknown
 from datamodules.faces.transforms import MorphTransform
 from eomt.errors import UserError
 from eomt.utils.paths import expand
@@ -47,7 +47,8 @@ class MorphFaces(FaceDataModule):
     `path` is a folder with `bonafide` and `morph/<attack>`; or SMDD (`o25k_bf_t`, `m15k_t`); or FRLL-, FRGC- or
     FERET-Morphs (`raw`, `morph_<attack>`); or it holds `train`, `val` and optionally `test`, each in one of these
     layouts; or it is a CSV file: `path,label[,attack,subject_a,subject_b,split]`. Where neither folders nor a column
-    say so, people are split by a seed and morphs of people on different sides are dropped. In a given split, a person,
+    say so, people are split by a seed, and morphs of people on different sides are dropped: few, for people who are
+    in many morphs together are kept together. In a given split, a person,
     file or copy that is on two sides is refused. Names of people are compared as `folders.identity_of` spells them,
     and copies by their pixels.
 
@@ -194,6 +195,8 @@ class MorphFaces(FaceDataModule):
             self.counts[part] = count_faces(faces)
             warn_about_unknown(part, faces)
             warn_about_shortcuts(part, faces)
+            if part != "train":
+                warn_about_few(part, faces)
         if parts:
             self._report_dropped()
         if stage in ("fit", None):
@@ -206,11 +209,11 @@ class MorphFaces(FaceDataModule):
         return self.training_loader(dataset, self._training_sampler())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the validation images, in order."""
+        """Return the validation images, bona fide images and each attack in turn."""
         return self._labeled_loader(self.faces("val"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the images of the test split, then those of each test set, in order.
+        """Return the images of the test split and of each test set, bona fide images and each attack in turn.
 
         Raises:
             UserError: There is neither.
@@ -234,7 +237,7 @@ class MorphFaces(FaceDataModule):
         return self.evaluation_loader(UnlabeledFaces(faces, self.img_size, None))
 
     def _labeled_loader(self, faces: Sequence[Face]) -> DataLoader[dict[str, Any]]:
-        return self.evaluation_loader(FaceDataset(faces, self.img_size))
+        return self.evaluation_loader(FaceDataset(interleaved(faces), self.img_size))
 
     def _tested(self) -> list[Face]:
         return self.faces("test") + [face for faces in self._test_sets().values() for face in faces]
@@ -296,10 +299,10 @@ class MorphFaces(FaceDataModule):
             split.dropped += Counter({"images that are not in the recorded split": len(faces) - recorded})
             return split
         if self.num_folds is not None:
-            divide = by_folds(self.num_folds, self.fold, self.split_seed)
+            division = by_folds(self.num_folds, self.fold, self.split_seed)
         else:
-            divide = by_fractions(self.val_fraction, self.test_fraction, self.split_seed)
-        return split_by_identity(faces, divide, copies)
+            division = by_fractions(self.val_fraction, self.test_fraction, self.split_seed)
+        return split_by_identity(faces, division, copies)
 
     def _faces(self) -> list[Face]:
         if self._all_faces is None:

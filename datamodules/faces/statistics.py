@@ -1,12 +1,16 @@
 """Numbers of faces, and warnings of what would make figures better than they are."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.faces.folders import BONA_FIDE, CLASS_NAMES, MORPH, Face
 
 log = logging.getLogger("eomt")
+
+# of a class or an attack in evaluation; none wrong of 20 leaves up to 17 %
+FEWEST = 20
 
 
 def count_faces(faces: Sequence[Face]) -> dict[str, int]:
@@ -32,6 +36,25 @@ def warn_about_unknown(part: str, faces: Sequence[Face]) -> None:
             "%s: who is seen in %d of %d images is unknown (%s, ...): people may be in training and in test, and "
             "figures better than for new people; give identity_pattern or a CSV with subject_a and subject_b",
             *(part, len(unknown), len(faces), unknown[0].name),
+        )
+
+
+def warn_about_few(part: str, faces: Sequence[Face]) -> None:
+    """Log a warning where figures of a split or test set would rest on few bona fide images or few morphs of an attack.
+
+    Args:
+        part: Its name.
+        faces: Its faces.
+    """
+    numbers = Counter(face.attack if face.label == MORPH else "bona fide" for face in faces)
+    few = {name: number for name, number in sorted(numbers.items()) if number < FEWEST}
+    if few:
+        least = min(few.values())
+        log.warning(
+            "%s: few images (%s): with no error among %d, the true rate may still be %.0f %% (95 %% interval); more "
+            "people or larger shares make figures surer",
+            *(part, ", ".join(f"{name} {number}" for name, number in few.items()), least),
+            100 * (1 - 0.025 ** (1 / least)),
         )
 
 

@@ -105,6 +105,23 @@ def test_class_weights_weigh_the_training_loss_alone() -> None:
     assert torch.equal(plain.evaluation_loss.compute(), weighted.evaluation_loss.compute())
 
 
+def test_a_validation_of_one_class_stops_a_fit() -> None:
+    """15.18: val_eer was nan in all of a run, which then wrote no adapter."""
+    task = make_task()
+    batch = make_batch()
+    photos = [index for index, label in enumerate(batch["label"].tolist()) if not label]
+    part = {"image": batch["image"][photos], "label": batch["label"][photos]}
+    part |= {key: [batch[key][index] for index in photos] for key in ("attack", "dataset", "name")}
+    task._trainer = SimpleNamespace(  # type: ignore[assignment]
+        sanity_checking=False, fast_dev_run=0, state=SimpleNamespace(fn="fit")
+    )
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    task.eval()
+    task.validation_step(part, 0)
+    with pytest.raises(UserError, match=rf"val_eer: validation saw {len(photos)} bona fide images and 0 morphs"):
+        task.on_validation_epoch_end()
+
+
 @torch.no_grad()
 def test_figures_do_not_depend_on_batches_order_or_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch()
