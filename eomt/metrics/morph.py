@@ -1,6 +1,5 @@
 """Metrics of face morph detection, per attack and data set, that do not depend on batches or processes."""
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -175,7 +174,7 @@ class MorphMetric(RowMetric[FaceScore]):
         of_sets: list[PartFigures] = []
         of_attacks: dict[str, list[dict[str, float]]] = {}
         for (dataset, attack), part in everything.groups().items():
-            found = PartFigures.of(part, threshold, np.random.default_rng([self.seed, zlib.crc32(dataset.encode())]))
+            found = PartFigures.of(part, threshold, np.random.default_rng(self.seed))
             suffix = f"/{dataset}/{attack}" if attack else f"/{dataset}"
             figures |= {f"{name}{suffix}": value for name, value in (found.figures | _numbers(part)).items()}
             of_dataset = of_attacks.setdefault(dataset, [])
@@ -241,7 +240,12 @@ def over_sets(parts: Sequence[PartFigures]) -> dict[str, float]:
     names = CURVE_FIGURES + THRESHOLD_FIGURES
     figures = _UNKNOWN | {name: float(np.mean([of_set[name] for of_set in found])) for name in names}
     if parts:
-        resamples = {name: np.mean([part.resamples[name] for part in parts], axis=0) for name in CURVE_FIGURES}
+        # sets of one size were drawn alike; in another order each, they are resampled independently
+        orders = [np.random.default_rng(place).permutation(NUM_RESAMPLES) for place in range(len(parts))]
+        resamples = {
+            name: np.mean([part.resamples[name][order] for part, order in zip(parts, orders, strict=True)], axis=0)
+            for name in CURVE_FIGURES
+        }
         # where all are 0 or all are 1, their mean is as sure as the smallest set at least
         cases = {name: min(part.cases[name] for part in parts) for name in CURVE_FIGURES}
         figures |= with_intervals({name: figures[name] for name in CURVE_FIGURES}, resamples, cases)
