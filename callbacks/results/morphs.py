@@ -26,6 +26,8 @@ from eomt.utils.trainer import is_trial
 log = logging.getLogger("eomt")
 
 DECISIONS = ("bonafide", "morph")
+# ISO/IEC 30107-3 reports such images apart from both classes
+FAILED = "failed to process"
 GLOW: Color = (255, 64, 0)
 
 
@@ -46,7 +48,8 @@ class MorphResults(EvaluationCallback[MorphDetection]):
     After `test`, beside RunSummary's `results/<timestamp>_eval.json`: `..._scores.csv` (name, attack, label, score,
     dataset; label 1 = morph), `..._det.png` with a curve for each data set and attack, `..._histograms.png`.
     After `predict`: `predictions/<timestamp>_scores.csv` (name, score, decision), the decision at the threshold that
-    validation chose, and with `--model.rollout true` pictures in `predictions/rollout`.
+    validation chose, or "failed to process" for an image that shows nothing (black, or noise), and with
+    `--model.rollout true` pictures in `predictions/rollout`.
 
     Args:
         sharpness: Whether to measure also what sharpness and contrast alone tell of these images
@@ -58,7 +61,8 @@ class MorphResults(EvaluationCallback[MorphDetection]):
     def __init__(self, sharpness: bool = True) -> None:
         self.sharpness = sharpness
         self._tested: list[ScoredFace] = []
-        self._predicted: list[tuple[str, float]] = []
+        self._predicted: list[tuple[str, float, bool]] = []
+        self._failed: list[str] = []
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the baseline beside what was trained."""
@@ -67,22 +71,23 @@ class MorphResults(EvaluationCallback[MorphDetection]):
 
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted evaluation may have left."""
-        self._tested, self._predicted = [], []
+        self._tested, self._predicted, self._failed = [], [], []
 
     def take(self, trainer: Trainer, task: MorphDetection, evaluated: EvaluatedBatch) -> None:
         """Keep the scores of `test` and `predict`, and draw the attention of `predict`."""
         batch, outputs, stage = evaluated.batch, evaluated.outputs, evaluated.stage
         if stage == "val":
             return
-        scores = outputs["scores"].tolist()
+        scores, processed = outputs["scores"].tolist(), outputs["processed"].tolist()
         for index in evaluated.real():
             name = batch["name"][index]
             if stage == "predict":
-                self._predicted.append((name, scores[index]))
+                self._predicted.append((name, scores[index], processed[index]))
             else:
                 label = int(batch["label"][index])
                 face = ScoredFace(name, batch["attack"][index], label, scores[index], batch["dataset"][index])
                 self._tested.append(face)
+                self._failed += [] if processed[index] else [name]
             if stage == "predict" and "rollout" in outputs:
                 image = batch["image"][index].cpu()
                 images = [image, glowing(image, outputs["rollout"][index].cpu())]
@@ -93,6 +98,13 @@ class MorphResults(EvaluationCallback[MorphDetection]):
         """Write scores and pictures of `test`, and scores and decisions of `predict`."""
         if stage == "test":
             tested = sorted(gather_rows(self._tested), key=lambda face: (face.dataset, face.name))
+            failed = sorted(gather_rows(self._failed))
+            if failed:
+                log.warning(
+                    "%d of %d tested images show nothing (%s, ...), as a covered lens or noise: they failed to "
+                    "process, and are still in the figures by their scores; take them out",
+                    *(len(failed), len(tested), failed[0]),
+                )
             if trainer.is_global_zero:
                 _write_test(trainer, tested, task.threshold)
                 if self.sharpness:
@@ -102,10 +114,13 @@ class MorphResults(EvaluationCallback[MorphDetection]):
             if trainer.is_global_zero:
                 self._write_predict(predicted, task.threshold)
 
-    def _write_predict(self, predicted: list[tuple[str, float]], threshold: float) -> None:
+    def _write_predict(self, predicted: list[tuple[str, float, bool]], threshold: float) -> None:
         if math.isnan(threshold):
             log.warning("No validation has chosen a threshold for this network: the column decision is empty")
-        rows = ({"name": name, "score": score, "decision": decision(score, threshold)} for name, score in predicted)
+        rows = (
+            {"name": name, "score": score, "decision": decision(score, threshold) if processed else FAILED}
+            for name, score, processed in predicted
+        )
         path = file_of_predict(self.folder, "scores.csv")
         write_table(path, ["name", "score", "decision"], rows)
         log.info("Scores of %d images, and decisions at the threshold %.4f: %s", len(predicted), threshold, path)

@@ -16,6 +16,7 @@ from eomt.metrics.error_rates import (
     figures_at_threshold,
     threshold_at_eer,
     threshold_at_macer,
+    threshold_chooser,
 )
 from eomt.metrics.row_metric import RowMetric
 from eomt.metrics.statistics import NUM_RESAMPLES, TAIL, with_exact_limits
@@ -96,17 +97,22 @@ class MorphMetric(RowMetric[FaceScore]):
     not at all. Figures are the same for 1 or 2 processes, in any order, to the last digit.
     """
 
-    def __init__(self, threshold: float | None = None, seed: int = 0) -> None:
+    def __init__(self, threshold: float | None = None, seed: int = 0, threshold_at: str = "eer") -> None:
         """Set up the metric.
 
         Args:
             threshold: At which accuracy, F1, MACER and BSCER are measured: one that was chosen on other images; it may
-                be set later. None for that of the equal error rate of the images themselves, as in validation.
+                be set later. None for one that the images themselves choose, as in validation.
             seed: Of the bootstrap.
+            threshold_at: The operating point at which they choose it, see `threshold_chooser`.
+
+        Raises:
+            UserError: There is no such operating point.
         """
         super().__init__()
         self.threshold = threshold
         self.seed = seed
+        self.choose_threshold = threshold_chooser(threshold_at)
 
     @staticmethod
     def key(row: FaceScore) -> tuple[str, str]:
@@ -192,10 +198,10 @@ class MorphMetric(RowMetric[FaceScore]):
     def _chosen_thresholds(self, everything: MorphScores) -> dict[str, float]:
         scores, labels = everything.scores, everything.labels
         known = everything.has_both_classes
-        at_eer = threshold_at_eer(scores, labels) if known else np.nan
+        own = self.choose_threshold(scores, labels) if known else np.nan
         return {
-            "threshold": at_eer if self.threshold is None else self.threshold,
-            "threshold_at_eer": at_eer,
+            "threshold": own if self.threshold is None else self.threshold,
+            "threshold_at_eer": threshold_at_eer(scores, labels) if known else np.nan,
             "threshold_at_macer_5": threshold_at_macer(scores, labels, 0.05) if known else np.nan,
         }
 
