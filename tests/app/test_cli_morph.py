@@ -195,7 +195,7 @@ def draw_ramp(file: Path, number: int) -> None:
 def test_a_folder_is_predicted_with_decisions_and_attention(adapted: Workspace, tmp_path: Path) -> None:
     for number in range(3):
         draw_ramp(tmp_path / "new" / f"{number}.png", number)
-    write_face(tmp_path / "new" / "noise.png", 900, (96, 96))
+    write_face(tmp_path / "new" / "noise.png", 900, (32, 32))
     Image.new("RGB", (48, 48)).save(tmp_path / "new" / "black.png")
     run = adapted.runs / "morph"
     shutil.rmtree(run / "predictions", ignore_errors=True)

@@ -5,8 +5,8 @@ from torch import Tensor
 
 # gray levels, 0 to 255; drawn faces have 12 at least
 LEAST_CONTRAST = 4.0
-# of the variance, in means of 8 x 8 tiles; drawn faces have .32 at least; noise of single pixels, one over the pixels of
-# a tile, .06 at 32 x 32 pixels, and twice that where it was made smaller
+# of the variance, in means of 8 x 8 tiles; drawn faces have .32 at least; noise of single pixels one over the pixels of
+# a tile, .016 at 64 x 64, and three times that where it was made smaller
 LEAST_STRUCTURE = 0.2
 TILES = 8
 
