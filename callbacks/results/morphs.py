@@ -15,7 +15,7 @@ from callbacks.pictures.colors import Color
 from callbacks.pictures.det_plot import det_plot, score_histograms
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.output import picture_path, save_picture
-from callbacks.results.sharpness_baseline import measured_part, sharpness_baseline
+from callbacks.results.morph_baselines import BASELINES, baseline_figures
 from callbacks.results.tables import file_of_predict, file_of_test, gather_rows, write_table
 from eomt.errors import UserError
 from eomt.metrics.error_rates import error_curve
@@ -52,8 +52,9 @@ class MorphResults(EvaluationCallback[MorphDetection]):
     `--model.rollout true` pictures in `predictions/rollout`.
 
     Args:
-        sharpness: Whether to measure also what sharpness and contrast alone tell of these images
-            (`sharpness_baseline`), at the end of a fit and in `test`. It reads all training and test images once more.
+        sharpness: Whether to measure also what hand-made features tell of these images (`morph_baselines`), at the end
+            of a fit and in `test`, which adds `test_eer_sharpness` and `test_eer_texture` to its figures, and the same
+            of each data set and attack. It reads all training and test images once more.
     """
 
     task_class = MorphDetection
@@ -67,7 +68,7 @@ class MorphResults(EvaluationCallback[MorphDetection]):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the baseline beside what was trained."""
         if self.sharpness and trainer.is_global_zero and not is_trial(trainer):
-            _report_sharpness(trainer)
+            _report_baselines(_measured_baselines(trainer))
 
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted evaluation may have left."""
@@ -94,6 +95,15 @@ class MorphResults(EvaluationCallback[MorphDetection]):
                 picture = picture_grid([images], ["image", "attention rollout"], [name], [])
                 save_picture(picture, self.folder / "predictions" / "rollout" / picture_path(name))
 
+    def end_epoch(self, trainer: Trainer, task: MorphDetection, stage: Stage) -> None:
+        """Put the baselines beside the figures of `test`."""
+        if stage == "test" and self.sharpness and not is_trial(trainer):
+            measured = _measured_baselines(trainer) if trainer.is_global_zero else ("", {})
+            if trainer.is_global_zero:
+                _report_baselines(measured)
+            # all processes must log the same
+            task.baseline_figures = trainer.strategy.broadcast(measured[1])
+
     def end(self, trainer: Trainer, task: MorphDetection, stage: Stage) -> None:
         """Write scores and pictures of `test`, and scores and decisions of `predict`."""
         if stage == "test":
@@ -107,8 +117,6 @@ class MorphResults(EvaluationCallback[MorphDetection]):
                 )
             if trainer.is_global_zero:
                 _write_test(trainer, tested, task.threshold)
-                if self.sharpness:
-                    _report_sharpness(trainer)
         if stage == "predict":
             predicted = sorted(gather_rows(self._predicted))
             if trainer.is_global_zero:
@@ -137,15 +145,27 @@ def _write_test(trainer: Trainer, tested: list[ScoredFace], threshold: float) ->
     log.info("Scores, DET plot and histograms: %s...", str(table).removesuffix("scores.csv"))
 
 
-def _report_sharpness(trainer: Trainer) -> None:
+def _measured_baselines(trainer: Trainer) -> tuple[str, dict[str, float]]:
+    """Return what the baselines are measured on, in words, and their figures."""
     data = data_of(trainer)
     if not isinstance(data, FaceData):
         raise UserError(
-            f"data: {type(data).__name__} has no faces whose sharpness MorphResults could measure; give MorphFaces, "
+            f"data: {type(data).__name__} has no faces whose features MorphResults could measure; give MorphFaces, "
             "or sharpness: false"
         )
-    part = measured_part(data)
-    log.info("Baseline: sharpness and contrast alone reach an EER of %.4f on %s", sharpness_baseline(data), part)
+    # after a fit on data without any, validation is there
+    parts = data.tested_parts() or ["val"]
+    return ", ".join(parts), baseline_figures(data, parts)
+
+
+def _report_baselines(measured: tuple[str, dict[str, float]]) -> None:
+    where, figures = measured
+    for name, baseline in BASELINES.items():
+        figure = f"eer_{name}"
+        log.info(
+            "Baseline: %s reach an EER of %.4f (%.4f to %.4f) on %s",
+            *(baseline.title, figures[figure], figures[f"{figure}_low"], figures[f"{figure}_high"], where),
+        )
 
 
 def decision(score: float, threshold: float) -> str:

@@ -166,16 +166,16 @@ class MorphFaces(FaceDataModule):
         """Return the faces of "train", "val" or "test", or of a test set by its name."""
         return self._test_sets()[part] if part in self.test_paths else self._found().faces[part]
 
-    def labels(self, part: str) -> list[int]:
-        """Return the labels of a part's images, 1 = morph; none where there is no such split."""
-        return [face.label for face in self.faces(part)]
+    def tested_parts(self) -> list[str]:
+        """Return the names of what is tested: "test", unless there is no such split, and the test sets."""
+        return (["test"] if self.faces("test") else []) + list(self.test_paths)
 
     def map_images(self, function: Callable[[Tensor], Measured], part: str, title: str) -> list[Measured]:
-        """Return a function of each image of a part, in the order of `labels`.
+        """Return a function of each image of a part, in the order of `faces`.
 
         Args:
             function: Takes an image at `img_size`, uint8 RGB `(3, H, W)`.
-            part: "train", "val" or "test".
+            part: "train", "val", "test" or the name of a test set.
             title: What a progress bar says.
         """
         return map_in_threads(lambda face: function(read_face(face, self.img_size)), self.faces(part), title)
@@ -186,8 +186,8 @@ class MorphFaces(FaceDataModule):
         Raises:
             UserError: A file cannot be used, a part lacks a class, or there are too few samples to train.
         """
-        parts = [part for part in SPLITS_OF_STAGE[stage] if part != "test" or self.faces("test")]
-        parts += self.test_paths if "test" in SPLITS_OF_STAGE[stage] else []
+        stages = SPLITS_OF_STAGE[stage]
+        parts = [part for part in stages if part != "test"] + (self.tested_parts() if "test" in stages else [])
         for part in parts:
             faces = self.faces(part)
             self._check_classes(part, faces)
@@ -240,7 +240,7 @@ class MorphFaces(FaceDataModule):
         return self.evaluation_loader(FaceDataset(interleaved(faces), self.img_size))
 
     def _tested(self) -> list[Face]:
-        return self.faces("test") + [face for faces in self._test_sets().values() for face in faces]
+        return [face for part in self.tested_parts() for face in self.faces(part)]
 
     def _training_sampler(self) -> TrainingSampler:
         labels = [face.label for face in self.faces("train")]

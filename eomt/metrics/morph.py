@@ -176,22 +176,7 @@ class MorphMetric(RowMetric[FaceScore]):
         """
         everything = MorphScores.of(self.collected())
         figures = self._chosen_thresholds(everything)
-        threshold = figures["threshold"]
-        of_sets: list[PartFigures] = []
-        of_attacks: dict[str, list[dict[str, float]]] = {}
-        for (dataset, attack), part in everything.groups().items():
-            found = PartFigures.of(part, threshold, np.random.default_rng(self.seed))
-            suffix = f"/{dataset}/{attack}" if attack else f"/{dataset}"
-            figures |= {f"{name}{suffix}": value for name, value in (found.figures | _numbers(part)).items()}
-            of_dataset = of_attacks.setdefault(dataset, [])
-            if attack:
-                of_dataset.append(found.figures)
-            elif part.has_both_classes:
-                of_sets.append(found)
-        figures |= over_sets(of_sets) | _numbers(everything)
-        figures |= _over_attacks([found for of_dataset in of_attacks.values() for found in of_dataset], "")
-        for dataset, of_dataset in of_attacks.items():
-            figures |= _over_attacks(of_dataset, f"/{dataset}")
+        figures |= figures_of(everything, figures["threshold"], self.seed)
         figures |= {_alias(name): value for name, value in figures.items()}
         return {name: float(value) for name, value in figures.items()}
 
@@ -238,6 +223,33 @@ class PartFigures:
         cases = {name: _cases(name, part.labels) for name in CURVE_FIGURES}
         values, resamples = _resampled_figures(part.scores, part.labels, generator)
         return cls(figures | with_intervals(values, resamples, cases), resamples, cases)
+
+
+def figures_of(everything: MorphScores, threshold: float, seed: int) -> dict[str, float]:
+    """Return the figures of images and of their parts, by the names that `MorphMetric.compute` describes.
+
+    Args:
+        everything: The images, each once.
+        threshold: Of the figures that need one; may be nan.
+        seed: Of the bootstrap.
+    """
+    figures: dict[str, float] = {}
+    of_sets: list[PartFigures] = []
+    of_attacks: dict[str, list[dict[str, float]]] = {}
+    for (dataset, attack), part in everything.groups().items():
+        found = PartFigures.of(part, threshold, np.random.default_rng(seed))
+        suffix = f"/{dataset}/{attack}" if attack else f"/{dataset}"
+        figures |= {f"{name}{suffix}": value for name, value in (found.figures | _numbers(part)).items()}
+        of_dataset = of_attacks.setdefault(dataset, [])
+        if attack:
+            of_dataset.append(found.figures)
+        elif part.has_both_classes:
+            of_sets.append(found)
+    figures |= over_sets(of_sets) | _numbers(everything)
+    figures |= _over_attacks([found for of_dataset in of_attacks.values() for found in of_dataset], "")
+    for dataset, of_dataset in of_attacks.items():
+        figures |= _over_attacks(of_dataset, f"/{dataset}")
+    return figures
 
 
 def over_sets(parts: Sequence[PartFigures]) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +84,8 @@ class MorphDetection(AdaptationTask):
         # without weights, which would let the mean depend on how images are grouped into batches
         self.evaluation_criterion = MorphLoss(loss, (1.0, 1.0), margin, scale)
         self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
+        # what a callback measured of baselines on the images of `test`, by figure
+        self.baseline_figures: dict[str, float] = {}
         self.val_metric, self.test_metric = MorphMetric(threshold_at=threshold_at), MorphMetric()
 
     @property
@@ -162,7 +165,7 @@ class MorphDetection(AdaptationTask):
 
     def on_test_epoch_end(self) -> None:
         """Log the main metrics, and keep all of them for the results file."""
-        figures = self._log_metric(self.test_metric, "test")
+        figures = self._log_metric(self.test_metric, "test", self.baseline_figures)
         self.all_figures = {f"test_{name}": value for name, value in figures.items()}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
@@ -184,16 +187,21 @@ class MorphDetection(AdaptationTask):
             self.evaluation_loss.update(loss, len(real))
         return {"scores": scores, "processed": can_be_processed(batch["image"])}
 
-    def _log_metric(self, metric: MorphMetric, stage: str) -> dict[str, float]:
-        figures: dict[str, float] = metric.compute()
+    def _log_metric(
+        self, metric: MorphMetric, stage: str, baselines: Mapping[str, float] = MappingProxyType({})
+    ) -> dict[str, float]:
+        """Log the main figures, and return all of them with those of the baselines."""
+        own: dict[str, float] = metric.compute()
+        figures = own | dict(baselines)
         # the metrics have gathered from all ranks already; sync_dist only tells Lightning so
         self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
         shown = {name: figures[name] for name in HEADLINE}
-        # for each attack, and each of several data sets, only its EER; the results of `test` have the rest
-        of_parts = {name: value for name, value in figures.items() if name.startswith("eer/")}
-        if several := sum(name.count("/") == 1 for name in of_parts) > 1:
-            shown["eer_worst_set"] = figures["eer_worst_set"]
-        shown |= {name: value for name, value in of_parts.items() if several or name.count("/") == 2}
+        several = sum(name.startswith("eer/") and name.count("/") == 1 for name in own) > 1
+        # for each attack, and each of several data sets, only EERs; the results of `test` have the rest
+        for eer in ("eer", *(name for name in baselines if name.startswith("eer") and f"{name}_low" in baselines)):
+            shown |= {name: figures[name] for name in (eer, *([f"{eer}_worst_set"] if several else []))}
+            of_parts = {name: value for name, value in figures.items() if name.startswith(f"{eer}/")}
+            shown |= {name: value for name, value in of_parts.items() if several or name.count("/") == 2}
         for name, value in shown.items():
             self.log(f"{stage}_{name}", value, prog_bar=name in ("eer", "auroc"), sync_dist=True)
         metric.reset()

@@ -177,6 +177,10 @@ def test_three_forms_give_one_figure_and_one_threshold(adapted: Workspace) -> No
     for other in (1, 2):
         assert found[other] == pytest.approx(found[0], abs=1e-5)
         assert scores[other] == pytest.approx(scores[0], abs=1e-5)
+    # 15.19: hand-made baselines for the set and each attack, with intervals
+    for baseline in ("sharpness", "texture"):
+        for part in ("", "/people", "/people/blend", "/people/warp"):
+            assert {f"test_eer_{baseline}{end}{part}" for end in ("", "_low", "_high")} <= set(found[0])
     named = {"name", "attack", "label", "score"}
     assert named <= set(rows[0])
     assert {(row["attack"], row["label"]) for row in rows} == {("", "0"), ("blend", "1"), ("warp", "1")}
