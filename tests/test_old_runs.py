@@ -1,6 +1,7 @@
 """What version 0.1.0 left on disk opens, and answers as it did then."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ def test_every_file_of_an_old_run_gives_its_figures(task: str, tmp_path: Path) -
         for name in found.keys() & expected.keys():
             if "question_only" in name:
                 # no answer of the run, but of a classifier that is fitted anew, by another library since
+                continue
+            if expected.get(re.sub("_(low|high)(?=/|$)", "", name)) in (0, 1) and re.search("_(low|high)(/|$)", name):
+                # intervals of what is 0 or 1 have exact limits since
                 continue
             assert found[name] == pytest.approx(expected[name], abs=2e-3, nan_ok=True), (form.name, name)
 

@@ -15,7 +15,7 @@ from callbacks.pictures.colors import Color
 from callbacks.pictures.det_plot import det_plot, score_histograms
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.output import picture_path, save_picture
-from callbacks.results.sharpness_baseline import measured_part, sharpness_baseline
+from callbacks.results.morph_baselines import BASELINES, baseline_figures
 from callbacks.results.tables import file_of_predict, file_of_test, gather_rows, write_table
 from eomt.errors import UserError
 from eomt.metrics.error_rates import error_curve
@@ -26,6 +26,8 @@ from eomt.utils.trainer import is_trial
 log = logging.getLogger("eomt")
 
 DECISIONS = ("bonafide", "morph")
+# ISO/IEC 30107-3 reports such images apart from both classes
+FAILED = "failed to process"
 GLOW: Color = (255, 64, 0)
 
 
@@ -46,11 +48,13 @@ class MorphResults(EvaluationCallback[MorphDetection]):
     After `test`, beside RunSummary's `results/<timestamp>_eval.json`: `..._scores.csv` (name, attack, label, score,
     dataset; label 1 = morph), `..._det.png` with a curve for each data set and attack, `..._histograms.png`.
     After `predict`: `predictions/<timestamp>_scores.csv` (name, score, decision), the decision at the threshold that
-    validation chose, and with `--model.rollout true` pictures in `predictions/rollout`.
+    validation chose, or "failed to process" for an image that shows nothing (black, or noise), and with
+    `--model.rollout true` pictures in `predictions/rollout`.
 
     Args:
-        sharpness: Whether to measure also what sharpness and contrast alone tell of these images
-            (`sharpness_baseline`), at the end of a fit and in `test`. It reads all training and test images once more.
+        sharpness: Whether to measure also what hand-made features tell of these images (`morph_baselines`), at the end
+            of a fit and in `test`, which adds `test_eer_sharpness` and `test_eer_texture` to its figures, and the same
+            of each data set and attack. It reads all training and test images once more.
     """
 
     task_class = MorphDetection
@@ -58,54 +62,73 @@ class MorphResults(EvaluationCallback[MorphDetection]):
     def __init__(self, sharpness: bool = True) -> None:
         self.sharpness = sharpness
         self._tested: list[ScoredFace] = []
-        self._predicted: list[tuple[str, float]] = []
+        self._predicted: list[tuple[str, float, bool]] = []
+        self._failed: list[str] = []
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the baseline beside what was trained."""
         if self.sharpness and trainer.is_global_zero and not is_trial(trainer):
-            _report_sharpness(trainer)
+            _report_baselines(_measured_baselines(trainer))
 
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted evaluation may have left."""
-        self._tested, self._predicted = [], []
+        self._tested, self._predicted, self._failed = [], [], []
 
     def take(self, trainer: Trainer, task: MorphDetection, evaluated: EvaluatedBatch) -> None:
         """Keep the scores of `test` and `predict`, and draw the attention of `predict`."""
         batch, outputs, stage = evaluated.batch, evaluated.outputs, evaluated.stage
         if stage == "val":
             return
-        scores = outputs["scores"].tolist()
+        scores, processed = outputs["scores"].tolist(), outputs["processed"].tolist()
         for index in evaluated.real():
             name = batch["name"][index]
             if stage == "predict":
-                self._predicted.append((name, scores[index]))
+                self._predicted.append((name, scores[index], processed[index]))
             else:
                 label = int(batch["label"][index])
                 face = ScoredFace(name, batch["attack"][index], label, scores[index], batch["dataset"][index])
                 self._tested.append(face)
+                self._failed += [] if processed[index] else [name]
             if stage == "predict" and "rollout" in outputs:
                 image = batch["image"][index].cpu()
                 images = [image, glowing(image, outputs["rollout"][index].cpu())]
                 picture = picture_grid([images], ["image", "attention rollout"], [name], [])
                 save_picture(picture, self.folder / "predictions" / "rollout" / picture_path(name))
 
+    def end_epoch(self, trainer: Trainer, task: MorphDetection, stage: Stage) -> None:
+        """Put the baselines beside the figures of `test`."""
+        if stage == "test" and self.sharpness and not is_trial(trainer):
+            measured = _measured_baselines(trainer) if trainer.is_global_zero else ("", {})
+            if trainer.is_global_zero:
+                _report_baselines(measured)
+            # all processes must log the same
+            task.baseline_figures = trainer.strategy.broadcast(measured[1])
+
     def end(self, trainer: Trainer, task: MorphDetection, stage: Stage) -> None:
         """Write scores and pictures of `test`, and scores and decisions of `predict`."""
         if stage == "test":
             tested = sorted(gather_rows(self._tested), key=lambda face: (face.dataset, face.name))
+            failed = sorted(gather_rows(self._failed))
+            if failed:
+                log.warning(
+                    "%d of %d tested images show nothing (%s, ...), as a covered lens or noise: they failed to "
+                    "process, and are still in the figures by their scores; take them out",
+                    *(len(failed), len(tested), failed[0]),
+                )
             if trainer.is_global_zero:
                 _write_test(trainer, tested, task.threshold)
-                if self.sharpness:
-                    _report_sharpness(trainer)
         if stage == "predict":
             predicted = sorted(gather_rows(self._predicted))
             if trainer.is_global_zero:
                 self._write_predict(predicted, task.threshold)
 
-    def _write_predict(self, predicted: list[tuple[str, float]], threshold: float) -> None:
+    def _write_predict(self, predicted: list[tuple[str, float, bool]], threshold: float) -> None:
         if math.isnan(threshold):
             log.warning("No validation has chosen a threshold for this network: the column decision is empty")
-        rows = ({"name": name, "score": score, "decision": decision(score, threshold)} for name, score in predicted)
+        rows = (
+            {"name": name, "score": score, "decision": decision(score, threshold) if processed else FAILED}
+            for name, score, processed in predicted
+        )
         path = file_of_predict(self.folder, "scores.csv")
         write_table(path, ["name", "score", "decision"], rows)
         log.info("Scores of %d images, and decisions at the threshold %.4f: %s", len(predicted), threshold, path)
@@ -122,15 +145,27 @@ def _write_test(trainer: Trainer, tested: list[ScoredFace], threshold: float) ->
     log.info("Scores, DET plot and histograms: %s...", str(table).removesuffix("scores.csv"))
 
 
-def _report_sharpness(trainer: Trainer) -> None:
+def _measured_baselines(trainer: Trainer) -> tuple[str, dict[str, float]]:
+    """Return what the baselines are measured on, in words, and their figures."""
     data = data_of(trainer)
     if not isinstance(data, FaceData):
         raise UserError(
-            f"data: {type(data).__name__} has no faces whose sharpness MorphResults could measure; give MorphFaces, "
+            f"data: {type(data).__name__} has no faces whose features MorphResults could measure; give MorphFaces, "
             "or sharpness: false"
         )
-    part = measured_part(data)
-    log.info("Baseline: sharpness and contrast alone reach an EER of %.4f on %s", sharpness_baseline(data), part)
+    # after a fit on data without any, validation is there
+    parts = data.tested_parts() or ["val"]
+    return ", ".join(parts), baseline_figures(data, parts)
+
+
+def _report_baselines(measured: tuple[str, dict[str, float]]) -> None:
+    where, figures = measured
+    for name, baseline in BASELINES.items():
+        figure = f"eer_{name}"
+        log.info(
+            "Baseline: %s reach an EER of %.4f (%.4f to %.4f) on %s",
+            *(baseline.title, figures[figure], figures[f"{figure}_low"], figures[f"{figure}_high"], where),
+        )
 
 
 def decision(score: float, threshold: float) -> str:

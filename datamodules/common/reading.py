@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,15 @@ def read_image(path: ImageFile) -> Image.Image:
     return _read_as(path, "RGB")
 
 
+def read_small_image(path: ImageFile, side: int) -> Image.Image:
+    """Read an image as `read_image` does, of JPEG at a fraction of its size, at least `side` pixels each way.
+
+    Raises:
+        UserError: The file is damaged or a grayscale image of more than 8 bits.
+    """
+    return _read_as(path, "RGB", (side, side))
+
+
 def read_image_with_opacity(path: ImageFile) -> Image.Image:
     """Read an image as RGBA, turned as its EXIF orientation says; without transparency it is opaque.
 
@@ -71,9 +81,11 @@ def read_image_with_opacity(path: ImageFile) -> Image.Image:
     return _read_as(path, "RGBA")
 
 
-def _read_as(path: ImageFile, mode: str) -> Image.Image:
+def _read_as(path: ImageFile, mode: str, least: tuple[int, int] | None = None) -> Image.Image:
     with _opened(path) as image:
         _refuse_deep_image(path, image)
+        if least is not None:
+            image.draft(None, least)
         return ImageOps.exif_transpose(image).convert(mode)
 
 
@@ -104,6 +116,37 @@ def check_image(path: ImageFile) -> tuple[int, int]:
             image.draft(None, (1, 1))
             image.load()
     return stored_size((height, width), orientation)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says of itself before its pixels.
+
+    Args:
+        height: As stored, before any turning.
+        width: As stored.
+        format: "PNG", "JPEG", ...
+        mode: How Pillow calls its kind of pixels: "RGB", "L", "P", ...
+        compression: Of JPEG its quantization tables, of others "".
+    """
+
+    height: int
+    width: int
+    format: str
+    mode: str
+    compression: str
+
+
+def read_header(path: ImageFile) -> ImageHeader:
+    """Return what an image file says of itself.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        tables = getattr(image, "quantization", None)
+        return ImageHeader(height, width, image.format or "", image.mode, str(tables) if tables else "")
 
 
 def orientation_of(path: ImageFile) -> int:

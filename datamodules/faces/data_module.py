@@ -8,7 +8,7 @@ from datamodules.common.checks import as_size, check_fractions
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.pairs import find_images
-from datamodules.faces.folders import Face
+from datamodules.faces.folders import Face, identities_in_path
 from eomt.utils.paths import expand
 
 DEFAULT_SIZE = 224
@@ -52,10 +52,18 @@ class FaceDataModule(ImageDataModule):
         self.test_fraction = test_fraction
 
 
-def find_unlabeled_faces(path: Path, field: str) -> list[Face]:
+def find_unlabeled_faces(path: Path, field: str, identity_pattern: str | None = None) -> list[Face]:
     """Return all images below a folder, or one image.
+
+    Args:
+        path: Folder or image.
+        field: Its name in errors.
+        identity_pattern: Regular expression that finds the people in a file's name, or else in its folders.
 
     Raises:
         UserError: There is none; the field is named.
     """
-    return [Face(name, file, 0) for name, file in find_images(path, field).items()]
+    return [
+        Face(name, file, 0, identities=identities_in_path(name, identity_pattern))
+        for name, file in find_images(path, field).items()
+    ]

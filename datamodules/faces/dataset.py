@@ -67,6 +67,22 @@ def _described(face: Face) -> dict[str, Any]:
     }
 
 
+def interleaved(faces: Sequence[Face]) -> list[Face]:
+    """Return faces in an order whose every part has bona fide images and attacks of each data set as the whole has.
+
+    So an evaluation that is limited to some batches sees both classes.
+    """
+    groups: dict[tuple[str, str], list[Face]] = {}
+    for face in faces:
+        groups.setdefault((face.dataset, face.attack), []).append(face)
+    placed = [
+        ((place + 0.5) / len(group), number, face)
+        for number, group in enumerate(groups.values())
+        for place, face in enumerate(group)
+    ]
+    return [face for *_, face in sorted(placed, key=lambda item: item[:2])]
+
+
 class _Faces(Dataset[dict[str, Any]]):
     """Faces at one size.
 

@@ -1,8 +1,10 @@
 """Faces with labels on disk: folders of bona fide photos and morphs, and the identities in their file names."""
 
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datamodules.common.pairs import find_files
 from datamodules.common.reading import IMAGE_EXTENSIONS, Box
@@ -20,6 +22,9 @@ SMDD_IDENTITY = r"img\d+"
 # no person but a session.
 IDIAP_IDENTITY = r"(?<![0-9A-Za-z])(?:\d{5}|\d{3})(?!\d)"
 
+# what tables hold where nothing is known
+BLANKS = ("", "nan", "na", "n/a", "<na>", "none", "null", "-", "?")
+
 
 @dataclass(frozen=True)
 class Face:
@@ -30,7 +35,8 @@ class Face:
         image: The file.
         label: 0 for a bona fide photo, 1 for a morph.
         attack: How a morph was made; "" for a bona fide photo.
-        identities: The people who are seen in it, two in a morph; empty where nobody says.
+        identities: The people who are seen in it, as `identity_of` spells them, two in a morph; empty where nobody
+            says.
         split: "train", "val" or "test" where the data set says so; else "".
         dataset: Name of the data set.
         box: Left, top, right and bottom of the face in pixels, right and bottom exclusive; None for the whole image.
@@ -57,8 +63,9 @@ def find_labeled_faces(folder: Path, identity_pattern: str | None) -> list[Face]
     Args:
         folder: Holds `bonafide` and `morph` (whose folders name attacks); SMDD's `o25k_bf_t` and `m15k_t`; or `raw`
             and `morph_<attack>`, as FRLL-, FRGC- and FERET-Morphs do.
-        identity_pattern: Regular expression; each match in a file's name, or its first group, is an identity. Where it
-            finds none, that of the layout is tried.
+        identity_pattern: Regular expression; each match, or its first group, is an identity: in a file's name, or else
+            in the folders below `bonafide` or the attack's. Where it finds none, that of the layout is tried. None
+            takes a folder below `bonafide` for a person.
 
     Raises:
         UserError: The folder holds no such layout, or one of its folders no image.
@@ -89,9 +96,17 @@ def _faces_of_layout(folder: Path, root: Path, identity_pattern: str | None) -> 
             )
         for name in names:
             file = part / name
-            identities = identities_in(file.name, identity_pattern) or identities_in(file.name, pattern)
+            folders = name.split("/")[:-1]
             # `morph/opencv/1.png`
-            by_folder = name.split("/")[0] if "/" in name and part.name == "morph" else attack
+            by_folder = folders.pop(0) if folders and part.name == "morph" else attack
+            inner = "/".join((*folders, file.name))
+            identities = identities_in_path(inner, identity_pattern) or frozenset(
+                # with their zeros: 001 of FRLL is not 00001 of FERET
+                match.group()
+                for match in re.finditer(pattern or "(?!)", file.stem)
+            )
+            if not identities and identity_pattern is None and label == BONA_FIDE and folders:
+                identities = identities_of([folders[0]])
             faces.append(Face(file.relative_to(root).as_posix(), file, label, by_folder, identities))
     return faces
 
@@ -114,12 +129,32 @@ def _layout(folder: Path) -> tuple[list[tuple[Path, int, str]], str | None]:
     )
 
 
-def identities_in(file_name: str, pattern: str | None) -> frozenset[str]:
-    """Return what a pattern finds in a file's name without its ending; its first group, where it has one."""
+def identities_in(text: str, pattern: str | None) -> frozenset[str]:
+    """Return the people whom a pattern finds in a text: each match, or its first group, where it has one."""
     if pattern is None:
         return frozenset()
-    matches = re.finditer(pattern, Path(file_name).stem)
-    return frozenset(match.group(1 if match.re.groups else 0) for match in matches)
+    return identities_of(match.group(1 if match.re.groups else 0) or "" for match in re.finditer(pattern, text))
+
+
+def identities_in_path(name: str, pattern: str | None) -> frozenset[str]:
+    """Return the people whom a pattern finds in a file's name without its ending, or else in the folders before it."""
+    path = PurePosixPath(name)
+    return identities_in(path.stem, pattern) or identities_in(path.parent.as_posix(), pattern)
+
+
+def identities_of(texts: Iterable[str]) -> frozenset[str]:
+    """Return the people whom texts name; a text that says that nothing is known names nobody."""
+    return frozenset(identity for text in texts if (identity := identity_of(text)) not in BLANKS)
+
+
+def identity_of(text: str) -> str:
+    """Return one spelling for all of a person's: without case, spaces around it, zeros before a number or ".0" behind.
+
+    pandas writes a column of whole numbers with a blank as 41.0, spreadsheets cut 041 to 41.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    number = re.fullmatch(r"0*(\d+?)(\.0+)?", plain)
+    return number.group(1) if number else plain
 
 
 def check_identity_pattern(pattern: str | None) -> None:

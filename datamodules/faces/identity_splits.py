@@ -1,15 +1,17 @@
 """Splits in which no person is on two sides, and what they cost."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from scipy.cluster.hierarchy import DisjointSet
 
 from datamodules.common.grouped_splits import content_keys
 from datamodules.common.splits import SPLITS, seeded_split
+from datamodules.faces.copies import find_copies
 from datamodules.faces.folders import BONA_FIDE, CLASS_NAMES, MORPH, Face
+from datamodules.faces.pair_graph import divide_people, pair_weights
 from eomt.errors import UserError
 
 
@@ -21,41 +23,63 @@ class FaceSplit:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-Divide = Callable[[list[str]], Mapping[str, Sequence[str]]]
+@dataclass(frozen=True)
+class Division:
+    """How people are divided.
 
-
-def by_fractions(val_fraction: float, test_fraction: float, split_seed: int) -> Divide:
-    """Divide names into "train", "val" and "test" by shares."""
-    return lambda names: seeded_split(names, val_fraction, test_fraction, split_seed)
-
-
-def by_folds(num_folds: int, fold: int, split_seed: int) -> Divide:
-    """Divide names into folds: one of them is test, the next one validation, the others are train.
-
-    Over all folds every name is in test once, and never was what a model was chosen by.
+    Args:
+        sizes: Returns, for a number of people, how many of them each block gets.
+        split_of: The split in which each block is.
+        seed: Of the draw.
     """
 
-    def divide(names: list[str]) -> dict[str, list[str]]:
-        order = sorted(names, key=lambda name: hashlib.sha256(f"{split_seed}/{name}".encode()).hexdigest())
-        parts = [order[start::num_folds] for start in range(num_folds)]
-        test, val = fold, (fold + 1) % num_folds
-        train = [name for index, part in enumerate(parts) if index not in (test, val) for name in part]
-        return {"train": train, "val": parts[val], "test": parts[test]}
-
-    return divide
+    sizes: Callable[[int], Mapping[str, int]]
+    split_of: Mapping[str, str]
+    seed: int
 
 
-def split_by_identity(faces: Sequence[Face], divide: Divide) -> FaceSplit:
-    """Split people, give each its photos, and drop morphs of people on different sides.
+def by_fractions(val_fraction: float, test_fraction: float, split_seed: int) -> Division:
+    """Divide people into "train", "val" and "test" by shares."""
 
-    People whose photos have the same bytes are one person, and so are copies of a photo of nobody known. A morph goes
-    where all its contributors are; copies of a morph have the contributors of all of them. People with photos, people
-    in morphs only, and images of unknown people are each divided on their own.
+    def sizes(number: int) -> dict[str, int]:
+        return {
+            split: len(part)
+            for split, part in seeded_split([str(n) for n in range(number)], val_fraction, test_fraction, 0).items()
+        }
 
-    Raises:
-        UserError: A bona fide photo and a morph have the same bytes.
+    return Division(sizes, {split: split for split in SPLITS}, split_seed)
+
+
+def by_folds(num_folds: int, fold: int, split_seed: int) -> Division:
+    """Divide people into folds: one of them is test, the next one validation, the others are train.
+
+    Over all folds everybody is in test once, and never was what a model was chosen by.
     """
-    contents = _first_copies(faces)
+    folds = [f"fold {index:03d}" for index in range(num_folds)]
+    split_of = dict.fromkeys(folds, "train") | {folds[fold]: "test", folds[(fold + 1) % num_folds]: "val"}
+    return Division(
+        lambda number: {name: len(range(start, number, num_folds)) for start, name in enumerate(folds)},
+        split_of,
+        split_seed,
+    )
+
+
+def split_by_identity(faces: Sequence[Face], division: Division, copies: Mapping[Path, Path]) -> FaceSplit:
+    """Split people, give each its photos, and drop morphs of people on different sides: few, see `divide_people`.
+
+    People whose photos are copies are one person, and so are copies of a photo of nobody known. A morph goes where all
+    its contributors are; copies of a morph have the contributors of all of them. People with photos, people in morphs
+    only, and images of unknown people are each divided on their own.
+
+    Args:
+        faces: Of one data set.
+        division: How people are divided.
+        copies: For each file the first one that shows the same picture, see `copies_of`.
+    """
+    name_of: dict[Path, str] = {}
+    for face in faces:
+        name_of.setdefault(copies[face.image], f"file {face.name}")
+    contents = [name_of[copies[face.image]] for face in faces]
     together: DisjointSet = DisjointSet(contents)
     kinds: dict[str, str] = {}
     of_copies: dict[str, set[str]] = {}
@@ -73,10 +97,18 @@ def split_by_identity(faces: Sequence[Face], divide: Divide) -> FaceSplit:
             kind = "photographed" if face.label == BONA_FIDE else face.attack if node == content else "morphed only"
             root = root_of[node]
             kinds[root] = "photographed" if kinds.get(root) == "photographed" else kind
-    split_of: dict[str, str] = {}
-    for kind in sorted(set(kinds.values())):
-        parts = divide(sorted(root for root, of_kind in kinds.items() if of_kind == kind))
-        split_of |= {root: split for split, roots in parts.items() for root in roots}
+    members: dict[str, list[str]] = {}
+    for root, kind in kinds.items():
+        members.setdefault(kind, []).append(root)
+    of_kind = {kind: division.sizes(len(roots)) for kind, roots in members.items()}
+    sizes = {block: {kind: number[block] for kind, number in of_kind.items()} for block in division.split_of}
+    weights = pair_weights(
+        {root_of[node] for node in of_copies[content]}
+        for face, content in zip(faces, contents, strict=True)
+        if face.label == MORPH
+    )
+    block_of = divide_people(sizes, members, weights, division.seed)
+    split_of = {root: division.split_of[block] for root, block in block_of.items()}
     found = FaceSplit({split: [] for split in SPLITS})
     for face, content in zip(faces, contents, strict=True):
         splits = {split_of[root_of[node]] for node in of_copies[content]}
@@ -87,14 +119,13 @@ def split_by_identity(faces: Sequence[Face], divide: Divide) -> FaceSplit:
     return found
 
 
-def _first_copies(faces: Sequence[Face]) -> list[str]:
-    """Return for each face a node of its content: the name of the first file with the same bytes.
+def copies_of(faces: Sequence[Face]) -> dict[Path, Path]:
+    """Return for each file the first one of its class that shows the same picture.
 
     Raises:
-        UserError: Copies have different labels.
+        UserError: A bona fide photo and a morph have the same bytes.
     """
     first: dict[str, Face] = {}
-    nodes = []
     for face, key in zip(faces, content_keys([face.image for face in faces]), strict=True):
         other = first.setdefault(key, face)
         if other.label != face.label:
@@ -102,8 +133,11 @@ def _first_copies(faces: Sequence[Face]) -> list[str]:
                 f"{face.image}: {CLASS_NAMES[face.label]}, is a copy of {other.image}, {CLASS_NAMES[other.label]}; "
                 "keep the one that is right"
             )
-        nodes.append(f"file {other.name}")
-    return nodes
+    copies: dict[Path, Path] = {}
+    # a morph may look much like a photo of one of its people
+    for label in (BONA_FIDE, MORPH):
+        copies |= find_copies([face.image for face in faces if face.label == label])
+    return copies
 
 
 def leave_out(split: FaceSplit, attack: str) -> FaceSplit:
@@ -124,7 +158,10 @@ def leave_out(split: FaceSplit, attack: str) -> FaceSplit:
 
 
 def refuse_leaks(
-    splits: Mapping[str, Sequence[Face]], test_sets: Mapping[str, Sequence[Face]], shared_identities: bool
+    splits: Mapping[str, Sequence[Face]],
+    test_sets: Mapping[str, Sequence[Face]],
+    shared_identities: bool,
+    copies: Mapping[Path, Path],
 ) -> None:
     """Check that nobody and nothing that is trained on or selected by is in another part.
 
@@ -134,23 +171,41 @@ def refuse_leaks(
         splits: Faces of "train", "val" and "test".
         test_sets: Further sets by their names.
         shared_identities: Whether equal identities in `splits` and in a test set are one person.
+        copies: For each file the first one that shows the same picture, see `copies_of`.
 
     Raises:
         UserError: An identity, a path or a content occurs on two sides; both files are named.
     """
     parts = {**splits, **{f"test set {name}": faces for name, faces in test_sets.items()}}
     placed = [(part, face) for part, faces in parts.items() for face in faces]
-    contents = content_keys([face.image for _, face in placed])
     people: dict[str, dict[str, Face]] = {}
     paths: dict[str, dict[str, Face]] = {}
-    copies: dict[str, dict[str, Face]] = {}
-    for (part, face), content in zip(placed, contents, strict=True):
+    pictures: dict[Path, dict[str, Face]] = {}
+    for part, face in placed:
         _refuse_crossing(paths.setdefault(str(face.image.resolve()), {}), part, face, "is the same file as")
-        _refuse_crossing(copies.setdefault(content, {}), part, face, "is a copy of")
+        _refuse_crossing(pictures.setdefault(copies[face.image], {}), part, face, "is a copy of")
         if part in splits or shared_identities:
             for identity in face.identities:
                 seen = people.setdefault(identity, {})
                 _refuse_crossing(seen, part, face, f"shows {identity}, as does")
+
+
+def refuse_pretrained(pretraining: Sequence[Face], tested: Sequence[Face]) -> None:
+    """Check that no face that is tested was pre-trained on.
+
+    Raises:
+        UserError: A person or a picture occurs on both sides; both files are named.
+    """
+    copies = find_copies([face.image for face in (*pretraining, *tested)])
+    pictures = {copies[face.image]: face for face in pretraining}
+    people = {identity: face for face in pretraining for identity in face.identities}
+    for face in tested:
+        same = [people[identity] for identity in sorted(face.identities & people.keys())]
+        if seen := pictures.get(copies[face.image]) or next(iter(same), None):
+            raise UserError(
+                f"pretraining_path: {seen.image} shows whom {face.image} shows, which is tested; pre-train without it, "
+                "or take it out of the test"
+            )
 
 
 def _refuse_crossing(first: dict[str, Face], part: str, face: Face, how: str) -> None:

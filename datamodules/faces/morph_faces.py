@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +15,20 @@ from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
 from datamodules.faces.data_module import FaceDataModule, find_unlabeled_faces
 from datamodules.faces.data_sets import name_test_sets, read_data_set
-from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabeledFaces, check_face, read_face
+from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabeledFaces, check_face, interleaved, read_face
 from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern
 from datamodules.faces.identity_splits import (
     FaceSplit,
     by_folds,
     by_fractions,
+    copies_of,
     leave_out,
     refuse_leaks,
+    refuse_pretrained,
     split_by_identity,
 )
-from datamodules.faces.statistics import count_faces, warn_about
+from datamodules.faces.shortcuts import warn_about_shortcuts
+from datamodules.faces.statistics import count_faces, warn_about_few, warn_about_strangers, warn_about_unknown
 from datamodules.faces.transforms import MorphTransform
 from eomt.errors import UserError
 from eomt.utils.paths import expand
@@ -44,8 +47,10 @@ class MorphFaces(FaceDataModule):
     `path` is a folder with `bonafide` and `morph/<attack>`; or SMDD (`o25k_bf_t`, `m15k_t`); or FRLL-, FRGC- or
     FERET-Morphs (`raw`, `morph_<attack>`); or it holds `train`, `val` and optionally `test`, each in one of these
     layouts; or it is a CSV file: `path,label[,attack,subject_a,subject_b,split]`. Where neither folders nor a column
-    say so, people are split by a seed and morphs of people on different sides are dropped. In a given split, a person,
-    file or copy that is on two sides is refused.
+    say so, people are split by a seed, and morphs of people on different sides are dropped: few, for people who are
+    in many morphs together are kept together. In a given split, a person,
+    file or copy that is on two sides is refused. Names of people are compared as `folders.identity_of` spells them,
+    and copies by their pixels.
 
     Batches are dicts: `image` (B, 3, *img_size) uint8 RGB, `label` (B,) int64, 1 = morph, and lists of B strings:
     `path`; `attack`, "" for bona fide; `dataset`, the name of the data set; `name`, relative to `path`. In evaluation a
@@ -60,8 +65,9 @@ class MorphFaces(FaceDataModule):
         num_workers: Processes that read files.
         test_paths: Further sets that are tested, never trained on or selected by: folders or CSV files by their names,
             or a list of them. Of a set with splits its test split is taken.
-        identity_pattern: Regular expression that finds the people in a file's name: each match, or its first group.
-            In SMDD and in FRLL-, FRGC- and FERET-Morphs those sets' own patterns are tried as well.
+        identity_pattern: Regular expression that finds the people in a file's name, or else in its folders: each match,
+            or its first group. In SMDD and in FRLL-, FRGC- and FERET-Morphs those sets' own patterns are tried as
+            well. Null takes a folder below `bonafide` for a person; "" does not.
         shared_identities: Whether equal identities in `path` and in a test set are one person, who may then not be in
             training; false where two sets number their people anew.
         face_boxes: Names of text files in each data set's folder with lines `path x1 x2 y1 y2`; null for whole images.
@@ -77,6 +83,7 @@ class MorphFaces(FaceDataModule):
         fold: The fold that is tested, from 0; the next one is validation.
         splits: JSON file of an earlier split to be used again.
         predict_path: Folder of images, or one image, to predict, without labels; null for what is tested, or else val.
+        pretraining_path: Folder of the faces that the encoder was pre-trained on, where none may be that is tested.
 
     Attributes:
         counts: After `setup`, per part the number of "images", of each class, of "identities", and of images of
@@ -109,6 +116,7 @@ class MorphFaces(FaceDataModule):
         fold: int = 0,
         splits: Path | None = None,
         predict_path: Path | None = None,
+        pretraining_path: Path | None = None,
     ) -> None:
         super().__init__(
             path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, test_fraction, predict_path
@@ -134,6 +142,7 @@ class MorphFaces(FaceDataModule):
         self.num_folds = num_folds
         self.fold = fold
         self.splits = expand(splits)
+        self.pretraining_path = expand(pretraining_path)
         self._split: FaceSplit | None = None
         self._all_faces: list[Face] | None = None
         self._sets: dict[str, list[Face]] | None = None
@@ -157,16 +166,16 @@ class MorphFaces(FaceDataModule):
         """Return the faces of "train", "val" or "test", or of a test set by its name."""
         return self._test_sets()[part] if part in self.test_paths else self._found().faces[part]
 
-    def labels(self, part: str) -> list[int]:
-        """Return the labels of a part's images, 1 = morph; none where there is no such split."""
-        return [face.label for face in self.faces(part)]
+    def tested_parts(self) -> list[str]:
+        """Return the names of what is tested: "test", unless there is no such split, and the test sets."""
+        return (["test"] if self.faces("test") else []) + list(self.test_paths)
 
     def map_images(self, function: Callable[[Tensor], Measured], part: str, title: str) -> list[Measured]:
-        """Return a function of each image of a part, in the order of `labels`.
+        """Return a function of each image of a part, in the order of `faces`.
 
         Args:
             function: Takes an image at `img_size`, uint8 RGB `(3, H, W)`.
-            part: "train", "val" or "test".
+            part: "train", "val", "test" or the name of a test set.
             title: What a progress bar says.
         """
         return map_in_threads(lambda face: function(read_face(face, self.img_size)), self.faces(part), title)
@@ -177,14 +186,17 @@ class MorphFaces(FaceDataModule):
         Raises:
             UserError: A file cannot be used, a part lacks a class, or there are too few samples to train.
         """
-        parts = [part for part in SPLITS_OF_STAGE[stage] if part != "test" or self.faces("test")]
-        parts += self.test_paths if "test" in SPLITS_OF_STAGE[stage] else []
+        stages = SPLITS_OF_STAGE[stage]
+        parts = [part for part in stages if part != "test"] + (self.tested_parts() if "test" in stages else [])
         for part in parts:
             faces = self.faces(part)
             self._check_classes(part, faces)
-            sizes = map_in_threads(check_face, faces, f"Checking {part} files")
+            map_in_threads(check_face, faces, f"Checking {part} files")
             self.counts[part] = count_faces(faces)
-            warn_about(part, faces, sizes)
+            warn_about_unknown(part, faces)
+            warn_about_shortcuts(part, faces)
+            if part != "train":
+                warn_about_few(part, faces)
         if parts:
             self._report_dropped()
         if stage in ("fit", None):
@@ -197,11 +209,11 @@ class MorphFaces(FaceDataModule):
         return self.training_loader(dataset, self._training_sampler())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the validation images, in order."""
+        """Return the validation images, bona fide images and each attack in turn."""
         return self._labeled_loader(self.faces("val"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the images of the test split, then those of each test set, in order.
+        """Return the images of the test split and of each test set, bona fide images and each attack in turn.
 
         Raises:
             UserError: There is neither.
@@ -225,10 +237,10 @@ class MorphFaces(FaceDataModule):
         return self.evaluation_loader(UnlabeledFaces(faces, self.img_size, None))
 
     def _labeled_loader(self, faces: Sequence[Face]) -> DataLoader[dict[str, Any]]:
-        return self.evaluation_loader(FaceDataset(faces, self.img_size))
+        return self.evaluation_loader(FaceDataset(interleaved(faces), self.img_size))
 
     def _tested(self) -> list[Face]:
-        return self.faces("test") + [face for faces in self._test_sets().values() for face in faces]
+        return [face for part in self.tested_parts() for face in self.faces(part)]
 
     def _training_sampler(self) -> TrainingSampler:
         labels = [face.label for face in self.faces("train")]
@@ -259,14 +271,22 @@ class MorphFaces(FaceDataModule):
 
     def _found(self) -> FaceSplit:
         if self._split is None:
-            split = self._splits_of(self._faces())
+            faces = self._faces()
+            copies = copies_of([*faces, *(face for of_set in self._test_sets().values() for face in of_set)])
+            split = self._splits_of(faces, copies)
             if self.leave_out_attack is not None:
                 split = leave_out(split, self.leave_out_attack)
-            refuse_leaks(split.faces, self._test_sets(), self.shared_identities)
+            refuse_leaks(split.faces, self._test_sets(), self.shared_identities, copies)
+            if self.pretraining_path is not None:
+                seen = find_unlabeled_faces(self.pretraining_path, "pretraining_path", self.identity_pattern)
+                tested = [face for of_set in self._test_sets().values() for face in of_set]
+                refuse_pretrained(seen, [*split.faces["test"], *tested])
+            for path, of_set in ((self.path, faces), *((self.test_paths[n], f) for n, f in self._test_sets().items())):
+                warn_about_strangers(path, of_set)
             self._split = split
         return self._split
 
-    def _splits_of(self, faces: list[Face]) -> FaceSplit:
+    def _splits_of(self, faces: list[Face], copies: Mapping[Path, Path]) -> FaceSplit:
         if not self.is_split_by_seed:
             if self.splits is not None or self.num_folds is not None:
                 raise UserError(f"splits, num_folds: {self.path} has splits of its own; leave these fields out")
@@ -279,13 +299,15 @@ class MorphFaces(FaceDataModule):
             split.dropped += Counter({"images that are not in the recorded split": len(faces) - recorded})
             return split
         if self.num_folds is not None:
-            return split_by_identity(faces, by_folds(self.num_folds, self.fold, self.split_seed))
-        return split_by_identity(faces, by_fractions(self.val_fraction, self.test_fraction, self.split_seed))
+            division = by_folds(self.num_folds, self.fold, self.split_seed)
+        else:
+            division = by_fractions(self.val_fraction, self.test_fraction, self.split_seed)
+        return split_by_identity(faces, division, copies)
 
     def _faces(self) -> list[Face]:
         if self._all_faces is None:
             faces = self._read(self.path, self.path.stem)
-            if self.identity_pattern is not None and not any(face.identities for face in faces):
+            if self.identity_pattern and not any(face.identities for face in faces):
                 raise UserError(
                     f"identity_pattern: {self.identity_pattern!r} matches no file name in {self.path}, "
                     f"e.g. {faces[0].name}; correct it"

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from datamodules.common.splits import SPLITS
-from datamodules.faces.folders import BONA_FIDE, MORPH, UNNAMED_ATTACK, Face, identities_in
+from datamodules.faces.folders import BONA_FIDE, MORPH, UNNAMED_ATTACK, Face, identities_in_path, identities_of
 from eomt.errors import UserError
 
 LABELS = {"bonafide": BONA_FIDE, "0": BONA_FIDE, "morph": MORPH, "attack": MORPH, "1": MORPH}
@@ -55,7 +55,7 @@ def _face(file: Path, number: int, row: dict[str, str], name: str, identity_patt
     if not name or not image.is_file():
         raise UserError(f"{file}: row {number}: no image {image}; restore it, or take the row out")
     attack = row.get("attack", "")
-    subjects = frozenset(subject for key in ("subject_a", "subject_b") if (subject := row.get(key, "")))
+    subjects = identities_of(row.get(key, "") for key in ("subject_a", "subject_b"))
     if label == BONA_FIDE and attack.lower() not in ("", "bonafide", "none"):
         raise UserError(
             f"{file}: row {number}: attack {attack!r} of a bona fide image; leave it empty, or mend the label"
@@ -64,5 +64,7 @@ def _face(file: Path, number: int, row: dict[str, str], name: str, identity_patt
         raise UserError(
             f"{file}: row {number}: two subjects of a bona fide image; leave subject_b empty, or mend the label"
         )
-    identities = subjects or identities_in(image.name, identity_pattern)
+    # folders above the data set say nothing of people
+    inner = image.name if Path(name).is_absolute() else Path(name).as_posix()
+    identities = subjects or identities_in_path(inner, identity_pattern)
     return Face(Path(name).as_posix(), image, label, (attack or UNNAMED_ATTACK) if label else "", identities, split)

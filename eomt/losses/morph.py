@@ -15,9 +15,12 @@ Kind = Literal["cross_entropy", "bce", "cosface"]
 class MorphLoss(nn.Module):
     """Loss of logits of bona fide and morph, each sample weighted by its class.
 
-    cross_entropy: that of the softmax, the mean being weighted as PyTorch's is, by the weights themselves.
-    bce: binary cross-entropy of the difference of the logits, whose sigmoid is the softmax; the mean is over the
-    samples, so that a batch of the heavier class counts for more. With equal weights of 1 the two are the same.
+    Weight times loss is averaged over the samples of a batch. The sum is not divided by the batch's weights: that would
+    undo them wherever a batch has one class alone, always so at a batch of one image.
+
+    cross_entropy: that of the softmax.
+    bce: binary cross-entropy of the difference of the logits, whose sigmoid is the softmax: another way to the same
+    number.
     cosface: cross_entropy with the margin taken off the cosine of the true class (Wang et al., CVPR 2018,
     arXiv:1801.09414, equation 4). It needs a cosine head.
 
@@ -67,10 +70,11 @@ class MorphLoss(nn.Module):
         logits = logits.float()
         if self.kind == "bce":
             difference = logits[:, 1] - logits[:, 0]
-            return F.binary_cross_entropy_with_logits(difference, label.float(), self.weights[label])
+            losses = F.binary_cross_entropy_with_logits(difference, label.float(), reduction="none")
+            return (self.weights[label] * losses).mean()
         if self.kind == "cosface":
             logits = logits - self.scale * self.margin * F.one_hot(label, 2)
-        return F.cross_entropy(logits, label, self.weights)
+        return (self.weights[label] * F.cross_entropy(logits, label, reduction="none")).mean()
 
 
 def mae_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:

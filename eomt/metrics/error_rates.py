@@ -10,9 +10,12 @@ curve, which may lie above x, is never taken. The D-EER is the mean of both rate
 least (of several, where the mean is least).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from eomt.errors import UserError
 
 OPERATING_POINTS = (1, 5, 10, 20)
 """Limits in percent at which the other error rate is reported."""
@@ -142,6 +145,44 @@ def threshold_at_macer(scores: np.ndarray, labels: np.ndarray, macer: float = 0.
     counts = error_counts(morph, bona_fide)
     last = int((counts.macer[0] <= macer).sum()) - 1
     return _between(values, int((counts.rejected[0] == counts.rejected[0, last]).argmax()))
+
+
+def threshold_at_bscer(scores: np.ndarray, labels: np.ndarray, bscer: float = 0.05) -> float:
+    """Return the threshold of the smallest MACER with a BSCER of at most `bscer`, halfway to the next score below.
+
+    Args:
+        scores: Probabilities of a morph, `(N,)`.
+        labels: `(N,)`, 1 = morph; both classes must occur.
+        bscer: Limit, in [0, 1].
+    """
+    values, morph, bona_fide = distinct_scores(scores, labels)
+    counts = error_counts(morph, bona_fide)
+    return _between(values, int((counts.bscer[0] <= bscer).argmax()))
+
+
+def threshold_chooser(operating_point: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return the function of scores and labels that chooses the threshold of an operating point.
+
+    Args:
+        operating_point: "eer"; or "macer X" or "bscer X", the smallest other rate with at most X percent of this one
+            (also "apcer X" and "bpcer X").
+
+    Raises:
+        UserError: It is none of these.
+    """
+    rate, _, percent = operating_point.replace("apcer", "macer").replace("bpcer", "bscer").partition(" ")
+    if operating_point == "eer":
+        return threshold_at_eer
+    try:
+        limit = float(percent) / 100
+    except ValueError:
+        limit = -1.0
+    if rate not in ("macer", "bscer") or not 0 <= limit < 1:
+        raise UserError(
+            f"threshold_at: {operating_point!r}; must be eer, or a rate and its limit in percent, as macer 5 or bscer 1"
+        )
+    at = threshold_at_macer if rate == "macer" else threshold_at_bscer
+    return lambda scores, labels: at(scores, labels, limit)
 
 
 def _between(values: np.ndarray, place: int) -> float:

@@ -16,9 +16,10 @@ from eomt.metrics.error_rates import (
     figures_at_threshold,
     threshold_at_eer,
     threshold_at_macer,
+    threshold_chooser,
 )
 from eomt.metrics.row_metric import RowMetric
-from eomt.metrics.statistics import NUM_RESAMPLES
+from eomt.metrics.statistics import NUM_RESAMPLES, TAIL, with_exact_limits
 
 # how many numbers a resample may hold at once
 CHUNK = 2_000_000
@@ -96,17 +97,22 @@ class MorphMetric(RowMetric[FaceScore]):
     not at all. Figures are the same for 1 or 2 processes, in any order, to the last digit.
     """
 
-    def __init__(self, threshold: float | None = None, seed: int = 0) -> None:
+    def __init__(self, threshold: float | None = None, seed: int = 0, threshold_at: str = "eer") -> None:
         """Set up the metric.
 
         Args:
             threshold: At which accuracy, F1, MACER and BSCER are measured: one that was chosen on other images; it may
-                be set later. None for that of the equal error rate of the images themselves, as in validation.
+                be set later. None for one that the images themselves choose, as in validation.
             seed: Of the bootstrap.
+            threshold_at: The operating point at which they choose it, see `threshold_chooser`.
+
+        Raises:
+            UserError: There is no such operating point.
         """
         super().__init__()
         self.threshold = threshold
         self.seed = seed
+        self.choose_threshold = threshold_chooser(threshold_at)
 
     @staticmethod
     def key(row: FaceScore) -> tuple[str, str]:
@@ -146,14 +152,21 @@ class MorphMetric(RowMetric[FaceScore]):
         """Return the figures of everything counted so far, in all processes.
 
         Returns:
-            `eer`, `auroc`, `bscer_at_macer_<x>` and `macer_at_bscer_<x>` for x of 1, 5, 10, 20 percent, each with
-            `_low` and `_high`, the 95 % interval by percentiles of as many bona fide images and as many morphs drawn
-            with replacement; `accuracy`, `f1`, `macer`, `bscer` at `threshold`; `threshold` itself; `n_bonafide` and
+            With the name of a part behind, `eer/<data set>`, and `eer/<data set>/<attack>` against all bona fide images
+            of the data set: `eer`, `auroc`, `bscer_at_macer_<x>` and `macer_at_bscer_<x>` for x of 1, 5, 10, 20
+            percent, each with `_low` and `_high`, the 95 % interval by percentiles of as many bona fide images and as
+            many morphs drawn with replacement, with exact limits where the figure is 0 or 1
+            (`statistics.with_exact_limits`); `accuracy`, `f1`, `macer`, `bscer` at `threshold`; `n_bonafide` and
             `n_morph`.
 
-            The same of a part with its name behind: `eer/<data set>`, and `eer/<data set>/<attack>` against all bona
-            fide images of the data set. Over these attacks, `<figure>_average` and `<figure>_worst`, of all data sets
-            and, with `/<data set>` behind, of one.
+            Without a name: the mean over the data sets with both classes, in all but the two numbers, and under
+            `<figure>_worst_set` that of the worst one. Scores of different sets are never compared with each other:
+            where the levels of two sets differ, a pooled EER is high though each is told apart without an error.
+
+            Over attacks, `<figure>_average` and `<figure>_worst`, of all data sets and, with `/<data set>` behind, of
+            one.
+
+            `threshold` itself.
 
             `threshold_at_eer` and `threshold_at_macer_5`: thresholds that these images would choose.
 
@@ -163,64 +176,151 @@ class MorphMetric(RowMetric[FaceScore]):
         """
         everything = MorphScores.of(self.collected())
         figures = self._chosen_thresholds(everything)
-        threshold = figures["threshold"]
-        figures |= self._part_figures(everything, threshold, "")
-        of_attacks: dict[str, list[dict[str, float]]] = {}
-        for (dataset, attack), part in everything.groups().items():
-            suffix = f"/{dataset}/{attack}" if attack else f"/{dataset}"
-            found = self._part_figures(part, threshold, suffix)
-            figures |= found
-            of_dataset = of_attacks.setdefault(dataset, [])
-            if attack:
-                of_dataset.append({name: found[f"{name}{suffix}"] for name in CURVE_FIGURES + THRESHOLD_FIGURES})
-        figures |= _over_attacks([found for of_dataset in of_attacks.values() for found in of_dataset], "")
-        for dataset, of_dataset in of_attacks.items():
-            figures |= _over_attacks(of_dataset, f"/{dataset}")
+        figures |= figures_of(everything, figures["threshold"], self.seed)
         figures |= {_alias(name): value for name, value in figures.items()}
         return {name: float(value) for name, value in figures.items()}
 
     def _chosen_thresholds(self, everything: MorphScores) -> dict[str, float]:
         scores, labels = everything.scores, everything.labels
         known = everything.has_both_classes
-        at_eer = threshold_at_eer(scores, labels) if known else np.nan
+        own = self.choose_threshold(scores, labels) if known else np.nan
         return {
-            "threshold": at_eer if self.threshold is None else self.threshold,
-            "threshold_at_eer": at_eer,
+            "threshold": own if self.threshold is None else self.threshold,
+            "threshold_at_eer": threshold_at_eer(scores, labels) if known else np.nan,
             "threshold_at_macer_5": threshold_at_macer(scores, labels, 0.05) if known else np.nan,
         }
 
-    def _part_figures(self, part: MorphScores, threshold: float, suffix: str) -> dict[str, float]:
-        figures = dict.fromkeys([f"{name}{end}" for name in CURVE_FIGURES for end in ("", "_low", "_high")], np.nan)
-        if part.has_both_classes:
-            figures |= figures_with_intervals(part.scores, part.labels, self.seed)
-        figures |= figures_at_threshold(part.scores, part.labels, threshold)
-        if np.isnan(threshold):
-            figures |= dict.fromkeys(THRESHOLD_FIGURES, np.nan)
-        figures |= {"n_bonafide": int((part.labels == 0).sum()), "n_morph": int((part.labels == 1).sum())}
-        return {f"{name}{suffix}": value for name, value in figures.items()}
 
-
-def figures_with_intervals(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the figures of `curve_figures`, and under `<figure>_low` and `<figure>_high` their 95 % intervals.
+@dataclass(frozen=True)
+class PartFigures:
+    """The figures of some images.
 
     Args:
-        scores: Probabilities of a morph, `(N,)`.
-        labels: `(N,)`, 1 = morph; both classes must occur.
+        figures: Those of `CURVE_FIGURES`, with `_low` and `_high`, and of `THRESHOLD_FIGURES`; nan where a class is
+            missing or there is no threshold.
+        resamples: Those of `CURVE_FIGURES` in each resample, `(NUM_RESAMPLES,)`; none where a class is missing.
+        cases: Of how many independent cases each of them is an error rate, at most.
+    """
+
+    figures: dict[str, float]
+    resamples: dict[str, np.ndarray]
+    cases: dict[str, int]
+
+    @classmethod
+    def of(cls, part: MorphScores, threshold: float, generator: np.random.Generator) -> "PartFigures":
+        """Measure images.
+
+        Args:
+            part: The images.
+            threshold: Of the figures that need one; may be nan.
+            generator: Of the bootstrap.
+        """
+        figures = dict(_UNKNOWN)
+        if not np.isnan(threshold):
+            figures |= figures_at_threshold(part.scores, part.labels, threshold)
+        if not part.has_both_classes:
+            return cls(figures, {}, {})
+        cases = {name: _cases(name, part.labels) for name in CURVE_FIGURES}
+        values, resamples = _resampled_figures(part.scores, part.labels, generator)
+        return cls(figures | with_intervals(values, resamples, cases), resamples, cases)
+
+
+def figures_of(everything: MorphScores, threshold: float, seed: int) -> dict[str, float]:
+    """Return the figures of images and of their parts, by the names that `MorphMetric.compute` describes.
+
+    Args:
+        everything: The images, each once.
+        threshold: Of the figures that need one; may be nan.
         seed: Of the bootstrap.
     """
+    figures: dict[str, float] = {}
+    of_sets: list[PartFigures] = []
+    of_attacks: dict[str, list[dict[str, float]]] = {}
+    for (dataset, attack), part in everything.groups().items():
+        found = PartFigures.of(part, threshold, np.random.default_rng(seed))
+        suffix = f"/{dataset}/{attack}" if attack else f"/{dataset}"
+        figures |= {f"{name}{suffix}": value for name, value in (found.figures | _numbers(part)).items()}
+        of_dataset = of_attacks.setdefault(dataset, [])
+        if attack:
+            of_dataset.append(found.figures)
+        elif part.has_both_classes:
+            of_sets.append(found)
+    figures |= over_sets(of_sets) | _numbers(everything)
+    figures |= _over_attacks([found for of_dataset in of_attacks.values() for found in of_dataset], "")
+    for dataset, of_dataset in of_attacks.items():
+        figures |= _over_attacks(of_dataset, f"/{dataset}")
+    return figures
+
+
+def over_sets(parts: Sequence[PartFigures]) -> dict[str, float]:
+    """Return the mean of each figure over data sets, with intervals, and under `<figure>_worst_set` the worst."""
+    found = [part.figures for part in parts] or [_UNKNOWN]
+    names = CURVE_FIGURES + THRESHOLD_FIGURES
+    figures = _UNKNOWN | {name: float(np.mean([of_set[name] for of_set in found])) for name in names}
+    if parts:
+        # sets of one size were drawn alike; in another order each, they are resampled independently
+        orders = [np.random.default_rng(place).permutation(NUM_RESAMPLES) for place in range(len(parts))]
+        resamples = {
+            name: np.mean([part.resamples[name][order] for part, order in zip(parts, orders, strict=True)], axis=0)
+            for name in CURVE_FIGURES
+        }
+        # where all are 0 or all are 1, their mean is as sure as the smallest set at least
+        cases = {name: min(part.cases[name] for part in parts) for name in CURVE_FIGURES}
+        figures |= with_intervals({name: figures[name] for name in CURVE_FIGURES}, resamples, cases)
+    return figures | {f"{name}_worst_set": _worst(name, found) for name in names}
+
+
+# nan where there is nothing to measure
+_UNKNOWN = dict.fromkeys(
+    [*(f"{name}{end}" for name in CURVE_FIGURES for end in ("", "_low", "_high")), *THRESHOLD_FIGURES], np.nan
+)
+
+
+def _numbers(part: MorphScores) -> dict[str, float]:
+    return {"n_bonafide": int((part.labels == 0).sum()), "n_morph": int((part.labels == 1).sum())}
+
+
+def with_intervals(
+    values: dict[str, float], resamples: dict[str, np.ndarray], cases: dict[str, int]
+) -> dict[str, float]:
+    """Return figures, and under `_low` and `_high` their 95 % intervals.
+
+    They are percentiles of a bootstrap, with exact limits where the figure is 0 or 1.
+
+    Args:
+        values: The figures.
+        resamples: Their values in each resample, `(NUM_RESAMPLES,)`.
+        cases: Of how many independent cases each is an error rate.
+    """
+    figures = dict(values)
+    for name, value in values.items():
+        low, high = np.percentile(resamples[name], [TAIL, 100 - TAIL])
+        low, high = with_exact_limits(value, (float(low), float(high)), cases[name])
+        figures |= {f"{name}_low": low, f"{name}_high": high}
+    return figures
+
+
+def _resampled_figures(
+    scores: np.ndarray, labels: np.ndarray, generator: np.random.Generator
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Return the figures of `curve_figures` of images, and those of images drawn anew, `(NUM_RESAMPLES,)`."""
     values, morph, bona_fide = distinct_scores(scores, labels)
     figures = {name: float(value[0]) for name, value in curve_figures(error_counts(morph, bona_fide)).items()}
-    generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // max(len(values), len(scores)))
     parts = []
     for start in range(0, NUM_RESAMPLES, rows):
         number = min(rows, NUM_RESAMPLES - start)
         drawn = [_resample(counts[0], number, generator) for counts in (morph, bona_fide)]
         parts.append(curve_figures(error_counts(drawn[0], drawn[1])))
-    for name in CURVE_FIGURES:
-        low, high = np.percentile(np.concatenate([part[name] for part in parts]), [2.5, 97.5])
-        figures |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    return figures
+    return figures, {name: np.concatenate([part[name] for part in parts]) for name in CURVE_FIGURES}
+
+
+def _cases(name: str, labels: np.ndarray) -> int:
+    """Return how many independent cases a figure rests on where it is 0 or 1: images of a class, or pairs of both."""
+    num_morph, num_bona_fide = int((labels == 1).sum()), int((labels == 0).sum())
+    if name.startswith("bscer"):
+        return num_bona_fide
+    return num_morph if name.startswith("macer") else min(num_morph, num_bona_fide)
 
 
 def _resample(counts: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
@@ -235,10 +335,14 @@ def _over_attacks(of_attacks: list[dict[str, float]], suffix: str) -> dict[str, 
     """Return each figure's mean over attacks, and that of the attack where it is worst; nan without attacks."""
     figures: dict[str, float] = {}
     for name in CURVE_FIGURES + THRESHOLD_FIGURES:
-        values = [found[name] for found in of_attacks] or [np.nan]
-        worst = min(values) if name in HIGHER_IS_BETTER else max(values)
-        figures |= {f"{name}_average{suffix}": float(np.mean(values)), f"{name}_worst{suffix}": worst}
+        mean = float(np.mean([found[name] for found in of_attacks or [_UNKNOWN]]))
+        figures |= {f"{name}_average{suffix}": mean, f"{name}_worst{suffix}": _worst(name, of_attacks or [_UNKNOWN])}
     return figures
+
+
+def _worst(name: str, parts: list[dict[str, float]]) -> float:
+    values = [found[name] for found in parts]
+    return min(values) if name in HIGHER_IS_BETTER else max(values)
 
 
 def _alias(name: str) -> str:

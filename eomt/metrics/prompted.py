@@ -84,13 +84,14 @@ class PromptedSegmentationMetric(RowMetric[PixelCounts]):
         Returns:
             `iou`, `dice`: means over the images with objects of the mean over an image's objects. `iou_low`,
             `iou_high`, `dice_low`, `dice_high`: their 95 % intervals, by the percentiles of means over as many images
-            drawn with replacement. `pooled_iou`, `pooled_dice`: of the sums of pixels. `iou_class_<name>`,
-            `dice_class_<name>`: means over the images with the class; `pooled_iou_class_<name>`,
-            `pooled_dice_class_<name>`: of the class's sums of pixels. `macro_iou`, `macro_dice`, `macro_pooled_iou`,
-            `macro_pooled_dice`: means of these over the classes that occur. `kaggle_dice`: mean Dice over all pairs of
-            an image and a class, 1 where nothing is true and nothing predicted; `kaggle_dice_all_empty`: what it is
-            if nothing is ever predicted. `n_evaluated`: number of objects. `n_images`: number of images, with and
-            without objects. `n_skipped`: objects left out, which is always 0.
+            drawn with replacement, with exact limits where all are 0 or all are 1. `pooled_iou`, `pooled_dice`: of the
+            sums of pixels. `iou_class_<name>`, `dice_class_<name>`: means over the images with the class;
+            `pooled_iou_class_<name>`, `pooled_dice_class_<name>`: of the class's sums of pixels. `macro_iou`,
+            `macro_dice`, `macro_pooled_iou`, `macro_pooled_dice`: means of these over the classes that occur.
+            `kaggle_dice`: mean Dice over all pairs of an image and a class, 1 where nothing is true and nothing
+            predicted; `kaggle_dice_all_empty`: what it is if nothing is ever predicted. `n_evaluated`: number of
+            objects. `n_images`: number of images, with and without objects. `n_skipped`: objects left out, which is
+            always 0.
 
             nan where there is nothing to average: classes that do not occur, and all but the numbers if nothing was
             evaluated.

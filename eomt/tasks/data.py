@@ -122,19 +122,38 @@ class QuestionData(Protocol):
         """Count the training rows whose answers have more than `most` tokens, and log the number."""
 
 
+class LabeledFace(Protocol):
+    """A bona fide face or a morph."""
+
+    @property
+    def label(self) -> int:
+        """0, or 1 for a morph."""
+
+    @property
+    def attack(self) -> str:
+        """How a morph was made; "" for a bona fide face."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+
+
 @runtime_checkable
 class FaceData(Protocol):
     """Further members of data with bona fide faces and morphs."""
 
-    def labels(self, part: str) -> Sequence[int]:
-        """Return the labels of "train", "val" or "test", 1 = morph; empty where there is no such split."""
+    def tested_parts(self) -> Sequence[str]:
+        """Return the names of what is tested: "test", unless there is no such split, and further test sets."""
+
+    def faces(self, part: str) -> Sequence[LabeledFace]:
+        """Return the faces of "train", "val", "test" or a further test set; empty where there is no such split."""
 
     def map_images(self, function: Callable[[Tensor], Measured], part: str, title: str) -> Sequence[Measured]:
-        """Return the results of a function for the images of a part, in the order of `labels`.
+        """Return the results of a function for the images of a part, in the order of `faces`.
 
         Args:
             function: Takes an image at the network's size, uint8 RGB `(3, H, W)`.
-            part: "train", "val" or "test".
+            part: "train", "val", "test" or a further test set.
             title: Title of the progress bar.
         """
 

@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.losses.morph import mae_loss
+from eomt.metrics.mean_patch import MeanPatchLoss
 from eomt.models.mae import MAEPictures, MAEPrediction, MaskedAutoencoder
 from eomt.models.masking import num_kept
 from eomt.tasks.base import AdaptationTask
@@ -29,7 +30,8 @@ class MaskedAutoencoding(AdaptationTask):
     Batches: `image`, uint8 `(B, 3, H, W)` of the network's size, and `name`.
 
     `val_loss` uses the same masks in every validation. They follow from the number of the batch, and so change with
-    `eval_batch_size` and with the number of processes.
+    `eval_batch_size` and with the number of processes. Beside it stands `val_loss_mean_patch`: what the mean patch at
+    each place reaches without a look at the image; see MeanPatchLoss.
 
     Args:
         network: A MaskedAutoencoder.
@@ -76,6 +78,7 @@ class MaskedAutoencoding(AdaptationTask):
         )  # fmt: skip
         self.base_lr = base_lr
         self.evaluation_loss = MeanMetric()
+        self.mean_patch_loss = MeanPatchLoss(network.num_patches, 3 * network.patch_size**2)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with the paper's betas, at the learning rate for the size of the batch."""
@@ -130,12 +133,15 @@ class MaskedAutoencoding(AdaptationTask):
         loss = mae_loss(prediction.reconstruction[real], target[real], prediction.mask[real])
         # the same number of patches is removed from every image, so the mean of means is the mean
         self.evaluation_loss.update(loss, len(real))
+        self.mean_patch_loss.update(target[real])
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val_loss`."""
+        """Log `val_loss`, and that of the mean patch."""
         # the metric has gathered from all ranks already; sync_dist only tells Lightning so
         self.log("val_loss", self.evaluation_loss.compute(), prog_bar=True, sync_dist=True)
+        self.log("val_loss_mean_patch", self.mean_patch_loss.compute(), sync_dist=True)
         self.evaluation_loss.reset()
+        self.mean_patch_loss.reset()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Refuse to test.

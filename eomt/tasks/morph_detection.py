@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,10 @@ from eomt.losses.morph import MorphLoss
 from eomt.metrics.morph import MorphMetric
 from eomt.models.heads import CosineClassifier
 from eomt.models.morph_detector import MORPH, MorphDetector, MorphPrediction
+from eomt.models.parts.processable import can_be_processed
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
+from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
 
@@ -31,7 +34,7 @@ class MorphDetection(AdaptationTask):
     Batches: `image`, uint8 `(B, 3, H, W)`; `label`, int64 `(B,)`, 1 = morph; `attack`, `dataset` and `name`, lists of B
     strings.
 
-    Each validation of a fit sets the decision threshold to the threshold of its equal error rate. The threshold is the
+    Each validation of a fit sets the decision threshold to that of the operating point `threshold_at`. It is the
     buffer `threshold` of the network, so that checkpoints, adapter folders and merged models hold it, and `test` and
     `predict` use it. `val_accuracy` and `val_f1` use the threshold of their own validation. `test_accuracy` and similar
     figures never use a threshold from test images; they are nan before a validation has chosen one.
@@ -43,6 +46,8 @@ class MorphDetection(AdaptationTask):
         loss: Training loss: cross_entropy, bce, or cosface, which needs `head: cosine`; see MorphLoss.
         class_weights: Weights of bona fide and morph in the training loss.
         margin: Margin of cosface between the cosines.
+        threshold_at: Operating point of the decision threshold: eer, the equal error rate; or macer 5, the fewest bona
+            fide images rejected while at most 5 percent of the morphs pass; or bscer 5, the other way round.
         rollout: Let `predict` also draw which patches reach the class token (attention rollout).
         **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile.
 
@@ -64,6 +69,7 @@ class MorphDetection(AdaptationTask):
         loss: Literal["cross_entropy", "bce", "cosface"] = "cross_entropy",
         class_weights: Sequence[float] = (1.0, 1.0),
         margin: float = 0.3,
+        threshold_at: str = "eer",
         rollout: bool = False,
         **training: Any,
     ) -> None:
@@ -78,7 +84,9 @@ class MorphDetection(AdaptationTask):
         # without weights, which would let the mean depend on how images are grouped into batches
         self.evaluation_criterion = MorphLoss(loss, (1.0, 1.0), margin, scale)
         self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
-        self.val_metric, self.test_metric = MorphMetric(), MorphMetric()
+        # what a callback measured of baselines on the images of `test`, by figure
+        self.baseline_figures: dict[str, float] = {}
+        self.val_metric, self.test_metric = MorphMetric(threshold_at=threshold_at), MorphMetric()
 
     @property
     def threshold(self) -> float:
@@ -131,14 +139,19 @@ class MorphDetection(AdaptationTask):
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Add a batch to the metrics, and return `scores`, `(B,)`, the probabilities of a morph."""
+        """Add a batch to the metrics, and return `scores` and `processed`, `(B,)` each, as `predict_step` does."""
         return self._evaluate(batch, self.val_metric)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics, and in a fit set the threshold."""
         figures = self._log_metric(self.val_metric, "val")
+        if math.isnan(figures["eer"]) and not (self.trainer.sanity_checking or is_trial(self.trainer)):
+            raise UserError(
+                f"val_eer: validation saw {figures['n_bonafide']:.0f} bona fide images and "
+                f"{figures['n_morph']:.0f} morphs; it needs both: give more images or a larger limit_val_batches"
+            )
         if self.trainer.state.fn == "fit":
-            self.network.get_buffer("threshold").fill_(rounded_up(figures["threshold_at_eer"]))
+            self.network.get_buffer("threshold").fill_(rounded_up(figures["threshold"]))
 
     def on_test_epoch_start(self) -> None:
         """Give the metric the threshold that validation has chosen."""
@@ -147,17 +160,20 @@ class MorphDetection(AdaptationTask):
             log.info("No validation has chosen a threshold for this network: there is no accuracy, F1, MACER or BSCER")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Add a batch to the metrics, and return `scores`, `(B,)`, the probabilities of a morph."""
+        """Add a batch to the metrics, and return `scores` and `processed`, `(B,)` each, as `predict_step` does."""
         return self._evaluate(batch, self.test_metric)
 
     def on_test_epoch_end(self) -> None:
         """Log the main metrics, and keep all of them for the results file."""
-        figures = self._log_metric(self.test_metric, "test")
+        figures = self._log_metric(self.test_metric, "test", self.baseline_figures)
         self.all_figures = {f"test_{name}": value for name, value in figures.items()}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return `scores`, `(B,)`, the probabilities of a morph, and with `rollout` also `rollout`, `(B, h, w)`."""
-        answer = {"scores": self.network.scores(batch["image"])}
+        """Return `scores`, `(B,)`, the probabilities of a morph, and with `rollout` also `rollout`, `(B, h, w)`.
+
+        `processed`, bool `(B,)`, is false where an image shows nothing; see `can_be_processed`.
+        """
+        answer = {"scores": self.network.scores(batch["image"]), "processed": can_be_processed(batch["image"])}
         return answer | ({"rollout": self.network.attention_rollout(batch["image"])} if self.rollout else {})
 
     def _evaluate(self, batch: dict[str, Any], metric: MorphMetric) -> dict[str, Tensor]:
@@ -169,15 +185,23 @@ class MorphDetection(AdaptationTask):
         if real:
             loss = self.evaluation_criterion(logits[real], batch["label"][real])
             self.evaluation_loss.update(loss, len(real))
-        return {"scores": scores}
+        return {"scores": scores, "processed": can_be_processed(batch["image"])}
 
-    def _log_metric(self, metric: MorphMetric, stage: str) -> dict[str, float]:
-        figures: dict[str, float] = metric.compute()
+    def _log_metric(
+        self, metric: MorphMetric, stage: str, baselines: Mapping[str, float] = MappingProxyType({})
+    ) -> dict[str, float]:
+        """Log the main figures, and return all of them with those of the baselines."""
+        own: dict[str, float] = metric.compute()
+        figures = own | dict(baselines)
         # the metrics have gathered from all ranks already; sync_dist only tells Lightning so
         self.log(f"{stage}_loss", self.evaluation_loss.compute(), sync_dist=True)
         shown = {name: figures[name] for name in HEADLINE}
-        # for each attack only its EER; the results of `test` have the rest
-        shown |= {name: value for name, value in figures.items() if name.startswith("eer/") and name.count("/") == 2}
+        several = sum(name.startswith("eer/") and name.count("/") == 1 for name in own) > 1
+        # for each attack, and each of several data sets, only EERs; the results of `test` have the rest
+        for eer in ("eer", *(name for name in baselines if name.startswith("eer") and f"{name}_low" in baselines)):
+            shown |= {name: figures[name] for name in (eer, *([f"{eer}_worst_set"] if several else []))}
+            of_parts = {name: value for name, value in figures.items() if name.startswith(f"{eer}/")}
+            shown |= {name: value for name, value in of_parts.items() if several or name.count("/") == 2}
         for name, value in shown.items():
             self.log(f"{stage}_{name}", value, prog_bar=name in ("eer", "auroc"), sync_dist=True)
         metric.reset()

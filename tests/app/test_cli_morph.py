@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import ViTMAEModel
 
 from tests.cli_runs import Workspace, refusal
@@ -175,6 +177,10 @@ def test_three_forms_give_one_figure_and_one_threshold(adapted: Workspace) -> No
     for other in (1, 2):
         assert found[other] == pytest.approx(found[0], abs=1e-5)
         assert scores[other] == pytest.approx(scores[0], abs=1e-5)
+    # 15.19: hand-made baselines for the set and each attack, with intervals
+    for baseline in ("sharpness", "texture"):
+        for part in ("", "/people", "/people/blend", "/people/warp"):
+            assert {f"test_eer_{baseline}{end}{part}" for end in ("", "_low", "_high")} <= set(found[0])
     named = {"name", "attack", "label", "score"}
     assert named <= set(rows[0])
     assert {(row["attack"], row["label"]) for row in rows} == {("", "0"), ("blend", "1"), ("warp", "1")}
@@ -183,21 +189,31 @@ def test_three_forms_give_one_figure_and_one_threshold(adapted: Workspace) -> No
     assert {"test_eer/people/blend", "test_eer_average", "test_eer_worst", "test_eer_low"} <= set(found[0])
 
 
+def draw_ramp(file: Path, number: int) -> None:
+    """Write a picture from dark to light, which is neither even nor noise."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.linspace(0, 250 - 10 * number, 48, dtype=np.uint8)
+    Image.fromarray(np.broadcast_to(ramp[:, None, None], (48, 48, 3)).copy()).save(file)
+
+
 def test_a_folder_is_predicted_with_decisions_and_attention(adapted: Workspace, tmp_path: Path) -> None:
     for number in range(3):
-        write_face(tmp_path / "new" / f"{number}.png", 900 + number)
+        draw_ramp(tmp_path / "new" / f"{number}.png", number)
+    Image.new("RGB", (48, 48)).save(tmp_path / "new" / "black.png")
     run = adapted.runs / "morph"
     shutil.rmtree(run / "predictions", ignore_errors=True)
     merged = only(run, "best_merged_*")
     arguments = ["--data.predict_path", str(tmp_path / "new"), "--model.rollout", "true"]
     adapted.run("predict", "--ckpt_path", str(merged), *arguments, config=False)
     rows = table(only(run / "predictions", "*_scores.csv"))
-    assert [row["name"] for row in rows] == ["0.png", "1.png", "2.png"]
+    assert [row["name"] for row in rows] == ["0.png", "1.png", "2.png", "black.png"]
     checkpoint = torch.load(only(run, "best_lora_step*.ckpt"), weights_only=True)
     threshold = float(checkpoint["state_dict"]["network.threshold"])
-    for row in rows:
+    # 15.20: nothing to see is no morph
+    assert [row["decision"] for row in rows[3:]] == ["failed to process"]
+    for row in rows[:3]:
         assert row["decision"] == ("morph" if float(row["score"]) >= threshold else "bonafide")
-    assert len(list((run / "predictions" / "rollout").glob("*.png"))) == 3
+    assert len(list((run / "predictions" / "rollout").glob("*.png"))) == 4
 
 
 def test_a_base_that_nobody_validated_has_no_threshold(adapted: Workspace) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eomt.errors import UserError
-from eomt.losses.morph import MorphLoss, mae_loss
+from eomt.losses.morph import Kind, MorphLoss, mae_loss
 
 LABEL = torch.tensor([0, 1, 1, 0, 1])
 WEIGHTS = (1.0, 3.0)
@@ -22,18 +22,29 @@ def negative_log_likelihoods(logits: Tensor) -> list[float]:
     return [-math.log(row[label] / sum(row)) for row, label in zip(rows, LABEL.tolist(), strict=True)]
 
 
-def test_cross_entropy_is_the_weighted_mean() -> None:
-    weights = [WEIGHTS[label] for label in LABEL.tolist()]
-    each = negative_log_likelihoods(logits())
-    expected = sum(w * value for w, value in zip(weights, each, strict=True)) / sum(weights)
-    assert MorphLoss("cross_entropy", WEIGHTS)(logits(), LABEL).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_bce_weighs_samples_and_divides_by_their_number() -> None:
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce"])
+def test_samples_are_weighed_and_divided_by_their_number(kind: Kind) -> None:
+    """15.15: class weights did nothing where a batch has one class."""
     weights = [WEIGHTS[label] for label in LABEL.tolist()]
     each = negative_log_likelihoods(logits())
     expected = sum(w * value for w, value in zip(weights, each, strict=True)) / 5
-    assert MorphLoss("bce", WEIGHTS)(logits(), LABEL).item() == pytest.approx(expected, rel=1e-5)
+    assert MorphLoss(kind, WEIGHTS)(logits(), LABEL).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce", "cosface"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_gradients_do_not_depend_on_how_samples_are_grouped(kind: Kind, size: int) -> None:
+    """15.15: at a batch of one image with accumulation the morphs' share of the gradient stayed what it was."""
+    loss = MorphLoss(kind, WEIGHTS)
+    gradients = []
+    for step in (5, size):
+        given = logits().double().requires_grad_()
+        for start in range(0, 5, step):
+            part = slice(start, start + step)
+            share = len(LABEL[part]) / 5
+            (loss(given[part], LABEL[part]) * share).backward()
+        gradients.append(given.grad)
+    torch.testing.assert_close(*gradients)
 
 
 def test_bce_and_cross_entropy_are_one_with_equal_weights() -> None:
@@ -46,7 +57,7 @@ def test_cosface_takes_the_margin_off_the_true_class() -> None:
     for row, label in zip(cosines, LABEL.tolist(), strict=True):
         true, other = 8 * (row[label] - 0.2), 8 * row[1 - label]
         expected += WEIGHTS[label] * (torch.logaddexp(true, other) - true)
-    expected /= sum(WEIGHTS[label] for label in LABEL.tolist())
+    expected /= len(LABEL)
     found = MorphLoss("cosface", WEIGHTS, margin=0.2, scale=8.0)(8 * cosines, LABEL)
     torch.testing.assert_close(found, expected)
 

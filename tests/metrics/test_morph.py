@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats as scipy_stats
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_sensitivity_at_specificity,
@@ -22,7 +23,7 @@ from eomt.metrics.error_rates import (
     threshold_at_eer,
     threshold_at_macer,
 )
-from eomt.metrics.morph import NUM_RESAMPLES, MorphMetric, figures_with_intervals
+from eomt.metrics.morph import NUM_RESAMPLES, MorphMetric, MorphScores, PartFigures
 from tests.ranks import on_two_ranks
 
 Row = tuple[float, int, str, str, str]  # score, label, attack, data set, name
@@ -72,6 +73,13 @@ def brute_force(rows: list[Row]) -> dict[str, float]:
     return figures
 
 
+def figures_with_intervals(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the figures of one set."""
+    names = np.full(len(scores), "d", dtype=object)
+    part = MorphScores(scores, labels, names, names)
+    return PartFigures.of(part, math.nan, np.random.default_rng(seed)).figures
+
+
 def assert_equal(first: dict[str, float], second: dict[str, float]) -> None:
     """Demand the same numbers, to the last digit, with nan for nan."""
     assert first.keys() == second.keys()
@@ -86,9 +94,8 @@ def test_figures_of_each_part_equal_brute_force(seed: int, levels: int) -> None:
 
     figures = measure(rows).compute()
 
-    for name, value in brute_force(rows).items():
-        assert figures[name] == pytest.approx(value, abs=1e-12), name
     of_attacks: dict[str, list[float]] = {}
+    of_sets: dict[str, list[float]] = {}
     for dataset in ("frll", "ferèt"):
         part = [row for row in rows if row[3] == dataset]
         parts = {f"/{dataset}": part} | {
@@ -99,10 +106,15 @@ def test_figures_of_each_part_equal_brute_force(seed: int, levels: int) -> None:
             macer, bscer = rates(chosen, figures["threshold"])
             for name, value in (expected | {"macer": macer, "bscer": bscer}).items():
                 assert figures[name + suffix] == pytest.approx(value, abs=1e-12), name + suffix
-                if suffix.count("/") == 2:
+                if suffix.count("/") == 1:
+                    of_sets.setdefault(name, []).append(figures[name + suffix])
+                else:
                     of_attacks.setdefault(name, []).append(figures[name + suffix])
             assert figures[f"n_morph{suffix}"] == sum(row[1] for row in chosen)
             assert figures[f"n_bonafide{suffix}"] == sum(1 - row[1] for row in chosen)
+    for name, values in of_sets.items():
+        assert figures[name] == pytest.approx(np.mean(values)), name
+        assert figures[f"{name}_worst_set"] == (min if name == "auroc" else max)(values)
     for name, values in of_attacks.items():
         assert figures[f"{name}_average"] == pytest.approx(np.mean(values))
         assert figures[f"{name}_worst"] == (min if name == "auroc" else max)(values)
@@ -110,7 +122,7 @@ def test_figures_of_each_part_equal_brute_force(seed: int, levels: int) -> None:
 
 
 def test_curve_figures_equal_torchmetrics() -> None:
-    rows = make_rows(5, number=300, levels=50)
+    rows = [(*row[:3], "frll", row[4]) for row in make_rows(5, number=300, levels=50)]
     figures = measure(rows).compute()
     scores, labels = torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
 
@@ -171,7 +183,7 @@ def test_a_repeated_image_with_another_score_gives_the_same_figures_in_either_or
 
 
 def test_a_threshold_from_validation_is_used_in_test() -> None:
-    validation, test = make_rows(1), make_rows(2)
+    validation, test = make_rows(1), [(*row[:3], "frll", row[4]) for row in make_rows(2)]
     scores, labels = np.array([row[0] for row in validation]), np.array([row[1] for row in validation])
     metric = MorphMetric(threshold=threshold_at_macer(scores, labels, 0.1))
     figures = measure(test, metric).compute()
@@ -219,6 +231,33 @@ def test_the_curve_runs_from_all_rejected_to_all_accepted() -> None:
         assert rates(rows, threshold) == pytest.approx(tuple(point))
 
 
+def test_sets_with_other_levels_are_not_pooled() -> None:
+    """15.16: two sets at EER 0, one with all scores below the other's, gave a headline of .5."""
+    rows = []
+    for dataset, level in (("frll", 0.0), ("feret", 0.5)):
+        scores, labels = separated(20, level + 0.05, level + 0.3)
+        for index, (score, label) in enumerate(zip(scores, labels, strict=True)):
+            rows.append((float(score), int(label), "a" if label else "", dataset, f"{index}.png"))
+    figures = measure(rows).compute()
+    assert (figures["eer"], figures["eer_worst_set"], figures["auroc"]) == (0, 0, 1)
+    assert figures["eer_high"] == pytest.approx(1 - 0.025 ** (1 / 20))
+    # one more set, at chance
+    rows += [(0.5, index % 2, "a", "frgc", f"{index}.png") for index in range(40)]
+    figures = measure(rows).compute()
+    assert (figures["eer"], figures["eer_worst_set"]) == (pytest.approx(0.5 / 3), 0.5)
+    assert figures["auroc_worst_set"] == 0.5
+    assert figures["n_morph"] == 60
+
+
+def test_the_interval_of_a_mean_over_sets_is_narrower_than_those_of_sets() -> None:
+    """15.16: sets are resampled on their own; of two equal ones the half width shrinks by the root of 2."""
+    rows = [(*row[:3], dataset, row[4]) for dataset in "ab" for row in make_rows(number=400, levels=10**6)]
+    figures = measure(rows).compute()
+    half, of_set = (figures[f"auroc_high{s}"] - figures[f"auroc_low{s}"] for s in ("", "/a"))
+    # percentiles of 1000 resamples are off by some 5 %
+    assert half / of_set == pytest.approx(2**-0.5, rel=0.15)
+
+
 def test_intervals_hold_the_figure_and_follow_the_seed() -> None:
     rows = make_rows(number=200)
     first, again, other = (measure(rows, MorphMetric(seed=seed)).compute() for seed in (0, 0, 1))
@@ -227,6 +266,40 @@ def test_intervals_hold_the_figure_and_follow_the_seed() -> None:
     assert first["auroc_low"] < first["auroc"] < first["auroc_high"]
     assert first["eer_low"] <= first["eer"] <= first["eer_high"]
     assert other["auroc_low"] != first["auroc_low"]
+
+
+def separated(number: int, low: float = 0.2, high: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and labels of as many bona fide images as morphs, told apart without an error."""
+    spread = np.linspace(0, 0.1, number)
+    return np.concatenate([low + spread, high + spread]), np.repeat([0, 1], number)
+
+
+def test_a_perfect_test_has_exact_limits() -> None:
+    """15.14: 20 + 20 separated scores have an interval up to .168, not [0, 0]."""
+    figures = figures_with_intervals(*separated(20), seed=0)
+    limit = scipy_stats.beta.ppf(0.975, 1, 20)
+    assert limit == pytest.approx(0.168, abs=5e-4)
+    for name in ("eer", "bscer_at_macer_5", "macer_at_bscer_5"):
+        assert (figures[name], figures[f"{name}_low"]) == (0, 0)
+        assert figures[f"{name}_high"] == pytest.approx(limit)
+    assert (figures["auroc_low"], figures["auroc_high"]) == pytest.approx((1 - limit, 1))
+    worst = figures_with_intervals(*separated(20, 0.8, 0.2), seed=0)
+    assert (worst["eer_low"], worst["eer_high"]) == pytest.approx((1 - limit, 1))
+    assert (worst["bscer_at_macer_5_low"], worst["auroc_high"]) == pytest.approx((1 - limit, limit))
+
+
+def test_intervals_cover_a_small_true_rate() -> None:
+    """15.14: at a true EER of 1 % the 95 % interval of 30 + 30 images covered it in 46 %."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 30)
+    covered = 0
+    for _ in range(100):
+        # normal scores, one deviation apart from the middle by the quantile of 1 %
+        scores = random.normal(size=60) + scipy_stats.norm.ppf(0.99) * np.where(labels == 1, 1, -1)
+        found = figures_with_intervals(scores, labels, seed=0)
+        covered += found["eer_low"] <= 0.01 <= found["eer_high"]
+    # 95 of 100, less three deviations of a binomial
+    assert covered >= 95 - 3 * (100 * 0.95 * 0.05) ** 0.5
 
 
 def test_intervals_are_those_of_resampling_each_class_by_hand() -> None:

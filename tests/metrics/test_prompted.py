@@ -178,6 +178,15 @@ def test_interval_is_that_of_means_over_images_and_follows_the_seed() -> None:
     assert other["iou_low"] != figures["iou_low"]
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_only_perfect_or_only_empty_masks_have_exact_limits(right: bool) -> None:
+    """15.14: a bootstrap of equal values says [1, 1] or [0, 0], however few they are."""
+    hit = torch.ones(1, 2, 2, dtype=torch.bool)
+    figures = measure([(str(index), [1], hit if right else ~hit, hit) for index in range(10)]).compute()
+    tail = 0.025 ** (1 / 10)
+    assert (figures["iou_low"], figures["iou_high"]) == pytest.approx((tail, 1) if right else (0, 1 - tail))
+
+
 def test_objects_of_an_image_are_drawn_together() -> None:
     hit = torch.ones(2, 2, 2, dtype=torch.bool)
     half = hit & torch.tensor([True, False])[:, None, None]  # one object of each image is right, one is missed

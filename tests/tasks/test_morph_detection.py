@@ -16,6 +16,7 @@ from eomt.lora.config import LoRAConfig
 from eomt.lora.files import load_adapter, save_adapter
 from eomt.metrics.error_rates import error_curve, threshold_at_eer
 from eomt.models.mixstyle import MixStyle
+from eomt.models.parts.processable import can_be_processed
 from eomt.tasks import MorphDetection
 from eomt.tasks.morph_detection import rounded_up
 from eomt.verification.merging import fill_from_merged, merged_copy, write_merged
@@ -105,6 +106,23 @@ def test_class_weights_weigh_the_training_loss_alone() -> None:
     assert torch.equal(plain.evaluation_loss.compute(), weighted.evaluation_loss.compute())
 
 
+def test_a_validation_of_one_class_stops_a_fit() -> None:
+    """15.18: val_eer was nan in all of a run, which then wrote no adapter."""
+    task = make_task()
+    batch = make_batch()
+    photos = [index for index, label in enumerate(batch["label"].tolist()) if not label]
+    part = {"image": batch["image"][photos], "label": batch["label"][photos]}
+    part |= {key: [batch[key][index] for index in photos] for key in ("attack", "dataset", "name")}
+    task._trainer = SimpleNamespace(  # type: ignore[assignment]
+        sanity_checking=False, fast_dev_run=0, state=SimpleNamespace(fn="fit")
+    )
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    task.eval()
+    task.validation_step(part, 0)
+    with pytest.raises(UserError, match=rf"val_eer: validation saw {len(photos)} bona fide images and 0 morphs"):
+        task.on_validation_epoch_end()
+
+
 @torch.no_grad()
 def test_figures_do_not_depend_on_batches_order_or_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch()
@@ -191,8 +209,60 @@ def test_prediction_gives_scores_and_attention_if_asked() -> None:
     with torch.no_grad():
         answer = task.predict_step(batch, 0)
         assert torch.equal(answer["scores"], task.network.scores(batch["image"]))
-        assert set(make_task().predict_step(batch, 0)) == {"scores"}
+        assert set(make_task().predict_step(batch, 0)) == {"scores", "processed"}
     assert answer["rollout"].shape == (2, 4, 4)
+
+
+def test_images_that_show_nothing_cannot_be_processed() -> None:
+    """15.20: a black or noise image is called a morph."""
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0, 200, 64).expand(3, 64, 64)
+    noise = torch.randint(0, 256, (3, 64, 64), generator=generator).float()
+    # a tile of 8 x 8 pixels has 16 of its cells: a sixteenth of the variance is left in its mean
+    coarse = torch.randint(0, 256, (3, 32, 32), generator=generator).float().repeat_interleave(2, 1)
+    images = [torch.zeros(3, 64, 64), torch.full((3, 64, 64), 255.0), torch.zeros(3, 64, 64) + 2 * noise / 255]
+    images += [noise, coarse.repeat_interleave(2, 2), ramp, (ramp + noise / 10).clamp(0, 255), ramp.mT / 5]
+    batch = torch.stack(images).to(torch.uint8)
+    expected = [False] * 5 + [True] * 3
+    assert can_be_processed(batch).tolist() == expected
+    assert can_be_processed(batch.float() / 255).tolist() == expected
+
+
+@pytest.mark.parametrize("threshold_at", ["eer", "macer 10", "bscer 20"])
+def test_validation_chooses_the_threshold_of_the_operating_point(threshold_at: str) -> None:
+    """15.20: the threshold of an operating point, used by test."""
+    random = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    scores = np.clip(random.normal(0.4 + 0.2 * labels, 0.2), 0, 1).astype(np.float32)
+    task = make_task(threshold_at=threshold_at)
+    task._trainer = SimpleNamespace(  # type: ignore[assignment]
+        sanity_checking=False, fast_dev_run=0, state=SimpleNamespace(fn="fit")
+    )
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    named = ["a" if label else "" for label in labels], ["d"] * 40, [f"{index}" for index in range(40)]
+    for metric in (task.val_metric, task.test_metric):
+        metric.update(torch.from_numpy(scores), torch.from_numpy(labels), *named)
+    task.evaluation_loss.update(0.0)
+    task.on_validation_epoch_end()
+    task.on_test_epoch_start()
+    figures = task.test_metric.compute()
+    if threshold_at == "eer":
+        assert (figures["macer"] + figures["bscer"]) / 2 == pytest.approx(figures["eer"])
+    elif threshold_at == "macer 10":
+        assert figures["macer"] <= 0.1
+        assert figures["bscer"] == pytest.approx(figures["bscer_at_macer_10"])
+    else:
+        assert figures["bscer"] <= 0.2
+        assert figures["macer"] == pytest.approx(figures["macer_at_bscer_20"])
+
+
+@pytest.mark.parametrize(
+    "threshold_at", ["macer", "macer five", "eer 5", "fpr 5", "macer 100", "bscer -1", "macer nan"]
+)
+def test_what_is_no_operating_point_is_refused(threshold_at: str) -> None:
+    """15.20: by name."""
+    with pytest.raises(UserError, match=r"threshold_at: .*; must be eer, or a rate"):
+        make_task(threshold_at=threshold_at)
 
 
 def test_decisions_are_those_of_the_threshold() -> None:

@@ -5,14 +5,16 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonargparse import Namespace
 
 from datamodules.faces.folders import Face
 from datamodules.faces.morph_faces import MorphFaces
+from datamodules.faces.pair_graph import divide_people, pair_weights
 from eomt.app.config import use_recorded_split
 from eomt.errors import UserError
-from tests.datamodules.faces.face_files import morph_faces, write_face, write_people
+from tests.datamodules.faces.face_files import morph_faces, write_face, write_people, write_splits
 
 SPLITS = ("train", "val", "test")
 
@@ -128,6 +130,69 @@ def test_people_who_are_only_in_morphs_are_divided_too(tmp_path: Path) -> None:
     found = parts(data)
     assert all(any(face.label for face in faces) for faces in found.values())
     assert not identities(found["train"]) & (identities(found["val"]) | identities(found["test"]))
+
+
+@pytest.mark.parametrize("split_seed", range(3))
+def test_most_morphs_of_a_ring_of_people_are_kept(tmp_path: Path, split_seed: int) -> None:
+    """15.18: of morphs of neighbors, 80, a cut into three arcs costs two at each of three places."""
+    write_people(tmp_path, range(40))
+    data = morph_faces(tmp_path, split_seed=split_seed)
+    kept = {split: sum(face.label for face in faces) for split, faces in parts(data).items()}
+    # 6 of 40 people in an arc: 5 pairs, two morphs each; a few arcs more than one are allowed for
+    assert min(kept["val"], kept["test"]) >= 6
+    # by chance .7^2 + 2 * .15^2 = .54 of 80
+    assert sum(kept.values()) >= 64
+
+
+def test_more_morphs_of_random_pairs_are_kept_than_by_chance() -> None:
+    """15.18: 279 of 584 were dropped, and test was left with two."""
+    random = np.random.default_rng(0)
+    people = [f"person {number}" for number in range(200)]
+    pairs = [tuple(random.choice(people, 2, replace=False)) for _ in range(584)]
+    weights = pair_weights(pairs)
+    sizes = {"train": {"all": 140}, "val": {"all": 30}, "test": {"all": 30}}
+    for seed in range(3):
+        block_of = divide_people(sizes, {"all": people}, weights, seed)
+        assert Counter(block_of.values()) == {"train": 140, "val": 30, "test": 30}
+        kept = Counter(block_of[one] for one, other in pairs if block_of[one] == block_of[other])
+        # by chance .7^2 = .49 and .15^2 = .0225 of 584 with a deviation of 3.6
+        assert kept["train"] > 0.5 * 584
+        assert min(kept["val"], kept["test"]) > 0.0225 * 584 + 3 * 3.6
+        backwards = divide_people(sizes, {"all": people[::-1]}, pair_weights(pairs[::-1]), seed)
+        assert backwards == block_of
+
+
+def test_each_kind_of_people_has_its_number_in_each_block() -> None:
+    """15.18: whatever the pairs are."""
+    members = {"a": [f"a{n}" for n in range(20)], "b": [f"b{n}" for n in range(10)]}
+    weights = pair_weights([(f"a{n}", f"b{n // 2}") for n in range(20)])
+    sizes = {"train": {"a": 14, "b": 7}, "val": {"a": 3, "b": 2}, "test": {"a": 3, "b": 1}}
+    block_of = divide_people(sizes, members, weights, 0)
+    for kind, people in members.items():
+        assert Counter(block_of[person] for person in people) == {
+            block: number[kind] for block, number in sizes.items()
+        }
+
+
+def test_few_images_to_measure_on_are_said_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """15.18: a figure that rests on two morphs."""
+    write_splits(tmp_path)
+    with caplog.at_level(logging.WARNING, "eomt"):
+        morph_faces(tmp_path).setup()
+    found = [record.getMessage() for record in caplog.records]
+    # 1 - .025^(1/4) = .602
+    assert [message[:55] for message in found] == [
+        f"{part}: few images (blend 4, bona fide 8, warp 4): with no error among 4"[:55] for part in ("val", "test")
+    ]
+    assert all("may still be 60 %" in message for message in found)
+
+
+def test_every_part_of_an_evaluation_has_both_classes_and_all_attacks(tmp_path: Path) -> None:
+    """15.18: validation listed one class first, and limit_val_batches gave nan."""
+    write_splits(tmp_path, people=6)
+    batches = list(morph_faces(tmp_path, eval_batch_size=4).val_dataloader())
+    assert all(set(batch["attack"]) == {"", "blend", "warp"} for batch in batches)
+    assert len({name for batch in batches for name in batch["name"]}) == 24
 
 
 def test_a_recorded_split_is_used_again_by_the_command_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
