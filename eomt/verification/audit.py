@@ -246,7 +246,7 @@ def _step_faults(
     names = {parameter: name for name, parameter in model.named_parameters()}
     # an adapter moves the weight by its factor times its own move
     factors = {p: min(1.0, abs(layer.factor)) for layer in layers.values() for p in (layer.lora_a, layer.lora_b)}
-    faults = []
+    shares: dict[str, float] = {}
     for optimizer in optimizers:
         with _undone(optimizer) as before:
             for group in optimizer.param_groups:
@@ -260,13 +260,24 @@ def _step_faults(
                     continue
                 moved = float((parameter.detach() - value).norm()) * factors.get(parameter, 1.0)
                 # a tensor of zeros may start anywhere
-                share = moved / max(float(value.norm()), 1e-3 * value.numel() ** 0.5)
-                if not share >= LEAST_STEP:
-                    faults.append(
-                        f"{names[parameter]!r} moves by {share:.0e} of its size in a step of the optimizer: it cannot "
-                        "learn (see the learning rate, lora_alpha, gradient_clip_val)"
-                    )
-    return faults
+                shares[names[parameter]] = moved / max(float(value.norm()), 1e-3 * value.numel() ** 0.5)
+    still = {name: share for name, share in shares.items() if not share >= LEAST_STEP}
+    return [
+        f"{name!r} moves by {share:.0e} of its size in a step of the optimizer: it cannot learn (see the learning "
+        "rate, lora_alpha, gradient_clip_val)"
+        for name, share in still.items()
+        if not _moves_with_its_weight(name, shares, still)
+    ]
+
+
+def _moves_with_its_weight(name: str, shares: Mapping[str, float], still: Mapping[str, float]) -> bool:
+    """Return whether a tensor is the bias of a weight that moves.
+
+    The bias of an attention's keys adds the same to all scores of a query, which softmax takes away: its gradient is
+    zero but for rounding.
+    """
+    weight = f"{name.removesuffix('bias')}weight"
+    return name.endswith(".bias") and weight in shares and weight not in still
 
 
 @contextlib.contextmanager
