@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from datamodules.questions.types import QuestionTypes
+from datamodules.questions.types import DEFAULT_TYPES, QuestionTypes
 from eomt.errors import UserError
 
 log = logging.getLogger("eomt")
@@ -94,7 +94,7 @@ def read_questions(
     columns = _Columns(file, header, answered)
     if types is not None and columns.type is None and answered and not types.can_guess:
         raise UserError(
-            f"{file}: columns {_listed(header)}; must have type, for rules know object, count, colour and location "
+            f"{file}: columns {_listed(header)}; must have type, for rules know {', '.join(DEFAULT_TYPES)} "
             f"alone, and question_types are {', '.join(types.names)}"
         )
     rows: list[QuestionRow] = []

@@ -40,8 +40,9 @@ class VQACsv(QuestionDataModule):
         on_leak: Whether a training image that is in validation or test too, by its file's bytes, is an error, or its
             training rows are left out and counted. ViVQA's own files share images. Images that validation and test
             share are only told.
-        language: Language of questions and answers, en or vi: its rules find the types of rows without one, and decide
-            which answers are equal.
+        language: Language of questions and answers, en, vi or other: its rules find the types of rows without one, and
+            decide which answers are equal. Of other, a row without a type is object. Questions in another language are
+            refused.
         question_types: Names of the types; a number in a file is a place in this list.
         **common: Fields of `QuestionDataModule`.
 

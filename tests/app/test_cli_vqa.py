@@ -235,7 +235,7 @@ def test_two_processes_measure_what_one_does(adapted: Workspace) -> None:
         (["--data.batch_size", "1000"], "batch_size"),
         (
             ["--data.type_weights", "{size: 2}"],
-            "unknown type 'size'; must be one of object, count, colour, location, or",
+            "unknown type 'size'; must be one of object, count, colour, location, yes/no, or",
         ),
         (
             ["--model.lora_config.trainable_modules", json.dumps(DECODER)],
@@ -272,6 +272,7 @@ def test_the_commands_of_the_shipped_config_train(named: str, text_model: str, t
         fields |= {f"data.{name}": file for name, file in pairs.items()}
     else:
         fields |= {"data.train_csv": tmp_path / "train.csv", "data.val_csv": tmp_path / "val.csv"}
+        fields["data.language"] = "en"
     fields["config"] = ROOT / "configs" / "vqa_lora.yaml"
     arguments = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
     _, _, subcommand, _, _, *rest = shlex.split(command, comments=True)
@@ -314,4 +315,4 @@ def test_a_type_head_is_set_up_by_its_weight(tmp_path: Path) -> None:
     run = workspace.fit("typed", "--model.type_head_weight", "0.1")
     assert "type_head" in json.loads((run / "training_summary.json").read_text())["audit"]
     saved = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["network"]["init_args"]
-    assert saved["question_types"] == ["object", "count", "colour", "location"]
+    assert saved["question_types"] == ["object", "count", "colour", "location", "yes/no"]

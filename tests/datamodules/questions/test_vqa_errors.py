@@ -28,7 +28,7 @@ def spoiled(**cells: str) -> list[str]:
         (spoiled(answer=""), {}, r"row 3: the answer is missing"),
         (spoiled(answer="", answers='["red"]'), {}, r"row 3: the answer is missing"),
         (spoiled(type="size"), {}, r"row 3: unknown type 'size'; must be one of 0 object, 1 count, 2 colour, 3 loc"),
-        (spoiled(type="4"), {}, r"row 3: unknown type '4'"),
+        (spoiled(type="5"), {}, r"row 3: unknown type '5'"),
         (spoiled(type=""), {"question_types": ["x", "y"]}, r"row 3: unknown type ''; must be one of 0 x, 1 y"),
         (spoiled(type="object"), {"question_types": ["x", "y"]}, r"unknown type 'object'; must be one of 0 x, 1 y"),
         (spoiled(answers='["red", '), {}, r"row 3: answers \[\"red\",: is no JSON|row 3: answers \[.* is no JSON"),
