@@ -36,7 +36,7 @@ from datamodules.questions.tokens import TokenTable
 from datamodules.questions.types import Language, QuestionTypes, check_language
 from datamodules.questions.vocabulary import count_answers, index_answers
 from datamodules.questions.weights import weigh_rows, weigh_types
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.utils.answers import normalize_answer
 from eomt.utils.paths import PathOrName, expand, expand_name
 
@@ -318,7 +318,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         weighted = [name for name, weight in self.type_weights.items() if weight != 1]
         if weighted and not any(counts[name] for name in weighted):
             raise UserError(
-                f"type_weights: no training question is of type {', '.join(weighted)}; check the column type and "
+                f"type_weights: no training question is of type {listed(weighted)}; check the column type and "
                 "question_types, or set type_weights: null"
             )
         # a file of another vocabulary is refused before the first step

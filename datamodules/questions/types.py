@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 # of "other", a question without a type is one for an object, and answers are equal but for case, spaces and punctuation
 # at the ends
@@ -109,7 +109,7 @@ class QuestionTypes:
         self.language = language
         self._of_key = {type_key(name): name for name in names}
         if not names or len(self._of_key) < len(names) or "" in self._of_key:
-            raise UserError(f"question_types: {self.names}; give names that differ and are not empty")
+            raise UserError(f"question_types: {listed(self.names)}; give names that differ and are not empty")
         if taken := [name for name in names if name in RESERVED_NAMES]:
             raise UserError(f"question_types: {taken[0]!r} has a meaning of its own in counts; give it another name")
 

@@ -215,3 +215,14 @@ def test_doubles_under_autocast_stay_doubles() -> None:
 def test_layers_are_the_blocks_that_hold_adapters(paths: list[str], number: int) -> None:
     """15.29: query, key and value of twelve layers were "36 layers"."""
     assert count_layers(paths) == number
+
+
+def test_an_empty_folder_is_filled_and_no_other(tmp_path: Path) -> None:
+    """15.28: a folder that `mkdir` or `tempfile` had made was refused."""
+    model = adapted(base(), target_modules=["attention"])
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    assert save_adapter(model, folder) == folder
+    (folder / "mine.txt").write_text("")
+    with pytest.raises(UserError, match="exists and is not what would be written there"):
+        save_adapter(model, folder)
