@@ -97,8 +97,8 @@ def test_a_table_of_faces_names_them_in_any_spelling(delimiter: str, tmp_path: P
     there, asked = (name.split("/")[1] for name in (DECOMPOSED, COMPOSED))
     for split in ("train", "val"):
         for number, label in enumerate(("bonafide", "morph") * 2):
-            write_face(tmp_path / f"{split}{number}{DECOMPOSED.split('/')[1]}.PNG", 10 * number + len(split))
-            lines.append(delimiter.join((f"{split}{number}{COMPOSED.split('/')[1]}.png", label, split)))
+            write_face(tmp_path / f"{split}{number}{there}.PNG", 10 * number + len(split))
+            lines.append(delimiter.join((f"{split}{number}{asked}.png", label, split)))
     (tmp_path / "faces.csv").write_text("\n".join(lines), encoding="utf-8")
     data = morph_faces(tmp_path / "faces.csv", identity_pattern=None)
     data.setup("fit")
