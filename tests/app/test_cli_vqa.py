@@ -164,10 +164,12 @@ def test_one_question_is_asked_of_one_image(adapted: Workspace, tmp_path: Path) 
     write_face(tmp_path / "one.png", 800)
     run = adapted.runs / "vqa"
     shutil.rmtree(run / "predictions", ignore_errors=True)
-    asked = ("--data.predict_path", str(tmp_path / "one.png"), "--data.predict_question", "is there a circle ?")
+    # a mapping in YAML
+    question = "the shape: is it a circle ?"
+    asked = ("--data.predict_path", str(tmp_path / "one.png"), "--data.predict_question", question)
     adapted.run("predict", "--ckpt_path", str(forms(run)[0]), *asked, config=False)
     (row,) = table(only(run / "predictions", "*_answers.csv"))
-    assert row["question"] == "is there a circle ?"
+    assert row["question"] == question
 
 
 def test_a_fit_that_was_cut_off_ends_where_it_would_have(adapted: Workspace) -> None:
