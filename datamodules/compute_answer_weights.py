@@ -9,7 +9,7 @@ from typing import Any, get_args
 from datamodules.questions.answer_weights import METHODS, weigh_answers
 from datamodules.questions.images import ImageFinder
 from datamodules.questions.rows import OnMissing, read_questions
-from datamodules.questions.types import Language
+from datamodules.questions.types import Language, check_language
 from datamodules.questions.vocabulary import count_answers
 from datamodules.questions.vqa_csv import VQACsv
 from datamodules.questions.vqa_v2 import VQA_TYPES
@@ -62,7 +62,9 @@ def _answers_of_csv(given: dict[str, Any]) -> list[str]:
     if fields:
         data = VQACsv(given["train_csv"], language=given["language"], **fields)
         return [row.answer for row in data.rows("train")]
-    return [row.answer for row in read_questions(expand(given["train_csv"]), Path, None).rows]
+    rows = read_questions(expand(given["train_csv"]), Path, None).rows
+    check_language([row.question for row in rows], given["language"], str(given["train_csv"]))
+    return [row.answer for row in rows]
 
 
 def _answers_of_pair(given: dict[str, Any]) -> list[str]:

@@ -41,7 +41,7 @@ from eomt.app.config import (
 )
 from eomt.app.log import set_up_output
 from eomt.app.messages import as_user_error, constructor_of, find_user_error, one_line, root_of
-from eomt.app.renamed import accept_old_names
+from eomt.app.names import as_written, plain, read_yaml_by_our_rules
 from eomt.app.runs import (
     RunConfiguration,
     create_run_folder,
@@ -74,6 +74,10 @@ class Parser(LightningArgumentParser):
         """Raise a UserError, where jsonargparse would print its usage and exit."""
         raise UserError(one_line(ex if ex is not None else ValueError(message)))
 
+    def parse_object(self, cfg_obj: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Return what a component is given, with names and texts as they were written."""
+        return super().parse_object(as_written(cfg_obj), *args, **kwargs)
+
 
 class CLI(LightningCLI):
     """The commands fit, validate, test, predict, inspect and merge for every task.
@@ -93,7 +97,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
         self.created_folder: Path | None = None
-        accept_old_names()
+        read_yaml_by_our_rules()
         try:
             self._start(args, run)
         except Exception:
@@ -152,7 +156,7 @@ class CLI(LightningCLI):
             UserError: If an argument, or a field of a file, is unknown or has a wrong value.
         """
         # Lightning's method warns if `args` is given while the process has arguments too
-        self.config = parser.parse_args(args)
+        self.config = plain(parser.parse_args(args))
         settings = self.config.get(self.config.get("subcommand", ""), self.config)
         for file in settings.get("config") or []:
             # jsonargparse ignores unknown fields at the top of a file

@@ -82,6 +82,15 @@ class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
         if self._best is not None:
             report_comparison(trainer, f"val, best at step {self._best.step}", self._best)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the baselines, for they are those of other data where a callback serves two runs.
+
+        Raises:
+            UserError: The task is another one.
+        """
+        super().setup(trainer, pl_module, stage)
+        self._baselines = {}
+
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted evaluation may have left."""
         self._shown, self._rows = [], []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -30,6 +30,6 @@ def metric_value(trainer: Trainer, monitor: str, who: str) -> float:
     """
     metrics = trainer.callback_metrics
     if monitor not in metrics:
-        known = ", ".join(sorted(name for name in metrics if name.startswith("val_") and "/" not in name))
+        known = listed(sorted(name for name in metrics if name.startswith("val_") and "/" not in name))
         raise UserError(f"{who}: monitor: {monitor!r} is not logged; there are: {known}")
     return float(metrics[monitor])

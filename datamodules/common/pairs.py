@@ -1,6 +1,7 @@
 """Images and their masks, found by their names."""
 
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,16 +116,18 @@ def find_pairs(
         wanted = image_suffix or ", ".join(IMAGE_EXTENSIONS)
         raise UserError(f"{images_folder}: no file ends with {wanted}; put images there, or check image_suffix")
 
-    image_of_mask: dict[str, str] = {}
+    # in one form of Unicode, and without the ending, whose case may differ
+    on_disk = {unicodedata.normalize("NFC", mask[: -len(mask_ending)]): mask for mask in masks}
+    present, image_of_mask = set(masks), dict[str, str]()
     for image in images:
-        mask = (image[: -len(image_suffix)] if image_suffix else os.path.splitext(image)[0]) + mask_ending
+        stem = image[: -len(image_suffix)] if image_suffix else os.path.splitext(image)[0]
+        mask = on_disk.get(unicodedata.normalize("NFC", stem), stem + mask_ending)
         if mask in image_of_mask:
             raise UserError(
                 f"{images_folder / image}: shares its mask {mask} with {image_of_mask[mask]}; keep one of the two"
             )
         image_of_mask[mask] = image
-    on_disk = set(masks)
-    lonely = [image for mask, image in image_of_mask.items() if mask not in on_disk]
+    lonely = [image for mask, image in image_of_mask.items() if mask not in present]
     if lonely:
         mask = next(mask for mask, image in image_of_mask.items() if image == lonely[0])
         raise UserError(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 PADDING_INDEX = -1
 
@@ -94,9 +94,9 @@ def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     sizes = {tuple(sample["image"].shape[-2:]): sample["name"] for sample in samples}
     if len(sizes) > 1:
-        listed = ", ".join(f"{name} is {height} x {width}" for (height, width), name in sizes.items())
+        found = listed((f"{name} is {height} x {width}" for (height, width), name in sizes.items()), most=4)
         raise UserError(
-            f"eval_batch_size: images of one batch differ in height x width ({listed}); set eval_batch_size: 1"
+            f"eval_batch_size: images of one batch differ in height x width ({found}); set eval_batch_size: 1"
         )
     batch: dict[str, Any] = {}
     for key in samples[0]:

@@ -5,6 +5,7 @@ import json
 import logging
 from pathlib import Path
 
+from datamodules.common.file_names import NameTable
 from eomt.errors import UserError
 
 log = logging.getLogger("eomt")
@@ -42,9 +43,10 @@ def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
         isinstance(part, list) and all(isinstance(n, str) for n in part) for part in record.values()
     ):
         raise UserError(f"{file}: not a record of splits; it must hold lists of names under train, val and test")
+    find, on_disk = NameTable(names), set(names)
+    missing = [name for part in record.values() for name in part if find(name) is None]
+    record = {split: [find(name) or name for name in part] for split, part in record.items()}
     recorded = [name for part in record.values() for name in part]
-    on_disk = set(names)
-    missing = [name for name in recorded if name not in on_disk]
     if missing:
         raise UserError(
             f"{file}: {missing[0]} is not on disk ({len(missing)} of {len(recorded)} names are not); "

@@ -35,7 +35,7 @@ class ZipMember:
             UserError: The archive is damaged.
         """
         try:
-            return _archive(self.archive, os.getpid()).read(self.member)
+            return _archive(self.archive, os.getpid(), _version(self.archive)).read(self.member)
         except DAMAGED as error:
             raise UserError(f"{self}: cannot be read ({error}); fetch the archive again, or extract it") from error
 
@@ -51,14 +51,20 @@ def member_names(archive: Path) -> list[str]:
         UserError: It is no zip file, or a damaged one.
     """
     try:
-        return [name for name in _archive(archive, os.getpid()).namelist() if not name.endswith("/")]
+        return [name for name in _archive(archive, os.getpid(), _version(archive)).namelist() if not name.endswith("/")]
     except DAMAGED as error:
         raise UserError(f"{archive}: cannot be read as a zip file ({error}); fetch it again, or extract it") from error
 
 
+def _version(archive: Path) -> tuple[int, int]:
+    """Return what changes where another archive takes the place of this one."""
+    found = archive.stat()
+    return found.st_mtime_ns, found.st_size
+
+
 @lru_cache(maxsize=8)
-def _archive(archive: Path, process: int) -> zipfile.ZipFile:
-    """Open an archive once per process: a forked worker would move the file position of its parent.
+def _archive(archive: Path, process: int, version: tuple[int, int]) -> zipfile.ZipFile:
+    """Open an archive once per process and version: a forked worker would move the file position of its parent.
 
     Threads of one process may share it, as `ZipFile` locks its reads.
     """

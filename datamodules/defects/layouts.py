@@ -1,6 +1,6 @@
 """Layouts of folders with annotated images: Kaggle's table, Supervisely's export, or images and masks."""
 
-import csv
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.common.areas import check_areas
+from datamodules.common.file_names import NameTable
 from datamodules.common.pairs import Pair, find_files, find_pairs
 from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
+from datamodules.common.tables import read_table
 from datamodules.common.threads import map_in_threads
 from datamodules.defects.annotations import (
     WHITE,
@@ -22,7 +24,7 @@ from datamodules.defects.annotations import (
 )
 from datamodules.defects.run_length import parse_runs
 from datamodules.defects.supervisely import read_titles
-from eomt.errors import UserError
+from eomt.errors import UserError, listed, shortened
 
 SEVERSTAL_CLASSES = ("defect_1", "defect_2", "defect_3", "defect_4")
 
@@ -75,9 +77,11 @@ class KaggleLayout(AnnotationLayout):
         if not images.is_dir():
             raise UserError(f"{images}: no such folder; put the images of train.csv there")
         rows: dict[str, list[tuple[int, int, str]]] = {name: [] for name in find_files(images, IMAGE_EXTENSIONS)}
-        for row, name, label, runs in _table_rows(table):
-            if name not in rows:
-                raise UserError(f"{table}: row {row}: no image {images / name}; add it, or remove the row")
+        find = NameTable(rows)
+        for row, stated, label, runs in _table_rows(table):
+            name = find(stated)
+            if name is None:
+                raise UserError(f"{table}: row {row}: no image {images / stated}; add it, or remove the row")
             if label not in map(str, range(1, len(class_names) + 1)):
                 raise UserError(f"{table}: row {row}: class {label!r}; must be 1 to {len(class_names)}")
             if runs:
@@ -95,22 +99,28 @@ class KaggleLayout(AnnotationLayout):
 class SuperviselyLayout(AnnotationLayout):
     """`img/X.jpg` and `ann/X.jpg.json`."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        # name of the annotation of each image, which another program may have spelled in another way
+        self._annotations: dict[str, str] = {}
+
     @cached_property
     def _titles(self) -> dict[str, frozenset[str]]:
         """Class titles in each image."""
         names = find_files(self.folder / "img", IMAGE_EXTENSIONS)
-        annotated = find_files(self.folder / "ann", (".json",))
+        annotated, find = find_files(self.folder / "ann", (".json",)), NameTable(names)
         if not names:
             raise UserError(f"{self.folder / 'img'}: no image; put images there ({', '.join(IMAGE_EXTENSIONS)})")
-        if lonely := sorted(set(names) - {name.removesuffix(".json") for name in annotated}):
+        self._annotations = {image: name for name in annotated if (image := find(name[: -len(".json")])) is not None}
+        if lonely := sorted(set(names) - set(self._annotations)):
             raise UserError(f"{self.folder / 'img' / lonely[0]}: no {self._file(lonely[0])}; export the annotation too")
-        if orphans := sorted(set(annotated) - {f"{name}.json" for name in names}):
+        if orphans := sorted(set(annotated) - set(self._annotations.values())):
             raise UserError(f"{self.folder / 'ann' / orphans[0]}: no image in img belongs to it; add the image")
         titles = map_in_threads(lambda name: frozenset(read_titles(self._file(name))), names, "Reading annotations")
         return dict(zip(names, titles, strict=True))
 
     def _file(self, name: str) -> Path:
-        return self.folder / "ann" / f"{name}.json"
+        return self.folder / "ann" / self._annotations.get(name, f"{name}.json")
 
     def labels(self) -> set[Any]:
         """Return how the annotations call the classes that occur."""
@@ -129,7 +139,7 @@ class SuperviselyLayout(AnnotationLayout):
                 number = read_titles(self._file(name)).index(unknown[0])
                 raise UserError(
                     f"{self._file(name)}: object {number}: unknown class {unknown[0]!r}; must be one of "
-                    f"{', '.join(class_names)}, see class_names"
+                    f"{listed(class_names)}, see class_names"
                 )
         return [
             AnnotatedImage(
@@ -169,7 +179,7 @@ class MaskLayout(AnnotationLayout):
             check_areas(labels, masks, str(self.folder / "masks"), "store 0 and 1, 2, 3, ..., or just black and white")
         if not labels or labels != set(range(1, len(labels) + 1)):
             raise UserError(
-                f"{self.folder / 'masks'}: values {', '.join(map(str, sorted(labels))) or 'none'} beside the "
+                f"{self.folder / 'masks'}: values {listed(sorted(labels))} beside the "
                 "background 0; store the classes as 1, 2, 3, ..., or give class_names if some are absent"
             )
         return [f"class {label}" for label in sorted(labels)]
@@ -208,27 +218,22 @@ def find_layout(folder: Path) -> AnnotationLayout:
 
 def _table_rows(table: Path) -> Iterator[tuple[int, str, str, str]]:
     """Yield number in the file (the header is row 1), image, class and runs of each row."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or [])
-            if not (
-                columns >= {"ImageId", "ClassId", "EncodedPixels"} or columns >= {"ImageId_ClassId", "EncodedPixels"}
-            ):
-                raise UserError(
-                    f"{table}: columns {', '.join(reader.fieldnames or []) or 'none'}; must be "
-                    "ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels"
-                )
-            for fields in reader:
-                row = f"{table}: row {reader.line_num}"
-                if "ImageId" in columns:
-                    name, label = fields["ImageId"], fields["ClassId"]
-                else:
-                    name, _, label = (fields["ImageId_ClassId"] or "").rpartition("_")
-                if not name:
-                    column = "ImageId" if "ImageId" in columns else "ImageId_ClassId"
-                    found = fields[column] or "nothing"
-                    raise UserError(f"{row}: {column} {found!r}; must name an image{' and a class' * ('_' in column)}")
-                yield reader.line_num, name, (label or "").strip(), (fields["EncodedPixels"] or "").strip()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: cannot be read as a table ({error}); give Severstal's train.csv") from error
+    header, lines = read_table(table)
+    columns = set(header)
+    if not (columns >= {"ImageId", "ClassId", "EncodedPixels"} or columns >= {"ImageId_ClassId", "EncodedPixels"}):
+        raise UserError(
+            f"{table}: columns {listed(header)}; must be ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels"
+        )
+    for number, cells in lines:
+        fields = dict(itertools.zip_longest(header, cells[: len(header)], fillvalue=""))
+        if "ImageId" in columns:
+            name, label = fields["ImageId"], fields["ClassId"]
+        else:
+            name, _, label = fields["ImageId_ClassId"].rpartition("_")
+        if not name:
+            column = "ImageId" if "ImageId" in columns else "ImageId_ClassId"
+            found = shortened(fields[column]) or "nothing"
+            raise UserError(
+                f"{table}: row {number}: {column} {found!r}; must name an image{' and a class' * ('_' in column)}"
+            )
+        yield number, name, label, fields["EncodedPixels"]

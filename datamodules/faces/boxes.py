@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from datamodules.common.file_names import NameTable
 from datamodules.faces.folders import Box, Face
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 
 def with_boxes(faces: Sequence[Face], folder: Path, file_names: Sequence[str]) -> list[Face]:
@@ -22,17 +23,18 @@ def with_boxes(faces: Sequence[Face], folder: Path, file_names: Sequence[str]) -
     """
     files = [folder / name for name in file_names if (folder / name).is_file()]
     if not files:
-        raise UserError(f"face_boxes: none of {', '.join(file_names)} is in {folder}; put the box files there")
+        raise UserError(f"face_boxes: none of {listed(file_names)} is in {folder}; put the box files there")
     boxes: dict[str, Box] = {}
     for file in files:
         boxes |= _read_boxes(file)
-    without = [face.name for face in faces if face.name not in boxes]
+    find = NameTable(boxes)
+    without = [face.name for face in faces if find(face.name) is None]
     if without:
         raise UserError(
             f"face_boxes: {without[0]} has no box ({len(without)} of {len(faces)} images of {folder} have none); "
             "both classes must be cropped alike, add them or leave the images out"
         )
-    return [replace(face, box=boxes[face.name]) for face in faces]
+    return [replace(face, box=boxes[find(face.name) or ""]) for face in faces]
 
 
 def _read_boxes(file: Path) -> dict[str, Box]:

@@ -12,7 +12,7 @@ from datamodules.common.splits import SPLITS, seeded_split
 from datamodules.faces.copies import find_copies
 from datamodules.faces.folders import BONA_FIDE, CLASS_NAMES, MORPH, Face
 from datamodules.faces.pair_graph import divide_people, pair_weights
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 
 @dataclass
@@ -148,7 +148,7 @@ def leave_out(split: FaceSplit, attack: str) -> FaceSplit:
     """
     attacks = sorted({face.attack for part in split.faces.values() for face in part if face.label == MORPH})
     if attack not in attacks:
-        raise UserError(f"leave_out_attack: {attack!r} is not among the attacks {', '.join(attacks)}; give one of them")
+        raise UserError(f"leave_out_attack: {attack!r} is not among the attacks {listed(attacks)}; give one of them")
     kept = {
         name: [face for face in part if face.label == BONA_FIDE or (face.attack == attack) == (name == "test")]
         for name, part in split.faces.items()

@@ -1,11 +1,13 @@
 """CSV files that list faces."""
 
-import csv
+import itertools
 from pathlib import Path
 
+from datamodules.common.file_names import FileFinder
 from datamodules.common.splits import SPLITS
+from datamodules.common.tables import read_table
 from datamodules.faces.folders import BONA_FIDE, MORPH, UNNAMED_ATTACK, Face, identities_in_path, identities_of
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 LABELS = {"bonafide": BONA_FIDE, "0": BONA_FIDE, "morph": MORPH, "attack": MORPH, "1": MORPH}
 PATH_COLUMNS = ("path", "image_path")
@@ -24,36 +26,35 @@ def read_face_table(file: Path, identity_pattern: str | None) -> list[Face]:
     Raises:
         UserError: The file cannot be read, columns are missing, or a row is wrong; it is named, the header is row 1.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            table = csv.DictReader(lines, skipinitialspace=True)
-            columns = [column.strip() for column in table.fieldnames or []]
-            table.fieldnames = columns
-            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read as CSV ({error}); save it as text with commas") from error
+    columns, lines = read_table(file)
+    rows = [
+        (number, dict(itertools.zip_longest(columns, cells[: len(columns)], fillvalue=""))) for number, cells in lines
+    ]
+    find = FileFinder(file.parent)
     path_column = next((column for column in PATH_COLUMNS if column in columns), None)
     if path_column is None or "label" not in columns:
-        raise UserError(f"{file}: columns {', '.join(columns) or 'none'}; must have path and label")
+        raise UserError(f"{file}: columns {listed(columns)}; must have path and label")
     if not rows:
         raise UserError(f"{file}: no row below the header; list the images there")
-    faces = [_face(file, number, row, row[path_column], identity_pattern) for number, row in enumerate(rows, start=2)]
-    without = [number for number, face in enumerate(faces, start=2) if not face.split]
+    faces = [_face(file, number, row, row[path_column], identity_pattern, find) for number, row in rows]
+    without = [number for (number, _), face in zip(rows, faces, strict=True) if not face.split]
     if 0 < len(without) < len(faces):
         raise UserError(f"{file}: row {without[0]}: no split, where other rows have one; give all rows one, or none")
     return faces
 
 
-def _face(file: Path, number: int, row: dict[str, str], name: str, identity_pattern: str | None) -> Face:
+def _face(
+    file: Path, number: int, row: dict[str, str], name: str, identity_pattern: str | None, find: FileFinder
+) -> Face:
     label = LABELS.get(row["label"].lower())
     if label is None:
         raise UserError(f"{file}: row {number}: label {row['label']!r}; must be bonafide or morph (or 0, 1: 1 = morph)")
     split = row.get("split", "")
     if split and split not in SPLITS:
         raise UserError(f"{file}: row {number}: split {split!r}; must be {', '.join(SPLITS)}")
-    image = file.parent / name
-    if not name or not image.is_file():
-        raise UserError(f"{file}: row {number}: no image {image}; restore it, or take the row out")
+    image = find(name)
+    if image is None:
+        raise UserError(f"{file}: row {number}: no image {file.parent / name}; restore it, or take the row out")
     attack = row.get("attack", "")
     subjects = identities_of(row.get(key, "") for key in ("subject_a", "subject_b"))
     if label == BONA_FIDE and attack.lower() not in ("", "bonafide", "none"):

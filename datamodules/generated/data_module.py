@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.common.data_module import DataModule
-from eomt.errors import UserError
-from eomt.utils.files import write_folder
+from eomt.errors import UserError, listed
+from eomt.utils.files import is_empty, write_folder
 
 
 class GeneratedData(DataModule, ABC):
@@ -41,7 +41,7 @@ class GeneratedData(DataModule, ABC):
         Raises:
             UserError: The folder holds something else, or files of other settings.
         """
-        if self.path.exists() and not _is_empty(self.path):
+        if self.path.exists() and not is_empty(self.path):
             self._check_record()
             return
 
@@ -50,10 +50,10 @@ class GeneratedData(DataModule, ABC):
             (folder / self.record_file).write_text(json.dumps(self._record(), indent=2) + "\n")
 
         try:
-            write_folder(self.path, fill, _is_empty)
+            write_folder(self.path, fill, is_empty)
         except (UserError, OSError):
             # another run may have drawn them meanwhile
-            if not self.path.is_dir() or _is_empty(self.path):
+            if not self.path.is_dir() or is_empty(self.path):
                 raise
             self._check_record()
 
@@ -74,10 +74,6 @@ class GeneratedData(DataModule, ABC):
         ]
         if different:
             raise UserError(
-                f"path: {self.path} holds {self.kind} of {', '.join(different)}; "
+                f"path: {self.path} holds {self.kind} of {listed(different)}; "
                 "give another folder, or delete this one to have them drawn anew"
             )
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())

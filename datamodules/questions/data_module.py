@@ -33,10 +33,10 @@ from datamodules.questions.rows import (
 from datamodules.questions.sampling import ContiguousSampler, QuestionSampler
 from datamodules.questions.statistics import count_questions, warn_of_long_answers, warn_of_truncation
 from datamodules.questions.tokens import TokenTable
-from datamodules.questions.types import Language, QuestionTypes
+from datamodules.questions.types import Language, QuestionTypes, check_language
 from datamodules.questions.vocabulary import count_answers, index_answers
 from datamodules.questions.weights import weigh_rows, weigh_types
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.utils.answers import normalize_answer
 from eomt.utils.paths import PathOrName, expand, expand_name
 
@@ -277,6 +277,7 @@ class QuestionDataModule(ImageDataModule, ABC):
     def _table(self, split: str) -> QuestionTable:
         if self._found is None:
             tables = self.find_tables()
+            check_language([row.question for row in tables["train"].rows], self.answer_language, "the train split")
             self._found = {split: replace(tables[split], rows=order_by_image(tables[split].rows)) for split in SPLITS}
         return self._found[split]
 
@@ -313,6 +314,12 @@ class QuestionDataModule(ImageDataModule, ABC):
             log.info(
                 "train: %d rows are dropped, whose answers are not in the vocabulary of %d",
                 *(counts["dropped"], len(self.answers)),
+            )
+        weighted = [name for name, weight in self.type_weights.items() if weight != 1]
+        if weighted and not any(counts[name] for name in weighted):
+            raise UserError(
+                f"type_weights: no training question is of type {listed(weighted)}; check the column type and "
+                "question_types, or set type_weights: null"
             )
         # a file of another vocabulary is refused before the first step
         self._weights(self.rows("train"))

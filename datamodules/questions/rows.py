@@ -1,22 +1,23 @@
 """Questions about images, and how they are read from CSV files."""
 
-import csv
 import json
 import logging
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from datamodules.questions.types import QuestionTypes
-from eomt.errors import UserError
+from datamodules.common.tables import read_table
+from datamodules.questions.types import DEFAULT_TYPES, QuestionTypes
+from eomt.errors import UserError, listed, shortened
 
 log = logging.getLogger("eomt")
 
 OnMissing = Literal["error", "skip"]
 
-IMAGE_COLUMNS = ("image", "filename", "img_id", "image_id")
+IMAGE_COLUMNS = ("image", "filename", "img_id", "image_id", "image_path", "file_name", "img")
 TYPE_COLUMNS = ("type", "question_type")
 
 
@@ -55,6 +56,11 @@ def normalize_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def most_frequent(answers: Sequence[str]) -> str:
+    """Return the answer that most people gave, of several the first; "" where there is none."""
+    return Counter(answers).most_common(1)[0][0] if answers else ""
+
+
 def number_images(rows: Sequence[QuestionRow]) -> list[int]:
     """Return the number of each row's image, from 0, in the order in which they first occur."""
     numbers: dict[Path, int] = {}
@@ -74,28 +80,31 @@ def read_questions(
     answered: bool = True,
     on_missing: OnMissing = "error",
 ) -> QuestionTable:
-    """Read a CSV with the columns image (or filename, img_id, image_id), `question` and `answer`.
+    """Read a CSV with a column of images (see `IMAGE_COLUMNS`), `question` and `answer`.
 
-    `answers`, a JSON list of all references, and `type` (or question_type), a number or a name, may be there; where it
-    is blank, rules of the language find it. Other columns are passed over. Rows are named by file and row; the header
-    is row 1.
+    `answers`, a JSON list of all references, of which the most frequent stands in for a missing `answer`, and `type`
+    (or question_type), a number or a name, may be there; where it is blank, rules of the language find it. Other
+    columns are passed over. Rows are named by file and row; the header is row 1.
 
     Args:
         file: The CSV.
         find_image: Returns the file that an image's name stands for.
         types: The types that there are; None to pass over types.
-        answered: Whether the column `answer` must be there.
+        answered: Whether the column `answer`, or `answers`, must be there.
         on_missing: Whether a missing image is an error, or its rows are left out.
 
     Raises:
         UserError: The file cannot be read, a column is missing, or a row is wrong.
     """
-    header, lines = _read_table(file)
+    if file.suffix.lower() == ".json" and file.is_file():
+        refuse_json(file)
+    header, lines = read_table(file)
+    header = [normalize_text(column).lower() for column in header]
     columns = _Columns(file, header, answered)
     if types is not None and columns.type is None and answered and not types.can_guess:
         raise UserError(
-            f"{file}: columns {_listed(header)}; must have type, for rules know object, count, colour and location "
-            f"alone, and question_types are {', '.join(types.names)}"
+            f"{file}: columns {_columns(header)}; must have type, for rules know {', '.join(DEFAULT_TYPES)} "
+            f"alone, and question_types are {listed(types.names)}"
         )
     rows: list[QuestionRow] = []
     missing: list[str] = []
@@ -106,14 +115,12 @@ def read_questions(
                 "put texts with commas between quotation marks"
             )
         row = _Row(file, number, dict(zip(header, cells, strict=False)))
-        image = find_image(row.cells.get(columns.image, ""))
+        stated = row.cells.get(columns.image, "")
+        image = find_image(stated)
         if image is None and on_missing == "error":
-            raise UserError(
-                f"{file}: row {number}: no image {row.cells.get(columns.image, '')!r}; restore it, check image_folder, "
-                "or set on_missing: skip"
-            )
+            raise row.error(f"no image {shortened(stated)!r}; restore it, check image_folder, or set on_missing: skip")
         if image is None:
-            missing.append(f"row {number}: {row.cells.get(columns.image, '')}")
+            missing.append(f"row {number}: {shortened(stated)}")
             continue
         rows.append(_question_row(row, columns, image, types, answered))
     if missing:
@@ -128,19 +135,24 @@ def read_questions(
     return QuestionTable(rows, len(missing))
 
 
+def _columns(header: Sequence[str]) -> str:
+    return listed(name or "(unnamed)" for name in header)
+
+
 class _Columns:
     """Columns of a file that are looked at."""
 
     def __init__(self, file: Path, header: list[str], answered: bool) -> None:
         image = next((column for column in IMAGE_COLUMNS if column in header), None)
         lacking = [] if image else [f"an image column ({', '.join(IMAGE_COLUMNS)})"]
-        lacking += [name for name in ("question", *(("answer",) if answered else ())) if name not in header]
+        lacking += [] if "question" in header else ["question"]
+        lacking += ["answer (or answers)"] if answered and not {"answer", "answers"} & set(header) else []
         if image is None or lacking:
-            raise UserError(f"{file}: columns {_listed(header)}; must have {' and '.join(lacking)} too")
+            raise UserError(f"{file}: columns {_columns(header)}; must have {' and '.join(lacking)} too")
         type_column = next((column for column in TYPE_COLUMNS if column in header), None)
         looked_at = (image, "question", "answer", "answers", type_column)
         if twice := [name for name in looked_at if header.count(name or "") > 1 and name]:
-            raise UserError(f"{file}: columns {_listed(header)}: {twice[0]} stands there twice; take one out")
+            raise UserError(f"{file}: columns {_columns(header)}: {twice[0]} stands there twice; take one out")
         self.image = image
         self.type = type_column
 
@@ -163,13 +175,14 @@ class _Row:
 def _question_row(
     row: _Row, columns: _Columns, image: Path, types: QuestionTypes | None, answered: bool
 ) -> QuestionRow:
-    question, answer = row.text("question"), row.text("answer")
+    question, references = row.text("question"), _references(row)
+    answer = row.text("answer") or most_frequent(references)
     if not question:
         raise row.error("the question is empty; write it there, or take the row out")
     if answered and not answer:
         raise row.error("the answer is missing; write it there, or take the row out")
-    references = _references(row) or ((answer,) if answer else ())
     name = f"{row.file.name}:{row.number}"
+    references = references or ((answer,) if answer else ())
     return QuestionRow(question, answer, references, _type_of(row, columns, types, question, answered), image, name)
 
 
@@ -180,13 +193,13 @@ def _references(row: _Row) -> tuple[str, ...]:
     try:
         answers = json.loads(text)
     except ValueError as error:
-        raise row.error(f"answers {_short(text)} is no JSON ({error}); write a list of texts") from error
+        raise row.error(f"answers {shortened(text)} is no JSON ({error}); write a list of texts") from error
     if (
         not isinstance(answers, list)
         or not answers
         or not all(isinstance(a, str) and normalize_text(a) for a in answers)
     ):
-        raise row.error(f'answers {_short(text)}; must be a list of texts, as in ["red", "dark red"]')
+        raise row.error(f'answers {shortened(text)}; must be a list of texts, as in ["red", "dark red"]')
     # texts that were escaped were not composed with the rest
     return tuple(normalize_text(answer) for answer in answers)
 
@@ -199,26 +212,44 @@ def _type_of(row: _Row, columns: _Columns, types: QuestionTypes | None, question
         return types.guessed(question)
     name = types.named(text)
     if name is None:
-        numbered = ", ".join(f"{number} {name}" for number, name in enumerate(types.names))
-        raise row.error(f"unknown type {text!r}; must be one of {numbered} (or set question_types)")
+        numbered = listed(f"{number} {name}" for number, name in enumerate(types.names))
+        raise row.error(f"unknown type {shortened(text)!r}; must be one of {numbered} (or set question_types)")
     return name
 
 
-def _read_table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the columns in lower case, and the cells of each row that is not blank, with its number from 1."""
+def refuse_json(file: Path) -> None:
+    """Raise a UserError that says which data set's JSON a file is, and what would do.
+
+    Raises:
+        UserError: Always.
+    """
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            table = [(number, cells) for number, cells in enumerate(csv.reader(lines), start=1) if any(cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read as CSV ({error}); save it as UTF-8 text with commas") from error
-    if not table:
-        raise UserError(f"{file}: is empty; the first row must name the columns")
-    return [normalize_text(column).lower() for column in table[0][1]], table[1:]
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}), nor is it a CSV; give a CSV") from error
+    kind = kind_of_json(content)
+    if kind.startswith("VQAv2"):
+        raise UserError(f"{file}: is JSON, {kind}; --data datamodules.VQAv2 reads it")
+    raise UserError(
+        f"{file}: is JSON, {kind}, which is not read; write a CSV with the columns image, question and answers (a JSON "
+        "list), and perhaps type"
+    )
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(name or "(unnamed)" for name in names)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def kind_of_json(content: Any) -> str:
+    """Return in words which of the known data sets of questions the contents of a JSON file belong to."""
+    entries: Any = content
+    if isinstance(content, dict):
+        for key in ("questions", "annotations"):
+            if isinstance(content.get(key), list):
+                return f"VQAv2's {key}"
+        entries = content.get("data") if isinstance(content.get("data"), list) else list(content.values())
+    first = entries[0] if isinstance(entries, list) and entries else None
+    fields = set(first) if isinstance(first, dict) else set()
+    if "imageId" in fields:
+        return "GQA's"
+    if {"image_id", "question"} <= fields and isinstance(content, dict) and "data" in content:
+        return "TextVQA's"
+    if {"image", "question"} <= fields:
+        return "VizWiz's"
+    return "of an unknown kind"

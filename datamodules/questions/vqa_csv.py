@@ -1,5 +1,6 @@
 """Questions about images in CSV files."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +17,19 @@ from datamodules.questions.types import DEFAULT_TYPES, Language, QuestionTypes
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
-OnLeak = Literal["error", "drop"]
+OnLeak = Literal["error", "drop", "ignore"]
+
+log = logging.getLogger("eomt")
 
 
 class VQACsv(QuestionDataModule):
     """Questions about images in CSV files, in ViVQA's columns or others.
 
-    The columns are image (or filename, img_id, image_id), `question`, `answer`, and optionally `answers`, a JSON list
-    of all references, and `type` (or question_type), a number or a name; where it is missing or blank, rules of the
-    language find the type. An image is a path relative to `image_folder`, a name without its extension, or a number of
-    COCO. Where there is no file for validation, images of `train_csv` are split by a seed: never rows, and copies of an
-    image stay together.
+    The columns are image (or filename, img_id, image_id, image_path, file_name, img), `question`, `answer` or
+    `answers`, a JSON list of all references, and optionally `type` (or question_type), a number or a name; where it is
+    missing or blank, rules of the language find the type. Cells are parted by commas, semicolons or tabs. An image is a
+    path relative to `image_folder`, a name without its extension, or a number of COCO. Where there is no file for
+    validation, images of `train_csv` are split by a seed: never rows, and copies of an image stay together.
 
     Args:
         train_csv: Rows to train on.
@@ -38,10 +41,11 @@ class VQACsv(QuestionDataModule):
         split_seed: Seed of that split.
         splits: JSON file of an earlier split to be used again.
         on_leak: Whether a training image that is in validation or test too, by its file's bytes, is an error, or its
-            training rows are left out and counted. ViVQA's own files share images. Images that validation and test
-            share are only told.
-        language: Language of questions and answers, en or vi: its rules find the types of rows without one, and decide
-            which answers are equal.
+            training rows are left out and counted (drop), or trained on (ignore), with a warning, as only figures for a
+            published split need. ViVQA's own files share images. Images that validation and test share are only told.
+        language: Language of questions and answers, en, vi or other: its rules find the types of rows without one, and
+            decide which answers are equal. Of other, a row without a type is object. Questions in another language are
+            refused.
         question_types: Names of the types; a number in a file is a place in this list.
         **common: Fields of `QuestionDataModule`.
 
@@ -131,7 +135,7 @@ class VQACsv(QuestionDataModule):
                 "test_fraction": self.test_fraction or None,
                 "split_seed": self.split_seed or None,
                 "on_missing": "skip" if skips else None,
-                "on_leak": "drop" if drops else None,
+                "on_leak": None if self.on_leak == "error" else self.on_leak,
                 # or rows could not be read whose types these are
                 "question_types": self.question_types,
             }
@@ -172,7 +176,14 @@ class VQACsv(QuestionDataModule):
         self, training: QuestionTable, leaks: Mapping[Path, Path], source: Path, measured: Path | str, remedy: str
     ) -> QuestionTable:
         if leaks and self.on_leak == "error":
-            raise UserError(leak_message(source, measured, leaks, f"{remedy}, or set on_leak: drop"))
+            raise UserError(leak_message(source, measured, leaks, f"{remedy}, or set on_leak: drop (or ignore)"))
+        if leaks and self.on_leak == "ignore":
+            log.warning(
+                "on_leak: ignore: %d training images are in %s too and are trained on: figures there are too high, and "
+                "stand beside those of others on the same split alone",
+                *(len(leaks), measured),
+            )
+            return training
         rows = [row for row in training.rows if row.image not in leaks]
         if not rows:
             raise UserError(f"{source}: every training image is in {measured} too; nothing is left to train on")

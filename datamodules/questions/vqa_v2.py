@@ -33,8 +33,8 @@ class VQAv2(QuestionDataModule):
         test_questions: JSON of test questions; null where there are none.
         test_annotations: JSON of their answers; null where they are not known.
         test_images: Folder of their images.
-        language: Language of questions and answers, en or vi, whose rules decide which answers are equal; null for
-            English rules, those of VQAv2's evaluation.
+        language: Language of questions and answers, en, vi or other, whose rules decide which answers are equal; null
+            for English rules, those of VQAv2's evaluation. Questions in another language are refused.
         **common: Fields of `QuestionDataModule`.
 
     Raises:

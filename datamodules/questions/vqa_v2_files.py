@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.questions.images import ImageFinder
-from datamodules.questions.rows import OnMissing, QuestionRow, QuestionTable, normalize_text
+from datamodules.questions.rows import (
+    OnMissing,
+    QuestionRow,
+    QuestionTable,
+    kind_of_json,
+    most_frequent,
+    normalize_text,
+)
 from datamodules.questions.types import QuestionTypes
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 log = logging.getLogger("eomt")
 
@@ -18,12 +25,13 @@ Entry = dict[str, Any]
 def read_pair(
     questions: Path, annotations: Path | None, find_image: ImageFinder, types: QuestionTypes, on_missing: OnMissing
 ) -> QuestionTable:
-    """Read the official VQAv2 JSON; rows are named by `question_id`.
+    """Read the official JSON of VQAv2, or of OK-VQA; rows are named by `question_id`.
 
     Args:
         questions: `{"questions": [{"image_id", "question", "question_id"}]}`.
         annotations: `{"annotations": [{"question_id", "image_id", "multiple_choice_answer", "answers": [{"answer"}],
-            "answer_type"}]}`; None where answers are not known.
+            "answer_type"}]}`; without the multiple_choice_answer, as in OK-VQA, the most frequent of the answers is the
+            main one. None where answers are not known.
         find_image: Returns the file of an `image_id`.
         types: The answer types.
         on_missing: Whether a missing image is an error, or its questions are left out.
@@ -34,7 +42,7 @@ def read_pair(
     asked = _read_entries(questions, "questions", ("question", "image_id"))
     answered: dict[int, Entry] = {}
     if annotations is not None:
-        needed = ("multiple_choice_answer", "answers", "answer_type", "image_id")
+        needed = ("answers", "answer_type", "image_id")
         answered = _read_entries(annotations, "annotations", needed)
         _check_match(questions, asked, annotations, answered)
     rows: list[QuestionRow] = []
@@ -68,11 +76,8 @@ def read_annotated_answers(annotations: Path) -> list[str]:
     Raises:
         UserError: The file cannot be used.
     """
-    entries = _read_entries(annotations, "annotations", ("multiple_choice_answer",))
-    return [
-        _text(f"{annotations}: question_id {number}", "multiple_choice_answer", entry["multiple_choice_answer"])
-        for number, entry in entries.items()
-    ]
+    entries = _read_entries(annotations, "annotations", ("answers",))
+    return [_answers(f"{annotations}: question_id {number}", entry)[0] for number, entry in entries.items()]
 
 
 class _Answers:
@@ -83,16 +88,22 @@ class _Answers:
     """
 
     def __init__(self, where: str, entry: Entry, types: QuestionTypes) -> None:
-        self.main = _text(where, "multiple_choice_answer", entry["multiple_choice_answer"])
-        listed = entry["answers"] if isinstance(entry["answers"], list) else []
-        texts = [given["answer"] for given in listed if isinstance(given, dict) and "answer" in given]
-        self.all = tuple(_text(where, "answer", text) for text in texts)
-        if not self.main or not self.all:
-            raise UserError(f"{where}: the answer is missing; write it there, or take the question out")
+        self.main, self.all = _answers(where, entry)
         type_name = types.named(str(entry["answer_type"]))
         if type_name is None:
-            raise UserError(f"{where}: unknown type {entry['answer_type']!r}; must be one of {', '.join(types.names)}")
+            raise UserError(f"{where}: unknown type {entry['answer_type']!r}; must be one of {listed(types.names)}")
         self.type = type_name
+
+
+def _answers(where: str, entry: Entry) -> tuple[str, tuple[str, ...]]:
+    """Return the main answer of an annotation, by default the most frequent, and all of them."""
+    given = entry["answers"] if isinstance(entry["answers"], list) else []
+    texts = [answer["answer"] for answer in given if isinstance(answer, dict) and "answer" in answer]
+    found = tuple(_text(where, "answer", text) for text in texts)
+    main = _text(where, "multiple_choice_answer", entry.get("multiple_choice_answer", most_frequent(found)))
+    if not main or not found:
+        raise UserError(f"{where}: the answer is missing; write it there, or take the question out")
+    return main, found
 
 
 def _question_row(where: str, entry: Entry, answers: _Answers | None, image: Path, number: int) -> QuestionRow:
@@ -119,8 +130,12 @@ def _read_entries(file: Path, key: str, needed: tuple[str, ...]) -> dict[int, En
         raise UserError(f"{file}: cannot be read as JSON ({error}); give VQAv2's {key}") from error
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
-        has = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{file}: holds {has or 'nothing'}; must hold a list of {key}, as VQAv2's files do")
+        kind = kind_of_json(content)
+        if not kind.startswith("VQAv2") and not kind.startswith("of an"):
+            remedy = "write a CSV with the columns image, question and answers (a JSON list), for datamodules.VQACsv"
+            raise UserError(f"{file}: is {kind} JSON, which is not read; {remedy}")
+        has = listed(content) if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{file}: holds {has}; must hold a list of {key}, as VQAv2's files do")
     found: dict[int, Entry] = {}
     for place, entry in enumerate(entries):
         lacking = [name for name in ("question_id", *needed) if not isinstance(entry, dict) or name not in entry]

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from datamodules.common.pairs import Pair, find_files
 from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile, ZipMember, member_names
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 LabelKind = Literal["labelIds", "labelTrainIds"]
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
@@ -70,7 +70,7 @@ def _files(path: Path, root: str) -> dict[str, ImageFile]:
     names = member_names(place)
     prefix = f"{root}/"
     if not any(name.startswith(prefix) for name in names):
-        found = ", ".join(sorted({name.split("/")[0] for name in names})[:5]) or "nothing"
+        found = listed(sorted({name.split("/")[0] for name in names}), most=5)
         raise UserError(f"{place}: holds no folder {root} (but {found}); give the official archive {ARCHIVES[root]}")
     return {
         name.removeprefix(prefix): ZipMember(place, name)

@@ -5,7 +5,7 @@ import numpy as np
 from datamodules.common.checks import check_class_names
 from datamodules.common.reading import Color
 from datamodules.common.zip_members import ImageFile
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.utils.labels import IGNORE_INDEX
 
 MAX_CLASSES = 255
@@ -90,7 +90,7 @@ def infer_num_classes(labels: set[int], ignore_labels: list[int]) -> int:
         proposal = "{" + ", ".join(f"{label}: {index}" for index, label in enumerate(classes[:12])) + "}"
         proposal = proposal if len(classes) <= 12 else proposal[:-1] + ", ...}"
         raise UserError(
-            f"path: the training masks hold labels {_listed(classes)}, but no {missing}; "
+            f"path: the training masks hold labels {listed(classes)}, but no {missing}; "
             f"give class_names if some classes are absent, or class_map: {proposal}"
         )
     if len(classes) > MAX_CLASSES:
@@ -104,11 +104,7 @@ def one_class_problem(labels: set[int]) -> str:
     """Say which labels masks of a single class hold, and what would do."""
     if labels == {0, 255}:
         return "labels 0 and 255 (ignored); if 255 is a class, give class_map: {0: 0, 255: 1} and ignore_labels: []"
-    return f"labels {_listed(sorted(labels))}, of which fewer than two are classes; check class_map and ignore_labels"
-
-
-def _listed(labels: list[int]) -> str:
-    return ", ".join(map(str, labels[:12])) + (", ..." if len(labels) > 12 else "")
+    return f"labels {listed(sorted(labels))}, of which fewer than two are classes; check class_map and ignore_labels"
 
 
 def threshold_map(threshold: int, class_map: dict[int, int] | None, class_colors: list[Color] | None) -> dict[int, int]:

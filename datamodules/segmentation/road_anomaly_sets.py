@@ -1,6 +1,7 @@
 """Road-anomaly data sets on disk: which images and masks there are, and what their labels mean."""
 
 import os
+import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -150,17 +151,21 @@ def _images_and_masks(folder: Path) -> list[tuple[str, Path, Path | None]]:
     images = _by_stem(folder / "images", find_files(folder / "images", IMAGE_EXTENSIONS))
     names = find_files(folder / "labels_masks", (".png",))
     ending = "_labels_semantic.png"
-    is_official = any(name.endswith(ending) for name in names)
+    is_official = any(name.lower().endswith(ending) for name in names)
     # the official masks have colored twins for the eye
     ending = ending if is_official else ".png"
-    masks = {name.removesuffix(ending): folder / "labels_masks" / name for name in names if name.endswith(ending)}
+    masks = {
+        unicodedata.normalize("NFC", name[: -len(ending)]): folder / "labels_masks" / name
+        for name in names
+        if name.lower().endswith(ending)
+    }
     return _paired(folder / "images", images, masks, may_lack_masks=is_official)
 
 
 def _by_stem(folder: Path, names: list[str]) -> dict[str, str]:
     stems: dict[str, str] = {}
     for name in sorted(names):
-        stem = os.path.splitext(name)[0]
+        stem = unicodedata.normalize("NFC", os.path.splitext(name)[0])
         if stem in stems:
             raise UserError(f"{folder / name}: shares its mask with {stems[stem]}; keep one of the two")
         stems[stem] = name

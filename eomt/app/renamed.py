@@ -2,11 +2,6 @@
 
 from typing import Any
 
-import yaml
-from jsonargparse import get_loader, set_loader
-
-_load_yaml = get_loader("yaml")
-
 # name of the class, whatever module it is named by -> old field -> new field
 RENAMED: dict[str, dict[str, str]] = {
     "SAM2": {"image_size": "img_size"},
@@ -30,12 +25,3 @@ def with_new_names(config: Any) -> Any:
         new = {renamed.get(name, name): value for name, value in arguments.items()}
         config["init_args"] = new if len(new) == len(arguments) else arguments
     return config
-
-
-def accept_old_names() -> None:
-    """Let the parser accept configuration files with old names of fields."""
-    set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
-
-
-def _load(text: str) -> Any:
-    return with_new_names(_load_yaml(text))

@@ -1,5 +1,6 @@
 """Counts and a summary of an adapted network."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -28,6 +29,20 @@ def get_lora_stats(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def count_layers(paths: Iterable[str]) -> int:
+    """Return in how many layers modules are, by their paths.
+
+    A layer is the innermost numbered part of the model that holds a module, such as a block of a transformer with its
+    query, key and value; a module that stands in none is a layer itself.
+    """
+    layers = set()
+    for path in paths:
+        parts = path.split(".")
+        numbers = [place for place, part in enumerate(parts[:-1], start=1) if part.isdecimal()]
+        layers.add(tuple(parts[: numbers[-1]] if numbers else parts))
+    return len(layers)
+
+
 def print_lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> None:
     """Print what is adapted and trained, in a few lines."""
     print("\n".join(lora_summary(model, config)))
@@ -43,14 +58,14 @@ def lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> list[str
     adapters = {name: value for name, value in model.named_parameters() if is_adapter_name(name)}
     if config is None and adapters:
         trained = sum(value.numel() for value in adapters.values() if value.requires_grad)
-        layers = len({name.partition(".lora_")[0] for name in adapters})
+        layers = count_layers(name.partition(".lora_")[0] for name in adapters)
         lines.append(f"[LoRA] Adapted without a config: {trained:,} trainable params across {layers} layers")
     elif config is None:
         lines.append("[LoRA] None: every parameter is trained (full fine-tuning)")
     elif not config.enabled:
         lines.append("[LoRA] Disabled: no adapters")
     else:
-        parameters, layers = stats["lora_parameters"], len(stats["adapted_modules"])
+        parameters, layers = stats["lora_parameters"], count_layers(stats["adapted_modules"])
         if done and done.backend == "peft":
             lines.append("[LoRA] Using PEFT library for proper LoRA injection...")
             lines.append(f"[LoRA] PEFT: {parameters:,} trainable params across {layers} layers")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.lora.adapter_layer import AdapterLayer
 from eomt.lora.layers import SLICES
 from eomt.lora.supported_layers import all_modules, refusal, shared_weights, slices_refusal, unsuitable_reason
@@ -196,8 +196,8 @@ def _usable_words(leaves: Collection[str]) -> set[str]:
 def _no_match(field: str, name: str, vocabulary: set[str]) -> str:
     nearest = difflib.get_close_matches(name, sorted(vocabulary), n=4, cutoff=0.5)
     if nearest:
-        return f"{field}: {name!r} matches no module; nearest: {', '.join(nearest)}"
-    return f"{field}: {name!r} matches no module; there are: {', '.join(sorted(vocabulary))}"
+        return f"{field}: {name!r} matches no module; nearest: {listed(nearest)}"
+    return f"{field}: {name!r} matches no module; there are: {listed(sorted(vocabulary), most=20)}"
 
 
 def _in_layers(

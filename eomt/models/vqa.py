@@ -71,6 +71,11 @@ class DeterministicVQA(Network):
         fusion_layers: Number of layers of gated cross-attention.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         lora_config: Settings of LoRA; None adds no adapters.
+        use_vision_lora: Short for a `lora_config` with query, key and value of the vision encoder, all else frozen but
+            the new parts.
+        vision_lora_r: Rank of it.
+        vision_lora_alpha: Alpha of it.
+        vision_lora_dropout: Dropout of it.
 
     Attributes:
         tokenizer: Tokenizer of the text model; None if there is none.
@@ -99,8 +104,23 @@ class DeterministicVQA(Network):
         fusion_layers: int = 2,
         checkpointing: bool = False,
         lora_config: LoRAConfig | None = None,
+        use_vision_lora: bool = False,
+        vision_lora_r: int = 8,
+        vision_lora_alpha: float = 16,
+        vision_lora_dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if use_vision_lora:
+            if lora_config is not None:
+                raise UserError("use_vision_lora, lora_config: both are given; give one of them")
+            lora_config = LoRAConfig(
+                rank=vision_lora_r,
+                lora_alpha=vision_lora_alpha,
+                lora_dropout=vision_lora_dropout,
+                target_modules=["query", "key", "value"],
+                exclude_modules=["text_model", "fusion"],
+                freeze_base_model=True,
+            )
         pretrained = expand_source(pretrained)
         vision_model, text_model = expand_source(vision_model), expand_source(text_model)
         tokenizer = expand_source(tokenizer)
@@ -222,7 +242,8 @@ class DeterministicVQA(Network):
             input_ids: Tokens of the questions, (B, T).
             attention_mask: Mask (B, T), not 0 where there is a token.
             labels: Tokens of the answers, (B, L), -100 where there is none; each is predicted from those before it.
-                Without labels the generative head predicts only the first token (L = 1).
+                Without labels the generative head predicts only the first token (L = 1): that with which its tokenizer
+                begins every text, such as BART's <s>, or else the first of the answer.
             image_index: Image of each question, (B,); None for one question per image.
             vision_tokens: Output of `encode_images`, (I, N, Dv), in place of `images`.
 

@@ -115,12 +115,14 @@ class VisualQuestionAnswering(AdaptationTask):
         self.blank_accuracy = MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Check the vocabulary of the weights, and count the answers that are too long to be written.
+        """Check the vocabulary of the weights, forget features, and count answers that are too long to be written.
 
         Raises:
             UserError: If the weights belong to another vocabulary.
         """
         self.network.check_vocabulary()
+        # weights may have been changed between two runs
+        self.cache.clear()
         data = data_of(self.trainer)
         if stage == "fit" and self.network.answer_head == "generative" and isinstance(data, QuestionData):
             data.count_long_answers(self.max_answer_tokens)
@@ -243,7 +245,7 @@ class VisualQuestionAnswering(AdaptationTask):
         """
         if network is not self.network or not network.vision_is_frozen:
             return None
-        return self.cache.tokens(batch["image_name"], batch["image"], network.encode_images)
+        return self.cache.tokens(batch["image"], network.vision_encoder, network.encode_images)
 
     def _target(self, batch: dict[str, Any]) -> Tensor:
         return batch["labels"] if self.network.answer_head == "generative" else batch["answer_index"]

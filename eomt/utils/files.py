@@ -9,19 +9,24 @@ from pathlib import Path
 from eomt.errors import UserError
 
 
+def is_empty(folder: Path) -> bool:
+    """Return whether a path is a folder without anything in it."""
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callable[[Path], bool]) -> Path:
     """Write a folder, whole or not at all: a new one is filled beside it, which then replaces it. Return its path.
 
     Args:
         folder: Folder to write.
         write: Fills the new folder that it is given.
-        is_ours: Returns whether a folder that exists may be replaced.
+        is_ours: Returns whether a folder that exists may be replaced; an empty one may always be.
 
     Raises:
-        UserError: If the folder exists and `is_ours` says no.
+        UserError: If the folder exists, holds something, and `is_ours` says no.
     """
     folder = folder.resolve()
-    if folder.exists() and not is_ours(folder):
+    if folder.exists() and not is_empty(folder) and not is_ours(folder):
         raise UserError(f"{folder}: exists and is not what would be written there; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -13,7 +13,7 @@ from eomt.lora.layers import lora_layers, merge_lora_weights
 from eomt.lora.trainable import expected_trainable
 from eomt.models.network import Network
 from eomt.models.weights.files import read_weights
-from eomt.utils.files import write_folder
+from eomt.utils.files import is_empty, write_folder
 from eomt.utils.hub import WEIGHT_FILES
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.modes import evaluation_mode, full_precision
@@ -121,7 +121,7 @@ def check_output(output: str | None, files: frozenset[str]) -> None:
         raise UserError(f"output: {folder} exists; choose another name")
     if folder.suffix and folder.suffix != ORIGINAL_SUFFIX and not folder.is_dir():
         raise UserError(f"output: {folder}; give a folder, or a {ORIGINAL_SUFFIX} file with the authors' tensor names")
-    if folder.exists() and not is_merged_folder(folder, files):
+    if folder.exists() and not is_empty(folder) and not is_merged_folder(folder, files):
         raise UserError(f"output: {folder} exists and is no merged model; choose another folder")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():

@@ -165,10 +165,12 @@ def test_one_question_is_asked_of_one_image(adapted: Workspace, tmp_path: Path) 
     write_face(tmp_path / "one.png", 800)
     run = adapted.runs / "vqa"
     shutil.rmtree(run / "predictions", ignore_errors=True)
-    asked = ("--data.predict_path", str(tmp_path / "one.png"), "--data.predict_question", "is there a circle ?")
+    # a mapping in YAML
+    question = "the shape: is it a circle ?"
+    asked = ("--data.predict_path", str(tmp_path / "one.png"), "--data.predict_question", question)
     adapted.run("predict", "--ckpt_path", str(forms(run)[0]), *asked, config=False)
     (row,) = table(only(run / "predictions", "*_answers.csv"))
-    assert row["question"] == "is there a circle ?"
+    assert row["question"] == question
 
 
 def test_a_fit_that_was_cut_off_ends_where_it_would_have(adapted: Workspace) -> None:
@@ -236,7 +238,7 @@ def test_two_processes_measure_what_one_does(adapted: Workspace) -> None:
         (["--data.batch_size", "1000"], "batch_size"),
         (
             ["--data.type_weights", "{size: 2}"],
-            "unknown type 'size'; must be one of object, count, colour, location, or",
+            "unknown type 'size'; must be one of object, count, colour, location, yes/no, or",
         ),
         (
             ["--model.lora_config.trainable_modules", json.dumps(DECODER)],
@@ -253,7 +255,13 @@ def test_mistakes_are_told_in_a_line(
 
 @pytest.mark.parametrize(
     ("named", "text_model"),
-    [("train.csv", "text"), ("VQAv2", "text"), ("classification", "text"), ("classification", "bert")],
+    [
+        ("train.csv", "text"),
+        ("VQAv2", "text"),
+        ("classification", "text"),
+        ("classification", "bert"),
+        ("model.decoder", "text"),
+    ],
 )
 def test_the_commands_of_the_shipped_config_train(named: str, text_model: str, tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, "generative")
@@ -273,12 +281,15 @@ def test_the_commands_of_the_shipped_config_train(named: str, text_model: str, t
         fields |= {f"data.{name}": file for name, file in pairs.items()}
     else:
         fields |= {"data.train_csv": tmp_path / "train.csv", "data.val_csv": tmp_path / "val.csv"}
+        fields["data.language"] = "en"
     fields["config"] = ROOT / "configs" / "vqa_lora.yaml"
     arguments = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
     _, _, subcommand, _, _, *rest = shlex.split(command, comments=True)
     workspace.run(subcommand, *arguments[-2:], *rest, *arguments[:-2], "--run_name", "shipped", config=False)
+    # three in each of the two blocks of the vision encoder, and as many in both attentions of the decoder's block
+    num_adapters = 6 if named in ("classification", "model.decoder") else 12
     assert (
-        "all 6 adapters act and learn"
+        f"all {num_adapters} adapters act and learn"
         in json.loads((workspace.runs / "shipped" / "training_summary.json").read_text())["audit"]
     )
 
@@ -315,4 +326,4 @@ def test_a_type_head_is_set_up_by_its_weight(tmp_path: Path) -> None:
     run = workspace.fit("typed", "--model.type_head_weight", "0.1")
     assert "type_head" in json.loads((run / "training_summary.json").read_text())["audit"]
     saved = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["network"]["init_args"]
-    assert saved["question_types"] == ["object", "count", "colour", "location"]
+    assert saved["question_types"] == ["object", "count", "colour", "location", "yes/no"]

@@ -89,7 +89,7 @@ def test_every_module_of_the_network_is_in_one_table(workspace: Workspace, capsy
     # rank 4 on 64 -> 192: 4 * (64 + 192)
     row = "encoder.backbone.blocks.{0-5}.attn.qkv 6 x 192 x 64 rank 4, alpha 8 1,024 parameters"
     assert " ".join(adapted[0].split()) == row
-    assert "[LoRA] Manual injection: 21,504 trainable params across 24 layers" in output
+    assert "[LoRA] Manual injection: 21,504 trainable params across 6 layers" in output
     assert "[LoRA] Trainable: 21,764 (6.88%) | Total: 316,292" in output
 
 

@@ -15,7 +15,7 @@ from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.lora.files import load_adapter, save_adapter
 from eomt.lora.layers import freeze_lora_params, replace_linear_with_lora
-from eomt.lora.summary import print_lora_summary
+from eomt.lora.summary import count_layers, print_lora_summary
 from tests.lora.adapters import adapted, answer, base
 
 peft = pytest.importorskip("peft")
@@ -201,3 +201,28 @@ def test_doubles_under_autocast_stay_doubles() -> None:
     model = apply_lora(nn.Sequential(nn.Linear(4, 4)).double(), LoRAConfig(target_modules=["0"], rank=2))
     with torch.autocast("cpu", torch.bfloat16):
         assert model(torch.rand(2, 4, dtype=torch.double)).dtype == torch.double
+
+
+@pytest.mark.parametrize(
+    ("paths", "number"),
+    [
+        ([f"vision.encoder.layer.{block}.attention.{part}" for block in range(12) for part in "qkv"], 12),
+        ([f"blocks.{block}.{part}" for block in range(3) for part in ("attn.qkv", "mlp.0", "mlp.2")], 3),
+        ([f"stages.{stage}.blocks.{block}.attn.qkv" for stage in range(2) for block in range(3)], 6),
+        (["class_head", "mask_head.0", "mask_head.2", "encoder.blocks.0.attn.qkv"], 4),
+    ],
+)
+def test_layers_are_the_blocks_that_hold_adapters(paths: list[str], number: int) -> None:
+    """15.29: query, key and value of twelve layers were "36 layers"."""
+    assert count_layers(paths) == number
+
+
+def test_an_empty_folder_is_filled_and_no_other(tmp_path: Path) -> None:
+    """15.28: a folder that `mkdir` or `tempfile` had made was refused."""
+    model = adapted(base(), target_modules=["attention"])
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    assert save_adapter(model, folder) == folder
+    (folder / "mine.txt").write_text("")
+    with pytest.raises(UserError, match="exists and is not what would be written there"):
+        save_adapter(model, folder)

@@ -37,7 +37,7 @@ def test_without_peft_the_native_backend_steps_in(monkeypatch: pytest.MonkeyPatc
     printed = capsys.readouterr().out
     assert "PEFT library not found! Falling back to manual LoRA implementation..." in printed
     count = count_lora_parameters(model)
-    assert f"[LoRA] Manual injection: {count:,} trainable params across 12 layers" in printed
+    assert f"[LoRA] Manual injection: {count:,} trainable params across 6 layers" in printed
     for arguments in (DORA, PISSA):
         with pytest.raises(UserError, match="pip install peft"):
             apply_lora(base(), LoRAConfig(freeze_base_model=True, **arguments))

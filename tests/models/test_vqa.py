@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from eomt.errors import UserError
-from eomt.lora.config import LoRAConfig
+from eomt.lora.config import LoRAConfig, adaptation
 from eomt.models.vqa import DeterministicVQA
 from eomt.verification.audit import loaded_names
 from tests.gradients import KEY_BIAS
@@ -55,7 +55,7 @@ def answers_of(network: DeterministicVQA, **questions: Any) -> Tensor:
 def test_the_guides_snippet_runs_on_a_network_of_the_base_size(capsys: pytest.CaptureFixture) -> None:
     with no_init_weights():
         model = DeterministicVQA(
-            BASE_SIZED, BART | {"vocab_size": 1000}, pretrained=False, lora_config=LoRAConfig(**QKV)
+            BASE_SIZED, BART | {"vocab_size": 1000}, pretrained=False, use_vision_lora=True, vision_lora_r=8
         )
     # memory that nothing was written to may hold anything
     enlarge_weights(model)
@@ -68,7 +68,18 @@ def test_the_guides_snippet_runs_on_a_network_of_the_base_size(capsys: pytest.Ca
         output = model(images, ids, torch.ones(2, 20))
     assert output.logits.shape == (2, 1, 1000)
     assert output.logits.isfinite().all()
-    assert "[LoRA] Manual injection: 442,368 trainable params across 36 layers" in capsys.readouterr().out
+    assert "[LoRA] Manual injection: 442,368 trainable params across 12 layers" in capsys.readouterr().out
+
+
+def test_the_guides_arguments_are_short_for_a_config() -> None:
+    """15.29: `DeterministicVQA(use_vision_lora=True, vision_lora_r=8)` was an unexpected keyword."""
+    network = make_vqa(use_vision_lora=True, vision_lora_r=2, vision_lora_alpha=6, vision_lora_dropout=0.0)
+    done = adaptation(network)
+    assert done is not None
+    assert done.config == LoRAConfig(**QKV | {"rank": 2, "lora_alpha": 6, "lora_dropout": 0.0})
+    assert adaptation(make_vqa(vision_lora_r=2)) is None
+    with pytest.raises(UserError, match="use_vision_lora, lora_config: both are given"):
+        make_vqa(use_vision_lora=True, lora_config=LoRAConfig(**QKV))
 
 
 # -- what comes out, and what it depends on --------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Adapters of the question answering network: the guide's counts, freezing that spares them, folders for PEFT."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from eomt.errors import UserError
@@ -18,6 +20,7 @@ from eomt.lora.trainable import check_trainable, expected_trainable
 from eomt.models.parts.vision_tower import make_vision_tower
 from eomt.models.vqa import DeterministicVQA
 from eomt.verification.audit import AuditReport, random_base_faults
+from tests.documents import ROOT
 from tests.tiny_vqa import BART, SIDE, TYPES, VISION, enlarge_weights, make_questions, make_vqa
 
 both = pytest.mark.parametrize("backend", ["native", "peft"])
@@ -146,7 +149,7 @@ def test_it_prints_what_is_trained_and_every_name_of_a_tied_weight(capsys: pytes
     network.freeze_pretrained()
     printed = capsys.readouterr().out
     stats = get_lora_stats(network)
-    assert f"[LoRA] Manual injection: {stats['lora_parameters']:,} trainable params across 6 layers" in printed
+    assert f"[LoRA] Manual injection: {stats['lora_parameters']:,} trainable params across 2 layers" in printed
     share = f"{stats['trainable_percent']:.2f}%"
     assert (
         f"[LoRA] Trainable: {stats['trainable_parameters']:,} ({share}) | Total: {stats['total_parameters']:,}"
@@ -175,9 +178,8 @@ def test_adapters_that_were_not_made_by_apply_lora_on_the_network_are_not_frozen
         capsys.readouterr()
         network.freeze_pretrained(unfreeze_encoder_layers=2, unfreeze_decoder=False)
         number = sum(network.get_parameter(name).numel() for name in adapters)
-        layers = len({name.lower().partition(".lora_")[0] for name in adapters})
         printed = capsys.readouterr().out
-        assert f"[LoRA] Adapted without a config: {number:,} trainable params across {layers} layers\n" in printed
+        assert f"[LoRA] Adapted without a config: {number:,} trainable params across 2 layers\n" in printed
         assert "full fine-tuning" not in printed
         network.vision_encoder.requires_grad_(False)
         assert lora_summary(network)[0].startswith("[LoRA] Adapted without a config: 0 trainable params")
@@ -289,3 +291,26 @@ def test_an_adapter_folder_gives_the_same_answers_here_and_in_peft(head: str, ba
         plain.model = peft.PeftModel.from_pretrained(plain.model, folder / "vision_encoder.model").eval()
         images = questions["images"]
         torch.testing.assert_close(plain(images), network.encode_images(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("decoder_in_full", "sizes"), [(False, ("127 MB", "382 MB")), (True, ("1.10 GB", "3.29 GB"))])
+def test_an_adapter_of_the_shipped_config_is_as_large_as_said(decoder_in_full: bool, sizes: tuple[str, str]) -> None:
+    """15.30: the whole decoder and the embeddings were trained, 1.1 GB an adapter."""
+    config = yaml.safe_load((ROOT / "configs" / "vqa_lora.yaml").read_text())["model"]["init_args"]["lora_config"]
+    settings = LoRAConfig(**config["init_args"])
+    if decoder_in_full:
+        decoder = ["text_model.model.decoder", "shared", "embed_tokens", "lm_head"]
+        settings = replace(settings, exclude_modules=["text_model", "fusion"], trainable_modules=decoder)
+    width = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14}
+    # BARTpho's sizes
+    bart = {"vocab_size": 40030, "d_model": 1024, "max_position_embeddings": 1024}
+    for part in ("encoder", "decoder"):
+        bart |= {f"{part}_layers": 12, f"{part}_attention_heads": 16, f"{part}_ffn_dim": 4096}
+    with torch.device("meta"):
+        network = make_vqa(vision_model=VISION | width, text_model=BART | bart | {"model_type": "mbart"})
+    trained = get_lora_stats(apply_lora(network, settings))["trainable_parameters"]
+    # in float32; a checkpoint has AdamW's two moments beside it
+    found = [f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB" for size in (4 * trained, 12 * trained)]
+    assert found == list(sizes)
+    page = (ROOT / "docs" / "questions.md").read_text()
+    assert all(size in page for size in sizes)

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch import Tensor
@@ -167,6 +168,57 @@ def test_features_beyond_the_limit_are_not_kept(tokenizer: str, monkeypatch: pyt
         task.outputs(task.network, make_batch())
     assert counts == [2, 1]
     assert len(task.cache) == 1
+
+
+def change_images(task: VisualQuestionAnswering, batch: dict[str, Any]) -> None:
+    batch["image"] = 255 - batch["image"]
+
+
+def write_into_weights(task: VisualQuestionAnswering, batch: dict[str, Any]) -> None:
+    with torch.no_grad():
+        next(task.network.vision_encoder.parameters()).mul_(-1)
+
+
+def load_weights(task: VisualQuestionAnswering, batch: dict[str, Any]) -> None:
+    state = task.network.vision_encoder.state_dict()
+    task.network.vision_encoder.load_state_dict({name: -value for name, value in state.items()})
+
+
+def replace_weights(task: VisualQuestionAnswering, batch: dict[str, Any]) -> None:
+    state = task.network.vision_encoder.state_dict()
+    task.network.vision_encoder.load_state_dict({name: -value for name, value in state.items()}, assign=True)
+    task.network.vision_encoder.requires_grad_(False)
+
+
+def change_unseen_before_the_next_run(task: VisualQuestionAnswering, batch: dict[str, Any]) -> None:
+    next(task.network.vision_encoder.parameters()).data.mul_(-1)
+    task.trainer = lightning.Trainer(logger=False)
+    task.setup("validate")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [change_images, write_into_weights, load_weights, replace_weights, change_unseen_before_the_next_run],
+)
+def test_kept_features_are_those_of_the_weights_and_images_of_now(change: Any, tokenizer: str) -> None:
+    """15.11: they were kept by the names of the images, and served whatever had become of weights and images."""
+    task, batch = make_task(tokenizer, "classification", LORA | {"enabled": False}).eval(), make_batch()
+    before = task.outputs(task.network, batch)
+    change(task, batch)
+    after = task.outputs(task.network, batch)
+    questions = (batch["input_ids"], batch["attention_mask"], None, batch["image_index"])
+    assert torch.equal(after, task.network(batch["image"], *questions).logits)
+    assert float((after - before).detach().abs().max()) > 0.01
+
+
+def test_features_of_another_precision_are_not_taken(tokenizer: str) -> None:
+    """15.11: those of a run in bfloat16 were served in float32."""
+    task, batch = make_task(tokenizer, "classification", LORA | {"enabled": False}).eval(), make_batch()
+    expected = task.network.encode_images(batch["image"])
+    with torch.autocast("cpu", torch.bfloat16):
+        task.outputs(task.network, batch)
+    kept = task.cache.tokens(batch["image"], task.network.vision_encoder, task.network.encode_images)
+    assert torch.equal(kept, expected)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -81,3 +81,32 @@ def test_what_the_audit_cannot_call_or_compare_is_refused(model: nn.Module, batc
 def test_an_error_inside_of_the_model_stays_what_it_is() -> None:
     with pytest.raises(TypeError, match="linear"):
         call(Detector(), {"image": "no tensor"})
+
+
+class Attention(nn.Module):
+    """One head; in float64, whose rounding is far below the epsilon of AdamW."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(4, 4).double() for _ in range(3))
+
+    def forward(self, states: Tensor) -> Tensor:
+        scores = self.query(states) @ self.key(states).transpose(1, 2)
+        return scores.softmax(dim=-1) @ self.value(states)
+
+
+@pytest.mark.parametrize("still", ["", "key"])
+def test_the_bias_of_keys_which_softmax_takes_away_is_no_fault_but_a_weight_that_stays_is(still: str) -> None:
+    """15.30: the audit refused configs/vqa_lora.yaml for the key's bias of its new cross-attention."""
+    torch.manual_seed(0)
+    model, batch = Attention(), {"states": torch.rand(5, 3, 4, dtype=torch.float64)}
+    groups = [
+        {"params": list(module.parameters()), "lr": 0.0 if name == still else 1e-3}
+        for name, module in model.named_children()
+    ]
+    report = eomt.audit(
+        model, batch, lambda model, batch: model(**batch).square().mean(), optimizers=[torch.optim.AdamW(groups)]
+    )
+    assert [fault.partition(" ")[0] for fault in report.faults] == (
+        [f"'{still}.weight'", f"'{still}.bias'"] if still else []
+    )

@@ -368,3 +368,19 @@ def test_a_run_summary_must_stand_before_it(folder: Path) -> None:
     data = write_questions(folder)
     with pytest.raises(UserError, match="AnswerResults needs a RunSummary before it"):
         make_trainer(folder / "alone", [AnswerResults()]).test(make_task(data), datamodule=data, verbose=False)
+
+
+def test_a_callback_that_serves_two_runs_measures_the_baselines_of_each(tmp_path: Path) -> None:
+    """15.11: the second run was set beside the baselines of the first one's data."""
+    callback, found = AnswerResults(), []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        data = write_questions(tmp_path / name)
+        if name == "second":
+            file = tmp_path / name / "val.csv"
+            file.write_text(file.read_text(encoding="utf-8").replace(",tròn,", ",đỏ,"), encoding="utf-8")
+        trainer = make_trainer(tmp_path / name, [callback])
+        trainer.validate(make_task(data), datamodule=data, verbose=False)
+        found.append(float(trainer.callback_metrics["val_majority_accuracy"]))
+    # the most frequent answer of training is that to every second question, and then to none of them
+    assert found == [0.5, 0.0]

@@ -120,7 +120,7 @@ def test_vietnamese_survives_every_step(tmp_path: Path) -> None:
     rows += [[0, question, answer, image, "ma\u0300u", ""] for image in range(2, 4)]
     write_questions(tmp_path, [9])
     write_csv(tmp_path / "train.csv", rows, ["", "question", "answer", "img_id", "type", "answers"])
-    data = vqa_csv(tmp_path, question_types=["vật", "màu"], batch_size=2, val_fraction=0.5)
+    data = vqa_csv(tmp_path, question_types=["vật", "màu"], batch_size=2, val_fraction=0.5, language="vi")
     assert data.answers == ["màu đỏ"]
     data.setup("fit")
     for loader in (data.train_dataloader(), data.val_dataloader()):
@@ -285,7 +285,7 @@ def test_counts_tell_of_every_split(tmp_path: Path) -> None:
     data = vqa_csv(tmp_path, val_csv=str(tmp_path / "val.csv"))
     data.setup("fit")
     assert data.counts["train"] == {
-        **{"images": 8, "questions": 24, "object": 8, "count": 0, "colour": 8, "location": 8},
+        **{"images": 8, "questions": 24, "object": 8, "count": 0, "colour": 8, "location": 8, "yes/no": 0},
         **{"dropped": 0, "leaked": 0, "truncated": 0, "skipped": 0},
     }
     assert data.counts["val"]["images"] == 3
@@ -372,5 +372,5 @@ data:
     data = parser.instantiate_classes(config).data
     assert isinstance(data, VQACsv)
     assert (data.batch_size, data.img_size, data.answers) == (3, (70, 84), ["a", "b"])
-    assert data.type_weights == {"object": 1, "count": 1, "colour": 2, "location": 1}
-    assert data.question_types == ["object", "count", "colour", "location"]
+    assert data.type_weights == {"object": 1, "count": 1, "colour": 2, "location": 1, "yes/no": 1}
+    assert data.question_types == ["object", "count", "colour", "location", "yes/no"]

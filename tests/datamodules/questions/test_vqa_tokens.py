@@ -60,6 +60,7 @@ def test_mbart_reads_questions_in_their_language_and_writes_answers_up_to_their_
 
 def test_the_language_of_the_data_reaches_the_tokenizer(tmp_path: Path) -> None:
     write_questions(tmp_path, range(4))
+    write_csv(tmp_path / "train.csv", [[0, "màu gì ?", "red", image, 2] for image in range(4)])
     folder = make_mbart_tokenizer(tmp_path / "mbart")
     tokenizer = MBartTokenizer.from_pretrained(folder)
     data = vqa_csv(tmp_path, language="vi", tokenizer=str(folder), batch_size=2)

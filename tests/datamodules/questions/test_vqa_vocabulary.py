@@ -21,7 +21,7 @@ SPELLINGS = ["two", "2", "Two", "two.", "dogs", "the dogs", "Dogs!", "isn't", "i
 def write_answers(folder: Path, answers: list[str]) -> dict[str, Any]:
     """Write a question for each answer, and one of validation; return fields of a data module."""
     write_questions(folder, range(len(answers)))
-    write_csv(folder / "train.csv", [[0, "how many ?", answer, image, 0] for image, answer in enumerate(answers)])
+    write_csv(folder / "train.csv", [[0, "how, mấy ?", answer, image, 0] for image, answer in enumerate(answers)])
     write_questions(folder, [90], "val.csv")
     return {"val_csv": str(folder / "val.csv"), "batch_size": 1}
 

@@ -251,7 +251,7 @@ def test_the_command_says_a_mistake_in_one_line(
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
     assert (
-        "columns question, truth; must have an image column (image, filename, img_id, image_id) and answer" in printed
+        "columns question, truth; must have an image column (image, filename, img_id, image_id, image_path," in printed
     )
     assert not output.exists()
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from datamodules.class_maps import CITYSCAPES_LABEL_IDS, CITYSCAPES_NAMES
-from datamodules.common.zip_members import ZipMember, _archive
+from datamodules.common.zip_members import ZipMember, _archive, _version
 from datamodules.segmentation.cityscapes import Cityscapes
 from eomt.errors import UserError
 
@@ -122,7 +122,7 @@ def test_a_forked_worker_does_not_move_the_file_position_of_its_parent(tmp_path:
             packed.writestr(name, name * 10_000)
     member = ZipMember(tmp_path / "a.zip", "first")
     member.read()
-    handle = _archive(member.archive, os.getpid()).fp
+    handle = _archive(member.archive, os.getpid(), _version(member.archive)).fp
     assert handle is not None
     before = os.lseek(handle.fileno(), 0, os.SEEK_CUR)
     worker = multiprocessing.get_context("fork").Process(target=ZipMember(member.archive, "second").read)
@@ -130,6 +130,16 @@ def test_a_forked_worker_does_not_move_the_file_position_of_its_parent(tmp_path:
     worker.join()
     assert worker.exitcode == 0
     assert os.lseek(handle.fileno(), 0, os.SEEK_CUR) == before
+
+
+def test_an_archive_that_takes_the_place_of_another_is_read_anew(tmp_path: Path) -> None:
+    """15.11: an open archive was kept by its name, also where another had been put there."""
+    member = ZipMember(tmp_path / "a.zip", "inside.txt")
+    for content in (b"first", b"the second"):
+        with zipfile.ZipFile(tmp_path / "new.zip", "w") as packed:
+            packed.writestr("inside.txt", content)
+        (tmp_path / "new.zip").replace(member.archive)
+        assert member.read() == content
 
 
 def test_a_member_of_an_archive_travels_to_other_processes(tmp_path: Path) -> None:
