@@ -74,6 +74,18 @@ class LoRACheckpoint(Checkpoint):
         self.monitor = self.monitor or pl_module.monitor
         self.mode = self.mode or pl_module.mode
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that something can select the best step.
+
+        Raises:
+            UserError: If nothing is validated, although it is not switched off.
+        """
+        if trainer.limit_val_batches and not trainer.enable_validation:
+            raise UserError(
+                f"data: has no val_dataloader, so {self.monitor} cannot select the best step; add one, "
+                "or switch validation off: --trainer.limit_val_batches 0"
+            )
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop a run that diverged, since NaN scores have an arg-max too and can give a high metric.
 

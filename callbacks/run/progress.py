@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -137,4 +138,8 @@ class ProgressBar(RichProgressBar):
         if self.images_per_second:
             shown.append(f"{self.images_per_second:.1f} images/s")
         title = self.sanity_check_description if trainer.sanity_checking else f"step {trainer.global_step}"
+        if trainer.state.fn == "validate":
+            # its steps are counted from 0; which weights they are is what matters
+            weights = getattr(trainer.lightning_module, "weights", None)
+            title = Path(weights).name if weights else "base"
         log.info("%s: %s", title, ", ".join(shown))

@@ -39,8 +39,14 @@ class ImageDataModule(DataModule):
         self.num_workers = num_workers
 
     def training_loader(self, dataset: Any, sampler: TrainingSampler | None = None) -> DataLoader[dict[str, Any]]:
-        """Return shuffled batches that go on where a resumed run stopped; what does not fill a batch is left out."""
-        sampler = sampler or TrainingSampler(len(dataset), self._world_size, self._rank, self._run_seed)
+        """Return shuffled batches that go on where a resumed run stopped; what does not fill a batch is left out.
+
+        Raises:
+            UserError: If no batch would be filled.
+        """
+        if sampler is None:
+            self._check_batch_size(len(dataset))
+            sampler = TrainingSampler(len(dataset), self._world_size, self._rank, self._run_seed)
         if self.trainer is not None:
             progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
             sampler.samples_seen = lambda: progress.completed * self.batch_size

@@ -77,7 +77,7 @@ class Trainer(lightning.pytorch.Trainer):
         ckpt_path: str | None = None,
         output: str | None = None,
     ) -> None:
-        """Write the stand-alone model of a checkpoint or adapter as one safetensors file, after a comparison.
+        """Write the stand-alone model of a checkpoint or adapter, a folder with safetensors, after a comparison.
 
         Args:
             model: A task.

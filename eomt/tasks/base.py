@@ -80,6 +80,9 @@ class AdaptationTask(LightningModule, ABC):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        for name in ("network_class", "monitor", "file_metrics"):
+            if not hasattr(type(self), name):
+                raise UserError(f"{type(self).__name__}.{name}: is not set; a task names it, see AdaptationTask")
         self.check_network(network)
         for name, value, good, allowed in (
             ("lr", lr, lr >= 0, "at least 0"),
@@ -111,8 +114,11 @@ class AdaptationTask(LightningModule, ABC):
             UserError: If it is not.
         """
         if not isinstance(network, cls.network_class):
-            wanted = f"eomt.models.{cls.network_class.__name__}"
-            raise UserError(f"network: {type(network).__name__}; {cls.__name__} takes {wanted}")
+            package = cls.network_class.__module__
+            package = "eomt.models" if package.startswith("eomt.models.") else package
+            raise UserError(
+                f"network: {type(network).__name__}; {cls.__name__} takes {package}.{cls.network_class.__name__}"
+            )
 
     # -- configuration, before anything is built ---------------------------------------------------------------------
 
@@ -370,7 +376,11 @@ def first_supervised(task: AdaptationTask, batches: Iterable[Any]) -> Any:
     Raises:
         UserError: If no batch has any.
     """
+    is_empty = True
     for batch in batches:
         if task.is_supervised(batch):
             return batch
+        is_empty = False
+    if is_empty:
+        raise UserError("data: train_dataloader gives no batch; see batch_size and the number of training samples")
     raise UserError("data: no batch of the first epoch holds a label to learn from; see ignore_labels and crop_size")

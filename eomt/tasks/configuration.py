@@ -9,6 +9,10 @@ from typing import Any
 from eomt.errors import UserError
 from eomt.models.network import Arguments, Network
 from eomt.tasks.data import TaskData
+from eomt.utils.paths import constructor_parameters
+
+# what a datamodule may ask of a network, in its `from_network`
+NETWORK_FACTS = ("img_size", "tokenizer", "max_tokens")
 
 
 @dataclass
@@ -48,10 +52,18 @@ class Configuration:
         Args:
             fact: Name of the fact in the datamodule's `from_network`.
             find: Returns the fact, None where it is not known; called only where it is needed, as it may read files.
+
+        Raises:
+            UserError: If `from_network` names something else.
         """
         if self.data is None or self.data_class is None:
             return
         for name, wanted in self.data_class.from_network.items():
+            if wanted not in NETWORK_FACTS or name not in constructor_parameters(self.data_class):
+                raise UserError(
+                    f"{self.data_class.__name__}.from_network: {{{name!r}: {wanted!r}}}; must be an argument of its "
+                    f"constructor, and one of {', '.join(NETWORK_FACTS)}"
+                )
             if wanted == fact and name in self.data and self.data[name] is None:
                 self.data[name] = find()
 

@@ -1,8 +1,8 @@
 """The contract between data modules and the tasks and callbacks that use them.
 
 Tasks and callbacks do not import data modules, and data modules do not import tasks: both sides agree on these
-protocols. A data module that derives from `datamodules.common.data_module.DataModule` keeps `TaskData`; one that
-derives from Lightning's own class defines the members itself.
+protocols. A data module that derives from `datamodules.common.data_module.DataModule` keeps `TaskData`; the command
+line takes no other.
 
 Who uses which members:
 
