@@ -41,7 +41,8 @@ from eomt.app.config import (
 )
 from eomt.app.log import set_up_output
 from eomt.app.messages import as_user_error, constructor_of, find_user_error, one_line, root_of
-from eomt.app.names import as_written, plain, read_yaml_by_our_rules
+from eomt.app.names import plain, read_yaml_by_our_rules
+from eomt.app.parser import Parser
 from eomt.app.runs import (
     RunConfiguration,
     create_run_folder,
@@ -65,18 +66,6 @@ log = logging.getLogger("eomt")
 FOLDER_VARIABLE = "EOMT_RUN_FOLDER"
 # for `inspect` where nothing gives the number of classes
 ASSUMED_CLASSES = 2
-
-
-class Parser(LightningArgumentParser):
-    """A parser that reports a bad argument as a UserError of one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """Raise a UserError, where jsonargparse would print its usage and exit."""
-        raise UserError(one_line(ex if ex is not None else ValueError(message)))
-
-    def parse_object(self, cfg_obj: Any, *args: Any, **kwargs: Any) -> Namespace:
-        """Return what a component is given, with names and texts as they were written."""
-        return super().parse_object(as_written(cfg_obj), *args, **kwargs)
 
 
 class CLI(LightningCLI):

@@ -256,6 +256,18 @@ CALLBACK = '[{"class_path": "lightning.pytorch.callbacks.%s", "init_args": %s}]'
         (("--trainer.profiler", "pytorch"), "trainer.profiler: pytorch"),
         (("--trainer.default_root_dir", "null"), "trainer.default_root_dir: null"),
         (("--model.lr", "-1e-3"), "lr: -0.001; must be"),
+        (("--model.lora_config.rnak", "4"), "model.lora_config.rnak: no such field; did you mean rank?"),
+        (("--model.lrr", "4"), "model.lrr: no such field; did you mean lr?"),
+        (("--data.test_csv", "x"), "data.test_csv: no such field; there are path, batch_size, crop_size"),
+        (("--model.lora_config.rank", "four"), "model.lora_config.rank: four; must be a whole number"),
+        (
+            ("--data.class_map", "nope"),
+            "data.class_map: nope; must be a mapping, cityscapes, ade20k,",
+        ),
+        (("--data", "NoSuch"), "data: NoSuch; must be a class_path that can be imported, null"),
+        (("--seed_everything", "x"), "seed_everything: x; must be true or false, a whole number"),
+        (("--trainer.precision", "12"), "trainer.precision: 12; must be 64, 32, 16, transformer-engine"),
+        (("--model.network", "torch.nn.Identity"), "model.network: torch.nn.Identity is no EoMT"),
     ],
 )
 def test_values_that_cannot_be_are_one_line(
@@ -297,3 +309,16 @@ def test_progress_bars_and_rate_monitors_of_lightning_are_taken(workspace: Works
     workspace.fit(f"bar_{bar}", "--trainer.max_epochs", "1", *given)
     (metrics,) = (workspace.folder / f"csv_{bar}").rglob("metrics.csv")
     assert "lr-AdamW/adapters" in metrics.read_text().splitlines()[0]
+
+
+def test_a_field_of_a_file_that_is_unknown_is_named_with_what_is_near(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """15.32: not given, or misspelled at the top of a file."""
+    file = workspace.folder / "misspelled.yaml"
+    file.write_text("modle:\n  class_path: eomt.tasks.SemanticSegmentation\n")
+    error = refusal(capsys, workspace, "fit", "--config", str(file), config=False)
+    assert "modle.class_path: no such field; did you mean model?" in error
+    assert "model: not given; give it, or a file with it: --config FILE" in refusal(
+        capsys, workspace, "fit", config=False
+    )

@@ -117,7 +117,7 @@ def test_other_values_are_read_as_before() -> None:
 
 
 def test_numbers_alone_are_no_names() -> None:
-    with pytest.raises(UserError, match="Expected a <class 'str'>"):
+    with pytest.raises(UserError, match="must be a text"):
         parsed("--data.names", "[1, 2]")
 
 
