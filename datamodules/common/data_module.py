@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from lightning import LightningDataModule
 
+from eomt.utils.files import is_empty
+
 # what a data module may take from the network for which it makes images and texts ready
 NetworkFact = Literal["img_size", "tokenizer", "max_tokens"]
 
@@ -36,6 +38,12 @@ class DataModule(LightningDataModule):
         self.predict_path = predict_path
         self.counts: dict[str, dict[str, int]] = {}
         self.balanced = False
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `prepare_data` has nothing left to make: where there is a `path`, something is there."""
+        path = getattr(self, "path", None)
+        return path is None or (Path(path).exists() and not (Path(path).is_dir() and is_empty(Path(path))))
 
     @property
     def class_names(self) -> list[str] | None:

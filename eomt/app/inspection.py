@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -182,7 +182,11 @@ def missing_data_reason(datamodule: LightningDataModule) -> str | None:
     try:
         datamodule.setup("fit")
     except UserError as error:
-        if is_overridden("prepare_data", datamodule, LightningDataModule):
+        # data that are there are wrong, whoever made them
+        if (
+            is_overridden("prepare_data", datamodule, LightningDataModule)
+            and not cast(TaskData, datamodule).is_prepared
+        ):
             return str(error)
         raise
     return None

@@ -14,7 +14,8 @@ Who uses which members:
 - `SemanticSegmentation`: `class_names`, `AnomalyData`; `PromptedSegmentation`: `class_names`, `predict_path`;
   `MorphDetection`: `balanced`; `MaskedAutoencoding`: `batch_size`; `VisualQuestionAnswering`:
   `QuestionData.count_long_answers`.
-- The command line (`eomt.app`, `eomt.cli`): `batch_size`, `counts`, `split_record`, `num_classes`, `class_names`.
+- The command line (`eomt.app`, `eomt.cli`): `is_prepared`, `batch_size`, `counts`, `split_record`, `num_classes`,
+  `class_names`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,10 @@ class TaskData(Protocol):
     @property
     def class_names(self) -> Sequence[str] | None:
         """Names of the classes in the order of their ids; None where `num_classes` is None."""
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `prepare_data` has nothing left to make."""
 
     @property
     def is_split_by_seed(self) -> bool:

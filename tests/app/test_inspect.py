@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import eomt.models.eomt
+from datamodules import StreetScenes
 from eomt.app.inspection import collapse_paths
 from eomt.models.eomt import EoMT
 from eomt.models.vit import ViT
@@ -200,6 +201,17 @@ def test_generated_data_are_not_generated(
     assert "`fit` makes the data, and has not yet" in output
     assert "batch of 3 on" in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_in_generated_data_is_not_taken_for_missing_data(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """15.34: any mistake read as "`fit` makes the data, and has not yet"."""
+    args = ("--data", "datamodules.StreetScenes", "--data.path", str(tmp_path / "streets"), "--data.batch_size", "99")
+    args += ("--data.num_train", "4", "--data.num_val", "1", "--data.num_test", "1")
+    StreetScenes(str(tmp_path / "streets"), num_train=4, num_val=1, num_test=1).prepare_data()
+    error = refusal(capsys, workspace, "inspect", *args, "--model.network.pretrained", "false")
+    assert "batch_size: 99 on 1 processes is more than the 4 training images" in error
 
 
 def test_a_dead_adapter_is_one_line_and_status_2(
