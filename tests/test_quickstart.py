@@ -101,6 +101,20 @@ def test_adapters_alone_adapt_the_tiny_sam2_to_steel(folder: Path, monkeypatch: 
     assert found["merge_relative_diff"] <= 1e-4
 
 
+def test_defects_are_found_without_prompts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """15.2: 300 steps ended at a Kaggle Dice of .19, an empty answer has .74, and the run was called a success."""
+    free = ("--model.network.prompt_free", "true", "--model.modes", "[none]", "--model.watch", "none")
+    clean = ("--data.include_clean", "true")
+    run(folder, monkeypatch, "fit", "--run_name", "free", *free, *clean, *steps(150), config=SAM2_CONFIG)
+    found = summary(folder / "runs" / "free")
+    assert found["metric"] == "val_none_kaggle_dice"
+    # step 0 answers nothing
+    assert f"{found['baseline']:.4f}" in found["notes"][0]
+    assert found["best"] > found["baseline"] + 0.02
+    # classes and images get answers of their own
+    assert len(found["notes"]) == 1
+
+
 def test_what_the_tiny_mae_learnt_is_adapted_to_morphs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ("--data.num_images", "400")
     run(folder, monkeypatch, "fit", "--run_name", "mae", *few, *steps(100), config=MAE_CONFIG)
