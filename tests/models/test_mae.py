@@ -1,6 +1,9 @@
 """The masked autoencoder: transformers' answers, a sound start, its own masks, pictures, and encoders on disk."""
 
 import math
+import re
+from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -252,3 +255,38 @@ def test_sizes_of_the_tests_are_small() -> None:
 def test_a_ratio_that_masks_all_or_nothing_is_refused(ratio: float) -> None:
     with pytest.raises(UserError, match="mask_ratio"):
         MaskedAutoencoder(pretrained=False, mask_ratio=ratio)
+
+
+def authors_state(model: ViTMAEForPreTraining, with_decoder: bool) -> dict[str, torch.Tensor]:
+    """The state dict of the same model in the code of its authors."""
+    found: dict[str, torch.Tensor] = {}
+    plain = {"layernorm_before": "norm1", "layernorm_after": "norm2", "attention.o_proj": "attn.proj"}
+    for name, value in model.state_dict().items():
+        if name.startswith("decoder.") and not with_decoder:
+            continue
+        name = name.removeprefix("vit.").removeprefix("decoder.").replace("decoder_layers.", "decoder_blocks.")
+        name = re.sub(r"^layers\.", "blocks.", name).replace(
+            "embeddings.patch_embeddings.projection", "patch_embed.proj"
+        )
+        name = name.replace("embeddings.cls_token", "cls_token").replace("embeddings.position_embeddings", "pos_embed")
+        name = re.sub(r"^layernorm\.", "norm.", name)
+        for theirs, authors in plain.items():
+            name = name.replace(f".{theirs}.", f".{authors}.")
+        if part := re.fullmatch(r"(.*)\.attention\.([qkv])_proj\.(\w+)", name):
+            fused = f"{part[1]}.attn.qkv.{part[3]}"
+            found[fused] = torch.cat((found[fused], value)) if fused in found else value
+        else:
+            found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("with_decoder", [False, True])
+def test_the_authors_file_is_read(tmp_path: Path, with_decoder: bool) -> None:
+    """15.27: Meta's .pth, with settings beside the weights, whole or of the encoder alone."""
+    model = tiny_model()
+    content = {"model": authors_state(model, with_decoder), "epoch": 1, "args": Namespace(lr=1e-3)}
+    torch.save(content, tmp_path / "mae_pretrain.pth")
+    network = make_mae(pretrained=str(tmp_path / "mae_pretrain.pth"))
+    for name, value in model.state_dict().items():
+        if with_decoder or not name.startswith("decoder."):
+            torch.testing.assert_close(network.model.state_dict()[name], value, rtol=0, atol=0)

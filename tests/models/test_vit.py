@@ -1,7 +1,9 @@
 """The encoder: layouts it reads, sizes it takes, what it refuses."""
 
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -142,6 +144,27 @@ def test_weights_as_their_authors_keep_them(tmp_path: Path, name: str) -> None:
     torch.save({"model": source.backbone.state_dict() | {"mask_token": torch.zeros(1, 1, WIDTH)}}, tmp_path / "mae.pth")
     loaded = make_encoder(name, (32, 48), pretrained=str(tmp_path / "mae.pth"))
     assert torch.equal(loaded(make_image()), source(make_image()))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_file_of_dinov2_with_registers_is_read_as_its_authors_made_it(tmp_path: Path, wrapped: bool) -> None:
+    """15.27: the default backbone's own .pth; there the positions hold one for the class token."""
+    source = make_encoder("vit_small_patch14_reg4_dinov2", (32, 48))
+    state = dict(source.backbone.state_dict())
+    official = {name: value for name, value in state.items() if name not in ("reg_token", "pos_embed", "cls_token")}
+    of_class = torch.randn(1, 1, WIDTH)
+    official |= {"register_tokens": state["reg_token"], "mask_token": torch.zeros(1, WIDTH)}
+    official |= {"cls_token": state["cls_token"] - of_class, "pos_embed": torch.cat((of_class, state["pos_embed"]), 1)}
+    if wrapped:
+        # as training code saves it: names of DataParallel, figures of numpy, settings of argparse
+        official = {f"module.{name}": value for name, value in official.items()}
+        content = {"model": official, "loss": np.float64(0.5), "args": Namespace(lr=1e-3), "epoch": 3}
+        torch.save(content, tmp_path / "dinov2.pth")
+    else:
+        torch.save(official, tmp_path / "dinov2.pth")
+    loaded = make_encoder("vit_small_patch14_reg4_dinov2", (32, 48), pretrained=str(tmp_path / "dinov2.pth"))
+    image = make_image()
+    torch.testing.assert_close(loaded(image), source(image), rtol=1e-5, atol=1e-5)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:

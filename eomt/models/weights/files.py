@@ -2,11 +2,13 @@
 
 import json
 import struct
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,6 +20,13 @@ from eomt.utils.hub import INDEX_FILES, WEIGHT_FILES, first_line
 GIT_LFS = b"version https://git-lfs"
 # how a PyTorch file begins: as a zip file, or one of before PyTorch 1.6 as a pickle
 PYTORCH = (b"PK", b"\x80")
+# what authors keep beside their weights: settings and figures, which run nothing when they are read
+NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
+HARMLESS: list[Any] = [
+    *(Namespace, np.dtype),
+    *((NUMPY_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+]
 # of readers of damaged files: torch.load takes a pickle apart without checks of its own
 DAMAGED = (
     *(SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError),
@@ -107,7 +116,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             state = load_file(file)
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(HARMLESS):
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         # nobody's code is run: the file is damaged, or holds objects instead of tensors
         raise UserError(f"{file}: cannot be read as plain tensors (weights_only); give safetensors") from error
@@ -115,6 +125,9 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file}: cannot be read ({first_line(error)}); copy it again") from error
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
+    if isinstance(state, dict) and state and all(str(name).startswith("module.") for name in state):
+        # as DataParallel and DistributedDataParallel save them
+        state = {name.removeprefix("module."): value for name, value in state.items()}
     if not isinstance(state, dict) or not state:
         raise UserError(f"{file}: holds no tensors by name; give the weights of a model")
     for name, value in state.items():

@@ -17,6 +17,7 @@ from eomt.lora.adapter_layer import require_merged
 from eomt.models.weights.checks import check_tensors
 from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_config_fields, read_weights, write_weights
+from eomt.models.weights.mae_authors import from_authors, is_of_authors
 from eomt.models.weights.renaming import RenamingTable
 from eomt.utils.files import write_folder
 from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHT_FILES, Wanted
@@ -62,8 +63,8 @@ class MAEWeights:
     """What a folder holds.
 
     Attributes:
-        folder: The folder.
-        config: Fields of its config.json.
+        folder: The folder, or the authors' file.
+        config: Fields of its config.json; None for what is not known.
         encoder: Tensors in the names of a ViTMAEModel.
         decoder: Tensors in the names of the decoder of a ViTMAEForPreTraining; none in a folder of an encoder alone.
     """
@@ -155,11 +156,18 @@ def initialize_mae(model: ViTMAEModel | ViTMAEForPreTraining) -> None:
 
 
 def read_mae(source: bool | str) -> MAEWeights:
-    """Read a local folder, a repository on the hub, or (true) the released base size.
+    """Read a local folder, a repository on the hub, the authors' .pth file, or (true) the released base size.
 
     Raises:
         UserError: If there is no such thing, it cannot be read, or is no ViT-MAE.
     """
+    if source is not True and Path(str(source)).is_file():
+        state = {name: value.float() for name, value in read_weights(str(source)).items()}
+        if not is_of_authors(state):
+            raise UserError(
+                f"{source}: has no names of a ViT-MAE; give its authors' .pth, or a folder with a {CONFIG_FILE}"
+            )
+        return MAEWeights(Path(str(source)), *from_authors(state))
     folder = find_weights(REPOSITORY if source is True else str(source), WANTED)
     file = folder / CONFIG_FILE
     if not file.is_file():
@@ -178,9 +186,9 @@ def fill_mae_encoder(model: ViTMAEModel, weights: MAEWeights) -> None:
         UserError: For an encoder of other sizes, or tensors missing, too many or of another shape.
     """
     own, stored = model.config.to_dict(), weights.fields()
-    if any(stored[field] != own[field] for field in SIZES.values()):
+    if any(stored[field] not in (None, own[field]) for field in SIZES.values()):
         has = ", ".join(f"{argument}: {own[field]}" for argument, field in SIZES.items())
-        needed = ", ".join(f"{argument}: {stored[field]}" for argument, field in SIZES.items())
+        needed = ", ".join(f"{argument}: {stored[field]}" for argument, field in SIZES.items() if stored[field])
         raise UserError(f"{weights.folder}: does not fit, the network has {has}; give it {needed}")
     for field in FIXED_FIELDS:
         if stored[field] != own[field]:
@@ -201,7 +209,7 @@ def fill_mae_decoder(model: ViTMAEForPreTraining, weights: MAEWeights) -> bool:
         UserError: For one of the same sizes with tensors missing, too many or of another shape.
     """
     own, stored = model.config.to_dict(), weights.fields()
-    if not weights.decoder or any(stored[field] != own[field] for field in DECODER_FIELDS):
+    if not weights.decoder or any(stored[field] not in (None, own[field]) for field in DECODER_FIELDS):
         return False
     state = _with_positions(weights.decoder, DECODER_POSITIONS, model.decoder)
     check_tensors(state, model.decoder.state_dict(), weights.folder, "the decoder")

@@ -35,9 +35,12 @@ def load_backbone(backbone: Backbone, source: str) -> None:
     if is_hugging_face(state):
         state = fit_to(backbone, backbone_from_hugging_face(state), path)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm.", "mask_token"))}
+    state = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}
     own = backbone.state_dict()
     family = eva if isinstance(backbone, eva.Eva) else vision_transformer
+    if family is eva:
+        # elsewhere timm knows by it the names of DINOv2's authors
+        state.pop("mask_token", None)
     try:
         state = dict(family.checkpoint_filter_fn(state, backbone))
     except (RuntimeError, ValueError, AssertionError) as error:
