@@ -1,14 +1,17 @@
 """Images and their masks, found by their names."""
 
+import logging
 import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.common.reading import IMAGE_EXTENSIONS
+from datamodules.common.reading import IMAGE_EXTENSIONS, begins_like_image
 from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
+
+log = logging.getLogger("eomt")
 
 # of the splits' folders
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
@@ -55,6 +58,25 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(names)
 
 
+def find_image_files(folder: Path, endings: tuple[str, ...] = IMAGE_EXTENSIONS) -> list[str]:
+    """Return the sorted names, relative to `folder`, of the images below it; tell of those that are left out.
+
+    Args:
+        folder: Holds images, and maybe other files.
+        endings: How their names may end.
+    """
+    names = find_files(folder, endings)
+    others = sorted(set(find_files(folder, ("",))) - set(names))
+    if left_out := [
+        name for name in others if name.lower().endswith(IMAGE_EXTENSIONS) or begins_like_image(folder / name)
+    ]:
+        log.warning(
+            "%s: %d images are left out, for their names do not end with %s: %s",
+            *(folder, len(left_out), listed(endings, most=4), listed(left_out, most=3)),
+        )
+    return names
+
+
 def find_images(path: Path, field: str) -> dict[str, Path]:
     """Return the images below a folder by name, or one image.
 
@@ -63,7 +85,7 @@ def find_images(path: Path, field: str) -> dict[str, Path]:
     """
     if path.is_file():
         return {path.name: path}
-    names = find_files(path, IMAGE_EXTENSIONS)
+    names = find_image_files(path)
     if not names:
         raise UserError(f"{field}: {path} is no image and no folder of images; give one that exists")
     return {name: path / name for name in names}
@@ -110,10 +132,10 @@ def find_pairs(
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; put the {folder.name} of the data set there")
     mask_ending = mask_suffix or ".png"
-    images = find_files(images_folder, (image_suffix,) if image_suffix else IMAGE_EXTENSIONS)
-    masks = find_files(masks_folder, (mask_ending,))
+    images = find_image_files(images_folder, (image_suffix,) if image_suffix else IMAGE_EXTENSIONS)
+    masks = find_image_files(masks_folder, (mask_ending,))
     if not images:
-        wanted = image_suffix or ", ".join(IMAGE_EXTENSIONS)
+        wanted = image_suffix or listed(IMAGE_EXTENSIONS)
         raise UserError(f"{images_folder}: no file ends with {wanted}; put images there, or check image_suffix")
 
     # in one form of Unicode, and without the ending, whose case may differ

@@ -9,7 +9,7 @@ from typing import Any
 
 from datamodules.common.areas import check_areas
 from datamodules.common.file_names import NameTable
-from datamodules.common.pairs import Pair, find_files, find_pairs
+from datamodules.common.pairs import Pair, find_files, find_image_files, find_pairs
 from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
 from datamodules.common.tables import read_table
 from datamodules.common.threads import map_in_threads
@@ -76,7 +76,7 @@ class KaggleLayout(AnnotationLayout):
         table, images = self.folder / "train.csv", self.folder / "train_images"
         if not images.is_dir():
             raise UserError(f"{images}: no such folder; put the images of train.csv there")
-        rows: dict[str, list[tuple[int, int, str]]] = {name: [] for name in find_files(images, IMAGE_EXTENSIONS)}
+        rows: dict[str, list[tuple[int, int, str]]] = {name: [] for name in find_image_files(images)}
         find = NameTable(rows)
         for row, stated, label, runs in _table_rows(table):
             name = find(stated)
@@ -107,10 +107,10 @@ class SuperviselyLayout(AnnotationLayout):
     @cached_property
     def _titles(self) -> dict[str, frozenset[str]]:
         """Class titles in each image."""
-        names = find_files(self.folder / "img", IMAGE_EXTENSIONS)
+        names = find_image_files(self.folder / "img")
         annotated, find = find_files(self.folder / "ann", (".json",)), NameTable(names)
         if not names:
-            raise UserError(f"{self.folder / 'img'}: no image; put images there ({', '.join(IMAGE_EXTENSIONS)})")
+            raise UserError(f"{self.folder / 'img'}: no image; put images there ({listed(IMAGE_EXTENSIONS)})")
         self._annotations = {image: name for name in annotated if (image := find(name[: -len(".json")])) is not None}
         if lonely := sorted(set(names) - set(self._annotations)):
             raise UserError(f"{self.folder / 'img' / lonely[0]}: no {self._file(lonely[0])}; export the annotation too")

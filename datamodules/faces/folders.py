@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from datamodules.common.pairs import find_files
+from datamodules.common.pairs import find_image_files
 from datamodules.common.reading import IMAGE_EXTENSIONS, Box
 from datamodules.common.splits import SPLITS
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 
 BONA_FIDE, MORPH = 0, 1
 CLASS_NAMES = ("bonafide", "morph")
@@ -89,11 +89,9 @@ def _faces_of_layout(folder: Path, root: Path, identity_pattern: str | None) -> 
     faces = []
     parts, pattern = _layout(folder)
     for part, label, attack in parts:
-        names = find_files(part, IMAGE_EXTENSIONS)
+        names = find_image_files(part)
         if not names:
-            raise UserError(
-                f"{part}: no image ({', '.join(IMAGE_EXTENSIONS)}); put the {CLASS_NAMES[label]} images there"
-            )
+            raise UserError(f"{part}: no image ({listed(IMAGE_EXTENSIONS)}); put the {CLASS_NAMES[label]} images there")
         for name in names:
             file = part / name
             folders = name.split("/")[:-1]

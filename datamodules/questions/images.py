@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from datamodules.common.file_names import FileFinder
-from datamodules.common.reading import IMAGE_EXTENSIONS
+from datamodules.common.reading import COMMON_EXTENSIONS, RARE_EXTENSIONS
 
 COCO_PREFIXES = ("", "COCO_train2014_", "COCO_val2014_", "COCO_test2015_")
 
@@ -36,8 +36,9 @@ def _candidates(name: str) -> list[str]:
     # a column of numbers with gaps comes out of a spreadsheet as 2.0
     if re.fullmatch(r"[0-9]+\.0", name):
         forms.append(name.removesuffix(".0"))
-    candidates = [form + extension for form in forms for extension in ("", *IMAGE_EXTENSIONS)]
+    candidates = [form + extension for form in forms for extension in ("", *COMMON_EXTENSIONS)]
     number = forms[-1]
     if number.isascii() and number.isdecimal():
         candidates += [f"{prefix}{int(number):012d}.jpg" for prefix in COCO_PREFIXES]
+    candidates += [form + extension for form in forms for extension in RARE_EXTENSIONS]
     return candidates if name else []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.pairs import find_files, find_pairs
+from datamodules.common.pairs import find_image_files, find_pairs
 from datamodules.common.reading import check_image, has_transparency, read_image, read_image_with_opacity, read_mask
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
@@ -58,7 +58,7 @@ def read_cutouts(folder: Path) -> list[Cutout]:
     """
     if (folder / "images").is_dir():
         return [Cutout(pair.image, pair.mask) for pair in find_pairs(folder / "images", folder / "masks", None, None)]
-    files = [folder / name for name in find_files(folder, TRANSPARENT_EXTENSIONS)]
+    files = [folder / name for name in find_image_files(folder, TRANSPARENT_EXTENSIONS)]
     if not files:
         raise UserError(
             f"outliers: {folder} holds neither transparent images ({', '.join(TRANSPARENT_EXTENSIONS)}) "

@@ -1,14 +1,17 @@
 """COCO's panoptic format: a JSON file of segments and their categories, and PNG files of segment ids."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datamodules.common.file_names import FileFinder
 from datamodules.common.pairs import Pair
 from datamodules.common.reading import read_image
+from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.labels import MAX_CLASSES
 from eomt.errors import UserError
 from eomt.utils.labels import IGNORE_INDEX
@@ -57,6 +60,7 @@ def read_panoptic_split(source: Path) -> PanopticSplit:
     images, masks = root / name.removeprefix("panoptic_"), source.parent / name
     # where others than COCO's own archive put them
     masks = masks if masks.is_dir() else root / name
+    find_image, find_mask = FileFinder(images), FileFinder(masks)
     pairs, segments, pixels = [], [], []
     try:
         file_of_image = {image["id"]: image["file_name"] for image in content["images"]}
@@ -67,13 +71,15 @@ def read_panoptic_split(source: Path) -> PanopticSplit:
             areas: dict[int, int] = {}
             for part, (_, class_id) in zip(annotation["segments_info"], rows, strict=True):
                 areas[class_id] = areas.get(class_id, 0) + part["area"]
-            pairs.append(Pair(image, images / image, masks / annotation["file_name"]))
+            mask = annotation["file_name"]
+            # what is missing is told below, with the number of all
+            pairs.append(Pair(image, find_image(image) or images / image, find_mask(mask) or masks / mask))
             segments.append(np.array(sorted(rows), dtype=np.int64).reshape(-1, 2))
             pixels.append(areas)
     except (KeyError, TypeError) as error:
         raise UserError(f"{source}: not in COCO's panoptic format ({error!r}); give the official file") from error
-    _check_files(source, images, [pair.name for pair in pairs])
-    _check_files(source, masks, [annotation["file_name"] for annotation in content["annotations"]])
+    _check_files(source, [pair.image for pair in pairs])
+    _check_files(source, [pair.mask for pair in pairs])
     return PanopticSplit(source, names, pairs, segments, pixels)
 
 
@@ -131,10 +137,10 @@ def _check_segments(source: Path, annotation: dict[str, Any], class_of_category:
             )
 
 
-def _check_files(source: Path, folder: Path, names: list[str]) -> None:
-    missing = [name for name in names if not (folder / name).is_file()]
+def _check_files(source: Path, files: Sequence[ImageFile]) -> None:
+    missing = [file for file in files if isinstance(file, Path) and not file.is_file()]
     if missing:
         raise UserError(
-            f"{folder / missing[0]}: no such file, but {source} names it ({len(missing)} of {len(names)} are missing); "
+            f"{missing[0]}: no such file, but {source} names it ({len(missing)} of {len(files)} are missing); "
             "add the files"
         )

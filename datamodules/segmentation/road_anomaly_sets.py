@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.common.pairs import find_files
+from datamodules.common.pairs import find_files, find_image_files
 from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
 from eomt.errors import UserError
 from eomt.utils.labels import IGNORE_INDEX
@@ -148,7 +148,7 @@ def _frames(folder: Path) -> list[tuple[str, Path, Path | None]]:
 
 
 def _images_and_masks(folder: Path) -> list[tuple[str, Path, Path | None]]:
-    images = _by_stem(folder / "images", find_files(folder / "images", IMAGE_EXTENSIONS))
+    images = _by_stem(folder / "images", find_image_files(folder / "images"))
     names = find_files(folder / "labels_masks", (".png",))
     ending = "_labels_semantic.png"
     is_official = any(name.lower().endswith(ending) for name in names)

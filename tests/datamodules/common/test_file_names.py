@@ -1,5 +1,6 @@
 """Files are found whatever the case of their extension and their form of Unicode, and tables in any usual CSV."""
 
+import logging
 import unicodedata
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from datamodules.common.file_names import FileFinder, NameTable
-from datamodules.common.pairs import find_pairs
+from datamodules.common.pairs import find_images, find_pairs
+from datamodules.common.reading import RARE_EXTENSIONS, check_image, read_image
 from datamodules.common.splits import read_split_record
 from datamodules.common.tables import read_table
 from datamodules.questions.images import ImageFinder
@@ -132,3 +134,48 @@ def test_masks_of_any_case_belong_to_a_road_anomaly_set(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "set" / "labels_masks" / "1.PNG")
     (sample,) = find_anomaly_sets(tmp_path)["set"].samples
     assert sample.mask == tmp_path / "set" / "labels_masks" / "1.PNG"
+
+
+@pytest.mark.parametrize("extension", RARE_EXTENSIONS)
+def test_every_listed_extension_is_one_that_pillow_reads(extension: str) -> None:
+    assert Image.registered_extensions()[extension] in Image.OPEN
+
+
+@pytest.mark.parametrize("extension", [".jfif", ".jpe", ".gif", ".avif", ".ppm", ".jp2", ".tga", ".pcx", ".JFIF"])
+def test_images_are_found_and_read_whatever_their_ending(extension: str, tmp_path: Path) -> None:
+    """15.21: they were passed over without a word."""
+    format_name = Image.registered_extensions()[extension.lower()]
+    if format_name not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {format_name}")
+    file = tmp_path / f"one{extension}"
+    Image.new("RGB", (16, 16), (200, 30, 30)).save(file, format_name)
+    assert find_images(tmp_path, "predict_path") == {file.name: file}
+    assert read_image(file).size == (16, 16)
+    assert check_image(file) == (16, 16)
+    assert ImageFinder(tmp_path)("one") == file
+
+
+def test_images_that_are_left_out_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """15.21"""
+    write_face(tmp_path / "1.png", 1)
+    (tmp_path / "no_ending").write_bytes((tmp_path / "1.png").read_bytes())
+    (tmp_path / "raw.cr2").write_bytes(b"II*\0 and so on")
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic and so on")
+    for name, content in (("notes.txt", b"BM"), ("empty", b""), (".hidden", b"\x89PNG"), ("web.svg", b"<svg/>")):
+        (tmp_path / name).write_bytes(content)
+    with caplog.at_level(logging.WARNING, logger="eomt"):
+        assert list(find_images(tmp_path, "predict_path")) == ["1.png"]
+    (message,) = caplog.messages
+    assert "3 images are left out" in message
+    assert message.endswith(": no_ending, phone.heic, raw.cr2")
+
+
+def test_images_without_the_given_suffix_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """15.21"""
+    for name in ("a_leftImg8bit.png", "b.png"):
+        write_pair(tmp_path, name, make_mask())
+    with caplog.at_level(logging.WARNING, logger="eomt"):
+        (pair,) = find_pairs(tmp_path / "images", tmp_path / "masks", "_leftImg8bit.png", "_leftImg8bit.png")
+    assert pair.name == "a_leftImg8bit.png"
+    assert len(caplog.messages) == 2
+    assert all("1 images are left out" in text and text.endswith(": b.png") for text in caplog.messages)

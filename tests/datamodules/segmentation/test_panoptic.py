@@ -127,3 +127,14 @@ def test_a_named_class_map_brings_its_names(tmp_path: Path) -> None:
     (batch,) = data.val_dataloader()
     assert batch["mask"].tolist() == [[[255, 0, 1, 149]]]
     assert (data.num_classes, data.class_names[149]) == (150, "flag")
+
+
+def test_files_are_found_by_any_spelling_of_their_names(tmp_path: Path) -> None:
+    """15.28"""
+    write_coco(tmp_path)
+    for folder in (tmp_path / "train2017", tmp_path / "annotations" / "panoptic_train2017"):
+        for file in folder.iterdir():
+            file.rename(file.with_suffix(file.suffix.upper()))
+    data = coco(tmp_path)
+    data.setup("fit")
+    assert data.counts["train"]["images"] == 3
