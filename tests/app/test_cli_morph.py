@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from transformers import ViTMAEModel
 
+from callbacks.pictures.reconstructions import caption
 from tests.cli_runs import Workspace, refusal
 from tests.datamodules.faces.face_files import write_face, write_people, write_splits
 from tests.ranks import run_on_ranks
@@ -128,6 +129,17 @@ def test_a_pretraining_that_is_resumed_ends_where_it_would_have(pretrained: Work
     whole, resumed = (torch.load(path, weights_only=True)["state_dict"] for path in ends)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_mean_patch_stands_beside_the_loss(pretrained: Workspace) -> None:
+    """15.19: and normalized patches, whose rest alone is predicted, are said to be no more in pictures."""
+    rows = [row for row in table(pretrained.runs / "mae" / "metrics.csv") if row["val_loss"]]
+    assert rows
+    # one figure for all validations, for the images are the same
+    assert len({row["val_loss_mean_patch"] for row in rows}) == 1
+    assert 0 < float(rows[0]["val_loss_mean_patch"]) < 2
+    assert "true mean and deviation are put back" in caption(norm_pix_loss=True)
+    assert "put back" not in caption(norm_pix_loss=False)
 
 
 def test_reconstructions_are_drawn_for_new_images(pretrained: Workspace) -> None:

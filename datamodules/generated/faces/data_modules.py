@@ -83,7 +83,7 @@ class GeneratedMorphs(MorphFaces, GeneratedData):
     `prepare_data` writes them as PNG files, once: `train`, `val` and `test`, each with `bonafide` and with
     `morph/blend` (two pictures laid over one another) and `morph/warp` (both brought to the mean shape first). Nobody
     is in two splits. Photos and morphs go through the same camera, whose sharpness and noise vary; what sharpness and
-    contrast alone tell is measured by `callbacks.results.sharpness_baseline`.
+    contrast alone tell is measured by `callbacks.results.morph_baselines`.
 
     Args:
         path: Folder for the files.

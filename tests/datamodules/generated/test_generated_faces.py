@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 from PIL import Image, ImageFilter
 
-from callbacks.results.sharpness_baseline import sharpness_baseline
+from callbacks.results.morph_baselines import baseline_figures
 from datamodules.generated.faces.data_modules import GeneratedFaces, GeneratedMorphs
 from datamodules.generated.faces.drawing import draw_person, draw_photo, render_face
 from datamodules.generated.faces.morphing import ATTACKS, develop
@@ -182,25 +182,25 @@ def test_the_command_line_builds_them_from_yaml() -> None:
         assert parser.instantiate_classes(config).data.img_size == (64, 64)
 
 
-def test_the_baseline_finds_blurred_morphs_and_nothing_in_noise(tmp_path: Path) -> None:
+def test_baselines_find_blurred_morphs_and_nothing_in_noise(tmp_path: Path) -> None:
     for index, split in enumerate(("train", "val", "test")):
         write_people(tmp_path / split, range(30 * index, 30 * index + 25), photos=2)
-    data = morph_faces(tmp_path)
-    in_noise = sharpness_baseline(data)
+    in_noise = baseline_figures(morph_faces(tmp_path), ["test"])
     for file in tmp_path.rglob("morph/*/*.png"):
         with Image.open(file) as image:
             image.filter(ImageFilter.GaussianBlur(2)).save(file)
-    assert sharpness_baseline(morph_faces(tmp_path)) < 0.02
-    assert 0.3 < in_noise < 0.7
+    blurred = baseline_figures(morph_faces(tmp_path), ["test"])
+    for name in ("eer_sharpness", "eer_texture"):
+        assert blurred[name] < 0.02
+        assert 0.3 < in_noise[name] < 0.7
 
 
-def test_the_baseline_is_measured_on_validation_where_there_is_no_test(tmp_path: Path) -> None:
-    data = morphs(tmp_path / "set", num_train=4)
-    whole = sharpness_baseline(data)
+def test_what_is_tested_is_the_test_split_where_there_is_one(tmp_path: Path) -> None:
+    assert morphs(tmp_path / "set", num_train=4).tested_parts() == ["test"]
     (tmp_path / "set" / "test").rename(tmp_path / "elsewhere")
-    without = sharpness_baseline(morphs(tmp_path / "set", num_train=4))
-    assert 0 <= whole <= 1
-    assert 0 <= without <= 1
+    without = morphs(tmp_path / "set", num_train=4)
+    assert without.tested_parts() == []
+    assert 0 <= baseline_figures(without, ["val"])["eer_sharpness"] <= 1
 
 
 def test_drawing_leaves_torch_alone(tmp_path: Path) -> None:
