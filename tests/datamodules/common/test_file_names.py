@@ -104,7 +104,7 @@ def test_a_table_of_faces_names_them_in_any_spelling(delimiter: str, tmp_path: P
     (tmp_path / "faces.csv").write_text("\n".join(lines), encoding="utf-8")
     data = morph_faces(tmp_path / "faces.csv", identity_pattern=None)
     data.setup("fit")
-    assert len(data.labels("train")) == 4
+    assert len(data.faces("train")) == 4
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
