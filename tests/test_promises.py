@@ -118,5 +118,6 @@ def test_tensorboard_gets_figures_and_pictures(workspace: Workspace) -> None:
     (events,) = folder.rglob("events.out.tfevents.*")
     log = accumulator.EventAccumulator(str(events.parent)).Reload()
     assert {"val_iou", "train_loss", "lr"} <= set(log.Tags()["scalars"])
-    assert log.Scalars("val_iou")[0].step == 0
+    assert [scalar.step for scalar in log.Scalars("val_iou")] == [0, 4, 8]
+    assert [scalar.step for scalar in log.Scalars("train_loss")] == [2, 4, 6, 8]
     assert "val_pictures" in log.Tags()["images"]

@@ -1,14 +1,18 @@
 """Where pictures go: into files, and to whatever logger can show them."""
 
+import logging
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from eomt.utils.files import write_file
+
+log = logging.getLogger("eomt")
 
 
 def picture_path(name: str) -> Path:
@@ -35,9 +39,10 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def log_image(loggers: Iterable[Logger], name: str, image: Image.Image, step: int) -> None:
-    """Send a picture to the loggers that show pictures, wandb and TensorBoard; the others are skipped.
+    """Send a picture to the loggers that show pictures: wandb, TensorBoard, MLflow and Comet.
 
-    Lightning's logger classes import wandb and tensorboard only when one is made, so neither has to be installed.
+    Lightning's logger classes import wandb and the like only when one is made, so none has to be installed. Loggers
+    that are not known here get no picture, which is said once.
 
     Args:
         loggers: Usually `trainer.loggers`.
@@ -50,6 +55,17 @@ def log_image(loggers: Iterable[Logger], name: str, image: Image.Image, step: in
             logger.log_image(name, [image], step=step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, np.asarray(image), step, dataformats="HWC")
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, np.asarray(image), artifact_file=f"{name}/step{step:06d}.png")
+        elif isinstance(logger, CometLogger):
+            logger.experiment.log_image(image, name=name, step=step)
+        elif not isinstance(logger, CSVLogger):
+            _say_once(type(logger).__name__)
+
+
+@lru_cache
+def _say_once(logger: str) -> None:
+    log.info("%s: gets no pictures, they are in the run's folder", logger)
 
 
 def show_picture(trainer: Trainer, folder: Path, picture: Image.Image) -> None:

@@ -29,6 +29,20 @@ class Trainer(lightning.pytorch.Trainer):
     merged_config: str | None = None
     allow_random_base: bool = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Lightning counts batches here, one behind the optimizer's steps in training and ahead of them after a resume
+        connector = self._logger_connector
+        log_metrics = connector.log_metrics
+
+        def at_step(metrics: dict[str, Any], step: int | None = None) -> None:
+            if step is not None or not metrics:
+                log_metrics(metrics, step)
+            else:
+                log_metrics({"epoch": self.current_epoch} | metrics, self.global_step)
+
+        vars(connector)["log_metrics"] = at_step
+
     def inspect(self, model: AdaptationTask, datamodule: Any = None, ckpt_path: str | None = None) -> None:
         """Show what would be trained, its size, memory and data, and audit it; nothing is trained or written.
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -354,6 +354,44 @@ def test_pictures_reach_tensorboard_and_wandb(tmp_path: Path, monkeypatch: pytes
     sent = [np.asarray(Image.open(path)) for path in (tmp_path / "wandb").rglob("media/images/val_pictures*.png")]
     assert sum(np.array_equal(picture, written) for picture in sent) == 1
     loggers[1].experiment.finish()
+
+
+class Recorder:
+    """What MLflow's client and Comet's experiment have in common here."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def log_image(self, *args: Any, **kwargs: Any) -> None:
+        self.calls.append((args, kwargs))
+
+
+@pytest.mark.parametrize("base", [MLFlowLogger, CometLogger])
+def test_pictures_reach_mlflow_and_comet(base: type[Logger]) -> None:
+    """15.26: only wandb and TensorBoard had them, without a word."""
+    recorder = Recorder()
+    made = type("Known", (base,), {"__init__": lambda self: None, "experiment": recorder, "run_id": "a"})()
+    log_image([made], "val_pictures", Image.new("RGB", (2, 2)), 4)
+    ((args, kwargs),) = recorder.calls
+    assert kwargs in ({"artifact_file": "val_pictures/step000004.png"}, {"name": "val_pictures", "step": 4})
+    assert np.asarray(args[-1]).shape == (2, 2, 3)
+
+
+def test_a_logger_without_pictures_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    class AimLogger(CSVLogger.__bases__[0]):  # type: ignore[misc, name-defined]
+        name = version = "a"
+
+        def __init__(self) -> None: ...
+
+        def log_metrics(self, *_: Any, **__: Any) -> None: ...
+
+        def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    with caplog.at_level(logging.INFO, "eomt"):
+        for step in range(2):
+            log_image([AimLogger()], "a", Image.new("RGB", (2, 2)), step)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["AimLogger: gets no pictures, they are in the run's folder"]
 
 
 def test_log_image_needs_neither_wandb_nor_tensorboard_for_other_loggers(tmp_path: Path) -> None:
