@@ -23,6 +23,7 @@ from callbacks.pictures.predictions import PredictionPictures, errors, spread
 from callbacks.pictures.prompts import PROMPT
 from datamodules.common.data_module import DataModule
 from eomt.prompts import Prompts
+from tests.ranks import one_thread
 
 SIZE = 48
 CLASS_NAMES = ["ground", "disc", "sky"]
@@ -327,7 +328,8 @@ def test_two_processes_write_every_prediction_and_report_once(tmp_path: Path) ->
     logger.setLevel(logging.INFO)
     try:
         run = trainer(tmp_path, PredictionPictures(), devices=2, strategy="ddp_fork")
-        run.predict(Segmenter(), datamodule=Scenes(), return_predictions=False)
+        with one_thread():
+            run.predict(Segmenter(), datamodule=Scenes(), return_predictions=False)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
