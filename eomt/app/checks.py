@@ -9,8 +9,9 @@ from jsonargparse import Namespace
 from eomt.app.config import class_of, network_class_of
 from eomt.app.runs import Checkpoint, step_of
 from eomt.errors import UserError
+from eomt.models.network import Network
 from eomt.utils.paths import constructor_parameters
-from eomt.verification.merging import check_output
+from eomt.verification.merging import ORIGINAL_SUFFIX, check_output
 
 # commands that neither train nor measure: they need no run folder, no callbacks and no data
 COMMANDS_WITHOUT_RUN = ("inspect", "merge")
@@ -127,4 +128,7 @@ def _check_merge(config: Namespace, checkpoint: Checkpoint | None) -> None:
         raise UserError("ckpt_path: null; give the weights to merge: a .ckpt file, an adapter folder, latest or best")
     if checkpoint.kind == "merged":
         raise UserError(f"ckpt_path: {checkpoint.path} is merged already; give a .ckpt file or an adapter folder")
-    check_output(config.output, network_class_of(config).files)
+    network = network_class_of(config)
+    if Path(config.output or "").suffix == ORIGINAL_SUFFIX and network.write_original is Network.write_original:
+        raise UserError(f"output: {config.output}: {network.__name__} is not written as a .pt; give a folder")
+    check_output(config.output, network.files)

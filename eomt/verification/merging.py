@@ -119,10 +119,10 @@ def check_output(output: str | None, files: frozenset[str]) -> None:
     folder = Path(output)
     if folder.suffix == ORIGINAL_SUFFIX and folder.exists():
         raise UserError(f"output: {folder} exists; choose another name")
-    if folder.suffix and folder.suffix != ORIGINAL_SUFFIX and not folder.is_dir():
-        raise UserError(f"output: {folder}; give a folder, or a {ORIGINAL_SUFFIX} file with the authors' tensor names")
     if folder.exists() and not is_empty(folder) and not is_merged_folder(folder, files):
         raise UserError(f"output: {folder} exists and is no merged model; choose another folder")
+    if folder.suffix and folder.suffix != ORIGINAL_SUFFIX and not folder.is_dir():
+        raise UserError(f"output: {folder}; give a folder, or a {ORIGINAL_SUFFIX} file with the authors' tensor names")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UserError(f"output: {above} is a file; choose another folder")

@@ -287,7 +287,7 @@ def test_a_field_that_stands_twice_is_refused(workspace: Workspace, capsys: pyte
     assert "'trainer' stands twice" in error
 
 
-@pytest.mark.parametrize("output", ["model.onnx", "model.safetensors"])
+@pytest.mark.parametrize("output", ["model.onnx", "model.safetensors", "model.pt"])
 def test_a_merged_model_is_a_folder_or_a_pt_file(
     workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, output: str
 ) -> None:

@@ -92,5 +92,5 @@ def test_the_command_line_makes_paths_of_path_types_and_saves_plain_text(argumen
     given, file = parsed(f"--data.{argument}")
     name = argument.partition("=")[0]
     assert given[name] == value
-    assert type(given[name]) is type(value)
+    assert isinstance(given[name], type(value))
     assert file[name] == saved

@@ -107,6 +107,5 @@ def test_the_bias_of_keys_which_softmax_takes_away_is_no_fault_but_a_weight_that
     report = eomt.audit(
         model, batch, lambda model, batch: model(**batch).square().mean(), optimizers=[torch.optim.AdamW(groups)]
     )
-    assert [fault.partition(" ")[0] for fault in report.faults] == (
-        [f"'{still}.weight'", f"'{still}.bias'"] if still else []
-    )
+    # a layer is one fault
+    assert [fault.partition(" ")[0] for fault in report.faults] == ([f"'{still}.weight'"] if still else [])

@@ -30,6 +30,8 @@ WANTED = Wanted(
     f"one in Hugging Face layout, or a repository such as {REPOSITORY}",
     "--model.network.encoder.pretrained",
 )
+# of single files
+WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
 POSITIONS = "embeddings.position_embeddings"
 DECODER_POSITIONS = "decoder_pos_embed"
 
@@ -161,7 +163,7 @@ def read_mae(source: bool | str) -> MAEWeights:
     Raises:
         UserError: If there is no such thing, it cannot be read, or is no ViT-MAE.
     """
-    if source is not True and Path(str(source)).is_file():
+    if source is not True and Path(str(source)).suffix in WEIGHT_ENDINGS and Path(str(source)).is_file():
         state = {name: value.float() for name, value in read_weights(str(source)).items()}
         if not is_of_authors(state):
             raise UserError(
