@@ -14,6 +14,11 @@ def is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
+def _check_replaceable(folder: Path, is_ours: Callable[[Path], bool]) -> None:
+    if folder.exists() and not is_empty(folder) and not is_ours(folder):
+        raise UserError(f"{folder}: exists and is not what would be written there; choose another name")
+
+
 def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callable[[Path], bool]) -> Path:
     """Write a folder, whole or not at all: a new one is filled beside it, which then replaces it. Return its path.
 
@@ -26,8 +31,7 @@ def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callabl
         UserError: If the folder exists, holds something, and `is_ours` says no.
     """
     folder = folder.resolve()
-    if folder.exists() and not is_empty(folder) and not is_ours(folder):
-        raise UserError(f"{folder}: exists and is not what would be written there; choose another name")
+    _check_replaceable(folder, is_ours)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -37,6 +41,8 @@ def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callabl
             # safetensors writes files that only their owner can read
             file.chmod(0o755 if file.is_dir() else 0o644)
         if folder.exists():
+            # another process may have made it while this one was filled
+            _check_replaceable(folder, is_ours)
             shutil.rmtree(folder)
         os.replace(beside, folder)
     except BaseException:

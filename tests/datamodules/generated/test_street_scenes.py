@@ -126,3 +126,23 @@ def test_an_empty_folder_may_stand_there_already(tmp_path: Path) -> None:
 def test_impossible_numbers_are_refused() -> None:
     with pytest.raises(UserError, match="num_val: 0; must be at least 1"):
         StreetScenes(num_val=0)
+
+
+def test_two_runs_may_draw_the_same_data_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """15.32: the run that ended second takes what the first one drew, and does not replace it under its hands."""
+    arguments = {"num_train": 2, "num_val": 1, "num_test": 1, "batch_size": 2}
+    first, second = (StreetScenes(str(tmp_path / "streets"), **arguments) for _ in range(2))
+    draw = second.write
+
+    def draw_late(folder: Path) -> None:
+        draw(folder)
+        first.prepare_data()
+        drawn.append((tmp_path / "streets").stat().st_ino)
+
+    drawn: list[int] = []
+    monkeypatch.setattr(second, "write", draw_late)
+    second.prepare_data()
+    second.setup("fit")
+    assert second.counts["train"]["images"] == 2
+    assert (tmp_path / "streets").stat().st_ino == drawn[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["streets"]
