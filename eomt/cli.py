@@ -44,15 +44,17 @@ from eomt.app.messages import as_user_error, constructor_of, find_user_error, on
 from eomt.app.names import plain, read_yaml_by_our_rules
 from eomt.app.parser import Parser
 from eomt.app.runs import (
+    CONFIG,
     RunConfiguration,
     create_run_folder,
     find_checkpoint,
+    in_order,
     make_run_name,
     option_value,
-    with_saved_config,
 )
 from eomt.app.save_config import SaveConfig
 from eomt.app.trainer import Trainer
+from eomt.app.trust import with_saved_config
 from eomt.errors import UserError
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
@@ -127,6 +129,11 @@ class CLI(LightningCLI):
             default=None,
             help="Name of the run's folder; made up from the config if null.",
         )
+        parser.add_argument(
+            "--trust",
+            action="store_true",
+            help="Take all of the config that lies beside --ckpt_path, other packages' classes too, which run code.",
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -147,7 +154,8 @@ class CLI(LightningCLI):
         # Lightning's method warns if `args` is given while the process has arguments too
         self.config = plain(parser.parse_args(args))
         settings = self.config.get(self.config.get("subcommand", ""), self.config)
-        for file in settings.get("config") or []:
+        # what was saved with weights has no file here
+        for file in filter(None, settings.get("config") or []):
             # jsonargparse ignores unknown fields at the top of a file
             for key in read_yaml(Path(str(file))):
                 if key.rstrip("+").partition(".")[0] not in settings:
@@ -189,7 +197,8 @@ class CLI(LightningCLI):
             resolved["data"]["init_args"]["splits"] = None
         # these belong to this command, not to the run
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
-        self.resolved.pop("output", None)
+        for name in ("output", "trust"):
+            self.resolved.pop(name, None)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)
         elif self.checkpoint and self.checkpoint.kind == "adapter" and starts_from_pissa(config):
@@ -364,10 +373,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        arguments = with_saved_config(list(sys.argv[1:] if args is None else args))
+        arguments = in_order(list(sys.argv[1:] if args is None else args))
         if given := option_value(arguments, "--config") or option_value(arguments, "-c"):
             read_yaml(Path(given))
-        CLI(arguments)
+        CLI(with_saved_config(arguments))
     except SIGTERMException:
         # Lightning saves a checkpoint and exits with 0, as if the run were complete
         sys.exit(128 + signal.SIGTERM)
@@ -396,4 +405,4 @@ def _not_listed(callbacks: list[Callback], listed: list[Callback]) -> list[Callb
 
 def _config_stem(config: Namespace) -> str:
     files = config.get("config") or []
-    return Path(str(files[0])).stem if files else "run"
+    return Path(str(files[0] or CONFIG)).stem if files else "run"

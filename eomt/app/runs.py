@@ -112,23 +112,30 @@ def step_of(path: Path) -> int:
         raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); give another") from error
 
 
-def with_saved_config(args: list[str]) -> list[str]:
-    """Return the arguments of a command, with the configuration saved beside `--ckpt_path` if none is given.
+def in_order(args: list[str]) -> list[str]:
+    """Return the arguments of a command with configurations before all other options.
 
-    Configurations come before all other options: of two equal settings the later one counts, and what is given on the
-    command line must count wherever it stands.
+    Of two equal settings the later one counts, and what is given on the command line must count wherever it stands.
+
+    Raises:
+        UserError: If an option contradicts another, or is not looked at by the command.
     """
     args = _with_configs_first(_with_negative_numbers(args))
     _refuse_parts_of_null(args)
+    _refuse_new_images(args)
+    return args
+
+
+def saved_config(args: list[str]) -> tuple[Path, Path] | None:
+    """Return the weights that `--ckpt_path` names, and the configuration saved with them, if no other is given."""
     given = option_value(args, "--ckpt_path")
     if not args or args[0].startswith("-") or not given or option_value(args, "--config") or option_value(args, "-c"):
-        return args
+        return None
     path = Path(given)
     if given in ALIASES:
         root = Path(option_value(args, "--trainer.default_root_dir") or "runs")
         path = resolve_alias(given, root, option_value(args, "--run_name"), None)
-    # of two equal options the later one counts, so the alias becomes the path that it stands for
-    return [args[0], "--config", str(find_saved_config(path)), *args[1:], "--ckpt_path", str(path)]
+    return path, find_saved_config(path)
 
 
 def _with_negative_numbers(args: list[str]) -> list[str]:
@@ -153,6 +160,17 @@ def _refuse_parts_of_null(args: list[str]) -> None:
         parts = [other.partition("=")[0] for other in args if other.startswith(f"{whole}.")]
         if whole.startswith("--") and parts and option_value(args, whole) in ("null", "None", "~"):
             raise UserError(f"{whole[2:]}: null, and {parts[0]} is given too; leave one of them out")
+
+
+def _refuse_new_images(args: list[str]) -> None:
+    """Check that new images, which have no truth, are given to `predict` alone.
+
+    Raises:
+        UserError: If another command is given some, which it would not look at.
+    """
+    option = next((arg for arg in args if arg.startswith("--data.predict_")), None)
+    if option and "predict" not in args:
+        raise UserError(f"{option[2:].partition('=')[0]}: is for predict alone; leave it out, or run predict")
 
 
 def _with_configs_first(args: list[str]) -> list[str]:

@@ -134,7 +134,7 @@ class VisualQuestionAnswering(AdaptationTask):
         """Fill in image size, tokenizer, language, the answers of training and, for a type head, the question types.
 
         Raises:
-            UserError: If the configured answers are not those of the training data.
+            UserError: If the configured answers or language are not those of the training data.
         """
         super().configure(configuration)
         if configuration.data is None:
@@ -149,6 +149,11 @@ class VisualQuestionAnswering(AdaptationTask):
         elif configuration.data.get("language", "") is None:
             # training tells by the same rules which answers are equal
             configuration.data["language"] = task["language"]
+        elif configuration.data.get("language", task["language"]) != task["language"]:
+            raise UserError(
+                f"model.language: {task['language']!r}, but data.language is {configuration.data['language']!r}, and "
+                "one rule decides which answers are equal; leave model.language out: it is filled in"
+            )
         datamodule = cast(TrainingAnswers, configuration.datamodule())
         if task["type_head_weight"] and network["question_types"] is None:
             network["question_types"] = datamodule.question_types

@@ -314,6 +314,12 @@ def test_long_questions_are_truncated_where_the_tokenizer_lies_apart(tmp_path: P
     assert len(table(only(run / "predictions", "*_answers.csv"))) == 1
 
 
+def test_one_language_decides_which_answers_are_equal(adapted: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    """15.9: training took the rules of one language, the metric those of another."""
+    error = refusal(capsys, adapted, "fit", "--model.language", "vi", "--data.language", "en")
+    assert "model.language: 'vi', but data.language is 'en'" in error
+
+
 def test_answers_that_cannot_be_written_whole_are_counted_in_the_log(adapted: Workspace) -> None:
     run = adapted.fit("short", "--model.max_answer_tokens", "1", "--trainer.max_steps", "2")
     written = "generative" in str(adapted.folder)

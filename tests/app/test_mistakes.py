@@ -279,6 +279,14 @@ def test_values_that_cannot_be_are_one_line(
     assert not (workspace.runs / "impossible").exists()
 
 
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_new_images_are_for_predict_alone(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    error = refusal(capsys, workspace, command, "--ckpt_path", str(run / "merged"), "--data.predict_path", "no_folder")
+    assert "data.predict_path: is for predict alone" in error
+
+
 def test_a_field_that_stands_twice_is_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     """15.31: of two blocks the first one was lost."""
     file = workspace.folder / "twice.yaml"
