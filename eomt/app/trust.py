@@ -53,6 +53,9 @@ def _taken_from(path: Path, trains: bool) -> tuple[dict[str, Any], list[str]]:
     config = read_yaml(path)
     taken = {name: config[name] for name in ("seed_everything", *COMPONENTS) if name in config}
     for name in COMPONENTS:
+        # jsonargparse also takes a component's mere name, or a file with it
+        if isinstance(taken.get(name), str):
+            raise _refusal(path, name, taken[name])
         for address, found in _foreign(taken.get(name), name):
             raise _refusal(path, address, found)
     trainer = config.get("trainer")
@@ -104,7 +107,6 @@ def _foreign(value: Any, address: str) -> Iterator[tuple[str, str]]:
         parameters = constructor_parameters(class_of(value))
         components = [name for name, parameter in parameters.items() if _takes_component(parameter.annotation)]
     for name, inner in value.items():
-        # jsonargparse also takes a component's mere name, or a file with it
         for field, argument in inner.items() if name == "init_args" and isinstance(inner, dict) else ():
             if field in components and isinstance(argument, str):
                 yield f"{address}.{field}", argument
