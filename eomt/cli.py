@@ -28,6 +28,7 @@ from callbacks import (
     ProgressBar,
     RunSummary,
 )
+from eomt.app.arguments import in_order
 from eomt.app.checks import COMMANDS_WITHOUT_RUN, check_settings, check_trainer
 from eomt.app.config import (
     assume_classes,
@@ -48,9 +49,8 @@ from eomt.app.runs import (
     RunConfiguration,
     create_run_folder,
     find_checkpoint,
-    in_order,
     make_run_name,
-    option_value,
+    run_of_config,
 )
 from eomt.app.save_config import SaveConfig
 from eomt.app.trainer import Trainer
@@ -175,9 +175,11 @@ class CLI(LightningCLI):
         """
         config = self._settings
         root = Path(config.trainer.default_root_dir)
-        stem = _config_stem(config)
+        # what was saved with weights has no file here
+        file = next((Path(str(given)) if given else Path(CONFIG) for given in config.get("config") or []), None)
+        stem = file.stem if file else "run"
         classes = (config.model.class_path, (config.data or {}).get("class_path"))
-        known = RunConfiguration(stem, classes)
+        known = RunConfiguration(stem, classes, run_of_config(file))
         self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, known)
         check_settings(config, self.subcommand, self.checkpoint)
         run = self.checkpoint.run if self.checkpoint else None
@@ -373,10 +375,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        arguments = in_order(list(sys.argv[1:] if args is None else args))
-        if given := option_value(arguments, "--config") or option_value(arguments, "-c"):
-            read_yaml(Path(given))
-        CLI(with_saved_config(arguments))
+        CLI(with_saved_config(in_order(list(sys.argv[1:] if args is None else args))))
     except SIGTERMException:
         # Lightning saves a checkpoint and exits with 0, as if the run were complete
         sys.exit(128 + signal.SIGTERM)
@@ -401,8 +400,3 @@ def _build_trainer(settings: dict[str, Any]) -> Trainer:
 def _not_listed(callbacks: list[Callback], listed: list[Callback]) -> list[Callback]:
     """Return the callbacks whose class no listed callback has."""
     return [callback for callback in callbacks if not any(isinstance(other, type(callback)) for other in listed)]
-
-
-def _config_stem(config: Namespace) -> str:
-    files = config.get("config") or []
-    return Path(str(files[0] or CONFIG)).stem if files else "run"

@@ -11,12 +11,12 @@ import torch
 import yaml
 from lightning.pytorch import LightningModule
 
+from eomt.app.arguments import CONFIG_OPTIONS, option_value
 from eomt.errors import UserError
 from eomt.lora.files import is_adapter_folder
 
 CONFIG = "config.yaml"
 ALIASES = ("latest", "best")
-CONFIG_OPTIONS = ("--config", "-c")
 # a fit writes it first; it begins with the time at which the run began
 LOG = "training.log"
 # what follows the name of the configuration in a generated run name
@@ -31,10 +31,12 @@ class RunConfiguration:
     Attributes:
         stem: File name of the configuration without its suffix, which generated names begin with.
         classes: Addresses of the task's and of the data's class, for runs whose name the user chose.
+        run: The run whose own file it is; None for any other file.
     """
 
     stem: str
     classes: tuple[str | None, str | None]
+    run: Path | None
 
 
 @dataclass(frozen=True)
@@ -112,90 +114,16 @@ def step_of(path: Path) -> int:
         raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); give another") from error
 
 
-def in_order(args: list[str]) -> list[str]:
-    """Return the arguments of a command with configurations before all other options.
-
-    Of two equal settings the later one counts, and what is given on the command line must count wherever it stands.
-
-    Raises:
-        UserError: If an option contradicts another, or is not looked at by the command.
-    """
-    args = _with_configs_first(_with_negative_numbers(args))
-    _refuse_parts_of_null(args)
-    _refuse_new_images(args)
-    return args
-
-
 def saved_config(args: list[str]) -> tuple[Path, Path] | None:
     """Return the weights that `--ckpt_path` names, and the configuration saved with them, if no other is given."""
     given = option_value(args, "--ckpt_path")
-    if not args or args[0].startswith("-") or not given or option_value(args, "--config") or option_value(args, "-c"):
+    if not args or args[0].startswith("-") or not given or option_value(args, *CONFIG_OPTIONS):
         return None
     path = Path(given)
     if given in ALIASES:
         root = Path(option_value(args, "--trainer.default_root_dir") or "runs")
         path = resolve_alias(given, root, option_value(args, "--run_name"), None)
     return path, find_saved_config(path)
-
-
-def _with_negative_numbers(args: list[str]) -> list[str]:
-    """Return arguments in which a negative number is one with its option: argparse takes -1e-3 for an option."""
-    joined: list[str] = []
-    for arg in args:
-        if re.fullmatch(r"-(\d|\.\d).*", arg) and joined and re.fullmatch(r"--[^=]+", joined[-1]):
-            joined[-1] += f"={arg}"
-        else:
-            joined.append(arg)
-    return joined
-
-
-def _refuse_parts_of_null(args: list[str]) -> None:
-    """Check that no option is switched off while a part of it is set.
-
-    Raises:
-        UserError: If one is.
-    """
-    for arg in args:
-        whole = arg.partition("=")[0]
-        parts = [other.partition("=")[0] for other in args if other.startswith(f"{whole}.")]
-        if whole.startswith("--") and parts and option_value(args, whole) in ("null", "None", "~"):
-            raise UserError(f"{whole[2:]}: null, and {parts[0]} is given too; leave one of them out")
-
-
-def _refuse_new_images(args: list[str]) -> None:
-    """Check that new images, which have no truth, are given to `predict` alone.
-
-    Raises:
-        UserError: If another command is given some, which it would not look at.
-    """
-    option = next((arg for arg in args if arg.startswith("--data.predict_")), None)
-    if option and "predict" not in args:
-        raise UserError(f"{option[2:].partition('=')[0]}: is for predict alone; leave it out, or run predict")
-
-
-def _with_configs_first(args: list[str]) -> list[str]:
-    configs: list[str] = []
-    others: list[str] = []
-    position = 0
-    while position < len(args):
-        is_config = args[position] in CONFIG_OPTIONS
-        end = position + (2 if is_config else 1)
-        of_config = is_config or args[position].startswith(tuple(f"{option}=" for option in CONFIG_OPTIONS))
-        (configs if of_config else others).extend(args[position:end])
-        position = end
-    # options of the program stand before the command
-    command = next((index + 1 for index, arg in enumerate(others) if not arg.startswith("-")), 0)
-    return [*others[:command], *configs, *others[command:]]
-
-
-def option_value(args: list[str], name: str) -> str | None:
-    """Return the value of an option in arguments that are not parsed yet; None if it is not given."""
-    for position, arg in enumerate(args):
-        if arg == name and position + 1 < len(args):
-            return args[position + 1]
-        if arg.startswith(name + "="):
-            return arg.removeprefix(name + "=")
-    return None
 
 
 def find_saved_config(path: Path) -> Path:
@@ -284,6 +212,8 @@ def resolve_alias(alias: str, root: Path, run_name: str | None, configuration: R
         if not (root / run_name).is_dir():
             raise UserError(f"run_name: {root / run_name} does not exist; give the name of a run in {root}")
         runs = [root / run_name]
+    elif configuration is not None and configuration.run is not None:
+        runs = [configuration.run]
     else:
         candidates = [folder for folder in root.iterdir() if _is_run(folder)] if root.is_dir() else []
         runs = sorted((run for run in candidates if _is_of(run, configuration)), key=_start)
@@ -303,6 +233,11 @@ def resolve_alias(alias: str, root: Path, run_name: str | None, configuration: R
         else "; give another --run_name, or the path of a file"
     )
     raise UserError(f"ckpt_path: there is no {alias}_lora_step*.ckpt in {runs[-1]}{hint}")
+
+
+def run_of_config(file: Path | None) -> Path | None:
+    """Return the run that a configuration was saved by; None if it is another file."""
+    return file.parent if file is not None and file.name == CONFIG and _is_run(file.parent) else None
 
 
 def _is_run(folder: Path) -> bool:

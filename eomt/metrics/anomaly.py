@@ -52,13 +52,17 @@ TRACKS = dict.fromkeys(
 )
 
 
-def component_sizes_of(dataset: str) -> ComponentSizes:
+def component_sizes_of(dataset: str, others: ComponentSizes | None = None) -> ComponentSizes:
     """Return the sizes of the benchmark's track that evaluates a data set.
 
+    Args:
+        dataset: Name of the set.
+        others: Sizes for sets that the benchmark does not evaluate; those that it does keep theirs.
+
     Raises:
-        UserError: If the benchmark does not evaluate it.
+        UserError: If the benchmark does not evaluate it, and nothing else was given.
     """
-    sizes = TRACKS.get(re.sub(r"[\W_]", "", dataset.lower()))
+    sizes = TRACKS.get(re.sub(r"[\W_]", "", dataset.lower()), others)
     if sizes is None:
         raise UserError(
             f"component_sizes: null, and {dataset!r} is no set of SegmentMeIfYouCan; give "
@@ -133,7 +137,7 @@ class AnomalyMetric:
 
         Args:
             scores: Names of the scores.
-            component_sizes: The smallest components that count; None takes the benchmark's for the set.
+            component_sizes: The smallest components that count in sets that the benchmark does not evaluate.
             components: Measure components too.
         """
         self.scores = list(scores)
@@ -148,7 +152,7 @@ class AnomalyMetric:
         Raises:
             UserError: If they must be given.
         """
-        return self.component_sizes or component_sizes_of(dataset)
+        return component_sizes_of(dataset, self.component_sizes)
 
     def reset(self) -> None:
         """Forget everything."""

@@ -29,8 +29,8 @@ class AnomalyEvaluation:
         scores: Names of scores.
         temperature: Temperature of MSP and entropy; None takes 1, and lets validation compare several.
         normalize: MSP and entropy see class scores as shares of the classes instead of softmax inputs; see `msp`.
-        component_sizes: Pixels of the smallest predicted and the smallest true component that count; None takes the
-            benchmark's.
+        component_sizes: Pixels of the smallest predicted and the smallest true component that count in sets that
+            SegmentMeIfYouCan does not evaluate.
 
     Raises:
         UserError: For a value that is not allowed.

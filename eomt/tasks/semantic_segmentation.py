@@ -79,8 +79,9 @@ class SemanticSegmentation(AdaptationTask):
         temperature: Temperature of MSP and entropy; None takes 1, and lets `validate` tell which is best.
         normalize_scores: MSP and entropy see class scores L as shares of the classes instead of softmax(L / T); see
             `msp`.
-        component_sizes: Pixels of the smallest predicted and the smallest true component that count; None takes those
-            of SegmentMeIfYouCan for its sets: 50 and 10 in the obstacle track, 500 and 100 in the anomaly track.
+        component_sizes: Pixels of the smallest predicted and the smallest true component that count in anomaly sets
+            that SegmentMeIfYouCan does not evaluate; in its own 50 and 10 (obstacle track) or 500 and 100 (anomaly
+            track) count.
         **training: Further arguments of AdaptationTask: lr, head_lr, weight_decay, layer_decay, schedule, warmup,
             compile.
 

@@ -26,9 +26,13 @@ class ImageResult(NamedTuple):
 
 
 def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
-    """Return the smallest size with the aspect ratio of `size` that covers a window."""
-    scale = max(window[0] / size[0], window[1] / size[1])
-    return max(window[0], round(size[0] * scale)), max(window[1], round(size[1] * scale))
+    """Return the smallest size with the aspect ratio of `size` that covers a window.
+
+    The longer side is cut to whole pixels, as in torchvision and transformers.
+    """
+    if window[0] * size[1] >= window[1] * size[0]:
+        return window[0], window[0] * size[1] // size[0]
+    return window[1] * size[0] // size[1], window[1]
 
 
 def window_corners(size: tuple[int, int], window: tuple[int, int], overlap: float = 0.0) -> list[tuple[int, int]]:
@@ -42,7 +46,9 @@ def window_corners(size: tuple[int, int], window: tuple[int, int], overlap: floa
 
     def starts(length: int, width: int) -> list[int]:
         count = 1 + math.ceil(max(0, length - width) / (width * (1 - overlap)))
-        return [round(i * (length - width) / max(1, count - 1)) for i in range(count)]
+        shared = (count * width - length) / max(1, count - 1)
+        # in this order, so that starts are cut to the pixels of transformers; the last window reaches the end
+        return [*(int(i * (width - shared)) for i in range(count - 1)), length - width]
 
     return [(top, left) for top in starts(size[0], window[0]) for left in starts(size[1], window[1])]
 

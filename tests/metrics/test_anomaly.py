@@ -252,6 +252,9 @@ def test_sizes_of_components_are_those_of_the_benchmarks_tracks() -> None:
     for name in ("lost parcels", "obstacles", "RoadAnomaly22"):
         with pytest.raises(UserError, match=rf"component_sizes: null, and '{name}' is no set of .*give"):
             component_sizes_of(name)
+        # a figure of the benchmark is the benchmark's, whatever another set was given
+        assert component_sizes_of(name, ComponentSizes(4, 4)) == (4, 4)
+        assert component_sizes_of("RoadAnomaly21", ComponentSizes(4, 4)) == (500, 100)
 
 
 def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:

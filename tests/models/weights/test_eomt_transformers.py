@@ -81,7 +81,7 @@ def test_transformers_opens_what_is_written_with_equal_logits(tmp_path: Path, ki
                 assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("size", [(48, 48), (48, 80), (75, 48), (120, 90), (40, 110)])
+@pytest.mark.parametrize("size", [(48, 48), (48, 80), (75, 48), (120, 90), (40, 110), (37, 61), (64, 98)])
 def test_a_written_folder_answers_in_the_pipeline_of_transformers(tmp_path: Path, size: tuple[int, int]) -> None:
     """15 A: classes of each pixel, with transformers' own windows, interpolation and sums."""
     network = randomize(make_network())

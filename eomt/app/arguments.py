@@ -1,0 +1,134 @@
+"""The arguments of a command before they are parsed: what is given counts wherever it stands, or is refused."""
+
+import logging
+import re
+from typing import Any
+
+import yaml
+
+from eomt.errors import UserError
+
+log = logging.getLogger("eomt")
+
+CONFIG_OPTIONS = ("--config", "-c")
+COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge")
+
+
+def in_order(args: list[str]) -> list[str]:
+    """Return the arguments of a command in an order in which each counts.
+
+    Of two equal settings the later one counts. So the command comes first, then configurations, and an option that
+    sets a whole component (`--trainer FILE`) before those of its parts (`--trainer.max_steps 9`).
+
+    Raises:
+        UserError: If an option contradicts another, or is not looked at by the command.
+    """
+    groups = _groups(args)
+    command = _take_command(groups)
+    _refuse_parts_of_null(groups)
+    _refuse_new_images(groups, command)
+    configs = [group for group in groups if _name(group) in CONFIG_OPTIONS]
+    others: list[list[str]] = []
+    for group in groups:
+        if group in configs:
+            continue
+        name = _name(group)
+        parts = [place for place, other in enumerate(others) if _name(other).startswith(f"{name}.")]
+        is_first = all(_name(other) != name for other in others)
+        others.insert(parts[0] if parts and is_first else len(others), group)
+    return [*command, *(arg for group in configs + others for arg in group)]
+
+
+def option_values(args: list[str], *names: str) -> list[str]:
+    """Return the values of an option, by any of its names, in arguments that are not parsed yet."""
+    return [value for group in _groups(args) if _name(group) in names and (value := _value(group)) is not None]
+
+
+def option_value(args: list[str], *names: str) -> str | None:
+    """Return the value of an option that counts, the last; None if it is not given."""
+    return next(reversed(option_values(args, *names)), None)
+
+
+def without_other_data(args: list[str], configured: Any) -> list[str]:
+    """Return the arguments, so that the data of a configuration are forgotten where an option names another class.
+
+    jsonargparse hands the fields that both classes have on from one to the other: a share of the images that one splits
+    off for validation would be missing in the test set of the other.
+
+    Args:
+        args: Arguments of a command, in order.
+        configured: `data` in its configuration.
+    """
+    given = option_value(args, "--data", "--data.class_path")
+    before, after = _class_name(configured), _class_name(None if given is None else yaml.safe_load(given))
+    if before is None or after is None or before == after:
+        return args
+    log.info("data: %s in place of the config's %s, of whose fields none is kept", after, before)
+    place = next(index for index, arg in enumerate(args) if arg.partition("=")[0] in ("--data", "--data.class_path"))
+    return [*args[:place], "--data=null", *args[place:]]
+
+
+def _class_name(component: Any) -> str | None:
+    """Return the name of the class that a text or a mapping names, without its modules."""
+    found = component.get("class_path") if isinstance(component, dict) else component
+    return found.rpartition(".")[2] if isinstance(found, str) and not found.endswith((".yaml", ".yml")) else None
+
+
+def _groups(args: list[str]) -> list[list[str]]:
+    """Return each option with its values; what stands before the first is a group of its own."""
+    groups: list[list[str]] = []
+    for arg in args:
+        # argparse takes -1e-3 for an option, so that a negative number must be one with its option
+        if re.fullmatch(r"-(\d|\.\d).*", arg) and groups and re.fullmatch(r"--[^=]+", groups[-1][-1]):
+            groups[-1][-1] += f"={arg}"
+        elif arg.startswith("-") or not groups:
+            groups.append([arg])
+        else:
+            groups[-1].append(arg)
+    return groups
+
+
+def _name(group: list[str]) -> str:
+    return group[0].partition("=")[0]
+
+
+def _value(group: list[str]) -> str | None:
+    _, equals, value = group[0].partition("=")
+    return value if equals else group[1] if len(group) > 1 else None
+
+
+def _take_command(groups: list[list[str]]) -> list[str]:
+    """Remove the command from the arguments, and return it; a list, empty where there is none."""
+    for group in groups:
+        for place, arg in enumerate(group):
+            # the first value of an option is its own
+            if arg in COMMANDS and (place != 1 or "=" in group[0] or not group[0].startswith("-")):
+                del group[place]
+                if not group:
+                    groups.remove(group)
+                return [arg]
+    return []
+
+
+def _refuse_parts_of_null(groups: list[list[str]]) -> None:
+    """Check that no option is switched off while a part of it is set.
+
+    Raises:
+        UserError: If one is.
+    """
+    for group in groups:
+        whole = _name(group)
+        parts = [_name(other) for other in groups if _name(other).startswith(f"{whole}.")]
+        if whole.startswith("--") and parts and _value(group) in ("null", "None", "~"):
+            raise UserError(f"{whole[2:]}: null, and {parts[0]} is given too; leave one of them out")
+
+
+def _refuse_new_images(groups: list[list[str]], command: list[str]) -> None:
+    """Check that new images, which have no truth, are given to `predict` alone.
+
+    Raises:
+        UserError: If another command is given some, which it would not look at.
+    """
+    option = next((_name(group) for group in groups if group[0].startswith("--data.predict_")), None)
+    if option and command != ["predict"]:
+        raise UserError(f"{option[2:]}: is for predict alone; leave it out, or run predict")
