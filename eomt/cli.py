@@ -230,12 +230,13 @@ class CLI(LightningCLI):
         if self.subcommand in COMMANDS_WITHOUT_RUN:
             return self._trainer_without_run()
         configured = self._get(self.config_init, "trainer")["callbacks"]
-        if configured is None:
-            configured = [LoRACheckpoint(), MergeOnSave(), PredictionPictures()]
-        callbacks = configured if isinstance(configured, list) else [configured]
         settings = dict(self._get(self.config_init, "trainer"))
+        saves = settings["enable_checkpointing"] is not False
+        if configured is None:
+            configured = [*([MergeOnSave()] if saves else []), PredictionPictures()]
+        callbacks = configured if isinstance(configured, list) else [configured]
         # every run has these; a callback that the configuration lists is not added again
-        always: list[Callback] = [LoRACheckpoint()] if settings["enable_checkpointing"] is not False else []
+        always: list[Callback] = [LoRACheckpoint()] if saves else []
         if self.subcommand == "predict":
             always.append(PredictionPictures())
         callbacks = [*callbacks, *_not_listed(always, callbacks)]

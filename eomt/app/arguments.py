@@ -11,6 +11,8 @@ from eomt.errors import UserError
 log = logging.getLogger("eomt")
 
 CONFIG_OPTIONS = ("--config", "-c")
+# values that switch a component off
+OFF = ("null", "None", "~", "false", "False")
 COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge")
 
 
@@ -81,6 +83,8 @@ def _groups(args: list[str]) -> list[list[str]]:
         # argparse takes -1e-3 for an option, so that a negative number must be one with its option
         if re.fullmatch(r"-(\d|\.\d).*", arg) and groups and re.fullmatch(r"--[^=]+", groups[-1][-1]):
             groups[-1][-1] += f"={arg}"
+        elif re.fullmatch(r"-c[^=]+", arg):
+            groups.append(["-c", arg[2:]])
         elif arg.startswith("-") or not groups:
             groups.append([arg])
         else:
@@ -119,8 +123,8 @@ def _refuse_parts_of_null(groups: list[list[str]]) -> None:
     for group in groups:
         whole = _name(group)
         parts = [_name(other) for other in groups if _name(other).startswith(f"{whole}.")]
-        if whole.startswith("--") and parts and _value(group) in ("null", "None", "~"):
-            raise UserError(f"{whole[2:]}: null, and {parts[0]} is given too; leave one of them out")
+        if whole.startswith("--") and parts and _value(group) in OFF:
+            raise UserError(f"{whole[2:]}: {_value(group)}, and {parts[0]} is given too; leave one of them out")
 
 
 def _refuse_new_images(groups: list[list[str]], command: list[str]) -> None:

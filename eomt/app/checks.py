@@ -31,7 +31,8 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
         UserError: If they do not.
     """
     for part in ("model", "data"):
-        _check_nulls(config.get(part), part)
+        _check_values(config.get(part), part)
+    _check_values(config.trainer.callbacks, "trainer.callbacks")
     if config.data is None and command not in COMMANDS_WITHOUT_RUN:
         raise UserError(f"data: null, but {command} needs data; give --data and --data.path")
     if command in ("fit", "inspect", "merge") and config.trainer.precision in HALF_WEIGHTS:
@@ -66,15 +67,15 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
         )
 
 
-def _check_nulls(component: Any, address: str) -> None:
-    """Check that no constructor argument is null that needs a value, here and in the components inside.
+def _check_values(component: Any, address: str) -> None:
+    """Check that no constructor argument is null that needs a value, nor a weight negative, here and inside.
 
     Raises:
         UserError: If one is.
     """
     if isinstance(component, list):
         for index, inner in enumerate(component):
-            _check_nulls(inner, f"{address}.{index}")
+            _check_values(inner, f"{address}.{index}")
     if not isinstance(component, dict | Namespace) or not component.get("class_path"):
         return
     parameters = constructor_parameters(class_of(component))
@@ -82,7 +83,9 @@ def _check_nulls(component: Any, address: str) -> None:
         parameter = parameters.get(name)
         if value is None and parameter is not None and parameter.default is not None and not _may_be_null(parameter):
             raise UserError(f"{address}.{name}: null, but it needs a value; leave it out for its default")
-        _check_nulls(value, f"{address}.{name}")
+        if name.endswith("_weight") and isinstance(value, int | float) and not value >= 0:
+            raise UserError(f"{address}.{name}: {value}; must be at least 0")
+        _check_values(value, f"{address}.{name}")
 
 
 def _may_be_null(parameter: Parameter) -> bool:
@@ -117,7 +120,9 @@ def check_trainer(config: Namespace) -> None:
     seed = config.get("seed_everything")
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
         raise UserError(f"seed_everything: {seed}; must be from 0 to {2**32 - 1}")
-    if trainer.profiler == "pytorch":
+    profiler = trainer.profiler
+    named = profiler.get("class_path") if isinstance(profiler, Namespace) else profiler
+    if str(named).rpartition(".")[2] in ("pytorch", "PyTorchProfiler"):
         raise UserError(
             "trainer.profiler: pytorch hooks into every layer, which cannot be copied to merge; give simple"
         )

@@ -32,14 +32,26 @@ def as_user_error(error: BaseException) -> UserError | None:
 
 def trainer_error(error: BaseException) -> UserError | None:
     """Return Lightning's refusal of the trainer's settings as a UserError; None for any other exception."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    of_lightning = isinstance(error, ValueError) and raised_in.startswith("lightning.pytorch.")
+    modules = _modules_of(error)
+    for part in ("loggers", "callbacks"):
+        # a logger's service may fail in a package of its own; of a callback, only its own complaint is meant
+        places = modules if part == "loggers" else modules[-1:]
+        if any(module.startswith(f"lightning.pytorch.{part}.") for module in places):
+            return UserError(f"trainer.{part}: {one_line(error) or type(error).__name__}")
+    of_lightning = isinstance(error, ValueError) and modules[-1:] and modules[-1].startswith("lightning.pytorch.")
     if isinstance(error, MisconfigurationException) or of_lightning:
         return UserError(f"trainer: {one_line(error)}")
     return None
+
+
+def _modules_of(error: BaseException) -> list[str]:
+    """Return the modules whose functions an exception went through, the one that raised it last."""
+    found = []
+    trace = error.__traceback__
+    while trace is not None:
+        found.append(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    return found
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
@@ -98,6 +110,8 @@ def resource_error(error: BaseException) -> UserError | None:
         return UserError(f"{error.filename or 'run folder'}: cannot be written ({error.strerror}); make room there")
     if isinstance(error, OSError) and error.errno in NO_PERMISSION:
         return UserError(f"{error.filename or 'run folder'}: {error.strerror}; change its permissions")
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return UserError(f"{error.filename}: {error.strerror}; check that path")
     if isinstance(error, SafetensorError) and "os error" in str(error):
         return UserError(f"run folder: cannot be written ({error}); make room there")
     return None

@@ -1,11 +1,13 @@
 """Texts on the command line and names in YAML, as they were written: `no` is a name, not false."""
 
+from enum import Enum
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 
 from eomt.app.renamed import with_new_names
+from eomt.errors import UserError
 
 # of plain scalars
 TEXT, TRUTH, NOTHING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "bool", "null"))
@@ -78,6 +80,9 @@ def _correct(node: Any, found: Any) -> None:
             else:
                 _correct(item, found[place])
     elif isinstance(node, yaml.MappingNode) and isinstance(found, dict):
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((name for name in written if written.count(name) > 1 and name != "<<"), None):
+            raise UserError(f"{twice}: stands twice in one mapping; leave one out")
         values = list(found.values())
         # a merged mapping (<<) has other keys than are written there
         if len(values) != len(node.value):
@@ -124,6 +129,9 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, dict):
         return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, Enum) and isinstance(value, str):
+        # the default of a field of texts, which no YAML file can hold
+        return value.value
     return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 

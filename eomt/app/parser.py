@@ -10,10 +10,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from eomt.app.messages import one_line
 from eomt.app.names import as_written
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 
 KEY = re.compile(r'Parser key "([^"]+)":')
-VALUE = re.compile(r"(?:Got|Given) value: (.*)", re.DOTALL)
+VALUE = re.compile(r"(?:Got|Given) value: (.*)")
+NO_CLASS = re.compile(r"dot import path string: (.*)")
+NO_IMPORT = re.compile(r"Problem with given class_path '([^']+)':\s+(.*)")
 CLASS = re.compile(r"Expected a <class '(?:\w+\.)*(\w+)'>")
 CHOICES = re.compile(r"Expected a typing\.Literal(\[.*?\])(?:\s|$)")
 # arguments of the parser itself
@@ -28,7 +30,10 @@ class ParserError(UserError):
 
 
 class Parser(LightningArgumentParser):
-    """A parser that reports a bad argument as a UserError of one line."""
+    """A parser that reports a bad argument as a UserError of one line, and takes no option by its first letters."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Raise a UserError, where jsonargparse would print its usage and exit."""
@@ -49,31 +54,41 @@ class Parser(LightningArgumentParser):
         text = str(error)
         if unknown := re.search(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'", text):
             return self._unknown_field(next(filter(None, unknown.groups())))
+        if unknown := re.search(r"unrecognized arguments: --([^\s=]+)", text):
+            return self._unknown_field(unknown[1])
         if missing := re.search(r"arguments are required: (.*)", text):
             names = missing[1].replace("fit.", "")
             return f"{names}: not given; give it, or a file with it: --config FILE"
         key, value = KEY.match(text), VALUE.search(text)
         if key is None:
             return one_line(error)
+        if failed := NO_IMPORT.search(text):
+            return f"{key[1]}: {failed[1]} cannot be imported ({failed[2]}); give the class_path of one that can"
         if other := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
             return f"{key[1]}: {other[1]} is no {other[2]}; give the class_path of one"
+        if (group := re.search(r"Unable to load config '(.*)'", text)) and value is None:
+            return f"{key[1]}: {group[1]}; must be a mapping, or a file with one"
         expected = [WORDS.get(name, name) for name in CLASS.findall(text)]
         for choices in CHOICES.findall(text):
             expected += map(str, ast.literal_eval(choices))
-        if "dot import path string" in text:
+        if no_class := NO_CLASS.search(text):
             expected.insert(0, "a class_path that can be imported")
+            value = value or no_class
         if not expected or value is None:
-            return one_line(error)
+            return f"{key[1]}: {KEY.sub('', one_line(error)).strip()}"
         # null last
         words = listed(sorted(dict.fromkeys(expected), key="null".__eq__))
-        return f"{key[1]}: {value[1].strip()[:80]}; must be {words}"
+        found = {"None": "null", "True": "true", "False": "false"}.get(value[1], shortened(value[1].strip(), 80))
+        return f"{key[1]}: {found}; must be {words}"
 
     def _unknown_field(self, name: str) -> str:
-        first = name.partition(".")[0]
         parsers = [self, *(getattr(self._subcommands_action, "_name_parser_map", {}) or {}).values()]
         known = [action.dest for parser in parsers for action in parser._actions]
-        known = list(dict.fromkeys(dest for dest in known if dest not in HIDDEN and not dest.startswith("_")))
-        near = difflib.get_close_matches(first, known, 1)
+        known = list(
+            dict.fromkeys(dest for dest in known if dest not in HIDDEN and dest[0] != "_" and dest[-5:] != ".help")
+        )
+        parts = [dest for dest in known if dest.startswith(f"{name.rpartition('.')[0]}.")]
+        near = difflib.get_close_matches(name if parts else name.partition(".")[0], parts or known, 1)
         return f"{name}: no such field; " + (f"did you mean {near[0]}?" if near else f"there are {listed(known)}")
 
 

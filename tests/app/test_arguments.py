@@ -22,6 +22,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     [
         ("fit --a 1 --config x", "fit --config x --a 1"),
         ("--seed_everything 7 fit --config=x", "fit --config=x --seed_everything 7"),
+        ("fit --a 1 -cx", "fit -c x --a 1"),
         ("--run_name fit fit -c x", "fit -c x --run_name fit"),
         ("fit --trainer.max_steps 1 --trainer t.yaml", "fit --trainer t.yaml --trainer.max_steps 1"),
         (
