@@ -15,6 +15,8 @@ from eomt.verification.merging import ORIGINAL_SUFFIX, check_output
 
 # commands that neither train nor measure: they need no run folder, no callbacks and no data
 COMMANDS_WITHOUT_RUN = ("inspect", "merge")
+# of callbacks, Lightning's own among them, which take any number
+NOT_NEGATIVE = ("patience", "min_delta", "refresh_rate")
 # precisions that round the weights, and what would do
 HALF_WEIGHTS = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}
 
@@ -83,7 +85,8 @@ def _check_values(component: Any, address: str) -> None:
         parameter = parameters.get(name)
         if value is None and parameter is not None and parameter.default is not None and not _may_be_null(parameter):
             raise UserError(f"{address}.{name}: null, but it needs a value; leave it out for its default")
-        if name.endswith("_weight") and isinstance(value, int | float) and not value >= 0:
+        is_amount = name.endswith("_weight") or name in NOT_NEGATIVE
+        if is_amount and isinstance(value, int | float) and not value >= 0:
             raise UserError(f"{address}.{name}: {value}; must be at least 0")
         _check_values(value, f"{address}.{name}")
 

@@ -59,7 +59,8 @@ class PromptedSegmentation(AdaptationTask):
         weight_decay: See AdaptationTask.
         sampling: How objects are prompted in training; None takes the defaults.
         modes: Prompts of evaluation: box (tight), centre (one click inside), points (three), none.
-        watch: The mode that selects the best checkpoint and stops early; None takes the first of `modes`.
+        watch: The mode that selects the best checkpoint and stops early; None takes none for a `prompt_free` network,
+            whose only choice it is, and else the first of `modes`.
         prompt_seed: Seed of the points for evaluation.
         focal_weight: Weight of the focal loss.
         dice_weight: Weight of the Dice loss.
@@ -94,11 +95,14 @@ class PromptedSegmentation(AdaptationTask):
     ) -> None:
         if not modes or set(modes) - set(MODES) or len(set(modes)) < len(modes):
             raise UserError(f"modes: {list(modes)}; must be some of {', '.join(MODES)}, each once")
-        if watch is not None and watch not in modes:
-            raise UserError(f"watch: {watch!r}; must be one of modes: {', '.join(modes)}")
         super().__init__(network, lora_config, weight_decay=weight_decay, **training)
+        watch = watch or ("none" if network.prompt_free else modes[0])
+        if watch not in modes:
+            raise UserError(f"watch: {watch!r}; must be one of modes: {', '.join(modes)}")
+        if network.prompt_free and watch != "none":
+            raise UserError(f"watch: {watch!r}, but a prompt_free network predicts without prompts; --model.watch none")
         self.sampling = sampling or PromptSampling()
-        self.modes, self.watch, self.prompt_seed = list(modes), watch or modes[0], prompt_seed
+        self.modes, self.watch, self.prompt_seed = [*modes], watch, prompt_seed
         if self._finds_classes(self.watch):
             self.monitor, self.file_metrics = "val_none_kaggle_dice", ("none_kaggle_dice", "iou")
         self.criterion = PromptedMaskLoss(focal_weight, dice_weight, iou_weight, object_weight)
@@ -256,11 +260,11 @@ class PromptedSegmentation(AdaptationTask):
             `prediction`: for each image int64 `(H, W)` of the file's size, 0 = background, else class id + 1.
             `prompts`: for each image its Prompts in the file's pixels; none where classes are found.
         """
-        mode = "none" if self.network.prompt_free else self.watch
-        truths = self._truths(batch, mode)
-        prompts = self._prompts(batch, truths, mode)
-        prediction = self._answer(self.network.encode(batch["image"]), truths, prompts, mode)
-        return {"prediction": self._index_maps(self._found(prediction, truths, mode), truths), "prompts": prompts}
+        truths = self._truths(batch, self.watch)
+        prompts = self._prompts(batch, truths, self.watch)
+        prediction = self._answer(self.network.encode(batch["image"]), truths, prompts, self.watch)
+        found = self._found(prediction, truths, self.watch)
+        return {"prediction": self._index_maps(found, truths), "prompts": prompts}
 
     def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Evaluate every mode on features that are computed once; return maps and prompts of the watched mode."""

@@ -247,6 +247,7 @@ CALLBACK = '[{"class_path": "lightning.pytorch.callbacks.%s", "init_args": %s}]'
         (("--trainer.log_every_n_steps", "-1"), "trainer.log_every_n_steps: -1"),
         (("--trainer.limit_train_batches", "0"), "trainer.limit_train_batches: 0"),
         (("--model.lora_config", "null", "--model.lora_config.rank", "4"), "model.lora_config: null, and --model.lora"),
+        (("--trainer.callbacks", CALLBACK % ("EarlyStopping", '{"monitor": "a", "patience": -1}')), "0.patience: -1"),
         (("--model.mask_weight", "-1"), "model.mask_weight: -1.0; must be at least 0"),
         (("--trainer.max_step", "4"), "trainer.max_step: no such field; did you mean trainer.max_steps?"),
         (

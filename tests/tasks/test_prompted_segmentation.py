@@ -14,6 +14,7 @@ from eomt.models.sam2 import default_lora
 from eomt.prompts import PromptSampling
 from eomt.tasks import PromptedSegmentation
 from eomt.tasks.index_maps import index_map
+from eomt.tasks.prompted_segmentation import ABSENT_MASKS
 from tests.tiny_sam2 import IMAGE_SIZE, make_image, make_sam2
 
 NAMES = ["pit", "line", "scratch", "patch"]
@@ -221,8 +222,28 @@ def test_watched_without_prompts_the_figure_that_selects_falls_with_false_alarms
     loud = logged(task)
     assert loud["test_none_kaggle_dice"] < silent["test_none_kaggle_dice"]
     assert task.monitor.replace("val", "test") in loud
-    for other in (make_task(prompt_free=True, watch="box"), make_task(watch="none")):
-        assert other.monitor == "val_iou"
+    assert make_task(watch="none").monitor == "val_iou"
+    assert make_task(prompt_free=True).watch == "none"
+
+
+@pytest.mark.parametrize("choice", [{"watch": "box"}, {"modes": ["box", "centre"]}])
+def test_a_network_that_predicts_without_prompts_is_chosen_without_prompts(choice: dict[str, Any]) -> None:
+    """15.2: box prompts chose the best of a network whose predictions were all empty, and nothing said so."""
+    with pytest.raises(UserError, match="watch: "):
+        make_task(prompt_free=True, **choice)
+
+
+def test_masks_of_absent_classes_count_little() -> None:
+    """15.2: three quarters of the class masks are of absent classes; counted in full, all masks became empty."""
+    task = make_task(prompt_free=True).eval()
+    batch = collate(samples())
+    features = task.network.encode(batch["image"])
+    truths = torch.stack([masks for masks, _ in task._truths(batch, "none")])
+    valid = truths.new_ones(truths.shape[:2])
+    answer = task.network.decode_classes(features)
+    found = task._with_class_losses({"loss": torch.zeros(())}, features, batch)["loss"]
+    assert found == task.criterion(*answer, truths, valid, ABSENT_MASKS)["loss"]
+    assert found != task.criterion(*answer, truths, valid)["loss"]
 
 
 def test_classes_and_images_that_get_one_answer_are_told() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import lora_layers
 from eomt.lora.config import LoRAConfig
-from eomt.models.eomt import class_scores
+from eomt.models.eomt import Prediction, class_scores
 from eomt.tasks import SemanticSegmentation
 from eomt.tasks.windows import covering_size, resize_image, window_corners
 from tests.tiny import make_eomt
@@ -112,6 +112,19 @@ def test_outputs_switch_masked_attention_off_and_on_again() -> None:
     masked = class_scores(task.network(batch["image"])[-1])
     assert not torch.allclose(task.outputs(task.network, batch), masked)
     assert task.network.attn_mask_probs.tolist() == pytest.approx([0.7, 0.7])
+
+
+def test_figures_of_training_are_those_of_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """15 A: `train_iou` interpolates mask logits to the image, not scores, as evaluation does."""
+    task = make_task()
+    monkeypatch.setattr(task, "ends_logged_step", lambda: False)
+    torch.manual_seed(3)
+    prediction = Prediction(torch.randn(1, 6, 8, 12) * 9, torch.randn(1, 6, 4) * 3)
+    mask = class_scores(prediction, (32, 48)).argmax(1)
+    task.training_metrics({"mask": mask}, [prediction])
+    assert float(task.train_metric.compute()["accuracy"]) == 1.0
+    blurred = F.interpolate(class_scores(prediction), (32, 48), mode="bilinear").argmax(1)
+    assert (blurred != mask).float().mean() > 0.01
 
 
 def groups_of(task: SemanticSegmentation) -> dict[str, float]:
