@@ -1,5 +1,6 @@
 # make quickstart    install, then adapt a tiny EoMT to night scenes, test it, predict with it
-# make test          install, then run the whole test suite
+# make test          install, then run the test suite
+# make test-slow     install, then run the tests that take long
 # make lint          style, format, types and import rules
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python main.py
 QUICKSTART := configs/quickstart/eomt.yaml
 
-.PHONY: install quickstart test lint
+.PHONY: install quickstart test test-slow lint
 
 install: .venv/installed
 
@@ -30,6 +31,10 @@ quickstart: install
 # two processes; all tests of a file run in one of them, since they share fixtures; long files come first
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# what takes long: runs that are stopped at many moments, a whole quickstart
+test-slow: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist load -m slow
 
 lint: install
 	$(BIN)/ruff check .
