@@ -6,6 +6,7 @@ from callbacks.results.anomalies import AnomalyResults
 from callbacks.results.answers import AnswerResults
 from callbacks.results.morphs import MorphResults
 from callbacks.run.adapter_audit import AdapterAudit
+from callbacks.run.divergence import DivergenceGuard
 from callbacks.run.early_stopping import EarlyStoppingOnIoU
 from callbacks.run.encoder_on_save import EncoderOnSave
 from callbacks.run.lora_checkpoint import LoRACheckpoint
@@ -17,6 +18,7 @@ __all__ = [
     "AdapterAudit",
     "AnomalyResults",
     "AnswerResults",
+    "DivergenceGuard",
     "EarlyStoppingOnIoU",
     "EncoderOnSave",
     "LoRACheckpoint",

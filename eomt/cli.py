@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import (
     AdapterAudit,
+    DivergenceGuard,
     LoRACheckpoint,
     MergeOnSave,
     PredictionPictures,
@@ -53,6 +54,7 @@ from eomt.app.runs import (
     run_of_config,
 )
 from eomt.app.save_config import SaveConfig
+from eomt.app.signals import hang_up_as_sigterm
 from eomt.app.trainer import Trainer
 from eomt.app.trust import with_saved_config
 from eomt.errors import UserError
@@ -91,7 +93,7 @@ class CLI(LightningCLI):
         read_yaml_by_our_rules()
         try:
             self._start(args, run)
-        except Exception:
+        except BaseException:
             self._remove_created_folder()
             raise
         finally:
@@ -240,7 +242,12 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":
             always.append(PredictionPictures())
         callbacks = [*callbacks, *_not_listed(always, callbacks)]
-        first: list[Callback] = [SaveConfig(self.resolved), RunSummary(), self._get(self.config_init, "audit")]
+        first: list[Callback] = [
+            SaveConfig(self.resolved),
+            RunSummary(),
+            DivergenceGuard(),
+            self._get(self.config_init, "audit"),
+        ]
         has_bar = any(isinstance(callback, LightningProgressBar) for callback in callbacks)
         if not has_bar and settings["enable_progress_bar"] is not False:
             first.append(ProgressBar())
@@ -375,18 +382,26 @@ def main(args: Sequence[str] | None = None) -> None:
     # where classes of the user's own lie; Python adds it for `python -m` alone
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    try:
-        CLI(with_saved_config(in_order(list(sys.argv[1:] if args is None else args))))
-    except SIGTERMException:
-        # Lightning saves a checkpoint and exits with 0, as if the run were complete
-        sys.exit(128 + signal.SIGTERM)
-    except Exception as error:
-        user_error = as_user_error(error)
-        if user_error is None or os.environ.get("EOMT_TRACEBACK"):
+    with hang_up_as_sigterm() as hung_up:
+        try:
+            CLI(with_saved_config(in_order(list(sys.argv[1:] if args is None else args))))
+        except SIGTERMException:
+            # Lightning saves a checkpoint and exits with 0, as if the run were complete
+            sys.exit(128 + (hung_up or [signal.SIGTERM])[0])
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                # Lightning exits with 1, as after an error
+                sys.exit(128 + signal.SIGINT)
             raise
-        if rank() == 0:
-            print(f"error: {one_line(user_error)}", file=sys.stderr)
-        sys.exit(2)
+        except Exception as error:
+            user_error = as_user_error(error)
+            if user_error is None or os.environ.get("EOMT_TRACEBACK"):
+                raise
+            who = f" (rank {rank()})" if rank() else ""
+            print(f"error{who}: {one_line(user_error)}", file=sys.stderr)
+            sys.exit(2)
 
 
 def _build_trainer(settings: dict[str, Any]) -> Trainer:

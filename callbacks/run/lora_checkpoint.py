@@ -1,18 +1,34 @@
 """Best, latest and final checkpoints of what was trained; each best one also as an adapter folder."""
 
 import logging
-import random
 import shutil
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
+from torch.optim import Optimizer
 
+from callbacks.run.divergence import DivergenceError, check_finite
 from callbacks.run.run_folder import metric_value, run_folder
+from callbacks.run.step_state import (
+    StepState,
+    gradients,
+    raw_random_state,
+    readable_random_state,
+    restore_gradients,
+    restore_training_metrics,
+    set_random_state,
+    step_state,
+    training_metrics,
+    validate_now,
+    validates_next,
+)
+from callbacks.run.whole_files import write_whole_files
 from eomt.errors import UserError
 from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
@@ -28,6 +44,9 @@ class LoRACheckpoint(Checkpoint):
 
     A `.ckpt` holds adapters, modules trained in full, optimizer, loops and random states, and no frozen weight. The
     best state is also saved as an adapter folder in PEFT's format. Step 0, the unchanged base, can be the best.
+
+    Whatever ends a run early, what is saved then is its state after the last whole step, from which a resume gives what
+    the run would have given. Ctrl-C waits until the optimizer has moved all weights.
 
     Args:
         monitor: Metric that selects the best; None takes the task's.
@@ -56,6 +75,13 @@ class LoRACheckpoint(Checkpoint):
         self.baseline: float | None = None
         self.on_best: list[Callable[[Trainer, LightningModule, Path], None]] = []
         self._folder = Path()
+        self._task: LightningModule | None = None
+        self._state: StepState | None = None
+        # weights are neither those before the step nor those after it
+        self._moving = False
+        self._interrupted = False
+        self._resumed: dict[str, Any] = {}
+        self._waits_for_others = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the run's folder from the trainer and, where none were given, metric and mode from the task.
@@ -71,6 +97,8 @@ class LoRACheckpoint(Checkpoint):
                     "saved; leave it out"
                 )
         self._folder = run_folder(trainer)
+        self._task = pl_module
+        write_whole_files(trainer)
         self.monitor = self.monitor or pl_module.monitor
         self.mode = self.mode or pl_module.mode
 
@@ -85,21 +113,41 @@ class LoRACheckpoint(Checkpoint):
                 f"data: has no val_dataloader, so {self.monitor} cannot select the best step; add one, "
                 "or switch validation off: --trainer.limit_val_batches 0"
             )
+        self._state, self._moving, self._interrupted = None, False, False
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give Ctrl-C its usual meaning back."""
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self._moving:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on where a resumed run was stopped: with its sums of figures and gradients, or with a validation."""
+        resumed, self._resumed = self._resumed, {}
+        restore_training_metrics(pl_module, resumed.get("training_metrics", {}))
+        restore_gradients(pl_module, resumed.get("gradients", {}))
+        if resumed.get("validation_due"):
+            validate_now(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note that weights are about to move."""
+        self._moving = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop a run that diverged, since NaN scores have an arg-max too and can give a high metric.
 
         Raises:
-            UserError: If a trained tensor has a value that is not finite.
+            DivergenceError: If a trained tensor has a value that is not finite.
         """
-        if trainer.state.fn != "fit":
-            return
-        for name, parameter in pl_module.named_parameters():
-            if parameter.requires_grad and not bool(parameter.isfinite().all()):
-                raise UserError(
-                    f"{name}: is not finite at step {trainer.global_step}: the training diverged; "
-                    "lower --model.lr, or set --trainer.gradient_clip_val 1.0"
-                )
+        if trainer.state.fn == "fit":
+            check_finite(pl_module, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best state if the metric improved, and the latest unless this is step 0.
@@ -118,12 +166,21 @@ class LoRACheckpoint(Checkpoint):
             self._save_best(trainer, pl_module)
         if not trainer.sanity_checking:
             self._save_latest(trainer)
+            if not trainer.fit_loop._should_accumulate():
+                self._state = self._alone(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save the latest state every `every_n_steps` steps."""
+        """Note the state after a step, and save it every `every_n_steps` steps."""
+        if trainer.fit_loop._should_accumulate() or is_trial(trainer):
+            return
         step = trainer.global_step
-        if self.every_n_steps and step and step % self.every_n_steps == 0 and not is_trial(trainer):
+        self._state = self._alone(trainer, validates_next(trainer))
+        self._moving = False
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and not self._state.validation_due:
+            # else it follows the validation
             self._save_latest(trainer)
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final state."""
@@ -131,20 +188,59 @@ class LoRACheckpoint(Checkpoint):
             self._replace(trainer, f"final_lora_step{trainer.global_step}.ckpt", "final_lora_step*.ckpt")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the latest state on Ctrl-C or a failure, so that the run can be resumed."""
-        if trainer.global_step and not isinstance(exception, UserError) and not is_trial(trainer):
-            self._save_latest(trainer)
+        """Save the state after the last whole step, so that the run can be resumed.
+
+        Other processes may wait for one that is not here any more, so nothing waits for them: of their random states,
+        those after the last validation remain.
+        """
+        state = self._state
+        if isinstance(exception, DivergenceError) or state is None or self._moving or is_trial(trainer):
+            return
+        name = f"latest_lora_step{state.step}.ckpt"
+        # before the last validation of a run, nothing would be left to resume: the file before it does that
+        if not trainer.is_global_zero or name == self.latest_name or (state.validation_due and trainer.should_stop):
+            return
+        self._waits_for_others = False
+        try:
+            check_finite(pl_module, state.step)
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            own = state.callbacks[self.state_key] | {
+                "random": [readable_random_state(state.random)],
+                "training_metrics": state.metrics,
+                "gradients": {},
+                "validation_due": state.validation_due,
+            }
+            checkpoint |= {
+                "global_step": state.step,
+                "loops": state.loops,
+                "lr_schedulers": state.schedulers,
+                "callbacks": state.callbacks | {self.state_key: own},
+            }
+            trainer.strategy.save_checkpoint(checkpoint, self._folder / name)
+        except UserError as error:
+            log.info("%s", error)
+            return
+        finally:
+            self._waits_for_others = True
+        self._remove_others(name, "latest_lora_step*.ckpt")
+        self.latest_name = name
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best values so far, and the random states of all ranks."""
-        return {
+        state: dict[str, Any] = {
             "best_score": self.best_score,
             "best_step": self.best_step,
             "best_name": self.best_name,
             "baseline": self.baseline,
-            # each rank draws its own augmentations
-            "random": gather(_random_state()),
         }
+        if self._waits_for_others:
+            # each rank draws its own augmentations
+            state["random"] = gather(readable_random_state(raw_random_state()))
+            if self._task is not None:
+                accumulates = self._task.trainer.fit_loop._should_accumulate()
+                state["training_metrics"] = training_metrics(self._task)
+                state["gradients"] = gradients(self._task) if accumulates else {}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best values, unless their file is missing, and the random state of this rank."""
@@ -153,9 +249,18 @@ class LoRACheckpoint(Checkpoint):
         if self.best_name and not (self._folder / self.best_name).is_file():
             # the checkpoint lies in another folder than its best: the next validation starts a new best
             self.best_name, self.best_score, self.best_step = "", None, None
+        self._resumed = state_dict
         states = state_dict["random"]
         if rank() < len(states):
-            _set_random_state(states[rank()])
+            set_random_state(states[rank()])
+
+    def _alone(self, trainer: Trainer, validation_due: bool = False) -> StepState:
+        """Return the state of the run without waiting for other processes."""
+        self._waits_for_others = False
+        try:
+            return step_state(trainer, validation_due)
+        finally:
+            self._waits_for_others = True
 
     def _is_best(self, score: float) -> bool:
         if score != score:
@@ -194,30 +299,12 @@ class LoRACheckpoint(Checkpoint):
 
     def _replace(self, trainer: Trainer, name: str, pattern: str) -> None:
         """Save a checkpoint, and remove the earlier ones that match `pattern`."""
+        check_finite(trainer.lightning_module, trainer.global_step)
         trainer.save_checkpoint(self._folder / name)
         if trainer.is_global_zero:
-            for other in self._folder.glob(pattern):
-                if other.name != name:
-                    other.unlink()
+            self._remove_others(name, pattern)
 
-
-def _random_state() -> dict[str, Any]:
-    """Return the random states of torch, CUDA, NumPy and Python, in types that `weights_only=True` can read."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    def _remove_others(self, name: str, pattern: str) -> None:
+        for other in self._folder.glob(pattern):
+            if other.name != name:
+                other.unlink()

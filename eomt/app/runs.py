@@ -1,5 +1,6 @@
 """The weights and the run folder that a command line names."""
 
+import logging
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,8 @@ from lightning.pytorch import LightningModule
 from eomt.app.arguments import CONFIG_OPTIONS, option_value
 from eomt.errors import UserError
 from eomt.lora.files import is_adapter_folder
+
+log = logging.getLogger("eomt")
 
 CONFIG = "config.yaml"
 ALIASES = ("latest", "best")
@@ -36,7 +39,7 @@ class RunConfiguration:
 
     stem: str
     classes: tuple[str | None, str | None]
-    run: Path | None
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -223,9 +226,8 @@ def resolve_alias(alias: str, root: Path, run_name: str | None, configuration: R
         raise UserError(
             f"ckpt_path: no run of {configuration.stem if configuration else 'any config'} in {root}; give {hint}"
         )
-    found = sorted(runs[-1].glob(f"{alias}_lora_step*.ckpt"), key=_step)
-    if found:
-        return found[-1]
+    if found := _newest_checkpoint(runs[-1], alias):
+        return found
     older = [run.name for run in runs[:-1] if any(run.glob(f"{alias}_lora_step*.ckpt"))]
     hint = (
         f"; an older run has one: --run_name {older[-1]}"
@@ -233,6 +235,23 @@ def resolve_alias(alias: str, root: Path, run_name: str | None, configuration: R
         else "; give another --run_name, or the path of a file"
     )
     raise UserError(f"ckpt_path: there is no {alias}_lora_step*.ckpt in {runs[-1]}{hint}")
+
+
+def _newest_checkpoint(run: Path, alias: str) -> Path | None:
+    """Return the newest whole checkpoint that an alias stands for; None if there is none.
+
+    "latest" is the newest of all: a run may be killed between its first best and its first latest checkpoint.
+    """
+    kinds = ("best", "latest") if alias == "latest" else (alias,)
+    found = [path for kind in kinds for path in run.glob(f"{kind}_lora_step*.ckpt")]
+    for path in sorted(found, key=_step, reverse=True):
+        try:
+            step_of(path)
+        except UserError as error:
+            log.info("%s; the one before is taken", error)
+        else:
+            return path
+    return None
 
 
 def run_of_config(file: Path | None) -> Path | None:
@@ -264,5 +283,5 @@ def _start(run: Path) -> tuple[str, str]:
         return log.readline()[:23], run.name
 
 
-def _step(path: Path) -> int:
-    return int(re.findall(r"_step(\d+)", path.name)[0])
+def _step(path: Path) -> tuple[int, bool]:
+    return int(re.findall(r"_step(\d+)", path.name)[0]), path.name.startswith("latest")

@@ -40,11 +40,13 @@ def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callabl
         for file in beside.rglob("*"):
             # safetensors writes files that only their owner can read
             file.chmod(0o755 if file.is_dir() else 0o644)
+            _sync(file)
         if folder.exists():
             # another process may have made it while this one was filled
             _check_replaceable(folder, is_ours)
             shutil.rmtree(folder)
         os.replace(beside, folder)
+        _sync(folder.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -71,7 +73,22 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     try:
         beside.chmod(0o644)
         write(beside)
+        _sync(beside)
         os.replace(beside, path)
+        _sync(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk: a renaming must not come before the content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # some file systems cannot, for folders
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
