@@ -32,6 +32,8 @@ COLORMAP = "inferno"
 ANOMALY: Color = (0, 190, 255)
 IGNORED_GRAY: Color = (128, 128, 128)
 TRUTH_LEGEND = [("true anomaly", ANOMALY), ("ignored", IGNORED_GRAY)]
+# SegmentMeIfYouCan calls a frame without it
+CAMERA = "_leftImg8bit"
 # a picture holds a column for each score
 CELL_WIDTH = 360
 # the few lowest and highest pixels would stretch the scale
@@ -85,7 +87,7 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
             come from the first one's share.
         save_scores: Also write the scores of each image of `test` and `predict`, at its size:
             `scores/<score>/<set>/<image>.npy` as float32, or `.hdf5` as SegmentMeIfYouCan's code reads them (float16,
-            the data set "value"; needs h5py). None writes none.
+            the data set "value", LostAndFound's frames without `_leftImg8bit`; needs h5py). None writes none.
 
     Raises:
         UserError: If h5py is needed and missing.
@@ -157,6 +159,8 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
         """Write the scores of an image, `(S, H, W)`, a file for each."""
         for score, values in zip(scores, maps.float().cpu().numpy(), strict=True):
             path = picture_path(Path(name).with_suffix(".png").as_posix()).with_suffix(f".{self.save_scores}")
+            if self.save_scores == "hdf5":
+                path = path.with_stem(path.stem.removesuffix(CAMERA))
             if self._saved.setdefault(path, name) != name:
                 raise UserError(f"save_scores: {name} and {self._saved[path]} would share {path}; rename one of them")
             file = self.folder / "scores" / score / path

@@ -5,11 +5,47 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+from eomt.errors import UserError
+
 
 def name_key(name: str) -> str:
     """Return what spellings of a file's name have in common: photo.PNG is photo.png, in either form of Unicode."""
     stem, suffix = os.path.splitext(unicodedata.normalize("NFC", name))
     return stem + suffix.lower()
+
+
+def ends_with(name: str, *endings: str) -> bool:
+    """Return whether a name ends in one of these ways, in either form of Unicode and in upper or lower case."""
+    wanted = tuple(unicodedata.normalize("NFC", ending).lower() for ending in endings)
+    return unicodedata.normalize("NFC", name).lower().endswith(wanted)
+
+
+def stem_of(name: str, ending: str) -> str:
+    """Return what stands before the ending that a name has, see `ends_with`, in one form of Unicode."""
+    whole = unicodedata.normalize("NFC", name)
+    return whole[: len(whole) - len(unicodedata.normalize("NFC", ending))]
+
+
+def stems_of(names: Iterable[str], ending: str, place: Path) -> dict[str, str]:
+    """Return the names that end with `ending` by what stands before it, see `ends_with`, sorted by name.
+
+    Args:
+        names: Of files.
+        ending: Of those that are wanted.
+        place: Where the files are, for messages.
+
+    Raises:
+        UserError: Two names are spellings of one.
+    """
+    stems: dict[str, str] = {}
+    for name in sorted(names):
+        if not ends_with(name, ending):
+            continue
+        stem = stem_of(name, ending)
+        if stem in stems:
+            raise UserError(f"{place / name}: is {stems[stem]} in another spelling; keep one of the two")
+        stems[stem] = name
+    return stems
 
 
 class NameTable:

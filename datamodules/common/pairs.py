@@ -2,10 +2,10 @@
 
 import logging
 import os
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.common.file_names import ends_with, stem_of
 from datamodules.common.reading import IMAGE_EXTENSIONS, begins_like_image
 from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile
@@ -38,7 +38,7 @@ def check_same_size(pair: Pair, image_size: tuple[int, ...], mask_size: tuple[in
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Return the sorted names, relative to `folder`, of all files below it that end with one of `suffixes`.
 
-    Upper and lower case count as equal; hidden files are left out; linked folders are followed, each place once.
+    Spellings count as equal, see `ends_with`; hidden files are left out; linked folders are followed, each place once.
     """
     names = []
     # links may lead back to where they are
@@ -51,9 +51,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(parent).relative_to(folder)
         names += [
-            (relative / name).as_posix()
-            for name in files
-            if name.lower().endswith(tuple(suffix.lower() for suffix in suffixes)) and not name.startswith(".")
+            (relative / name).as_posix() for name in files if ends_with(name, *suffixes) and not name.startswith(".")
         ]
     return sorted(names)
 
@@ -67,9 +65,7 @@ def find_image_files(folder: Path, endings: tuple[str, ...] = IMAGE_EXTENSIONS) 
     """
     names = find_files(folder, endings)
     others = sorted(set(find_files(folder, ("",))) - set(names))
-    if left_out := [
-        name for name in others if name.lower().endswith(IMAGE_EXTENSIONS) or begins_like_image(folder / name)
-    ]:
+    if left_out := [name for name in others if ends_with(name, *IMAGE_EXTENSIONS) or begins_like_image(folder / name)]:
         log.warning(
             "%s: %d images are left out, for their names do not end with %s: %s",
             *(folder, len(left_out), listed(endings, most=4), listed(left_out, most=3)),
@@ -138,12 +134,11 @@ def find_pairs(
         wanted = image_suffix or listed(IMAGE_EXTENSIONS)
         raise UserError(f"{images_folder}: no file ends with {wanted}; put images there, or check image_suffix")
 
-    # in one form of Unicode, and without the ending, whose case may differ
-    on_disk = {unicodedata.normalize("NFC", mask[: -len(mask_ending)]): mask for mask in masks}
+    on_disk = {stem_of(mask, mask_ending): mask for mask in masks}
     present, image_of_mask = set(masks), dict[str, str]()
     for image in images:
-        stem = image[: -len(image_suffix)] if image_suffix else os.path.splitext(image)[0]
-        mask = on_disk.get(unicodedata.normalize("NFC", stem), stem + mask_ending)
+        stem = stem_of(image, image_suffix or os.path.splitext(image)[1])
+        mask = on_disk.get(stem, stem + mask_ending)
         if mask in image_of_mask:
             raise UserError(
                 f"{images_folder / image}: shares its mask {mask} with {image_of_mask[mask]}; keep one of the two"

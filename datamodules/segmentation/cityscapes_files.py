@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from datamodules.common.file_names import ends_with, stems_of
 from datamodules.common.pairs import Pair, find_files
 from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile, ZipMember, member_names
@@ -43,11 +44,11 @@ def find_cityscapes(path: Path, kind: LabelKind | None) -> CityscapesFiles:
     """
     if not path.is_dir():
         raise UserError(f"path: {path} is not a folder; give the one with leftImg8bit and gtFine, or their zip files")
-    images = {name: file for name, file in _files(path, "leftImg8bit").items() if name.endswith(IMAGE_ENDING)}
+    images = {name: file for name, file in _files(path, "leftImg8bit").items() if ends_with(name, IMAGE_ENDING)}
     annotations = _files(path, "gtFine")
     kind = kind or _kind_of(annotations)
     ending = f"_gtFine_{kind}.png"
-    masks = {name: file for name, file in annotations.items() if name.endswith(ending)}
+    masks = {name: file for name, file in annotations.items() if ends_with(name, ending)}
     if not images or not masks:
         root, wanted = ("leftImg8bit", IMAGE_ENDING) if not images else ("gtFine", ending)
         raise UserError(f"{_place(path, root)}: no file ends with {wanted}; give the official files")
@@ -75,21 +76,23 @@ def _files(path: Path, root: str) -> dict[str, ImageFile]:
     return {
         name.removeprefix(prefix): ZipMember(place, name)
         for name in sorted(names)
-        if name.startswith(prefix) and name.endswith(".png")
+        if name.startswith(prefix) and ends_with(name, ".png")
     }
 
 
 def _kind_of(annotations: Mapping[str, ImageFile]) -> LabelKind:
     return next(
-        (kind for kind in LABEL_KINDS if any(name.endswith(f"_gtFine_{kind}.png") for name in annotations)), "labelIds"
+        (kind for kind in LABEL_KINDS if any(ends_with(name, f"_gtFine_{kind}.png") for name in annotations)),
+        "labelIds",
     )
 
 
 def _pairs(
     path: Path, split: str, images: Mapping[str, ImageFile], masks: Mapping[str, ImageFile], ending: str
 ) -> list[Pair]:
-    stems = {name.removesuffix(IMAGE_ENDING): name for name in images if name.startswith(f"{split}/")}
-    annotated = {name.removesuffix(ending): name for name in masks if name.startswith(f"{split}/")}
+    of_split = f"{split}/"
+    stems = stems_of((name for name in images if name.startswith(of_split)), IMAGE_ENDING, _place(path, "leftImg8bit"))
+    annotated = stems_of((name for name in masks if name.startswith(of_split)), ending, _place(path, "gtFine"))
     # images to be predicted for the benchmark's server may come without the void annotations of test
     if split == "test" and not annotated:
         return []

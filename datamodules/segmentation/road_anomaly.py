@@ -11,9 +11,10 @@ from datamodules.common.pairs import find_images
 from datamodules.common.splits import seeded_split
 from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.image_mask_dataset import ImageDataset
-from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_anomalous
-from datamodules.segmentation.road_anomaly_sets import AnomalySample, AnomalySet, find_anomaly_sets
+from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_labels
+from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySample, AnomalySet, find_anomaly_sets
 from eomt.errors import UserError, listed
+from eomt.utils.labels import IGNORE_INDEX
 from eomt.utils.paths import expand
 
 log = logging.getLogger("eomt")
@@ -25,9 +26,9 @@ class RoadAnomaly(ImageDataModule):
     `path` holds a folder for each set, or is such a folder: `images` and `labels_masks` (RoadAnomaly21, RoadObsticle21,
     FS_LostFound_full, fs_static, RoadAnomaly; or SegmentMeIfYouCan's own, where images without a public mask are left
     out), or `frames` (the original RoadAnomaly), or `leftImg8bit` and `gtCoarse` (the original LostAndFound: its test
-    split, as in SegmentMeIfYouCan without children and bicycles, which are known classes). A set's name is its
-    folder's. The labels are 0 usual, 1 anomaly and 255 ignored; those of RoadAnomaly and LostAndFound are mapped to
-    these.
+    split, measured as in SegmentMeIfYouCan without children and bicycles, which are known classes, and without images
+    of which nothing is labeled: 1,043 are left). A set's name is its folder's. The labels are 0 usual, 1 anomaly and
+    255 ignored; those of RoadAnomaly and LostAndFound are mapped to these.
 
     Batches are dicts: `image` (B, 3, H, W) uint8 RGB, `anomaly` (B, H, W) int64, `name`, list of B file names that
     begin with the set's name, and `dataset`, list of B set names. A sample with an empty name is padding of a rank.
@@ -49,6 +50,7 @@ class RoadAnomaly(ImageDataModule):
     Attributes:
         counts: After `setup`, per split the number of "images", and of each set's images.
         left_out: After `setup`, per set the number of images without a public mask.
+        not_measured: After `setup`, per set the number of images with one that the benchmark leaves out.
 
     Raises:
         UserError: Fields contradict each other or have impossible values.
@@ -80,6 +82,7 @@ class RoadAnomaly(ImageDataModule):
         self.split_seed = split_seed
         self.skip_without_anomaly = skip_without_anomaly
         self.left_out: dict[str, int] = {}
+        self.not_measured: dict[str, int] = {}
         self._anomaly_sets: dict[str, AnomalySet] | None = None
         self._splits: dict[str, list[AnomalySample]] | None = None
 
@@ -106,8 +109,8 @@ class RoadAnomaly(ImageDataModule):
             self.left_out[name] = sum(sample.mask is None for sample in anomaly_set.samples)
             if self.left_out[name]:
                 log.info("%s: %d images without a public mask are left out", name, self.left_out[name])
-            if anomaly_set.num_excluded:
-                log.info("%s: %d images are left out, as by the benchmark", name, anomaly_set.num_excluded)
+            if self.not_measured[name]:
+                log.info("%s: %d images are left out, as by the benchmark", name, self.not_measured[name])
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the images on which a temperature may be chosen, in order.
@@ -128,7 +131,7 @@ class RoadAnomaly(ImageDataModule):
         return [name for name in self._used_sets() if name != self.val_set]
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the images of `predict_path`, or else of all sets, those without a public mask too.
+        """Return the images of `predict_path`, or else of all sets, those that are not measured too.
 
         Raises:
             UserError: `predict_path` does not exist or holds no image.
@@ -172,10 +175,13 @@ class RoadAnomaly(ImageDataModule):
         return self._splits
 
     def _measurable(self, anomaly_set: AnomalySet) -> list[AnomalySample]:
+        """Return a set's samples that are measured, and fill `not_measured`."""
         samples = [sample for sample in anomaly_set.samples if sample.mask is not None]
-        anomalous = find_anomalous(samples, {anomaly_set.name: anomaly_set})
-        return [
-            sample
-            for sample, is_anomalous in zip(samples, anomalous, strict=True)
-            if is_anomalous or not self.skip_without_anomaly
+        found = zip(samples, find_labels(samples, {anomaly_set.name: anomaly_set}), strict=True)
+        measured = [
+            (sample, labels)
+            for sample, labels in found
+            if sample.is_measured and (anomaly_set.measures_void or labels != {IGNORE_INDEX})
         ]
+        self.not_measured[anomaly_set.name] = len(samples) - len(measured)
+        return [sample for sample, labels in measured if ANOMALY in labels or not self.skip_without_anomaly]

@@ -54,8 +54,8 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
         return anomaly.long()
 
 
-def find_anomalous(samples: list[AnomalySample], sets: dict[str, AnomalySet]) -> list[bool]:
-    """Check all files, and return which images hold an anomaly.
+def find_labels(samples: list[AnomalySample], sets: dict[str, AnomalySet]) -> list[set[int]]:
+    """Check all files, and return which of 0, 1 and 255 each mask holds.
 
     Args:
         samples: All of a set's that have masks, of one set or several.
@@ -81,4 +81,4 @@ def find_anomalous(samples: list[AnomalySample], sets: dict[str, AnomalySet]) ->
                 f"{name}: no pixel of its {len(samples)} masks is {missing}, they hold {sorted(found)}{mapped}; masks "
                 f"are 0 usual, 1 anomaly, {IGNORE_INDEX} ignored"
             )
-    return [ANOMALY in of for of in labels]
+    return labels

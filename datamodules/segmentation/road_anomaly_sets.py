@@ -2,14 +2,17 @@
 
 import os
 import unicodedata
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from datamodules.common.file_names import ends_with, stem_of, stems_of
 from datamodules.common.pairs import find_files, find_image_files
 from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
 from eomt.errors import UserError
+from eomt.metrics.anomaly import ROAD_OBSTACLE, set_key
 from eomt.utils.labels import IGNORE_INDEX
 
 ANOMALY = 1
@@ -18,23 +21,34 @@ FRAME_LABELS = "labels_semantic.png"
 ROAD_ANOMALY_LABELS = {2: ANOMALY}
 LOST_AND_FOUND_LABELS = {0: IGNORE_INDEX, 1: 0} | dict.fromkeys(range(2, 201), ANOMALY)
 
-# images that SegmentMeIfYouCan leaves out, by the beginnings of their names: children and bicycles of LostAndFound,
-# which are known classes, and a part of the obstacle track's validation
+# what SegmentMeIfYouCan does not measure. Of LostAndFound scenes and sequences with children and bicycles, which are
+# known classes; a frame is <scene>_<sequence>_<time>
 KNOWN_OBJECTS = (
-    *("15_Rechbergstr_Deckenpfronn", "01_Hanns_Klemm_Str_45_000006", "01_Hanns_Klemm_Str_45_000007"),
-    "10_Schlossberg_9_000004",
+    *("15_Rechbergstr_Deckenpfronn_", "01_Hanns_Klemm_Str_45_000006_", "01_Hanns_Klemm_Str_45_000007_"),
+    "10_Schlossberg_9_000004_",
 )
+# of its own obstacle track these frames
 UNUSED_VALIDATION = ("validation_19", *(f"validation_2{digit}" for digit in range(1, 10)))
+LOST_AND_FOUND_IMAGE, LOST_AND_FOUND_MASK = "_leftImg8bit", "_gtCoarse_labelIds.png"
 
 
 @dataclass(frozen=True)
 class AnomalySample:
-    """An image of a set and its mask, None where the mask is not public; the name begins with the set's."""
+    """An image of a set.
+
+    Args:
+        dataset: Name of the set.
+        name: Begins with the set's.
+        image: Its file.
+        mask: None where it is not public.
+        is_measured: Whether the benchmark measures it; what it leaves out can be predicted all the same.
+    """
 
     dataset: str
     name: str
     image: Path
     mask: Path | None
+    is_measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,13 +59,13 @@ class AnomalySet:
         name: The folder's name.
         samples: Images, sorted by name.
         label_map: New values of raw labels; a label that is not there stays.
-        num_excluded: Number of images that the benchmark leaves out, and that are no samples here.
+        measures_void: Whether images whose masks hold no labeled pixel are measured.
     """
 
     name: str
     samples: list[AnomalySample]
     label_map: dict[int, int] = field(default_factory=dict)
-    num_excluded: int = 0
+    measures_void: bool = True
 
     @property
     def raw_labels(self) -> str:
@@ -86,7 +100,7 @@ def find_anomaly_sets(path: Path) -> dict[str, AnomalySet]:
     Layouts: `images` and `labels_masks`, masks under the image's name; the same with "_labels_semantic" after the name
     (SegmentMeIfYouCan), where images may lack a mask; `frames` with X.jpg and X.labels/labels_semantic.png (the
     original RoadAnomaly); `leftImg8bit` and `gtCoarse` (the original LostAndFound, its test split). Images that
-    SegmentMeIfYouCan leaves out of LostAndFound and of its own obstacle track are left out here.
+    SegmentMeIfYouCan leaves out of LostAndFound and of its own obstacle track are marked as not measured.
 
     Raises:
         UserError: There is none, or images and masks do not belong together.
@@ -109,60 +123,58 @@ def _read_set(folder: Path) -> AnomalySet:
     # a relative path such as "." has no name of its own
     name = folder.absolute().name
     if (folder / "frames").is_dir():
-        files = _frames(folder / "frames")
-        return AnomalySet(name, _samples(name, files), ROAD_ANOMALY_LABELS)
+        return AnomalySet(name, _samples(name, _frames(folder / "frames")), ROAD_ANOMALY_LABELS)
     if (folder / "gtCoarse").is_dir():
-        return _without(AnomalySet(name, _samples(name, _lost_and_found(folder)), LOST_AND_FOUND_LABELS), KNOWN_OBJECTS)
+        samples = _samples(name, _lost_and_found(folder), KNOWN_OBJECTS)
+        return AnomalySet(name, samples, LOST_AND_FOUND_LABELS, measures_void=False)
     files = _images_and_masks(folder)
     label_map = {"RoadAnomaly": ROAD_ANOMALY_LABELS, "LostAndFound": LOST_AND_FOUND_LABELS}.get(name, {})
-    return _without(AnomalySet(name, _samples(name, files), label_map), UNUSED_VALIDATION)
-
-
-def _without(found: AnomalySet, beginnings: tuple[str, ...]) -> AnomalySet:
-    """Return a set without the images whose names begin with one of `beginnings`."""
-    kept = [sample for sample in found.samples if not Path(sample.name).name.startswith(beginnings)]
-    return replace(found, samples=kept, num_excluded=len(found.samples) - len(kept))
+    unused = tuple(f"{frame}." for frame in UNUSED_VALIDATION) if set_key(name) in ROAD_OBSTACLE else ()
+    return AnomalySet(name, _samples(name, files, unused), label_map)
 
 
 def _lost_and_found(folder: Path) -> list[tuple[str, Path, Path | None]]:
     images, masks = folder / "leftImg8bit" / "test", folder / "gtCoarse" / "test"
-    ending = "_gtCoarse_labelIds.png"
-    found = {
-        Path(name).name.removesuffix(ending): masks / name
-        for name in find_files(masks, (".png",))
-        if name.endswith(ending)
-    }
-    names = [name for name in find_files(images, IMAGE_EXTENSIONS) if "_leftImg8bit." in name]
-    stems = {Path(name).name.rpartition("_leftImg8bit.")[0]: name for name in names}
-    return [(Path(name).name, file, mask) for name, file, mask in _paired(images, stems, found, may_lack_masks=False)]
+    frames = [
+        name
+        for name in find_files(images, IMAGE_EXTENSIONS)
+        if ends_with(os.path.splitext(name)[0], LOST_AND_FOUND_IMAGE)
+    ]
+    stems = {stem_of(stem, LOST_AND_FOUND_IMAGE): name for stem, name in _by_stem(images, frames).items()}
+    found = stems_of(find_files(masks, (".png",)), LOST_AND_FOUND_MASK, masks)
+    paired = _paired(images, stems, {stem: masks / name for stem, name in found.items()}, may_lack_masks=False)
+    return [(Path(name).name, file, mask) for name, file, mask in paired]
 
 
-def _samples(dataset: str, files: list[tuple[str, Path, Path | None]]) -> list[AnomalySample]:
-    return [AnomalySample(dataset, f"{dataset}/{name}", image, mask) for name, image, mask in files]
+def _samples(
+    dataset: str, files: list[tuple[str, Path, Path | None]], left_out: tuple[str, ...] = ()
+) -> list[AnomalySample]:
+    """Return the samples of a set; those whose names begin with one of `left_out` are not measured."""
+    return [
+        AnomalySample(dataset, f"{dataset}/{name}", image, mask, is_measured=not name.startswith(left_out))
+        for name, image, mask in files
+    ]
 
 
 def _frames(folder: Path) -> list[tuple[str, Path, Path | None]]:
-    masks = {mask.parent.name.removesuffix(".labels"): mask for mask in folder.glob(f"*.labels/{FRAME_LABELS}")}
-    images = _by_stem(folder, [file for file in os.listdir(folder) if file.lower().endswith(IMAGE_EXTENSIONS)])
-    return _paired(folder, images, masks, may_lack_masks=False)
+    files = find_files(folder, ("",))
+    masks = stems_of((name for name in files if name.count("/") == 1), f".labels/{FRAME_LABELS}", folder)
+    images = _by_stem(folder, [name for name in files if "/" not in name and ends_with(name, *IMAGE_EXTENSIONS)])
+    return _paired(folder, images, {stem: folder / name for stem, name in masks.items()}, may_lack_masks=False)
 
 
 def _images_and_masks(folder: Path) -> list[tuple[str, Path, Path | None]]:
     images = _by_stem(folder / "images", find_image_files(folder / "images"))
     names = find_files(folder / "labels_masks", (".png",))
     ending = "_labels_semantic.png"
-    is_official = any(name.lower().endswith(ending) for name in names)
+    is_official = any(ends_with(name, ending) for name in names)
     # the official masks have colored twins for the eye
-    ending = ending if is_official else ".png"
-    masks = {
-        unicodedata.normalize("NFC", name[: -len(ending)]): folder / "labels_masks" / name
-        for name in names
-        if name.lower().endswith(ending)
-    }
+    stems = stems_of(names, ending if is_official else ".png", folder / "labels_masks")
+    masks = {stem: folder / "labels_masks" / name for stem, name in stems.items()}
     return _paired(folder / "images", images, masks, may_lack_masks=is_official)
 
 
-def _by_stem(folder: Path, names: list[str]) -> dict[str, str]:
+def _by_stem(folder: Path, names: Iterable[str]) -> dict[str, str]:
     stems: dict[str, str] = {}
     for name in sorted(names):
         stem = unicodedata.normalize("NFC", os.path.splitext(name)[0])

@@ -32,24 +32,23 @@ FIGURES = ("auprc", "auroc", "fpr95", "siou", "ppv", "f1")
 """Figures of a score, as in the tables."""
 
 
-# SegmentMeIfYouCan evaluates each of its sets in one track. Names are as folders have them, without case and marks; a
-# widespread folder of RoadObstacle21 is called RoadObsticle21.
+# Names of sets are as folders have them, without case and marks; a widespread folder of RoadObstacle21 is called
+# RoadObsticle21.
+ROAD_OBSTACLE = ("roadobstacle21", "roadobsticle21", "datasetobstacletrack", "obstacletrack")
+# SegmentMeIfYouCan evaluates each of its sets in one track.
 TRACKS = dict.fromkeys(
     ("roadanomaly21", "roadanomaly", "datasetanomalytrack", "anomalytrack", "fsstatic", "fishyscapesstatic")
     + ("fslostfoundfull", "fslostfound", "fslostandfound", "fishyscapeslostandfound", "fishylaf"),
     ANOMALY_TRACK,
 ) | dict.fromkeys(
-    (
-        "roadobstacle21",
-        "roadobsticle21",
-        "datasetobstacletrack",
-        "obstacletrack",
-        "lostandfound",
-        "lostfound",
-        "datasetlostandfound",
-    ),
+    (*ROAD_OBSTACLE, "lostandfound", "lostfound", "datasetlostandfound"),
     OBSTACLE_TRACK,
 )
+
+
+def set_key(dataset: str) -> str:
+    """Return what spellings of a set's name have in common: its letters and digits, in lower case."""
+    return re.sub(r"[\W_]", "", dataset.lower())
 
 
 def component_sizes_of(dataset: str, others: ComponentSizes | None = None) -> ComponentSizes:
@@ -62,7 +61,7 @@ def component_sizes_of(dataset: str, others: ComponentSizes | None = None) -> Co
     Raises:
         UserError: If the benchmark does not evaluate it, and nothing else was given.
     """
-    sizes = TRACKS.get(re.sub(r"[\W_]", "", dataset.lower()), others)
+    sizes = TRACKS.get(set_key(dataset), others)
     if sizes is None:
         raise UserError(
             f"component_sizes: null, and {dataset!r} is no set of SegmentMeIfYouCan; give "

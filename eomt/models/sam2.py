@@ -377,6 +377,8 @@ def _make_model(weights: SAM2Weights | None, size: str) -> Sam2Model:
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
                 module.reset_parameters()
         with torch.no_grad():
+            # transformers leaves it at zero, where it says nothing
+            nn.init.trunc_normal_(model.no_memory_embedding, std=0.02)
             # both hold the same matrix in all trained weights
             model.get_buffer(POSITIONS_TWICE[0]).copy_(model.get_buffer(POSITIONS_TWICE[1]))
         return model

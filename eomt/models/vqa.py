@@ -20,6 +20,7 @@ from eomt.models.parts.freezing import freeze_models
 from eomt.models.parts.gated_fusion import GatedFusion
 from eomt.models.parts.text_states import decoder_tokens, encoder_arguments, masked_mean, question_states
 from eomt.models.parts.text_tower import decoder_of, encoder_of, load_tokenizer_for, make_text_tower
+from eomt.models.parts.vision_lora import ALPHA, DROPOUT, RANK, vision_lora_config
 from eomt.models.parts.vision_tower import make_vision_tower
 from eomt.models.weights.transformers import describe_source
 from eomt.models.weights.vqa import (
@@ -73,7 +74,7 @@ class DeterministicVQA(Network):
         lora_config: Settings of LoRA; None adds no adapters.
         use_vision_lora: Short for a `lora_config` with query, key and value of the vision encoder, all else frozen but
             the new parts.
-        vision_lora_r: Rank of it.
+        vision_lora_r: Rank of it; without `use_vision_lora` neither this nor the next two may be given.
         vision_lora_alpha: Alpha of it.
         vision_lora_dropout: Dropout of it.
 
@@ -105,22 +106,14 @@ class DeterministicVQA(Network):
         checkpointing: bool = False,
         lora_config: LoRAConfig | None = None,
         use_vision_lora: bool = False,
-        vision_lora_r: int = 8,
-        vision_lora_alpha: float = 16,
-        vision_lora_dropout: float = 0.1,
+        vision_lora_r: int = RANK,
+        vision_lora_alpha: float = ALPHA,
+        vision_lora_dropout: float = DROPOUT,
     ) -> None:
         super().__init__()
-        if use_vision_lora:
-            if lora_config is not None:
-                raise UserError("use_vision_lora, lora_config: both are given; give one of them")
-            lora_config = LoRAConfig(
-                rank=vision_lora_r,
-                lora_alpha=vision_lora_alpha,
-                lora_dropout=vision_lora_dropout,
-                target_modules=["query", "key", "value"],
-                exclude_modules=["text_model", "fusion"],
-                freeze_base_model=True,
-            )
+        if use_vision_lora and lora_config is not None:
+            raise UserError("use_vision_lora, lora_config: both are given; give one of them")
+        vision_lora = vision_lora_config(use_vision_lora, vision_lora_r, vision_lora_alpha, vision_lora_dropout)
         pretrained = expand_source(pretrained)
         vision_model, text_model = expand_source(vision_model), expand_source(text_model)
         tokenizer = expand_source(tokenizer)
@@ -161,7 +154,7 @@ class DeterministicVQA(Network):
                 if not model.supports_gradient_checkpointing:
                     raise UserError(f"checkpointing: {type(model).__name__} cannot recompute; set it to false")
                 enable_checkpointing(model)
-        apply_lora(self, lora_config)
+        apply_lora(self, lora_config or vision_lora)
         self.train()
 
     # -- what it is --------------------------------------------------------------------------------------------------

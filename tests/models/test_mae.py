@@ -290,3 +290,32 @@ def test_the_authors_file_is_read(tmp_path: Path, with_decoder: bool) -> None:
     for name, value in model.state_dict().items():
         if with_decoder or not name.startswith("decoder."):
             torch.testing.assert_close(network.model.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_the_authors_file_of_a_fine_tuned_encoder_says_what_would_do(tmp_path: Path) -> None:
+    """15.27: `lacks 'layernorm.bias'; copy it again`, which could never succeed."""
+    state = authors_state(tiny_model(), False)
+    state = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: v for name, v in state.items()}
+    torch.save({"model": state | {"head.weight": torch.zeros(3, 32)}}, tmp_path / "mae_finetuned.pth")
+    with pytest.raises(UserError, match=r"was fine-tuned for classification, .* give the weights of the pre-training"):
+        make_encoder(pretrained=str(tmp_path / "mae_finetuned.pth"))
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_file_with_the_names_of_transformers_is_read(tmp_path: Path, is_old: bool) -> None:
+    """15.27: `has no names of a ViT-MAE`."""
+    model = tiny_model()
+    state = dict(model.state_dict())
+    if is_old:
+        # before transformers 5
+        state = {name.replace("vit.layers.", "vit.encoder.layer."): value for name, value in state.items()}
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "mae.PTH")
+    network = make_mae(pretrained=str(tmp_path / "mae.PTH"))
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(network.model.state_dict()[name], value, rtol=0, atol=0)
+    with pytest.raises(UserError, match=r"does not fit, .*; give it patch_size: 8, hidden_size: 32, depth: 2"):
+        make_encoder(pretrained=str(tmp_path / "mae.PTH"), depth=1)
+    model.config.hidden_act = "relu"
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="hidden_act 'relu'; must be 'gelu'"):
+        make_encoder(pretrained=str(tmp_path / "mae.PTH"))

@@ -1,5 +1,6 @@
 """The encoder: layouts it reads, sizes it takes, what it refuses."""
 
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -165,6 +166,41 @@ def test_the_file_of_dinov2_with_registers_is_read_as_its_authors_made_it(tmp_pa
     loaded = make_encoder("vit_small_patch14_reg4_dinov2", (32, 48), pretrained=str(tmp_path / "dinov2.pth"))
     image = make_image()
     torch.testing.assert_close(loaded(image), source(image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone.", "_orig_mod.", "model.backbone.", "encoder."])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_backbone_is_read_from_what_training_code_saves(
+    tmp_path: Path, name: str, prefix: str, is_chunked: bool
+) -> None:
+    """15.27: advised to choose the backbone_name that these weights are of, which was chosen."""
+    source = make_encoder(name, (32, 48))
+    state = dict(source.backbone.state_dict()) | {"mask_token": torch.zeros(1, WIDTH)}
+    if is_chunked:
+        # DINOv2's block_chunks: blocks.<chunk>.<number in the whole>
+        state = {re.sub(r"^blocks\.(\d+)", r"blocks.0.\1", name): value for name, value in state.items()}
+    state = {prefix + name: value for name, value in state.items()}
+    state |= {f"{prefix.removesuffix('backbone.')}dino_head.mlp.0.weight": torch.zeros(2, 2)}
+    torch.save({"teacher": state}, tmp_path / "teacher.pth")
+    loaded = make_encoder(name, (32, 48), pretrained=str(tmp_path / "teacher.pth"))
+    assert torch.equal(loaded(make_image()), source(make_image()))
+
+
+def test_a_file_of_something_else_is_not_said_to_be_of_another_backbone(tmp_path: Path) -> None:
+    """15.27"""
+    torch.save({"conv1.weight": torch.zeros(2, 2), "fc.weight": torch.zeros(2)}, tmp_path / "resnet.pth")
+    with pytest.raises(UserError, match=r"resnet.pth: conv1.weight, \.\.\. .*: no names of a ViT; give weights with"):
+        make_encoder("vit_small_patch14_dinov2", (32, 48), pretrained=str(tmp_path / "resnet.pth"))
+
+
+def test_weights_that_were_fine_tuned_without_a_norm_of_tokens_are_refused(tmp_path: Path) -> None:
+    """15.27: the advice was another backbone_name."""
+    state = dict(make_encoder("vit_base_patch16_224.mae", (32, 48)).backbone.state_dict())
+    state = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: v for name, v in state.items()}
+    torch.save({"model": state | {"head.weight": torch.zeros(2, WIDTH)}}, tmp_path / "mae.pth")
+    with pytest.raises(UserError, match=r"was fine-tuned for classification, .* give the weights of the pre-training"):
+        make_encoder("vit_base_patch16_224.mae", (32, 48), pretrained=str(tmp_path / "mae.pth"))
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:

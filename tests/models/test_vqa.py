@@ -77,9 +77,17 @@ def test_the_guides_arguments_are_short_for_a_config() -> None:
     done = adaptation(network)
     assert done is not None
     assert done.config == LoRAConfig(**QKV | {"rank": 2, "lora_alpha": 6, "lora_dropout": 0.0})
-    assert adaptation(make_vqa(vision_lora_r=2)) is None
+    assert adaptation(make_vqa(vision_lora_r=8, vision_lora_alpha=16, vision_lora_dropout=0.1)) is None
     with pytest.raises(UserError, match="use_vision_lora, lora_config: both are given"):
         make_vqa(use_vision_lora=True, lora_config=LoRAConfig(**QKV))
+
+
+@pytest.mark.parametrize(("name", "value"), [("r", 4), ("alpha", 8), ("dropout", 0.0)])
+@pytest.mark.parametrize("lora_config", [None, LoRAConfig(**QKV)])
+def test_the_guides_settings_are_not_ignored(name: str, value: float, lora_config: LoRAConfig | None) -> None:
+    """15.29: `DeterministicVQA(vision_lora_r=4)` had no adapters, without a word."""
+    with pytest.raises(UserError, match=f"vision_lora_{name}: {value}, but use_vision_lora is false; set it to true"):
+        make_vqa(lora_config=lora_config, **{f"vision_lora_{name}": value})
 
 
 # -- what comes out, and what it depends on --------------------------------------------------------------------------

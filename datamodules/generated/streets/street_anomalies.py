@@ -18,7 +18,7 @@ from datamodules.generated.streets.lighting import light_by_night
 from datamodules.generated.streets.obstacles import UNKNOWN, add_obstacles
 from datamodules.segmentation.cityscapes_files import find_cityscapes
 from datamodules.segmentation.labels import LabelTable
-from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_anomalous
+from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_labels
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySet, find_anomaly_sets
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -80,7 +80,7 @@ class StreetAnomalies(GeneratedStreets):
         super().setup(stage)
         if stage in ("test", None):
             test_set = self._test_set()
-            find_anomalous(test_set.samples, {TEST_SET: test_set})
+            find_labels(test_set.samples, {TEST_SET: test_set})
             self.counts["test"] = {"images": len(test_set.samples)}
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:

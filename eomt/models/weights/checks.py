@@ -38,6 +38,21 @@ def check_tensors(
             raise UserError(f"{place}: {name!r} has shape {list(shape)}, {owner} has {list(own)}; {remedy}")
 
 
+def check_final_norm(state: Mapping[str, Tensor], place: str | Path) -> None:
+    """Check that tensors in timm's names have the norm that follows the last block.
+
+    Fine-tuning for classification in ViT-MAE's code leaves it out: `fc_norm` follows the mean of the tokens.
+
+    Raises:
+        UserError: If they have `fc_norm` in its place.
+    """
+    if "fc_norm.weight" in state and "norm.weight" not in state:
+        raise UserError(
+            f"{place}: was fine-tuned for classification, with 'fc_norm' in place of the norm of the tokens; give the "
+            "weights of the pre-training"
+        )
+
+
 def _shape(value: Tensor | Size) -> Size:
     """Return the shape of a tensor, or the shape itself."""
     return value.shape if isinstance(value, Tensor) else value

@@ -1,10 +1,11 @@
 """Weights on disk: safetensors or PyTorch files, one or several, alone or in a folder."""
 
 import json
+import re
 import struct
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
 from typing import Any
 
@@ -20,13 +21,20 @@ from eomt.utils.hub import INDEX_FILES, WEIGHT_FILES, first_line
 GIT_LFS = b"version https://git-lfs"
 # how a PyTorch file begins: as a zip file, or one of before PyTorch 1.6 as a pickle
 PYTORCH = (b"PK", b"\x80")
-# what authors keep beside their weights: settings and figures, which run nothing when they are read
-NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
+# what authors keep beside their weights: settings, paths and figures, which run nothing when they are read. NumPy's
+# numbers and texts are listed, and its objects are not; a path is read as one that never looks at a disk.
+NUMPY: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
 HARMLESS: list[Any] = [
-    *(Namespace, np.dtype),
-    *((NUMPY_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+    *(Namespace, np.dtype, np.ndarray),
+    *((read, f"numpy.{core}.multiarray.{name}") for name, read in NUMPY.items() for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in "?bhilqBHILQefdUS"),
+    *((PurePosixPath, f"pathlib.{module}PosixPath") for module in ("", "_local.")),
+    *((PureWindowsPath, f"pathlib.{module}WindowsPath") for module in ("", "_local.")),
 ]
+# what DataParallel, DistributedDataParallel and torch.compile put before the names of what they hold
+PARALLEL, COMPILED = "module.", "_orig_mod."
+# where training code keeps the weights among other things; DINOv2's as "teacher"
+PLACES = ("state_dict", "model", "teacher")
 # of readers of damaged files: torch.load takes a pickle apart without checks of its own
 DAMAGED = (
     *(SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError),
@@ -113,21 +121,20 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     _check_beginning(file)
     state: Any
     try:
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             state = load_file(file)
         else:
             with torch.serialization.safe_globals(HARMLESS):
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         # nobody's code is run: the file is damaged, or holds objects instead of tensors
-        raise UserError(f"{file}: cannot be read as plain tensors (weights_only); give safetensors") from error
+        found = re.search(r"GLOBAL (\S+) (?:was|whose)", str(error))
+        reason = f"cannot be read as plain tensors (weights_only){f', it holds a {found[1]}' if found else ''}"
+        raise UserError(f"{file}: {reason}; save the weights alone, or give safetensors") from error
     except DAMAGED as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)}); copy it again") from error
-    for key in ("state_dict", "model"):
+    for key in PLACES:
         state = state.get(key, state) if isinstance(state, dict) else state
-    if isinstance(state, dict) and state and all(str(name).startswith("module.") for name in state):
-        # as DataParallel and DistributedDataParallel save them
-        state = {name.removeprefix("module."): value for name, value in state.items()}
     if not isinstance(state, dict) or not state:
         raise UserError(f"{file}: holds no tensors by name; give the weights of a model")
     for name, value in state.items():
@@ -135,6 +142,14 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             raise UserError(f"{file}: holds {name!r}, which is no name of a tensor; give the weights of a model")
         if not isinstance(value, Tensor):
             raise UserError(f"{file}: {name!r} is no tensor but {type(value).__name__}; give weights alone")
+    return _unwrapped(state)
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under the names that they have inside the wrappers of PyTorch."""
+    state = {name.replace(COMPILED, ""): value for name, value in state.items()}
+    while all(name.startswith(PARALLEL) for name in state):
+        state = {name.removeprefix(PARALLEL): value for name, value in state.items()}
     return state
 
 
@@ -149,5 +164,5 @@ def _check_beginning(file: Path) -> None:
         raise UserError(f"{file}: is a git-LFS pointer to the weights, not the weights; fetch them with git lfs pull")
     if not beginning:
         raise UserError(f"{file}: cannot be read: it is empty; copy it again")
-    if file.suffix != ".safetensors" and not beginning.startswith(PYTORCH):
+    if file.suffix.lower() != ".safetensors" and not beginning.startswith(PYTORCH):
         raise UserError(f"{file}: cannot be read: it begins with {beginning[:8]!r}, as no PyTorch file; copy it again")

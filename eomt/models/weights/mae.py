@@ -14,7 +14,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import require_merged
-from eomt.models.weights.checks import check_tensors
+from eomt.models.weights.checks import check_final_norm, check_tensors
 from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_config_fields, read_weights, write_weights
 from eomt.models.weights.mae_authors import from_authors, is_of_authors
@@ -33,6 +33,7 @@ WANTED = Wanted(
 # of single files
 WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
 POSITIONS = "embeddings.position_embeddings"
+PATCHES = "embeddings.patch_embeddings.projection.weight"
 DECODER_POSITIONS = "decoder_pos_embed"
 
 # On the left the names of transformers 5; on the right also those of the versions before, which version 5 still writes,
@@ -65,7 +66,7 @@ class MAEWeights:
     """What a folder holds.
 
     Attributes:
-        folder: The folder, or the authors' file.
+        folder: The folder, or the file.
         config: Fields of its config.json; None for what is not known.
         encoder: Tensors in the names of a ViTMAEModel.
         decoder: Tensors in the names of the decoder of a ViTMAEForPreTraining; none in a folder of an encoder alone.
@@ -158,27 +159,69 @@ def initialize_mae(model: ViTMAEModel | ViTMAEForPreTraining) -> None:
 
 
 def read_mae(source: bool | str) -> MAEWeights:
-    """Read a local folder, a repository on the hub, the authors' .pth file, or (true) the released base size.
+    """Read a local folder, a repository on the hub, a file, or (true) the released base size.
+
+    A file has its authors' names or transformers'; sizes are those of its tensors, unless a configuration is beside.
 
     Raises:
         UserError: If there is no such thing, it cannot be read, or is no ViT-MAE.
     """
-    if source is not True and Path(str(source)).suffix in WEIGHT_ENDINGS and Path(str(source)).is_file():
-        state = {name: value.float() for name, value in read_weights(str(source)).items()}
-        if not is_of_authors(state):
-            raise UserError(
-                f"{source}: has no names of a ViT-MAE; give its authors' .pth, or a folder with a {CONFIG_FILE}"
-            )
-        return MAEWeights(Path(str(source)), *from_authors(state))
+    if source is not True and Path(str(source)).suffix.lower() in WEIGHT_ENDINGS and Path(str(source)).is_file():
+        return _read_mae_file(Path(str(source)))
     folder = find_weights(REPOSITORY if source is True else str(source), WANTED)
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise UserError(f"{folder}: holds no {CONFIG_FILE}; give a folder of a ViT-MAE in Hugging Face layout")
+        raise UserError(f"{folder}: holds no {CONFIG_FILE}; give one in Hugging Face layout, or the file itself")
     config = read_config_fields(file, [MODEL_TYPE])
     state = {name: value.float() for name, value in read_weights(folder).items()}
+    return MAEWeights(folder, config, *_from_transformers(state))
+
+
+def _from_transformers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of encoder and decoder, of any version's names, in those of transformers 5."""
     decoder = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
     encoder = {name.removeprefix("vit."): value for name, value in state.items() if not name.startswith("decoder.")}
-    return MAEWeights(folder, config, ENCODER.backwards(encoder), DECODER.backwards(decoder))
+    return ENCODER.backwards(encoder), DECODER.backwards(decoder)
+
+
+def _read_mae_file(file: Path) -> MAEWeights:
+    """Read a single file."""
+    state = {name: value.float() for name, value in read_weights(file).items()}
+    if is_of_authors(state):
+        check_final_norm(state, file)
+        encoder, decoder = from_authors(state)
+    else:
+        encoder, decoder = _from_transformers(state)
+    if PATCHES not in encoder:
+        raise UserError(f"{file}: has no names of a ViT-MAE; give its authors' .pth, or a folder with a {CONFIG_FILE}")
+    beside = file.parent / CONFIG_FILE
+    if beside.is_file() and not is_of_authors(state):
+        return MAEWeights(file, read_config_fields(beside, [MODEL_TYPE]), encoder, decoder)
+    return MAEWeights(file, _fields_of(encoder, decoder), encoder, decoder)
+
+
+def _fields_of(encoder: dict[str, Tensor], decoder: dict[str, Tensor]) -> dict[str, Any]:
+    """Return fields of a configuration; tensors do not tell the number of attention heads, which is None."""
+    width, _, patch, _ = encoder[PATCHES].shape
+    fields: dict[str, Any] = {
+        "hidden_size": width,
+        "num_hidden_layers": _depth(encoder, "layers"),
+        "num_attention_heads": None,
+        "patch_size": patch,
+        "intermediate_size": 4 * width,
+    }
+    if "decoder_embed.weight" in decoder:
+        fields |= {
+            "decoder_hidden_size": len(decoder["decoder_embed.weight"]),
+            "decoder_num_hidden_layers": _depth(decoder, "decoder_layers"),
+            "decoder_num_attention_heads": None,
+        }
+    return fields
+
+
+def _depth(state: dict[str, Tensor], blocks: str) -> int:
+    """Return the number of blocks that have these names: <blocks>.<number>."""
+    return len({name.split(".")[1] for name in state if name.startswith(f"{blocks}.")})
 
 
 def fill_mae_encoder(model: ViTMAEModel, weights: MAEWeights) -> None:

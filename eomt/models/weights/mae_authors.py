@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -30,11 +29,11 @@ def is_of_authors(state: Mapping[str, Tensor]) -> bool:
     return "cls_token" in state and "patch_embed.proj.weight" in state and "pos_embed" in state
 
 
-def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Return fields of a configuration, and the tensors of encoder and decoder in transformers' names.
+def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of encoder and decoder in transformers' names.
 
-    Tensors do not tell the number of attention heads: it is None in the fields. Tensors that are none of these stay
-    under their names, for the caller to refuse; the head of a fine-tuned encoder is left out.
+    Tensors that are none of these stay under their names, for the caller to refuse; the head of a fine-tuned encoder
+    is left out.
     """
     encoder: dict[str, Tensor] = {}
     decoder: dict[str, Tensor] = {}
@@ -52,24 +51,4 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
         elif not name.startswith(("head.", "fc_norm.")):
             stem, dot, kind = name.rpartition(".") if name.endswith((".weight", ".bias")) else (name, "", "")
             encoder[ENCODER_NAMES.get(stem, stem) + dot + kind] = value
-    return _fields(state), encoder, decoder
-
-
-def _fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    blocks = [block.groups() for name in state if (block := BLOCK.fullmatch(name))]
-    depths = [len({number for part, number, *_ in blocks if bool(part) == of_decoder}) for of_decoder in (False, True)]
-    fields: dict[str, Any] = {
-        "hidden_size": width,
-        "num_hidden_layers": depths[0],
-        "num_attention_heads": None,
-        "patch_size": patch,
-        "intermediate_size": 4 * width,
-    }
-    if "decoder_embed.weight" in state:
-        fields |= {
-            "decoder_hidden_size": len(state["decoder_embed.weight"]),
-            "decoder_num_hidden_layers": depths[1],
-            "decoder_num_attention_heads": None,
-        }
-    return fields
+    return encoder, decoder

@@ -177,3 +177,19 @@ def test_scores_are_files_of_their_own_where_they_are_wanted(tmp_path: Path, sav
                 assert np.array_equal(opened["value"][:], expected.astype(np.float16))
     with pytest.raises(UserError, match=r"farm/7\.png and farm/7\.jpg would share farm/7"):
         end(trainer, task, {"anomaly_maps": [maps]}, batch | {"name": ["farm/7.png"]}, 1)
+
+
+def test_frames_of_lost_and_found_have_the_names_of_the_benchmark(tmp_path: Path) -> None:
+    """15 H: SegmentMeIfYouCan reads 7.hdf5, and 7_leftImg8bit.hdf5 was written."""
+    task = SemanticSegmentation(make_eomt(num_classes=3), num_points=64, anomaly_scores=("rba",))
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, default_root_dir=str(tmp_path), strategy=SimpleNamespace(broadcast=lambda value: value)
+    )
+    callback = AnomalyResults(1, "hdf5")
+    callback.setup(trainer, task, "test")
+    callback.on_test_epoch_start(trainer, task)
+    batch, outputs = make_batch(7, "LostAndFound")
+    names = {"name": ["LostAndFound/7_leftImg8bit.png"]}
+    callback.on_test_batch_end(trainer, task, {"anomaly_maps": [outputs["anomaly_maps"][0][:1]]}, batch | names, 0)
+    files = [path.relative_to(tmp_path).as_posix() for path in (tmp_path / "scores").rglob("*.hdf5")]
+    assert files == ["scores/rba/LostAndFound/7.hdf5"]

@@ -61,6 +61,15 @@ def test_images_and_masks_are_paired_by_any_spelling(mask: str, tmp_path: Path) 
     assert (pair.image, pair.mask) == (tmp_path / "images" / image, tmp_path / "masks" / mask)
 
 
+def test_suffixes_of_pairs_may_be_spelled_in_any_way(tmp_path: Path) -> None:
+    """15.28"""
+    there, asked = (unicodedata.normalize(form, "_nhãn.png") for form in ("NFD", "NFC"))
+    write_pair(tmp_path, "1.png", make_mask())
+    (tmp_path / "masks" / "1.png").rename(tmp_path / "masks" / f"1{there}")
+    (pair,) = find_pairs(tmp_path / "images", tmp_path / "masks", None, asked)
+    assert pair.mask == tmp_path / "masks" / f"1{there}"
+
+
 def test_a_recorded_split_names_files_in_any_spelling(tmp_path: Path) -> None:
     """15.28"""
     file = tmp_path / "splits.json"

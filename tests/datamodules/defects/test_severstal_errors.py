@@ -185,6 +185,16 @@ def test_a_title_beside_severstals_is_a_mistake_and_shifts_nothing(tmp_path: Pat
         layout.samples(SEVERSTAL_CLASSES)
 
 
+def test_smooth_masks_are_not_taken_for_many_classes(tmp_path: Path) -> None:
+    """15.6: every gray of a smooth edge would be a class; here they are 1 to 255 without a gap."""
+    write_masks(tmp_path, range(3))
+    ramp = np.linspace(0, 255, HEIGHT * WIDTH).round().astype(np.uint8).reshape(HEIGHT, WIDTH)
+    Image.fromarray(ramp).save(tmp_path / "masks" / "0.png")
+    layout = find_layout(tmp_path)
+    with pytest.raises(UserError, match=r"masks: 2.. of 255 labels in the masks fill no area, .*smooth or lossy"):
+        layout.class_names(layout.labels())
+
+
 def test_json_without_size_is_found_in_every_split(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps({"objects": []}))

@@ -264,3 +264,25 @@ def test_without_test_annotations_it_is_said_that_there_are_none(tmp_path: Path)
         shutil.rmtree(folder / root / "test")
     with pytest.raises(UserError, match="no annotated test images; use validate"):
         cityscapes(folder).setup("test")
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("root", list(ARCHIVES))
+def test_files_are_found_by_any_spelling(tmp_path: Path, root: str, is_packed: bool) -> None:
+    """15.28: `no file ends with _leftImg8bit.png` where all end with _leftImg8bit.PNG."""
+    path = write_cityscapes(tmp_path / "source")
+    expected = Cityscapes(path, num_workers=0).find_splits()
+    if is_packed:
+        path = tmp_path / "packed"
+        path.mkdir()
+        for tree, archive in ARCHIVES.items():
+            with zipfile.ZipFile(path / archive, "w") as packed:
+                for file in (tmp_path / "source" / tree).rglob("*.png"):
+                    name = file.relative_to(tmp_path / "source").as_posix()
+                    packed.write(file, name.replace(".png", ".PNG") if tree == root else name)
+    else:
+        for file in list((path / root).rglob("*.png")):
+            file.rename(file.with_suffix(".PNG"))
+    found = Cityscapes(path, num_workers=0).find_splits()
+    for split, pairs in expected.items():
+        assert sorted(pair.name.lower() for pair in found[split]) == sorted(pair.name.lower() for pair in pairs)

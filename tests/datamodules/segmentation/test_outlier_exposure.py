@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datamodules import ImageMaskFolder
-from datamodules.segmentation.outlier_exposure import LARGEST, SMALLEST, OutlierPaste
+from datamodules.segmentation.outlier_exposure import LARGEST, SMALLEST, OutlierPaste, read_cutouts
 from datamodules.segmentation.transforms import TrainTransform
 from eomt.errors import UserError
 from tests.datamodules.common.image_files import write_pair, write_split
@@ -59,6 +59,20 @@ def test_masks_say_where_the_object_is(tmp_path: Path) -> None:
     height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
     assert sample["outlier"].sum() == height * width
     assert abs(width - 2 * height) <= 1
+
+
+def test_masks_follow_the_orientation_of_their_images(tmp_path: Path) -> None:
+    """15.7: the image is turned by its EXIF orientation, and a mask drawn on its stored pixels with it."""
+    colors, mask = np.zeros((12, 16, 3), dtype=np.uint8), np.zeros((12, 16), dtype=np.uint8)
+    colors[:4, :6], mask[:4, :6] = RED, 1
+    write_pair(tmp_path, "0.png", mask)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(colors).save(tmp_path / "images" / "0.png", exif=exif)
+    (cutout,) = read_cutouts(tmp_path)
+    colors_of_object, opacity = cutout.read()
+    assert opacity.shape == (1, 4, 6)
+    assert (colors_of_object[0] == 1).all()
 
 
 def test_the_probability_is_that_of_an_image(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datamodules.segmentation.road_anomaly import RoadAnomaly
 from eomt.errors import UserError
@@ -127,6 +128,92 @@ def test_the_original_lost_and_found_is_read_without_what_the_benchmark_leaves_o
     assert "LostAndFound: 2 images are left out, as by the benchmark" in caplog.text
     (anomaly,) = next(iter(data.test_dataloader()))["anomaly"]
     assert torch.equal(anomaly, torch.from_numpy(np.select([raw == 0, raw == 1], [255, 0], 1)).long())
+
+
+def write_lost_and_found(path: Path, frames: dict[str, np.ndarray], ending: str = "_gtCoarse_labelIds.png") -> None:
+    for stem, raw in frames.items():
+        scene = stem[: -len("_000000_000020")]
+        write_image(path / "LostAndFound/leftImg8bit/test" / scene / f"{stem}_leftImg8bit.png", raw.shape)
+        write_mask(path / "LostAndFound/gtCoarse/test" / scene / f"{stem}{ending}", raw)
+
+
+def test_frames_of_lost_and_found_without_a_label_are_predicted_and_not_measured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """15 H: the benchmark has 1,043 images; those of which nothing is labeled were among ours."""
+    raw = np.array([[0, 1], [2, 40]], dtype=np.uint8)
+    frames = {f"02_Hanns_Klemm_Str_44_000000_{time}": raw * (time != "000020") for time in ("000010", "000020")}
+    # sequence 60 is not sequence 6
+    frames["01_Hanns_Klemm_Str_45_000060_000010"] = frames["01_Hanns_Klemm_Str_45_000006_000010"] = raw
+    write_lost_and_found(tmp_path, frames)
+    data = anomalies(tmp_path)
+    with caplog.at_level("INFO", "eomt"):
+        data.setup("test")
+    assert [name.removeprefix("LostAndFound/") for name in names(data.test_dataloader())] == [
+        "01_Hanns_Klemm_Str_45_000060_000010_leftImg8bit.png",
+        "02_Hanns_Klemm_Str_44_000000_000010_leftImg8bit.png",
+    ]
+    assert "LostAndFound: 2 images are left out, as by the benchmark" in caplog.text
+    assert len(names(data.predict_dataloader())) == 4
+
+
+@pytest.mark.parametrize("folder", ["RoadObsticle21", "dataset_ObstacleTrack", "MySet"])
+def test_only_the_obstacle_track_leaves_out_frames_and_just_those(tmp_path: Path, folder: str) -> None:
+    """15 H: validation_19, _190, _21 of a user's own set were left out, and of predict too."""
+    stems = ("validation_1", "validation_19", "validation_190", "validation_2", "validation_21", "validation_29")
+    for stem in stems:
+        write_image(tmp_path / folder / "images" / f"{stem}.webp")
+        write_mask(tmp_path / folder / "labels_masks" / f"{stem}.png", MASK)
+    data = anomalies(tmp_path)
+    data.setup("test")
+    left_out = () if folder == "MySet" else ("validation_19", "validation_21", "validation_29")
+    kept = [f"{folder}/{stem}.webp" for stem in stems if stem not in left_out]
+    assert names(data.test_dataloader()) == kept
+    assert data.not_measured == {folder: len(left_out)}
+    assert len(names(data.predict_dataloader())) == len(stems)
+
+
+def test_masks_follow_the_orientation_of_their_images(tmp_path: Path) -> None:
+    """15.7: the image is turned by its EXIF orientation, and a mask drawn on its stored pixels with it."""
+    for layout in ("images", "frames"):
+        folder = tmp_path / f"set of {layout}" / layout
+        image = folder / "0.png"
+        write_image(image, MASK.shape)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 3
+        with Image.open(image) as stored:
+            stored.copy().save(image, exif=exif)
+        masks = folder.parent / "labels_masks" if layout == "images" else folder / "0.labels"
+        write_mask(masks / ("0.png" if layout == "images" else "labels_semantic.png"), MASK)
+    batches = list(anomalies(tmp_path).test_dataloader())
+    assert len(batches) == 2
+    for batch in batches:
+        assert torch.equal(batch["anomaly"][0], torch.from_numpy(MASK[::-1, ::-1].copy()).long())
+
+
+DECOMPOSED, COMPOSED = (unicodedata.normalize(form, "ảnh") for form in ("NFD", "NFC"))
+
+
+@pytest.mark.parametrize(("image", "mask"), [(DECOMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED), ("1", "1")])
+def test_frames_and_their_masks_are_found_by_any_spelling(tmp_path: Path, image: str, mask: str) -> None:
+    """15.28: `no mask for` images whose mask stood there, as macOS writes names, or in upper case."""
+    frames = tmp_path / "RoadAnomaly_jpg" / "frames"
+    write_image(frames / f"{image}.JPG")
+    (frames / f"._{image}.JPG").write_bytes(b"what macOS keeps beside a file")
+    ending = ".PNG" if image == "1" else ".png"
+    write_mask(frames / f"{mask}.labels" / f"labels_semantic{ending}", np.where(MASK == 1, 2, MASK).astype(np.uint8))
+    assert names(anomalies(tmp_path).test_dataloader()) == [f"RoadAnomaly_jpg/{image}.JPG"]
+
+
+def test_masks_of_lost_and_found_are_found_by_any_spelling(tmp_path: Path) -> None:
+    """15.28"""
+    raw = np.array([[0, 1], [2, 40]], dtype=np.uint8)
+    stem = "02_Hanns_Klemm_Str_44_000000_000010"
+    write_lost_and_found(tmp_path, {stem: raw}, "_gtCoarse_labelIds.PNG")
+    assert names(anomalies(tmp_path).test_dataloader()) == [f"LostAndFound/{stem}_leftImg8bit.png"]
+    write_lost_and_found(tmp_path, {stem: raw})
+    with pytest.raises(UserError, match=r"labelIds\.png: is .*labelIds\.PNG in another spelling; keep one of the two"):
+        anomalies(tmp_path).setup("test")
 
 
 def test_a_set_may_be_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

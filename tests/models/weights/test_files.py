@@ -1,9 +1,13 @@
 """Weights on disk: every way in which a file is not what it should be, and files in several parts."""
 
 import json
+import os
 import random
-from pathlib import Path
+from argparse import Namespace
+from pathlib import Path, PosixPath
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -38,6 +42,53 @@ def test_what_stands_in_place_of_weights_is_named_in_one_line(
     with pytest.raises(UserError, match=f"{name}: {message}") as caught:
         read_weights(tmp_path / name)
     assert one_line(caught)
+
+
+def test_what_authors_keep_beside_their_weights_is_passed_over(tmp_path: Path) -> None:
+    """15.27: a half, a small integer or an array of NumPy, or a path among argparse's settings, and all was refused."""
+    numbers = [
+        np.dtype(kind).type(1) for kind in ("f2", "f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?")
+    ]
+    settings = Namespace(lr=1e-3, out=PosixPath("/runs/1"), words=np.array(["a", "bc"]))
+    content = {"epoch": 3, "args": settings, "best": numbers, "curve": np.arange(6.0).reshape(2, 3)}
+    for number, value in enumerate([*numbers, content]):
+        file = tmp_path / f"{number}.PTH"
+        torch.save({"model": {"a": torch.ones(2)}, "beside": value}, file)
+        assert torch.equal(read_weights(file)["a"], torch.ones(2))
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("bomb",)
+
+
+@pytest.mark.parametrize(
+    ("beside", "found"),
+    [
+        (Bomb(), r", it holds a posix\.mkdir; save"),
+        (Namespace(bomb=Bomb()), r", it holds a posix\.mkdir; save"),
+        (np.array([Bomb()], dtype=object), "; save"),
+    ],
+)
+def test_nobody_s_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: Any, found: str) -> None:
+    """15.27: NumPy's arrays are read, but none that hold objects; what is in the way is named."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": {"a": torch.ones(2)}, "beside": beside}, "model.pth")
+    with pytest.raises(UserError, match=rf"plain tensors \(weights_only\){found}") as caught:
+        read_weights("model.pth")
+    assert one_line(caught)
+    assert not Path("bomb").exists()
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "module.module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+@pytest.mark.parametrize("place", [None, "state_dict", "model", "teacher"])
+def test_wrappers_of_pytorch_do_not_count(tmp_path: Path, prefix: str, place: str | None) -> None:
+    """15.27: `module.` was taken away once, and `_orig_mod.` read as a part of the name."""
+    state = {f"{prefix}a.weight": torch.ones(2), f"{prefix}module.weight": torch.zeros(1)}
+    torch.save(state if place is None else {place: state, "epoch": 1}, tmp_path / "model.pth")
+    assert set(read_weights(tmp_path / "model.pth")) == {"a.weight", "module.weight"}
 
 
 def test_text_is_told_from_a_file_that_holds_objects(tmp_path: Path) -> None:

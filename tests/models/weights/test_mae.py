@@ -222,7 +222,7 @@ def test_folders_that_hold_no_whole_vit_mae_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config.json: is no configuration of a model"):
         make_encoder(pretrained=str(folder))
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"mae: holds no config.json; give a folder of a ViT-MAE"):
+    with pytest.raises(UserError, match=r"mae: holds no config.json; give one in Hugging Face layout, or the file"):
         make_encoder(pretrained=str(folder))
 
 

@@ -2,9 +2,16 @@
 
 from timm.models import eva, vision_transformer
 
-from eomt.errors import UserError
-from eomt.models.weights.backbone.names import Backbone, backbone_from_hugging_face, fit_to, is_hugging_face
-from eomt.models.weights.checks import check_tensors
+from eomt.errors import UserError, listed
+from eomt.models.weights.backbone.names import (
+    HEADS,
+    Backbone,
+    backbone_from_hugging_face,
+    fit_to,
+    is_hugging_face,
+    without_holders,
+)
+from eomt.models.weights.checks import check_final_norm, check_tensors
 from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_weights
 from eomt.utils.hub import Wanted, first_line
@@ -30,13 +37,16 @@ def load_backbone(backbone: Backbone, source: str) -> None:
     """
     path = find_weights(source, WANTED)
     state = read_weights(path)
-    if {"q.weight", "query.weight"} & {name.removeprefix("network.").replace("_orig_mod.", "") for name in state}:
+    if {"q.weight", "query.weight"} & {name.removeprefix("network.") for name in state}:
         raise UserError(f"{path}: is a whole EoMT; give it as --model.network.pretrained, and the encoder false")
+    state = without_holders(state)
     if is_hugging_face(state):
         state = fit_to(backbone, backbone_from_hugging_face(state), path)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}
     own = backbone.state_dict()
+    if "norm.weight" in own:
+        check_final_norm(state, path)
+    state = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     family = eva if isinstance(backbone, eva.Eva) else vision_transformer
     if family is eva:
         # elsewhere timm knows by it the names of DINOv2's authors
@@ -45,6 +55,11 @@ def load_backbone(backbone: Backbone, source: str) -> None:
         state = dict(family.checkpoint_filter_fn(state, backbone))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(f"{path}: does not fit {type(backbone).__name__} ({first_line(error)}); {REMEDY}") from error
+    if not own.keys() & state.keys():
+        raise UserError(
+            f"{path}: {listed(state, most=1)}: no names of a ViT; give weights with the names of timm, of their "
+            "authors or of Hugging Face"
+        )
     check_tensors(state, own, path, "the backbone", REMEDY)
     backbone.load_state_dict(state)
     mark_loaded(backbone, state)

@@ -17,6 +17,11 @@ from eomt.models.weights.renaming import RenamingTable
 Backbone = VisionTransformer | Eva
 
 PREFIX = re.compile(r"^(dinov2(_with_registers)?|dinov3_vit|model|backbone)\.")
+# what training code holds a backbone in, and its other parts
+HOLDERS = ("backbone.", "model.", "encoder.")
+HEADS = ("head.", "fc_norm.", "dino_head.", "ibot_head.")
+# DINOv2's training keeps blocks in chunks, by their number in the whole: blocks.<chunk>.<number>
+CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
 # On the left timm's names. On the right first those of transformers' EoMT classes, which are written; then those of all
 # versions of transformers whose files are about, and of the official EoMT, where a DINOv3 has timm's `patch_embed` and
 # `blocks`.
@@ -70,6 +75,20 @@ TABLES = {
 }
 # how DINOv3 names the weights of its patches; DINOv2 has a `projection` below
 ROTARY = ("embeddings.patch_embeddings.weight", "patch_embed.patch_embeddings.weight")
+
+
+def without_holders(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict under the names that a backbone has by itself; names of heads stay."""
+    found = dict(state)
+    while (holder := _holder_of(found)) is not None:
+        found = {name.removeprefix(holder): value for name, value in found.items()}
+    return {CHUNK.sub("blocks.", name): value for name, value in found.items()}
+
+
+def _holder_of(names: Iterable[str]) -> str | None:
+    """Return with which of `HOLDERS` all names but those of heads begin, None if with none."""
+    others = [name for name in names if not name.startswith(HEADS)]
+    return next((holder for holder in HOLDERS if others and all(name.startswith(holder) for name in others)), None)
 
 
 def is_hugging_face(names: Iterable[str]) -> bool:

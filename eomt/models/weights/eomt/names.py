@@ -32,8 +32,6 @@ upscale.#.norm          (upscale_block.block|upscale).#.(layernorm2d|norm)
 # of the loss, which is no part of the network here
 LOSS = "criterion."
 COLORS = ("encoder.pixel_mean", "encoder.pixel_std")
-# what torch.compile puts into the names below a compiled module
-COMPILED = "_orig_mod."
 HUGGING_FACE_BACKBONE = ("embeddings.", "layers.", "layernorm.")
 
 
@@ -71,7 +69,7 @@ def sort_names(state: Mapping[str, Tensor]) -> EoMTWeights:
     backbone: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
     for full_name, value in state.items():
-        name = full_name.replace(COMPILED, "").removeprefix("network.")
+        name = full_name.removeprefix("network.")
         if name in COLORS:
             buffers[name] = value.float().flatten()
         elif name.startswith((BACKBONE, *HUGGING_FACE_BACKBONE)):
