@@ -45,6 +45,7 @@ from eomt.app.log import set_up_output
 from eomt.app.messages import as_user_error, constructor_of, find_user_error, one_line, root_of
 from eomt.app.names import plain, read_yaml_by_our_rules
 from eomt.app.parser import Parser
+from eomt.app.run_lock import RunLock
 from eomt.app.runs import (
     CONFIG,
     RunConfiguration,
@@ -61,6 +62,7 @@ from eomt.errors import UserError
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import rank
+from eomt.utils.files import remove_leftovers
 from eomt.verification.audit import random_names
 from eomt.verification.merging import fill_from_merged
 
@@ -90,6 +92,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
         self.created_folder: Path | None = None
+        self.lock: RunLock | None = None
         read_yaml_by_our_rules()
         try:
             self._start(args, run)
@@ -98,6 +101,8 @@ class CLI(LightningCLI):
             raise
         finally:
             os.environ.pop(FOLDER_VARIABLE, None)
+            if self.lock is not None:
+                self.lock.release()
 
     def _start(self, args: Sequence[str] | None, run: bool) -> None:
         super().__init__(
@@ -194,6 +199,9 @@ class CLI(LightningCLI):
         self.folder = root
         if self.subcommand not in COMMANDS_WITHOUT_RUN:
             self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
+            if self.subcommand == "fit" and rank() == 0:
+                self.lock = RunLock(self.folder)
+                remove_leftovers(self.folder)
             os.environ[FOLDER_VARIABLE] = str(self.folder)
         resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
         if recorded:

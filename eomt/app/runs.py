@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from lightning.pytorch import LightningModule
 
 from eomt.app.arguments import CONFIG_OPTIONS, option_value
+from eomt.app.run_lock import is_abandoned
 from eomt.errors import UserError
 from eomt.lora.files import is_adapter_folder
 
@@ -164,7 +166,7 @@ def make_run_name(stem: str, model: Any) -> str:
 
 
 def create_run_folder(folder: Path, is_generated: bool) -> Path:
-    """Create the folder of a new run, and return it.
+    """Create the folder of a new run, and return it. What a training left that was killed too early makes room for it.
 
     Args:
         folder: The wanted path.
@@ -180,6 +182,10 @@ def create_run_folder(folder: Path, is_generated: bool) -> Path:
             created.mkdir(parents=True)
             return created
         except FileExistsError as error:
+            if not is_generated and is_abandoned(created):
+                log.info("run_name: %s holds nothing to go on from, and is begun again", created)
+                shutil.rmtree(created)
+                continue
             if not is_generated or not created.is_dir():
                 raise UserError(
                     f"run_name: {created} exists; choose another name, "
