@@ -46,7 +46,8 @@ Box = tuple[int, int, int, int]
 def _opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open an image file; whatever Pillow cannot read, now or while decoding, becomes a UserError."""
     try:
-        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as image:
+        # not by its name, by which Pillow maps plain files into memory, and misreads TIFF that a quarter turn turns
+        with path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read()) as file, Image.open(file) as image:
             yield image
     except UserError:
         raise
@@ -127,15 +128,15 @@ def check_image(path: ImageFile) -> tuple[int, int]:
     """
     with _opened(path) as image:
         _refuse_deep_image(path, image)
-        width, height = image.size
-        orientation = _orientation(image)
+        stored, orientation = _stored(image)
         if image.format == "PNG":
             image.verify()
         else:
             # only PNG has checksums; an eighth of the size, which JPEG offers, is enough to find a truncated file
             image.draft(None, (1, 1))
             image.load()
-    return stored_size((height, width), orientation)
+    # a quarter turn is its own inverse here
+    return stored_size(stored, orientation)
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,14 @@ def _orientation(image: Image.Image) -> int:
     return found if found in TURNS else 1
 
 
+def _stored(image: Image.Image) -> tuple[tuple[int, int], int]:
+    """Return (height, width) of the pixels in the file of an image that is not decoded yet, and its orientation."""
+    orientation = _orientation(image)
+    size = (image.height, image.width)
+    # of TIFF alone, Pillow gives the size of the turned image, and turns it when it decodes it
+    return stored_size(size, orientation) if image.format == "TIFF" else size, orientation
+
+
 def stored_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Return (height, width) of the pixels in a file whose image is `size` large when it is turned."""
     return size[::-1] if orientation in QUARTER_TURNS else size
@@ -218,7 +227,8 @@ def turned_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
 def read_mask(path: ImageFile, class_colors: list[Color] | None = None, image: ImageFile | None = None) -> np.ndarray:
     """Read a mask as raw labels, turned as its own EXIF orientation says, else as that of its image.
 
-    A mask without an orientation that is as large as its turned image was drawn on that, and stays as it is.
+    A mask without an orientation is one of its image's stored pixels, and is turned like them. Only where it lacks
+    their size, as after a quarter turn, was it drawn on the turned image, and stays as it is.
 
     Without `class_colors` the stored numbers are the labels: palette indices, gray values, bits, or the common
     value of three equal channels. With `class_colors` every mask is read by its colors, palette and gray files
@@ -235,15 +245,34 @@ def read_mask(path: ImageFile, class_colors: list[Color] | None = None, image: I
     Raises:
         UserError: The file is damaged, is a color mask without `class_colors`, or has a color not listed.
     """
+    return _read_like(path, image, lambda opened: _labels(path, opened, class_colors))
+
+
+def read_color_codes(path: ImageFile, image: ImageFile) -> np.ndarray:
+    """Read a mask as red + 256 green + 65536 blue, (H, W) int32, turned as `read_mask` turns it.
+
+    Raises:
+        UserError: The file is damaged or a grayscale image of more than 8 bits.
+    """
+
+    def codes(opened: Image.Image) -> np.ndarray:
+        _refuse_deep_image(path, opened)
+        return _codes(np.asarray(opened.convert("RGB"))[..., ::-1])
+
+    return _read_like(path, image, codes)
+
+
+def _read_like(path: ImageFile, image: ImageFile | None, pixels_of: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """Return what a mask's pixels mean, (H, W), turned as its own orientation says, else as that of its image."""
     with _opened(path) as opened:
-        labels = _labels(path, opened, class_colors)
-        orientation = _orientation(opened)
-    if orientation == 1 and image is not None and (of_image := orientation_of(image)) != 1:
-        with _opened(image) as other:
-            width, height = other.size
-        if labels.shape == (height, width):
-            orientation = of_image
-    return turned(labels, orientation)
+        own = _orientation(opened)
+        # before the pixels are looked at, for of TIFF these are turned already
+        pixels = pixels_of(opened if own == 1 else ImageOps.exif_transpose(opened))
+    if own != 1 or image is None:
+        return np.ascontiguousarray(pixels)
+    with _opened(image) as other:
+        stored, orientation = _stored(other)
+    return turned(pixels, orientation if pixels.shape == stored else 1)
 
 
 def _labels(path: ImageFile, image: Image.Image, class_colors: list[Color] | None) -> np.ndarray:
