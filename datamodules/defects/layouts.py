@@ -174,9 +174,9 @@ class MaskLayout(AnnotationLayout):
         """Return the names of the classes, where the user gives none, if just these labels occur."""
         if labels == {WHITE}:
             return ["class 1"]
-        if len(labels) > 2:
-            masks = (read_mask(pair.mask) for pair, _ in self._values)
-            check_areas(labels, masks, str(self.folder / "masks"), "store 0 and 1, 2, 3, ..., or just black and white")
+        masks = (read_mask(pair.mask) for pair, _ in self._values)
+        remedy = "store 0 and 1, 2, 3, ..., or just black and white, or give class_names if all are classes"
+        check_areas(labels, masks, str(self.folder / "masks"), remedy)
         if not labels or labels != set(range(1, len(labels) + 1)):
             raise UserError(
                 f"{self.folder / 'masks'}: values {listed(sorted(labels))} beside the "

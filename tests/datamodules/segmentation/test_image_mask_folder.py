@@ -353,13 +353,14 @@ def test_augmentation_follows_from_the_seed_and_leaves_the_random_state_alone(tm
     assert all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, again, strict=True))
 
 
-def write_smooth(path: Path, number: int = 12) -> None:
+def write_smooth(path: Path, number: int = 12, factor: float = 1) -> None:
     """White rectangles, rotated and blurred, as drawing programs and resizing leave them."""
     for index in range(number):
         square = np.zeros((96, 144), dtype=np.uint8)
         square[30:66, 40:104] = 255
         picture = Image.fromarray(square).rotate(7 * index + 3, Image.Resampling.BICUBIC)
-        mask = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)))
+        picture = picture.filter(ImageFilter.GaussianBlur(2))
+        mask = np.asarray(picture.resize((round(144 * factor), round(96 * factor)), Image.Resampling.NEAREST))
         for kind in ("images", "masks"):
             (path / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask if kind == "masks" else np.stack([mask] * 3, -1)).save(
@@ -367,9 +368,10 @@ def write_smooth(path: Path, number: int = 12) -> None:
             )
 
 
-def test_smooth_masks_are_no_hundreds_of_classes(tmp_path: Path) -> None:
-    """15.6: 255 classes were trained, and the object itself, 255, was ignored."""
-    write_smooth(tmp_path)
+@pytest.mark.parametrize("factor", [1, 2.4, 4])
+def test_smooth_masks_are_no_hundreds_of_classes(tmp_path: Path, factor: float) -> None:
+    """15.6: 255 classes were trained, and the object itself, 255, was ignored; also of masks enlarged thereafter."""
+    write_smooth(tmp_path, factor=factor)
     with pytest.raises(UserError, match=r"labels in the masks fill no area.*smooth or lossy.*mask_threshold"):
         folder(tmp_path).setup("fit")
     with pytest.raises(UserError, match=r"masks: .*fill no area.*black and white"):
@@ -381,6 +383,25 @@ def test_smooth_masks_are_no_hundreds_of_classes(tmp_path: Path) -> None:
     assert torch.equal(batch["mask"], (batch["image"][:, 0] >= 128).long())
     assert data.file_labels() == [0, 255]
     assert data.found_arguments() == {"class_names": ["class 0", "class 1"]}
+
+
+def test_thin_classes_are_no_smooth_edges(tmp_path: Path) -> None:
+    """15.6: be their areas two pixels wide; where there are many, the message names class_names."""
+    mask = np.zeros((24, 32), dtype=np.uint8)
+    mask[4:6] = 1
+    mask[:, 10:12] = 2
+    for index in range(8):
+        write_pair(tmp_path, f"{index}.png", mask)
+    assert folder(tmp_path).num_classes == 3
+    assert Severstal(str(tmp_path), num_workers=0).class_names == ["class 1", "class 2"]
+
+    for index in range(8):
+        write_pair(tmp_path, f"{index}.png", np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 40)
+    with pytest.raises(UserError, match=r"class_names if all are classes"):
+        _ = folder(tmp_path).num_classes
+    assert folder(tmp_path, class_names=[f"c{index}" for index in range(40)]).num_classes == 40
+    with pytest.raises(UserError, match=r"class_names if all are classes"):
+        Severstal(str(tmp_path), num_workers=0).setup("fit")
 
 
 def test_many_classes_of_areas_are_taken(tmp_path: Path) -> None:
