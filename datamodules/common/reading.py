@@ -8,20 +8,24 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.ImageFile import StubImageFile
 
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 
 COMMON_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-# of pictures that Pillow reads; not of documents, of maps of numbers (.pfm, .fits) and of icons
+# of pictures that Pillow reads; not of documents (.eps), of maps of numbers (.pfm, .fits) and of icons, which are named
 RARE_EXTENSIONS = (
     *(".jpe", ".jfif", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".gif", ".apng", ".avif", ".avifs", ".dib"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi", ".pcx", ".psd", ".sgi", ".rgb", ".rgba", ".bw", ".ras"),
+    *(".mpo", ".dds", ".im", ".icb", ".vda", ".vst", ".xbm", ".xpm", ".pxr"),
 )
 IMAGE_EXTENSIONS = COMMON_EXTENSIONS + RARE_EXTENSIONS
-# how files of images begin, whatever they are called; the last ones are of HEIC and AVIF, from the fifth byte on
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"8BPS")
-CONTAINED = (b"ftyphei", b"ftypmif1", b"ftypavif")
+# how files of images begin that Pillow may not open: damaged ones and a camera's own, and from the fifth byte on HEIC
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+CONTAINED = (b"ftyphei", b"ftypmif1")
+# what Pillow opens and cannot decode: films
+FILMS = ("MPEG",)
 DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # EXIF orientations that turn an image by a quarter
 QUARTER_TURNS = (5, 6, 7, 8)
@@ -56,15 +60,18 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read as an image ({reason}); replace or remove the file") from error
 
 
-def begins_like_image(path: Path) -> bool:
-    """Return whether a file begins as those of images do; one that cannot be read does not."""
+def looks_like_image(path: Path) -> bool:
+    """Return whether a file holds an image, whatever it is called; one that cannot be read does not."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
-    except OSError:
+            if start.startswith(BEGINNINGS) or start[4:].startswith(CONTAINED):
+                return True
+            with Image.open(file) as image:
+                return image.format not in FILMS and not isinstance(image, StubImageFile)
+    # of what plugins make of other files
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return False
-    is_webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    return is_webp or start.startswith(BEGINNINGS) or start[4:].startswith(CONTAINED)
 
 
 def _refuse_deep_image(path: ImageFile, image: Image.Image) -> None:

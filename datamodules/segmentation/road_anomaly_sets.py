@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.common.pairs import find_files, find_image_files
-from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
+from datamodules.common.reading import read_mask
 from eomt.errors import UserError
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -132,7 +132,7 @@ def _lost_and_found(folder: Path) -> list[tuple[str, Path, Path | None]]:
         for name in find_files(masks, (".png",))
         if name.endswith(ending)
     }
-    names = [name for name in find_files(images, IMAGE_EXTENSIONS) if "_leftImg8bit." in name]
+    names = [name for name in find_image_files(images) if "_leftImg8bit." in name]
     stems = {Path(name).name.rpartition("_leftImg8bit.")[0]: name for name in names}
     return [(Path(name).name, file, mask) for name, file, mask in _paired(images, stems, found, may_lack_masks=False)]
 
@@ -143,13 +143,13 @@ def _samples(dataset: str, files: list[tuple[str, Path, Path | None]]) -> list[A
 
 def _frames(folder: Path) -> list[tuple[str, Path, Path | None]]:
     masks = {mask.parent.name.removesuffix(".labels"): mask for mask in folder.glob(f"*.labels/{FRAME_LABELS}")}
-    images = _by_stem(folder, [file for file in os.listdir(folder) if file.lower().endswith(IMAGE_EXTENSIONS)])
+    images = _by_stem(folder, [name for name in find_image_files(folder) if "/" not in name])
     return _paired(folder, images, masks, may_lack_masks=False)
 
 
 def _images_and_masks(folder: Path) -> list[tuple[str, Path, Path | None]]:
     images = _by_stem(folder / "images", find_image_files(folder / "images"))
-    names = find_files(folder / "labels_masks", (".png",))
+    names = find_image_files(folder / "labels_masks", (".png",))
     ending = "_labels_semantic.png"
     is_official = any(name.lower().endswith(ending) for name in names)
     # the official masks have colored twins for the eye
