@@ -155,14 +155,17 @@ class ImageHeader:
         width: As stored.
         format: "PNG", "JPEG", ...
         mode: How Pillow calls its kind of pixels: "RGB", "L", "P", ...
-        compression: Of JPEG its quantization tables, of others "".
+        compression: How the pixels are compressed, in aspects that vary apart: of JPEG its quantization tables, its
+            subsampling of colors, and whether it is progressive; of WebP the codec, of TIFF the method.
+        metadata: Names of what the file tells beside its pixels: EXIF, a color profile, comments, ...
     """
 
     height: int
     width: int
     format: str
     mode: str
-    compression: str
+    compression: tuple[str, str, str]
+    metadata: tuple[str, ...]
 
 
 def read_header(path: ImageFile) -> ImageHeader:
@@ -173,8 +176,29 @@ def read_header(path: ImageFile) -> ImageHeader:
     """
     with _opened(path) as image:
         width, height = image.size
-        tables = getattr(image, "quantization", None)
-        return ImageHeader(height, width, image.format or "", image.mode, str(tables) if tables else "")
+        tables, layers = getattr(image, "quantization", None), getattr(image, "layer", [])
+        codec = _webp_codec(path) if image.format == "WEBP" else str(image.info.get("compression", ""))
+        compression = (
+            str(tables) if tables else codec,
+            str([layer[1:3] for layer in layers]),
+            "progressive" if "progressive" in image.info else "",
+        )
+        # these two are of the compression
+        metadata = tuple(sorted(map(str, image.info.keys() - {"progressive", "progression"})))
+        return ImageHeader(height, width, image.format or "", image.mode, compression, metadata)
+
+
+def _webp_codec(path: ImageFile) -> str:
+    """Return "VP8" for a lossy, "VP8L" for a lossless WebP, "" for an animated one."""
+    content = path.read_bytes() if isinstance(path, Path) else path.read()
+    start = 12
+    while start + 8 <= len(content):
+        name, size = content[start : start + 4], int.from_bytes(content[start + 4 : start + 8], "little")
+        if name.startswith(b"VP8") and name != b"VP8X":
+            return name.decode().strip()
+        # chunks are of an even number of bytes
+        start += 8 + size + size % 2
+    return ""
 
 
 def orientation_of(path: ImageFile) -> int:
