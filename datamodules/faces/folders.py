@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from datamodules.common.pairs import find_image_files
 from datamodules.common.reading import IMAGE_EXTENSIONS, Box
 from datamodules.common.splits import SPLITS
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 
 BONA_FIDE, MORPH = 0, 1
 CLASS_NAMES = ("bonafide", "morph")
@@ -162,5 +162,6 @@ def check_identity_pattern(pattern: str | None) -> None:
         re.compile(pattern or "")
     except re.error as error:
         raise UserError(
-            f"identity_pattern: {pattern!r} is no regular expression ({error}); give one such as 'id\\d+'"
+            f"identity_pattern: {shortened(pattern or '')!r} is no regular expression ({error}); "
+            "give one such as 'id\\d+'"
         ) from error

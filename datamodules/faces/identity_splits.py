@@ -13,7 +13,7 @@ from datamodules.faces.copies import find_copies
 from datamodules.faces.folders import BONA_FIDE, CLASS_NAMES, MORPH, Face
 from datamodules.faces.pair_graph import divide_people, pair_weights
 from datamodules.faces.people import People
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 
 
 @dataclass
@@ -149,7 +149,9 @@ def leave_out(split: FaceSplit, attack: str) -> FaceSplit:
     """
     attacks = sorted({face.attack for part in split.faces.values() for face in part if face.label == MORPH})
     if attack not in attacks:
-        raise UserError(f"leave_out_attack: {attack!r} is not among the attacks {listed(attacks)}; give one of them")
+        raise UserError(
+            f"leave_out_attack: {shortened(attack)!r} is not among the attacks {listed(attacks)}; give one of them"
+        )
     kept = {
         name: [face for face in part if face.label == BONA_FIDE or (face.attack == attack) == (name == "test")]
         for name, part in split.faces.items()

@@ -8,6 +8,7 @@ from math import log2
 from datamodules.common.reading import read_header
 from datamodules.common.threads import map_in_threads
 from datamodules.faces.folders import BONA_FIDE, MORPH, Face
+from eomt.errors import listed
 
 log = logging.getLogger("eomt")
 
@@ -45,7 +46,7 @@ def warn_about_shortcuts(part: str, faces: Sequence[Face]) -> None:
             log.warning(
                 "%s: the %s of a file alone tells morphs from bona fide images (balanced accuracy: %s): a network may "
                 "learn that instead of morphs; make both classes alike",
-                *(part, what, ", ".join(found)),
+                *(part, what, listed(found)),
             )
 
 

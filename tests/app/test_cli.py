@@ -349,6 +349,7 @@ def test_a_damaged_checkpoint_is_refused(
         (("--data.batch_size", "9"), "batch_size: 9"),
         (("--model.num_points", "0"), "num_points"),
         (("--run_name", "../../escape"), "is no plain name"),
+        (("--run_name", "x" * 300), "is no plain name"),
         (("--ckpt_path", __file__), "is no .ckpt file"),
         (("--model.network", "torch.nn.Identity"), "EoMT"),
         (("--data", "datamodules.ImageMaskFoldre"), "ImageMaskFoldre"),

@@ -225,7 +225,7 @@ def test_generated_data_of_other_settings_are_refused_as_in_a_fit(
         refusal(capsys, workspace, command, *args, "--model.network.pretrained", "false")
         for command in ("inspect", "fit")
     ]
-    assert "num_train 4 instead of 5" in errors[0]
+    assert "train 4 instead of 5" in errors[0]
     assert errors[0] == errors[1]
 
 
