@@ -78,7 +78,7 @@ def find_anomalous(samples: list[AnomalySample], sets: dict[str, AnomalySet]) ->
             missing = "anomalous (1)" if ANOMALY not in found else "usual (0)"
             mapped = f", read as the original's {sets[name].raw_labels}" if sets[name].label_map else ""
             raise UserError(
-                f"{name}: no pixel of its {len(samples)} masks is {missing}, they hold {listed(sorted(found))}"
+                f"{name}: no pixel of its {len(samples)} masks is {missing}, they hold [{listed(sorted(found))}]"
                 f"{mapped}; masks are 0 usual, 1 anomaly, {IGNORE_INDEX} ignored"
             )
     return [ANOMALY in of for of in labels]

@@ -174,7 +174,7 @@ class MaskClassificationLoss(nn.Module):
         if host_present[:, self.num_classes :].any():
             found = np.flatnonzero(host_present.any(axis=0)).tolist()
             raise UserError(
-                f"mask: labels {listed(found)} found; with num_classes {self.num_classes} they must be 0 to "
+                f"mask: labels [{listed(found)}] found; with num_classes {self.num_classes} they must be 0 to "
                 f"{self.num_classes - 1}, or {IGNORE_INDEX} (ignored)"
             )
 

@@ -45,7 +45,9 @@ class AnomalyEvaluation:
     ) -> None:
         unknown = [name for name in scores if name not in SCORES]
         if unknown or not scores or len(set(scores)) < len(scores):
-            raise UserError(f"anomaly_scores: {listed(scores)}; must be some of {', '.join(SCORES)}, each once")
+            raise UserError(
+                f"anomaly_scores: {listed(map(repr, scores))}; must be some of {', '.join(SCORES)}, each once"
+            )
         if temperature is not None and not 0 < temperature < math.inf:
             raise UserError(f"temperature: {temperature}; must be above 0, or null for 1")
         if component_sizes is not None and min(component_sizes) < 1:

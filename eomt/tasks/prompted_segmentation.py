@@ -93,9 +93,9 @@ class PromptedSegmentation(AdaptationTask):
         **training: Any,
     ) -> None:
         if not modes or set(modes) - set(MODES) or len(set(modes)) < len(modes):
-            raise UserError(f"modes: {listed(modes)}; must be some of {', '.join(MODES)}, each once")
+            raise UserError(f"modes: {listed(map(repr, modes))}; must be some of {', '.join(MODES)}, each once")
         if watch is not None and watch not in modes:
-            raise UserError(f"watch: {shortened(watch)}; must be one of modes: {', '.join(modes)}")
+            raise UserError(f"watch: {shortened(watch)!r}; must be one of modes: {', '.join(modes)}")
         super().__init__(network, lora_config, weight_decay=weight_decay, **training)
         self.sampling = sampling or PromptSampling()
         self.modes, self.watch, self.prompt_seed = list(modes), watch or modes[0], prompt_seed

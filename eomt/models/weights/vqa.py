@@ -100,8 +100,8 @@ def open_vqa_layout(
             raise UserError(f"{name}: {given}, but the network in {folder} has {kept}; leave it out")
     if question_types not in (None, stored.question_types):
         raise UserError(
-            f"question_types: {listed(question_types or ())}, but the network in {folder} has "
-            f"{listed(stored.question_types or ())}; give data with the same types"
+            f"question_types: [{listed(map(repr, question_types or ()))}], but the network in {folder} has "
+            f"[{listed(map(repr, stored.question_types or ()))}]; give data with the same types"
         )
     if answers is None or answers == stored.answers:
         return stored

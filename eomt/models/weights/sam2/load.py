@@ -177,7 +177,7 @@ def _read_classes(file: Path) -> ClassWeights | None:
     found = read_weights(file)
     if found.keys() != set(CLASS_TENSORS):
         raise UserError(
-            f"{file}: holds {listed(sorted(found))} instead of {sorted(CLASS_TENSORS)}; train the class prompts again"
+            f"{file}: holds [{listed(sorted(found))}] instead of {sorted(CLASS_TENSORS)}; train the class prompts again"
         )
     return ClassWeights(*(found[name].float() for name in CLASS_TENSORS))
 
