@@ -46,7 +46,8 @@ RULES: dict[str, tuple[tuple[str, re.Pattern[str]], ...]] = {
 WORDS = {
     "en": re.compile(
         r"\b(?:what|which|who|whose|where|when|why|how|were|does|did|the|this|that|there|these|those|it|he|she|they|his|"
-        r"their|you|many|with|people|doing|wearing|picture)\b"
+        r"their|you|many|with|people|doing|wearing|picture|above|below|behind|between|(?:is|has|in|on|of|see) an?|"
+        r"colou?r of|number of|left of|right of)\b"
     ),
     "vi": re.compile(r"\b(?:gì|nào|là|đâu|mấy|bao nhiêu|màu|không|chưa|có|của|những|các|cái|người|chiếc|đang|trong)\b"),
 }

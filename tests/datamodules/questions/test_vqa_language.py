@@ -63,6 +63,7 @@ def test_words_that_another_language_spells_alike_are_no_sign_of_english() -> No
         with pytest.raises(UserError, match=r"set language: other$"):
             check_language(questions, "en", "here")
     check_language(["Is he smiling?", "Is the bus red?", "Was there a dog?", "red car or bus?"], "en", "here")
+    check_language(["is red above blue", "is a circle red", "color of car", "number of dogs"], "en", "here")
 
 
 @pytest.mark.parametrize("field", ["val_csv", "test_csv", "predict_csv"])
