@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.common.file_names import NameTable
 from datamodules.faces.folders import Box, Face
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 
 
 def with_boxes(faces: Sequence[Face], folder: Path, file_names: Sequence[str]) -> list[Face]:
@@ -47,7 +47,7 @@ def _read_boxes(file: Path) -> dict[str, Box]:
         try:
             left, right, top, bottom = (round(float(value)) for value in values[:4])
         except ValueError:
-            raise UserError(f"{file}: line {number}: {line.strip()!r}; must be: path x1 x2 y1 y2") from None
+            raise UserError(f"{file}: line {number}: {shortened(line.strip())!r}; must be: path x1 x2 y1 y2") from None
         if not (left < right and top < bottom):
             raise UserError(
                 f"{file}: line {number}: an empty box, x {left} to {right}, y {top} to {bottom}; correct the line"

@@ -42,7 +42,7 @@ class GeneratedData(DataModule, ABC):
             UserError: The folder holds something else, or files of other settings.
         """
         if self.path.exists() and not is_empty(self.path):
-            self._check_record()
+            self.check_prepared()
             return
 
         def fill(folder: Path) -> None:
@@ -55,12 +55,14 @@ class GeneratedData(DataModule, ABC):
             # another run may have drawn them meanwhile
             if not self.path.is_dir() or is_empty(self.path):
                 raise
-            self._check_record()
+            self.check_prepared()
 
-    def _record(self) -> dict[str, Any]:
-        return {"version": self.generator_version, **self.settings}
+    def check_prepared(self) -> None:
+        """Check that the folder holds files of these settings.
 
-    def _check_record(self) -> None:
+        Raises:
+            UserError: It holds something else, or files of other settings.
+        """
         try:
             found = json.loads((self.path / self.record_file).read_text())
         except (OSError, ValueError):
@@ -77,3 +79,6 @@ class GeneratedData(DataModule, ABC):
                 f"path: {self.path} holds {self.kind} of {listed(different)}; "
                 "give another folder, or delete this one to have them drawn anew"
             )
+
+    def _record(self) -> dict[str, Any]:
+        return {"version": self.generator_version, **self.settings}
