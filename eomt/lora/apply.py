@@ -7,7 +7,7 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.lora.adaptable import as_adaptable
-from eomt.lora.adapter_layer import lora_layers
+from eomt.lora.adapter_layer import lora_layers, note_calls
 from eomt.lora.backends import available_backend, inject_native, inject_peft
 from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation, record
 from eomt.lora.fingerprint import fingerprint
@@ -93,6 +93,7 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
     plan.backend = available_backend(config) if plan.adapters else "native"
     (inject_peft if plan.backend == "peft" else inject_native)(model, plan)
     record(model, plan)
+    note_calls(model)
     expected = expected_trainable(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in expected)

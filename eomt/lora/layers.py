@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.lora.adapter_layer import AdapterLayer, adapter_parameters, lora_layers, set_module
+from eomt.lora.adapter_layer import (
+    AdapterLayer,
+    adapter_parameters,
+    forget_calls,
+    lora_layers,
+    require_called,
+    set_module,
+)
 from eomt.lora.config import record
 from eomt.lora.dropout import dropped_projection, keep_share
 from eomt.lora.supported_layers import all_modules, refusal, shared_weights, unsuitable_reason
@@ -328,12 +335,19 @@ def count_lora_parameters(model: nn.Module) -> int:
     return sum(model.get_parameter(name).numel() for name in adapter_parameters(model))
 
 
-def merge_lora_weights(model: nn.Module) -> nn.Module:
+def merge_lora_weights(model: nn.Module, check_called: bool = True) -> nn.Module:
     """Add every update to its base weight in fp32, in place, and return the model with plain layers.
 
+    Args:
+        model: An adapted model.
+        check_called: Refuse an adapter that was never called though the model ran.
+
     Raises:
-        UserError: If the model holds no adapter, as after merging.
+        UserError: If the model holds no adapter, as after merging, or one that merging would let act for the first
+            time.
     """
+    if check_called:
+        require_called(model, "merge_lora_weights")
     return _to_plain(model, merge=True)
 
 
@@ -353,6 +367,7 @@ def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
     for module in model.modules():
         # the record of apply_lora no longer holds, and would prevent adapting again
         record(module, None)
+        forget_calls(module)
     if isinstance(model, AdapterLayer):
         return model.plain_layer(merge)
     for path, layer in layers.items():

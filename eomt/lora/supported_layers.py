@@ -15,6 +15,12 @@ READS_QKV_WEIGHT = frozenset(
         "timm.models.swin_transformer_v2.WindowAttention",
     }
 )
+# classes that read the weights of these layers without calling them (torchvision 0.29, transformers 5.23)
+READS_WEIGHTS: Mapping[str, frozenset[str]] = {
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": frozenset({"qkv", "proj"}),
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": frozenset({"qkv", "proj"}),
+    "transformers.models.wavlm.modeling_wavlm.WavLMAttention": frozenset({"q_proj", "k_proj", "v_proj", "out_proj"}),
+}
 # attention classes whose fused projection holds query, key and value head by head
 HEAD_BY_HEAD = frozenset(
     {
@@ -95,6 +101,18 @@ def bypass_reason(modules: Mapping[str, nn.Module], path: str) -> str | None:
         reads = getattr(parent, "q_bias", None) is not None and not getattr(parent, "qkv_bias_separate", False)
         if name in READS_QKV_WEIGHT and parts[depth:] == ["qkv"] and reads:
             return f"{name} reads qkv.weight without calling qkv"
+        if parts[depth:][0] in READS_WEIGHTS.get(name, ()):
+            return f"{name} reads the weight of {parts[depth]} without calling it"
+    if path and (holder := _plain_list_with(modules[path], modules[path.rpartition(".")[0]])):
+        return f"{holder}, a plain list, holds it too and would still call the layer without its adapter"
+    return None
+
+
+def _plain_list_with(layer: nn.Module, parent: nn.Module) -> str | None:
+    """Return the name of a Python list in `parent` that holds `layer` beside the registered module; None without."""
+    for name, value in vars(parent).items():
+        if isinstance(value, list | tuple) and any(entry is layer for entry in value):
+            return f"{_full_name(parent)}.{name}"
     return None
 
 
