@@ -1,7 +1,7 @@
 """The base class of all adapted layers, whichever backend they come from, and how they are found in a model."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -114,6 +114,23 @@ def require_called(model: nn.Module, function: str) -> None:
         raise UserError(
             f"{function}: the adapter of {silent[0]!r} was never called though the network ran ({len(silent)} of "
             f"{len(layers)}): it has no effect; put it into exclude_modules (check_called=False overrides)"
+        )
+
+
+def require_values(tensors: Mapping[str, Tensor], function: str) -> None:
+    """Check that no tensor is on the meta device, where it has no values.
+
+    Args:
+        tensors: Name -> tensor.
+        function: Name of the caller, for the message.
+
+    Raises:
+        UserError: If one is; the message names it.
+    """
+    if empty := [name for name, value in tensors.items() if value.is_meta]:
+        raise UserError(
+            f"{function}: {empty[0]!r} has no values here (meta device; offloaded by accelerate?); load the network "
+            "onto a CPU or GPU first (accelerate.hooks.remove_hook_from_submodules)"
         )
 
 

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from eomt import __version__
 from eomt.errors import UserError
 from eomt.lora.adaptable import as_adaptable
-from eomt.lora.adapter_layer import adapter_parameters, forget_calls, lora_layers, require_called, set_module
+from eomt.lora.adapter_layer import (
+    adapter_parameters,
+    forget_calls,
+    lora_layers,
+    require_called,
+    require_values,
+    set_module,
+)
 from eomt.lora.apply import inject
 from eomt.lora.config import Adaptation, adaptation, record
 from eomt.lora.fingerprint import same_base
@@ -35,7 +42,7 @@ from eomt.lora.peft_format import (
     to_tensors,
 )
 from eomt.lora.peft_reading import check_targets, json_field, read_folder, read_plan, slices_in
-from eomt.lora.supported_layers import peft_reason, refuse_compiled
+from eomt.lora.supported_layers import peft_reason, refuse_wrapped
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import check_trainable, expected_trainable
 from eomt.utils.files import write_folder
@@ -60,7 +67,7 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None, 
         UserError: If the model is not adapted, an adapter has no effect, more was trained than adapters and named
             modules, PEFT would confuse a named module with another, or the folder exists and is something else.
     """
-    refuse_compiled(model, "save_adapter")
+    refuse_wrapped(model, "save_adapter")
     done = adaptation(model)
     if done is None or not done.adapters:
         found = "its adapters were not made by apply_lora" if lora_layers(model) else "the model holds no adapters"
@@ -82,6 +89,7 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None, 
             f"no adapter folder: {len(more)} tensors beside adapters and trainable_modules are trained "
             f"({more[0]}, ...); set freeze_base_model: true to get one"
         )
+    require_values(trained_state(model), "save_adapter")
     root = wrapped_model(model)
     adapted = [
         inner for inner in as_adaptable(model).inner_models if any(is_inside(path, [inner]) for path in done.adapters)
@@ -178,7 +186,7 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
             different, or keys are missing or too many.
     """
     folder = Path(folder)
-    refuse_compiled(model, "load_adapter")
+    refuse_wrapped(model, "load_adapter")
     config, tensors, metadata = read_folder(folder)
     plan = read_plan(folder, config, tensors, slices_in(folder, metadata))
     root = _find_root(model, folder, plan, metadata)

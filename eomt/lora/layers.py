@@ -20,11 +20,12 @@ from eomt.lora.adapter_layer import (
     forget_calls,
     lora_layers,
     require_called,
+    require_values,
     set_module,
 )
 from eomt.lora.config import record
 from eomt.lora.dropout import dropped_projection, keep_share
-from eomt.lora.supported_layers import all_modules, refusal, shared_weights, unsuitable_reason
+from eomt.lora.supported_layers import all_modules, is_quantized, refusal, shared_weights, unsuitable_reason
 
 SLICES = ("query", "key", "value")
 
@@ -348,6 +349,13 @@ def merge_lora_weights(model: nn.Module, check_called: bool = True) -> nn.Module
     """
     if check_called:
         require_called(model, "merge_lora_weights")
+    for path, layer in lora_layers(model).items():
+        require_values({f"{path}.{name}": value for name, value in layer.named_parameters()}, "merge_lora_weights")
+        if is_quantized(layer.weight):
+            raise UserError(
+                f"merge_lora_weights: the weight of {path!r} is quantized or sharded ({type(layer.weight).__name__}); "
+                "save_adapter, and merge where the network is in floating point"
+            )
     return _to_plain(model, merge=True)
 
 
