@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import ViTMAEForPreTraining
 
 from eomt.errors import UserError
-from eomt.models.mae_encoder import describe_base, enable_checkpointing
+from eomt.models.mae_encoder import describe_base
 from eomt.models.masking import apply_mask, block_noise, check_ratio, num_kept, random_noise
-from eomt.models.network import Network
 from eomt.models.parts.pixels import PixelNormalization
+from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.weights.mae import (
     DECODER_POSITIONS,
     POSITIONS,
@@ -50,7 +50,7 @@ class MAEPictures(NamedTuple):
     reconstruction: Tensor  # removed patches as predicted, the others unchanged
 
 
-class MaskedAutoencoder(Network):
+class MaskedAutoencoder(RecomputingNetwork):
     """ViT-MAE that reconstructs the patches which it does not see.
 
     Encoder and decoder each have positions, and the decoder has a learned mask token. LoRA's `query`, `attention` and
@@ -121,7 +121,7 @@ class MaskedAutoencoder(Network):
             if not fill_mae_decoder(self.model, checkpoint):
                 log.info("%s: holds no decoder of these sizes; a new one is initialized", checkpoint.folder)
         if checkpointing:
-            enable_checkpointing(self.model)
+            self.checkpointing = True
         self.normalize = PixelNormalization()
 
     @property

@@ -25,6 +25,7 @@ from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
 from eomt.utils.trainer import has_step_limit, run_progress, steps_between_logs
 from eomt.verification.audit import AuditReport, audit
+from eomt.verification.memory import first_samples
 
 # before the names of the network's tensors in a checkpoint
 NETWORK = "network."
@@ -164,6 +165,10 @@ class AdaptationTask(LightningModule, ABC):
             UserError: If the task has no synthetic batch.
         """
         raise UserError(f"data: null, and {type(self).__name__} has no synthetic batch; give a datamodule")
+
+    def first_samples(self, batch: dict[str, Any], size: int) -> dict[str, Any]:
+        """Return the first `size` images of a training batch with all that belongs to them."""
+        return first_samples(batch, size)
 
     def audit_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return losses that depend on every trained parameter; `losses` may leave some out at random."""
