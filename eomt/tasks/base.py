@@ -23,6 +23,7 @@ from eomt.lora.record import adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
 from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
+from eomt.utils.distributed import seed_by_rank
 from eomt.utils.trainer import has_step_limit, run_progress, steps_between_logs
 from eomt.verification.audit import AuditReport, audit
 from eomt.verification.memory import first_samples
@@ -286,6 +287,11 @@ class AdaptationTask(LightningModule, ABC):
             )
             group["params"].append(parameter)
         return list(groups.values())
+
+    def setup(self, stage: str) -> None:
+        """Let each process draw random numbers of its own in training; a checkpoint's states are put back later."""
+        if stage == "fit":
+            seed_by_rank(self.global_rank)
 
     def on_train_start(self) -> None:
         """Set learning rates and weight decays of a resumed run to those of its configuration.

@@ -118,6 +118,7 @@ class PromptedSegmentation(AdaptationTask):
 
     def setup(self, stage: str) -> None:
         """Create a metric for each mode, with the classes of the data."""
+        super().setup(stage)
         data = data_of(self.trainer)
         assert data is not None
         names = data.class_names or ()

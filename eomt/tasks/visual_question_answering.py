@@ -121,6 +121,7 @@ class VisualQuestionAnswering(AdaptationTask):
         Raises:
             UserError: If the weights belong to another vocabulary.
         """
+        super().setup(stage)
         self.network.check_vocabulary()
         # weights may have been changed between two runs
         self.cache.clear()
