@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         print_lora_summary,
         save_adapter,
     )
-    from eomt.verification import AuditReport, audit
+    from eomt.verification import AuditReport, audit, check_adapters
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ _PLACES = {
     "save_adapter": "eomt.lora",
     "AuditReport": "eomt.verification",
     "audit": "eomt.verification",
+    "check_adapters": "eomt.verification",
 }
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "__version__",
     "apply_lora",
     "audit",
+    "check_adapters",
     "get_lora_stats",
     "load_adapter",
     "merge_lora_weights",

@@ -25,6 +25,7 @@ from eomt.app.checks import COMMANDS_WITHOUT_RUN, check_settings, check_trainer
 from eomt.app.config import (
     assume_classes,
     configure,
+    expand_paths,
     open_merged,
     read_yaml,
     standalone_config,
@@ -167,6 +168,7 @@ class CLI(LightningCLI):
                 if key.rstrip("+").partition(".")[0] not in settings:
                     known = ", ".join(name for name in vars(settings) if name != "config")
                     raise UserError(f"{file}: unknown field {key!r}; there are: {known}")
+        expand_paths(settings)
         # before Lightning sets the seed
         check_trainer(settings)
 

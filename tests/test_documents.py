@@ -25,7 +25,7 @@ from eomt.models import EoMT
 from eomt.models.vit import ViT
 from tests import documents
 from tests.documents import CONFIGS, DOCUMENTS, GUIDE, MISSING, NAMES, PAGES, README, ROOT
-from tests.tiny import make_eomt
+from tests.tiny import make_eomt, make_image
 
 RUNS = ROOT / "docs" / "runs.md"
 JOBS = [config for config in CONFIGS if config.parent == ROOT / "configs"]
@@ -168,7 +168,7 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     fresh = make_eomt()
     fresh.load_state_dict(network.state_dict())
     backbone = timm.create_model("test_vit", img_size=(32, 48), patch_size=8, num_classes=0)
-    names = {"network": network, "fresh_network": fresh, "backbone": backbone}
+    names = {"network": network, "fresh_network": fresh, "backbone": backbone, "batch": make_image()}
     for code in documents.blocks(GUIDE, "python"):
         exec(code, names)
     assert (tmp_path / "my_adapter" / "adapter_model.safetensors").is_file()

@@ -46,7 +46,7 @@ class ReconstructionPictures(EvaluationCallback[LightningModule]):
         batch, chosen = evaluated.batch, evaluated.real()
         if evaluated.stage == "val" and evaluated.index == 0 and trainer.is_global_zero:
             chosen = chosen[: self.num_samples]
-            rows = _rows(task.rebuild(batch["image"], evaluated.index), chosen)
+            rows = _rows(task.rebuild(batch), chosen)
             show_picture(trainer, self.folder, picture_grid(rows, TITLES, _names(batch, chosen), legend))
         if evaluated.stage == "predict":
             for index in chosen:

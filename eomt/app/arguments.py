@@ -7,10 +7,13 @@ from typing import Any
 import yaml
 
 from eomt.errors import UserError
+from eomt.utils.paths import expand_name
 
 log = logging.getLogger("eomt")
 
 CONFIG_OPTIONS = ("--config", "-c")
+# paths that are used before the arguments are parsed; a shell leaves the ~ in --config=~/my.yaml
+PATH_OPTIONS = (*CONFIG_OPTIONS, "--ckpt_path", "--trainer.default_root_dir")
 # values that switch a component off
 OFF = ("null", "None", "~", "false", "False")
 COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge")
@@ -25,7 +28,7 @@ def in_order(args: list[str]) -> list[str]:
     Raises:
         UserError: If an option contradicts another, or is not looked at by the command.
     """
-    groups = _groups(args)
+    groups = [_expanded(group) for group in _groups(args)]
     command = _take_command(groups)
     _refuse_parts_of_null(groups)
     _refuse_new_images(groups, command)
@@ -90,6 +93,16 @@ def _groups(args: list[str]) -> list[list[str]]:
         else:
             groups[-1].append(arg)
     return groups
+
+
+def _expanded(group: list[str]) -> list[str]:
+    """Return an option with the home folder in place of the `~` that its value begins with, if it is a path."""
+    if _name(group) not in PATH_OPTIONS:
+        return group
+    name, equals, value = group[0].partition("=")
+    # ~ alone is YAML's null
+    values = [entry if entry in OFF else expand_name(entry) for entry in (value, *group[1:])]
+    return [name + equals + values[0], *values[1:]]
 
 
 def _name(group: list[str]) -> str:

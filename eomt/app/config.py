@@ -16,7 +16,10 @@ from eomt.errors import UserError
 from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.configuration import Configuration
-from eomt.utils.paths import expand, path_fields
+from eomt.utils.paths import expand, expand_name, path_fields
+
+# of a command and of its trainer; those of a component are known by their types
+PATHS = frozenset({"ckpt_path", "output", "default_root_dir"})
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -168,6 +171,25 @@ def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def expand_paths(config: Namespace) -> None:
+    """Replace `~` by the home folder in every path of a command's settings, in place, before any of them is used.
+
+    Paths are known by the types of constructor arguments, in classes of other packages too, such as loggers.
+
+    Args:
+        config: Settings of a command, or a part of them.
+    """
+    component = config if "class_path" in config else None
+    fields = path_fields(class_of(component)) if component else PATHS
+    arguments = component.get("init_args") if component else config
+    for name in fields & vars(arguments or Namespace()).keys():
+        arguments[name] = _expanded(arguments[name])
+    for value in vars(config).values():
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, Namespace):
+                expand_paths(inner)
+
+
 def standalone_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that opens a merged model: without adapters and without downloads."""
     plain = yaml.safe_load(yaml.safe_dump(config))
@@ -239,6 +261,14 @@ def _update(arguments: Namespace, values: Mapping[str, Any]) -> None:
             _update(before, value)
         elif before != value:
             arguments[name] = value
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _expanded(path) for name, path in value.items()}
+    if isinstance(value, list):
+        return [_expanded(path) for path in value]
+    return expand_name(value) if isinstance(value, str) else expand(value) if isinstance(value, Path) else value
 
 
 def _absolute(value: Any) -> Any:

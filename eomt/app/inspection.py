@@ -220,15 +220,16 @@ def memory_lines(
         batch: A training batch, on the same device.
         forward_context: Makes the context of the forward pass, such as autocast.
     """
-    batch_size = len(batch["image"])
-    yield f"Peak memory of training, batch of {batch_size} on one {task.device.type} device (estimate, AdamW)"
+    images = len(batch["image"])
+    # a batch has one name for each sample, and several samples may share an image
+    yield f"Peak memory of training, batch of {len(batch['name'])} on one {task.device.type} device (estimate, AdamW)"
     switches = checkpointing_switches(task.network)
     if not switches:
-        memory = training_memory(task, task.unlogged_step, batch, batch_size, forward_context)
+        memory = training_memory(task, task.unlogged_step, batch, images, forward_context, task.first_samples)
         yield f"  {_memory_text(memory)}; no module has a `checkpointing` switch"
     for checkpointing in (False, True) if switches else ():
         with checkpointing_set(task.network, checkpointing):
-            memory = training_memory(task, task.unlogged_step, batch, batch_size, forward_context)
+            memory = training_memory(task, task.unlogged_step, batch, images, forward_context, task.first_samples)
         as_set = all(switch.checkpointing is checkpointing for switch in switches)
         name = f"checkpointing {'on' if checkpointing else 'off'}{' (as set)' if as_set else ''}"
         yield f"  {name + ':':29}{_memory_text(memory)}"

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch.multiprocessing.spawn import ProcessRaisedException
 
@@ -57,6 +58,8 @@ def peer_error(error: BaseException, trainer: Trainer | None) -> UserError | Non
 def watch_ranks(trainer: Trainer) -> None:
     """End this process soon after one that it has started fails, even where it waits for it in a library."""
     if getattr(trainer.strategy.launcher, "procs", None) is not None:
+        # Lightning would kill this process within five seconds, and the exit status would be that of a kill
+        subprocess_script._launch_process_observer = lambda processes: None
         threading.Thread(target=_watch, args=(trainer,), daemon=True, name="watch-ranks").start()
 
 

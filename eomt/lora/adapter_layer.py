@@ -1,7 +1,8 @@
 """The base class of all adapted layers, whichever backend they come from, and how they are found in a model."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ class AdapterLayer(nn.Module):
         lora_b: B; zero at the start, except with PiSSA.
         factor: alpha / r, or alpha / sqrt(r) with rsLoRA.
         adapter_enabled: Whether the update is added; False makes the layer answer as its base does.
+        was_called: Whether `forward` was ever called.
         delta_weight: Returns the change of `weight` that merging makes, in the adapters' dtype.
         plain_layer: Returns the plain layer, with the update merged in fp32 (True) or with the base weight (False).
     """
@@ -31,6 +33,7 @@ class AdapterLayer(nn.Module):
     lora_b: nn.Parameter
     factor: float
     adapter_enabled: bool
+    was_called: bool = False
     base_weight_name: str
     # methods that each subclass defines
     delta_weight: Callable[[], Tensor]
@@ -50,6 +53,7 @@ class AdapterLayer(nn.Module):
         yield
 
     def _adapter_runs(self) -> bool:
+        self.was_called = True
         if self.adapter_enabled and _called is not None:
             _called.add(self)
         return self.adapter_enabled
@@ -72,6 +76,62 @@ def adapter_parameters(model: nn.Module) -> dict[str, str]:
 def is_adapter_name(name: str) -> bool:
     """Return whether a name is that of an adapter's parameter or module, as lora_a here or lora_A.default in PEFT."""
     return any(part.startswith("lora_") for part in name.split("."))
+
+
+def note_calls(model: nn.Module) -> None:
+    """Let `model` note that it ran, so that `require_called` can tell adapters that never do."""
+    model.register_forward_hook(_note_call)
+
+
+def _note_call(module: nn.Module, *_: Any) -> None:
+    # on the module itself: a replica of DataParallel notes its own calls, as its layers do
+    vars(module)["was_called"] = True
+
+
+def forget_calls(model: nn.Module) -> None:
+    """Undo `note_calls`."""
+    vars(model).pop("was_called", None)
+    for key in [key for key, hook in model._forward_hooks.items() if hook is _note_call]:
+        del model._forward_hooks[key]
+
+
+def require_called(model: nn.Module, function: str) -> None:
+    """Check that each adapter was called, if the model or any other adapter was.
+
+    What reads the weight of a layer instead of calling it leaves the adapter out; merged, it would have an effect for
+    the first time.
+
+    Args:
+        model: Any module.
+        function: Name of the caller, for the message.
+
+    Raises:
+        UserError: If an adapter was never called.
+    """
+    layers = lora_layers(model)
+    silent = [path for path, layer in layers.items() if not layer.was_called]
+    if silent and (len(silent) < len(layers) or vars(model).get("was_called", False)):
+        raise UserError(
+            f"{function}: the adapter of {silent[0]!r} was never called though the network ran ({len(silent)} of "
+            f"{len(layers)}): it has no effect; put it into exclude_modules (check_called=False overrides)"
+        )
+
+
+def require_values(tensors: Mapping[str, Tensor], function: str) -> None:
+    """Check that no tensor is on the meta device, where it has no values.
+
+    Args:
+        tensors: Name -> tensor.
+        function: Name of the caller, for the message.
+
+    Raises:
+        UserError: If one is; the message names it.
+    """
+    if empty := [name for name, value in tensors.items() if value.is_meta]:
+        raise UserError(
+            f"{function}: {empty[0]!r} has no values here (meta device; offloaded by accelerate?); load the network "
+            "onto a CPU or GPU first (accelerate.hooks.remove_hook_from_submodules)"
+        )
 
 
 def require_merged(network: nn.Module) -> None:

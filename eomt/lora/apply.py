@@ -7,11 +7,11 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.lora.adaptable import as_adaptable
-from eomt.lora.adapter_layer import lora_layers
+from eomt.lora.adapter_layer import lora_layers, note_calls
 from eomt.lora.backends import available_backend, inject_native, inject_peft
 from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation, record
 from eomt.lora.fingerprint import fingerprint
-from eomt.lora.supported_layers import all_modules, refusal, refuse_compiled, shared_weights, unsuitable_reason
+from eomt.lora.supported_layers import all_modules, refusal, refuse_wrapped, shared_weights, unsuitable_reason
 from eomt.lora.targets import resolve_modules, resolve_targets
 from eomt.lora.trainable import drifting_statistics, expected_trainable, tied_outside
 
@@ -33,7 +33,7 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
         raise UserError(
             "lora_config: this network is adapted already; give lora_config once, to the task or to the network"
         )
-    refuse_compiled(model, "lora_config")
+    refuse_wrapped(model, "lora_config")
     new = [name for name in as_adaptable(model).new_modules if name not in config.trainable_modules]
     trained_in_full = resolve_modules(model, [*config.trainable_modules, *new])
     if config.freeze_base_model and (tied := tied_outside(model, trained_in_full)):
@@ -93,6 +93,7 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
     plan.backend = available_backend(config) if plan.adapters else "native"
     (inject_peft if plan.backend == "peft" else inject_native)(model, plan)
     record(model, plan)
+    note_calls(model)
     expected = expected_trainable(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in expected)

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from eomt import __version__
 from eomt.errors import UserError
 from eomt.lora.adaptable import as_adaptable
-from eomt.lora.adapter_layer import adapter_parameters, lora_layers, set_module
+from eomt.lora.adapter_layer import (
+    adapter_parameters,
+    forget_calls,
+    lora_layers,
+    require_called,
+    require_values,
+    set_module,
+)
 from eomt.lora.apply import inject
 from eomt.lora.config import Adaptation, adaptation, record
 from eomt.lora.fingerprint import same_base
@@ -35,7 +42,7 @@ from eomt.lora.peft_format import (
     to_tensors,
 )
 from eomt.lora.peft_reading import check_targets, json_field, read_folder, read_plan, slices_in
-from eomt.lora.supported_layers import peft_reason, refuse_compiled
+from eomt.lora.supported_layers import peft_reason, refuse_wrapped
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import check_trainable, expected_trainable
 from eomt.utils.files import write_folder
@@ -47,23 +54,26 @@ def is_adapter_folder(path: str | Path) -> bool:
     return (Path(path) / CONFIG_FILE).is_file()
 
 
-def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) -> Path:
+def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None, check_called: bool = True) -> Path:
     """Write the adapters, the modules trained in full and the persistent buffers of `model`; return the folder.
 
     Args:
         model: A model that `apply_lora` or `load_adapter` adapted.
         folder: Folder that is written, whole or not at all; an adapter folder that exists is replaced.
         base: Name or path of the base model, for whoever reads the file.
+        check_called: Refuse an adapter that was never called though the model ran.
 
     Raises:
-        UserError: If the model is not adapted, more was trained than adapters and named modules, PEFT would confuse a
-            named module with another, or the folder exists and is something else.
+        UserError: If the model is not adapted, an adapter has no effect, more was trained than adapters and named
+            modules, PEFT would confuse a named module with another, or the folder exists and is something else.
     """
-    refuse_compiled(model, "save_adapter")
+    refuse_wrapped(model, "save_adapter")
     done = adaptation(model)
     if done is None or not done.adapters:
         found = "its adapters were not made by apply_lora" if lora_layers(model) else "the model holds no adapters"
         raise UserError(f"save_adapter: {found}; adapt it with apply_lora")
+    if check_called:
+        require_called(model, "save_adapter")
     check_trainable(model)
     for path, layer in lora_layers(model).items():
         if reason := peft_reason(layer):
@@ -79,6 +89,7 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None) 
             f"no adapter folder: {len(more)} tensors beside adapters and trainable_modules are trained "
             f"({more[0]}, ...); set freeze_base_model: true to get one"
         )
+    require_values(trained_state(model), "save_adapter")
     root = wrapped_model(model)
     adapted = [
         inner for inner in as_adaptable(model).inner_models if any(is_inside(path, [inner]) for path in done.adapters)
@@ -175,7 +186,7 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
             different, or keys are missing or too many.
     """
     folder = Path(folder)
-    refuse_compiled(model, "load_adapter")
+    refuse_wrapped(model, "load_adapter")
     config, tensors, metadata = read_folder(folder)
     plan = read_plan(folder, config, tensors, slices_in(folder, metadata))
     root = _find_root(model, folder, plan, metadata)
@@ -258,6 +269,7 @@ def _undone_on_error(model: nn.Module, paths: list[str]) -> Iterator[None]:
         for parameter, flag in trainable.items():
             parameter.requires_grad_(flag)
         record(model, None)
+        forget_calls(model)
         raise
 
 

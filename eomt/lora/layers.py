@@ -14,10 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError, listed
-from eomt.lora.adapter_layer import AdapterLayer, adapter_parameters, lora_layers, set_module
+from eomt.lora.adapter_layer import (
+    AdapterLayer,
+    adapter_parameters,
+    forget_calls,
+    lora_layers,
+    require_called,
+    require_values,
+    set_module,
+)
 from eomt.lora.config import record
 from eomt.lora.dropout import dropped_projection, keep_share
-from eomt.lora.supported_layers import all_modules, refusal, shared_weights, unsuitable_reason
+from eomt.lora.supported_layers import all_modules, is_quantized, refusal, shared_weights, unsuitable_reason
 
 SLICES = ("query", "key", "value")
 
@@ -328,12 +336,26 @@ def count_lora_parameters(model: nn.Module) -> int:
     return sum(model.get_parameter(name).numel() for name in adapter_parameters(model))
 
 
-def merge_lora_weights(model: nn.Module) -> nn.Module:
+def merge_lora_weights(model: nn.Module, check_called: bool = True) -> nn.Module:
     """Add every update to its base weight in fp32, in place, and return the model with plain layers.
 
+    Args:
+        model: An adapted model.
+        check_called: Refuse an adapter that was never called though the model ran.
+
     Raises:
-        UserError: If the model holds no adapter, as after merging.
+        UserError: If the model holds no adapter, as after merging, or one that merging would let act for the first
+            time.
     """
+    if check_called:
+        require_called(model, "merge_lora_weights")
+    for path, layer in lora_layers(model).items():
+        require_values({f"{path}.{name}": value for name, value in layer.named_parameters()}, "merge_lora_weights")
+        if is_quantized(layer.weight):
+            raise UserError(
+                f"merge_lora_weights: the weight of {path!r} is quantized or sharded ({type(layer.weight).__name__}); "
+                "save_adapter, and merge where the network is in floating point"
+            )
     return _to_plain(model, merge=True)
 
 
@@ -353,6 +375,7 @@ def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
     for module in model.modules():
         # the record of apply_lora no longer holds, and would prevent adapting again
         record(module, None)
+        forget_calls(module)
     if isinstance(model, AdapterLayer):
         return model.plain_layer(merge)
     for path, layer in layers.items():

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from eomt.errors import UserError
+from eomt.lora.adapter_layer import AdapterLayer
 
 # attention classes that may read `self.qkv.weight` without calling `qkv` (measured on timm 1.0.31)
 READS_QKV_WEIGHT = frozenset(
@@ -15,6 +16,12 @@ READS_QKV_WEIGHT = frozenset(
         "timm.models.swin_transformer_v2.WindowAttention",
     }
 )
+# classes that read the weights of these layers without calling them (torchvision 0.29, transformers 5.23)
+READS_WEIGHTS: Mapping[str, frozenset[str]] = {
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": frozenset({"qkv", "proj"}),
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": frozenset({"qkv", "proj"}),
+    "transformers.models.wavlm.modeling_wavlm.WavLMAttention": frozenset({"q_proj", "k_proj", "v_proj", "out_proj"}),
+}
 # attention classes whose fused projection holds query, key and value head by head
 HEAD_BY_HEAD = frozenset(
     {
@@ -34,10 +41,14 @@ def all_modules(model: nn.Module) -> dict[str, nn.Module]:
 def unsuitable_reason(layer: nn.Module) -> str | None:
     """Return why `layer` cannot be replaced by an adapted one that starts equal to it; None if it can."""
     kind = type(layer).__name__
+    if is_transposed(layer):
+        return f"{kind} of transformers holds its weight transposed; make it an nn.Linear, or adapt it with PEFT alone"
     if not isinstance(layer, nn.Linear | nn.Conv2d):
         return f"{kind} is neither Linear nor Conv2d"
     if is_parametrized(layer):
         return f"its parameters are computed by a parametrization ({kind})"
+    if is_quantized(layer.weight):
+        return f"its weight is quantized or sharded ({type(layer.weight).__name__}); adapt it before that is done"
     if layer._forward_hooks or layer._forward_pre_hooks:
         return f"it has forward hooks, which an adapted layer would drop ({kind})"
     own = "forward" in vars(layer)
@@ -51,22 +62,48 @@ def unsuitable_reason(layer: nn.Module) -> str | None:
     return f"{type(layer).__module__}.{kind} has a forward of its own" if own else None
 
 
-def refuse_compiled(model: nn.Module, function: str) -> None:
-    """Check that `model` holds no wrapper of torch.compile: its `_orig_mod` would enter the names of adapters.
+def is_quantized(weight: Tensor) -> bool:
+    """Return whether a weight is none of plain numbers, such as torchao's int8: a tensor that stands for others."""
+    return not weight.is_floating_point() or hasattr(weight, "__tensor_flatten__")
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Return whether `layer` is transformers' Conv1D, GPT-2's linear layer, whose weight is (in, out)."""
+    return "transformers.pytorch_utils.Conv1D" in (
+        f"{cls.__module__}.{cls.__qualname__}" for cls in type(layer).__mro__
+    )
+
+
+def refuse_wrapped(model: nn.Module, function: str) -> None:
+    """Check that nothing is around the layers of `model` that would enter the names of adapters, or add others.
+
+    Such are the wrappers of torch.compile (`_orig_mod`) and of several processes (`module`), and what PEFT put in.
 
     Args:
         model: Any module.
         function: Name of the caller, for the message.
 
     Raises:
-        UserError: If it holds one.
+        UserError: If there is.
     """
+    adapted: list[str] = []
     for path, module in model.named_modules():
+        name = repr(path) if path else "the network"
         if hasattr(module, "_orig_mod"):
-            name = repr(path) if path else "the network"
             raise UserError(
                 f"{function}: {name} is a compiled wrapper; give the module inside it (_orig_mod), and compile in "
                 "place with module.compile()"
+            )
+        kind = type(module).__name__
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise UserError(f"{function}: {name} is wrapped in {kind}; give the module inside it (.module)")
+        if isinstance(module, AdapterLayer):
+            # parts of PEFT's layers are in those of its backend here
+            adapted.append(path)
+        elif type(module).__module__.startswith("peft.") and not any(path.startswith(f"{layer}.") for layer in adapted):
+            raise UserError(
+                f"{function}: {name} is PEFT's own {kind}; give the network without PEFT (merge_and_unload() merges "
+                "its adapters, unload() removes them), or go on with PEFT alone"
             )
 
 
@@ -95,6 +132,18 @@ def bypass_reason(modules: Mapping[str, nn.Module], path: str) -> str | None:
         reads = getattr(parent, "q_bias", None) is not None and not getattr(parent, "qkv_bias_separate", False)
         if name in READS_QKV_WEIGHT and parts[depth:] == ["qkv"] and reads:
             return f"{name} reads qkv.weight without calling qkv"
+        if parts[depth:][0] in READS_WEIGHTS.get(name, ()):
+            return f"{name} reads the weight of {parts[depth]} without calling it"
+    if path and (holder := _plain_list_with(modules[path], modules[path.rpartition(".")[0]])):
+        return f"{holder}, a plain list, holds it too and would still call the layer without its adapter"
+    return None
+
+
+def _plain_list_with(layer: nn.Module, parent: nn.Module) -> str | None:
+    """Return the name of a Python list in `parent` that holds `layer` beside the registered module; None without."""
+    for name, value in vars(parent).items():
+        if isinstance(value, list | tuple) and any(entry is layer for entry in value):
+            return f"{_full_name(parent)}.{name}"
     return None
 
 

@@ -9,7 +9,14 @@ from torch import nn
 from eomt.errors import UserError, listed, shortened
 from eomt.lora.adapter_layer import AdapterLayer
 from eomt.lora.layers import SLICES
-from eomt.lora.supported_layers import all_modules, refusal, shared_weights, slices_refusal, unsuitable_reason
+from eomt.lora.supported_layers import (
+    all_modules,
+    is_transposed,
+    refusal,
+    shared_weights,
+    slices_refusal,
+    unsuitable_reason,
+)
 
 # libraries have different names for the same part; each name also matches itself
 ALIASES: dict[str, frozenset[str]] = {
@@ -135,7 +142,7 @@ def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, 
     leaves = {path: module for path, module in modules.items() if path and _is_layer(module)}
     found: dict[str, tuple[str, ...]] = {}
     if target == ALL_LINEAR:
-        found = {path: () for path, module in leaves.items() if isinstance(module, nn.Linear)}
+        found = {path: () for path, module in leaves.items() if not isinstance(module, nn.Conv2d)}
     elif target.startswith("re:"):
         try:
             pattern = re.compile(target.removeprefix("re:"))
@@ -166,7 +173,9 @@ def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, 
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, AdapterLayer)
+    # Conv1D is looked at, so that it is refused and not passed over
+    suits = isinstance(module, nn.Linear | nn.Conv2d) or is_transposed(module)
+    return suits and not isinstance(module, AdapterLayer)
 
 
 def _stands_for(word: str, path: str) -> bool:

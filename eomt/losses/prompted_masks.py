@@ -108,6 +108,20 @@ class PromptedMaskLoss(nn.Module):
             "object_loss": object_loss.detach(),
         }
 
+    def of_each_mask(
+        self, mask_logits: Tensor, iou_scores: Tensor, object_logits: Tensor, targets: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the sum of the losses of M masks, each as if it were the only one; see `forward`."""
+        total: dict[str, Tensor] = {}
+        for mask, score in zip(mask_logits.split(1, dim=2), iou_scores.split(1, dim=2), strict=True):
+            total = sum_of(total, self(mask, score, object_logits, targets, valid))
+        return total
+
+
+def sum_of(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the sums of losses by name; `first` may be empty."""
+    return {name: first[name] + value if first else value for name, value in second.items()}
+
 
 def compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compare masks with targets at the targets' size.

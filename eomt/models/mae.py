@@ -4,6 +4,7 @@ He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022 (arXiv:
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,10 +13,10 @@ from torch import Tensor
 from transformers import ViTMAEForPreTraining
 
 from eomt.errors import UserError
-from eomt.models.mae_encoder import describe_base, enable_checkpointing
+from eomt.models.mae_encoder import describe_base
 from eomt.models.masking import apply_mask, block_noise, check_ratio, num_kept, random_noise
-from eomt.models.network import Network
 from eomt.models.parts.pixels import PixelNormalization
+from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.weights.mae import (
     DECODER_POSITIONS,
     POSITIONS,
@@ -50,7 +51,7 @@ class MAEPictures(NamedTuple):
     reconstruction: Tensor  # removed patches as predicted, the others unchanged
 
 
-class MaskedAutoencoder(Network):
+class MaskedAutoencoder(RecomputingNetwork):
     """ViT-MAE that reconstructs the patches which it does not see.
 
     Encoder and decoder each have positions, and the decoder has a learned mask token. LoRA's `query`, `attention` and
@@ -121,7 +122,7 @@ class MaskedAutoencoder(Network):
             if not fill_mae_decoder(self.model, checkpoint):
                 log.info("%s: holds no decoder of these sizes; a new one is initialized", checkpoint.folder)
         if checkpointing:
-            enable_checkpointing(self.model)
+            self.checkpointing = True
         self.normalize = PixelNormalization()
 
     @property
@@ -144,26 +145,34 @@ class MaskedAutoencoder(Network):
         for layer in (*self.model.vit.layers, *self.model.decoder.decoder_layers):
             layer.compile()
 
-    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> MAEPrediction:
+    def forward(
+        self, image: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None = None
+    ) -> MAEPrediction:
         """Mask images, encode the patches that are left, and predict every patch.
 
         Args:
             image: RGB images of `img_size`, uint8 (0 to 255) or floating point (0 to 1), (B, 3, H, W).
-            generator: Random generator of the masks, on any device; with a fixed seed they are repeatable. None takes
-                PyTorch's default.
+            generator: Random generator of the masks, on any device, or one for each image; with a fixed seed they are
+                repeatable. None takes PyTorch's default.
 
         Raises:
             UserError: If the images have another size.
         """
         pixels = self._pixels(image).to(self.model.vit.embeddings.patch_embeddings.projection.weight.dtype)
-        if self.masking == "block":
-            noise = block_noise(len(image), self.grid, image.device, generator)
+        if isinstance(generator, Sequence):
+            noise = torch.cat([self._noise(1, image.device, of_image) for of_image in generator])
         else:
-            noise = random_noise(len(image), self.num_patches, image.device, generator)
+            noise = self._noise(len(image), image.device, generator)
         # the model's own forward would also compute a loss
         encoded = self.model.vit(pixels, noise=noise)
         decoded = self.model.decoder(encoded.last_hidden_state, encoded.ids_restore)
         return MAEPrediction(decoded.logits, encoded.mask)
+
+    def _noise(self, batch: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        """Return noise (B, N), whose largest values are where patches are removed."""
+        if self.masking == "block":
+            return block_noise(batch, self.grid, device, generator)
+        return random_noise(batch, self.num_patches, device, generator)
 
     def target(self, image: Tensor) -> Tensor:
         """Return the target for images (B, 3, H, W): patches (B, N, p * p * 3), each row by row, colors last."""
@@ -174,7 +183,9 @@ class MaskedAutoencoder(Network):
         return (patches - mean) / deviation
 
     @torch.no_grad()
-    def reconstruct(self, image: Tensor, generator: torch.Generator | None = None) -> MAEPictures:
+    def reconstruct(
+        self, image: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None = None
+    ) -> MAEPictures:
         """Return pictures of what is seen and what is predicted; arguments as in `forward`.
 
         With `norm_pix_loss` each removed patch gets its true mean and deviation, which are not predicted.

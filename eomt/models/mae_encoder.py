@@ -4,7 +4,6 @@ He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022 (arXiv:
 """
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 
 import torch
@@ -13,8 +12,8 @@ from transformers import PreTrainedModel, ViTMAEModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
 
 from eomt.errors import UserError
-from eomt.models.network import Network
 from eomt.models.parts.pixels import PixelNormalization
+from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.weights.mae import (
     POSITIONS,
     REPOSITORY,
@@ -27,7 +26,7 @@ from eomt.utils.modes import evaluation_mode
 from eomt.utils.paths import PathOrName, expand_source
 
 
-class MAEEncoder(Network):
+class MAEEncoder(RecomputingNetwork):
     """ViT-MAE without masking: from images to tokens in the order of the patches.
 
     The default sizes are those of the base model; weights that are read must have the sizes given here.
@@ -73,7 +72,7 @@ class MAEEncoder(Network):
         else:
             initialize_mae(self.model)
         if checkpointing:
-            enable_checkpointing(self.model)
+            self.checkpointing = True
         self.normalize = PixelNormalization()
 
     @property
@@ -178,14 +177,6 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(implementation)
-
-
-def enable_checkpointing(model: PreTrainedModel) -> None:
-    """Let training recompute the activations of all blocks in the backward pass."""
-    with warnings.catch_warnings():
-        # its new name is not in all versions of transformers 5
-        warnings.simplefilter("ignore", FutureWarning)
-        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def describe_base(pretrained: bool | str) -> str:

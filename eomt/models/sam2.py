@@ -4,7 +4,6 @@ Ravi et al., "SAM 2: Segment Anything in Images and Videos" (arXiv:2408.00714). 
 out.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from transformers import Sam2Model
 
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
-from eomt.models.network import Arguments, Network
+from eomt.models.network import Arguments
 from eomt.models.parts.pixels import PixelNormalization
+from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction, pool_levels
 from eomt.models.weights.sam2.config import (
     SIZES,
@@ -50,7 +50,7 @@ ABSENT = -2.0
 NO_POINT = -1
 
 
-class SAM2(Network):
+class SAM2(RecomputingNetwork):
     """SAM 2, trained with prompts or with one learned prompt for each class.
 
     Coordinates are in pixels of the input image, (x, y) with x to the right and y down; a whole number is the center of
@@ -82,7 +82,7 @@ class SAM2(Network):
     inner_models = ("model",)
     # full fine-tuning does not change it
     frozen_modules = ("model.prompt_encoder",)
-    files = Network.files | {CONFIG_FILE, PROCESSOR_FILE, CLASS_PROMPTS_FILE}
+    files = RecomputingNetwork.files | {CONFIG_FILE, PROCESSOR_FILE, CLASS_PROMPTS_FILE}
 
     @property
     def new_modules(self) -> tuple[str, ...]:
@@ -119,12 +119,9 @@ class SAM2(Network):
         self.presence: nn.Linear | None = None
         if prompt_free:
             self.class_prompts, self.presence = self._make_class_modules(weights)
+        self.model.supports_gradient_checkpointing = True  # it does support it, but its class does not say so
         if checkpointing:
-            self.model.supports_gradient_checkpointing = True  # it does support it, but its class does not say so
-            with warnings.catch_warnings():
-                # its new name is not in all versions of transformers 5
-                warnings.simplefilter("ignore", FutureWarning)
-                self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.checkpointing = True
         # with ImageNet's mean and deviation, as SAM 2 was trained
         self.normalize = PixelNormalization()
 

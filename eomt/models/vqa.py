@@ -6,18 +6,17 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import require_merged
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.lora.summary import print_lora_summary
-from eomt.models.mae_encoder import enable_checkpointing
-from eomt.models.network import Network
 from eomt.models.parts.answer_heads import check_heads, make_classifier, make_type_head
 from eomt.models.parts.freezing import freeze_models
 from eomt.models.parts.gated_fusion import GatedFusion
+from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.parts.text_states import decoder_tokens, encoder_arguments, masked_mean, question_states
 from eomt.models.parts.text_tower import decoder_of, encoder_of, load_tokenizer_for, make_text_tower
 from eomt.models.parts.vision_lora import ALPHA, DROPOUT, RANK, vision_lora_config
@@ -48,7 +47,7 @@ class VQAOutput(NamedTuple):
     type_logits: Tensor | None
 
 
-class DeterministicVQA(Network):
+class DeterministicVQA(RecomputingNetwork):
     """A network that answers questions about images.
 
     The vision encoder's patch tokens are projected to the width of the text model, and the states of the question
@@ -88,14 +87,15 @@ class DeterministicVQA(Network):
 
     # adapters have the names of the Hugging Face models
     inner_models = ("vision_encoder.model", "text_model")
-    files = Network.files | {CONFIG_FILE, TOKENIZER}
+    files = RecomputingNetwork.files | {CONFIG_FILE, TOKENIZER}
 
     answers_hash: Tensor
 
     def __init__(
         self,
-        vision_model: PathOrName | dict[str, Any] = "facebook/dinov2-base",
-        text_model: PathOrName | dict[str, Any] = "vinai/bartpho-syllable",
+        # dict comes first: jsonargparse would write it into a run's config as a text
+        vision_model: dict[str, Any] | PathOrName = "facebook/dinov2-base",
+        text_model: dict[str, Any] | PathOrName = "vinai/bartpho-syllable",
         pretrained: bool | PathOrName = True,
         answer_head: AnswerHead = "generative",
         answers: list[str] | None = None,
@@ -150,10 +150,10 @@ class DeterministicVQA(Network):
         source, apart = self.tokenizer_source, tokenizer is not None
         self.tokenizer: Any = load_tokenizer_for(self.text_model, source, apart) if source else None
         if checkpointing:
-            for model in (self.vision_encoder.model, self.text_model):
+            for model in self.recomputing_models:
                 if not model.supports_gradient_checkpointing:
                     raise UserError(f"checkpointing: {type(model).__name__} cannot recompute; set it to false")
-                enable_checkpointing(model)
+            self.checkpointing = True
         apply_lora(self, lora_config or vision_lora)
         self.train()
 
@@ -163,6 +163,11 @@ class DeterministicVQA(Network):
     def base(self) -> str:
         """Origin of the weights in words: of the whole network, or of both models."""
         return self._base
+
+    @property
+    def recomputing_models(self) -> tuple[PreTrainedModel, ...]:
+        """Both models."""
+        return (self.vision_encoder.model, self.text_model)
 
     @property
     def new_modules(self) -> tuple[str, ...]:

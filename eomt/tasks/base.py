@@ -23,8 +23,10 @@ from eomt.lora.record import adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
 from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
+from eomt.utils.distributed import seed_by_rank
 from eomt.utils.trainer import has_step_limit, run_progress, steps_between_logs
 from eomt.verification.audit import AuditReport, audit
+from eomt.verification.memory import first_samples
 
 # before the names of the network's tensors in a checkpoint
 NETWORK = "network."
@@ -165,6 +167,10 @@ class AdaptationTask(LightningModule, ABC):
         """
         raise UserError(f"data: null, and {type(self).__name__} has no synthetic batch; give a datamodule")
 
+    def first_samples(self, batch: dict[str, Any], size: int) -> dict[str, Any]:
+        """Return the first `size` images of a training batch with all that belongs to them."""
+        return first_samples(batch, size)
+
     def audit_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return losses that depend on every trained parameter; `losses` may leave some out at random."""
         return self.losses(batch)[0]
@@ -281,6 +287,11 @@ class AdaptationTask(LightningModule, ABC):
             )
             group["params"].append(parameter)
         return list(groups.values())
+
+    def setup(self, stage: str) -> None:
+        """Let each process draw random numbers of its own in training; a checkpoint's states are put back later."""
+        if stage == "fit":
+            seed_by_rank(self.global_rank)
 
     def on_train_start(self) -> None:
         """Set learning rates and weight decays of a resumed run to those of its configuration.

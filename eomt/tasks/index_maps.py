@@ -20,3 +20,13 @@ def index_map(masks: Tensor, class_ids: Tensor) -> Tensor:
     for index in masks.sum((1, 2)).argsort(descending=True).tolist():
         found = torch.where(masks[index], class_ids[index] + 1, found)
     return found
+
+
+def index_maps(found: list[Tensor], truths: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Return the map of each image.
+
+    Args:
+        found: Masks of each image, bool `(N, H, W)`.
+        truths: True masks and class ids of each image; the ids are used.
+    """
+    return [index_map(masks, class_ids) for masks, (_, class_ids) in zip(found, truths, strict=True)]

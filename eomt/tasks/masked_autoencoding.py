@@ -1,6 +1,8 @@
 """Pre-training of a masked autoencoder on images without labels."""
 
 import logging
+import zlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -120,15 +122,15 @@ class MaskedAutoencoding(AdaptationTask):
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Return the reconstruction, `(B, N, p * p * 3)`, under masks that are always the same."""
         assert isinstance(network, MaskedAutoencoder)
-        return network(batch["image"], masks_of(0)).reconstruction
+        return network(batch["image"], masks_of(batch["name"])).reconstruction
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add the loss of a batch under the masks of its number."""
+        """Add the loss of a batch, each image under its own mask."""
         # samples without a name only complete the last step of a rank, and do not count
         real = [index for index, name in enumerate(batch["name"]) if name]
         if not real:
             return
-        prediction = self.network(batch["image"], masks_of(batch_idx))
+        prediction = self.network(batch["image"], masks_of(batch["name"]))
         target = self.network.target(batch["image"])
         loss = mae_loss(prediction.reconstruction[real], target[real], prediction.mask[real])
         # the same number of patches is removed from every image, so the mean of means is the mean
@@ -153,13 +155,16 @@ class MaskedAutoencoding(AdaptationTask):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> MAEPictures:
         """Return the images, masked and reconstructed."""
-        return self.rebuild(batch["image"], batch_idx)
+        return self.rebuild(batch)
 
-    def rebuild(self, image: Tensor, batch_idx: int) -> MAEPictures:
-        """Return pictures of the images of a batch, `(B, 3, H, W)`, under the masks of its number."""
-        return self.network.reconstruct(image, masks_of(batch_idx))
+    def rebuild(self, batch: dict[str, Any]) -> MAEPictures:
+        """Return pictures of the images of a batch, `(B, 3, H, W)`, each under its own mask."""
+        return self.network.reconstruct(batch["image"], masks_of(batch["name"]))
 
 
-def masks_of(batch_idx: int) -> torch.Generator:
-    """Return the random generator for the masks of an evaluation batch; on the CPU, it is the same for all devices."""
-    return torch.Generator().manual_seed(batch_idx)
+def masks_of(names: Sequence[str]) -> list[torch.Generator]:
+    """Return the random generators for the masks of evaluated images, the same in any batch and on any process.
+
+    They are on the CPU, so that the masks are the same for all devices.
+    """
+    return [torch.Generator().manual_seed(zlib.crc32(name.encode())) for name in names]

@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 from eomt.errors import UserError, listed, shortened
 from eomt.lora.config import LoRAConfig
 from eomt.losses import PromptedMaskLoss
+from eomt.losses.prompted_masks import sum_of
 from eomt.metrics import PromptedSegmentationMetric
 from eomt.metrics.class_answers import ClassAnswers
 from eomt.metrics.constant_answers import RIVALS, BestConstantRule
@@ -29,7 +30,7 @@ from eomt.prompts import (
 from eomt.prompts.prompts_alone import NUM_RADII, masks_of_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
-from eomt.tasks.index_maps import index_map
+from eomt.tasks.index_maps import index_maps
 from eomt.tasks.prompted_figures import figures_to_log, notes_of_classes, notes_of_prompts
 
 Mode = Literal["box", "centre", "points", "none"]
@@ -117,6 +118,7 @@ class PromptedSegmentation(AdaptationTask):
 
     def setup(self, stage: str) -> None:
         """Create a metric for each mode, with the classes of the data."""
+        super().setup(stage)
         data = data_of(self.trainer)
         assert data is not None
         names = data.class_names or ()
@@ -146,7 +148,11 @@ class PromptedSegmentation(AdaptationTask):
         for kind in {float(probability > 0), float(probability == 1)}:
             sampling = PromptSampling(kind, correction_clicks=self.sampling.correction_clicks)
             prompts = sample_prompts(targets, valid, sampling)
-            total = _sum(total, self._losses_of_clicks(features, prompts, targets, valid)[0])
+            total = sum_of(total, self._losses_of_clicks(features, prompts, targets, valid)[0])
+            if prompts.boxes is None:
+                # of three masks only the best one learns, and in a small batch one may never be the best
+                prediction = self.network.decode(features, *prompts, multimask=True)
+                total = sum_of(total, self.criterion.of_each_mask(*prediction, targets, valid))
         return self._with_class_losses(total, features, batch) if self.network.prompt_free else total
 
     def _losses_of_clicks(
@@ -160,7 +166,7 @@ class PromptedSegmentation(AdaptationTask):
         for _ in range(self.sampling.correction_clicks):
             prompts = add_correction(prompts, logits, targets, valid)
             prediction = self.network.decode(features, *prompts, masks=logits.detach()[:, :, None], multimask=False)
-            losses = _sum(losses, self.criterion(*prediction, targets, valid))
+            losses = sum_of(losses, self.criterion(*prediction, targets, valid))
             logits = prediction.mask_logits[:, :, 0]
         return losses, first.detach()
 
@@ -264,7 +270,7 @@ class PromptedSegmentation(AdaptationTask):
         prompts = self._prompts(batch, truths, self.watch)
         prediction = self._answer(self.network.encode(batch["image"]), truths, prompts, self.watch)
         found = self._found(prediction, truths, self.watch)
-        return {"prediction": self._index_maps(found, truths), "prompts": prompts}
+        return {"prediction": index_maps(found, truths), "prompts": prompts}
 
     def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Evaluate every mode on features that are computed once; return maps and prompts of the watched mode."""
@@ -279,9 +285,9 @@ class PromptedSegmentation(AdaptationTask):
                 metric.update(masks, truth, name, class_ids.tolist())
             self._measure_rivals(prediction, truths, prompts, batch["name"], mode)
             if mode == self.watch:
-                shown = {"prediction": self._index_maps(found, truths), "prompts": prompts}
+                shown = {"prediction": index_maps(found, truths), "prompts": prompts}
                 self._update_loss(prediction, truths, batch["name"])
-        return shown | {"mask": self._index_maps(batch["masks"], self._truths(batch, "box"))}
+        return shown | {"mask": index_maps(batch["masks"], self._truths(batch, "box"))}
 
     def _finds_classes(self, mode: str) -> bool:
         return mode == "none" and self.network.prompt_free
@@ -359,9 +365,6 @@ class PromptedSegmentation(AdaptationTask):
             found.append(answer)
         return found
 
-    def _index_maps(self, found: list[Tensor], truths: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        return [index_map(masks, class_ids) for masks, (_, class_ids) in zip(found, truths, strict=True)]
-
     def _update_loss(
         self, prediction: SAM2Prediction | None, truths: list[tuple[Tensor, Tensor]], names: list[str]
     ) -> None:
@@ -398,7 +401,3 @@ class PromptedSegmentation(AdaptationTask):
         if self._finds_classes(self.watch):
             return notes_of_classes(own, stage)
         return notes_of_prompts(own, stage, self.watch)
-
-
-def _sum(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: first[name] + value if first else value for name, value in second.items()}

@@ -1,5 +1,6 @@
 """Answering questions about images."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -120,6 +121,7 @@ class VisualQuestionAnswering(AdaptationTask):
         Raises:
             UserError: If the weights belong to another vocabulary.
         """
+        super().setup(stage)
         self.network.check_vocabulary()
         # weights may have been changed between two runs
         self.cache.clear()
@@ -213,6 +215,13 @@ class VisualQuestionAnswering(AdaptationTask):
             "answers": [[answers[number]] for number in index.tolist()],
             "question_type": [types[number % len(types)] for number in range(batch_size)],
         }
+
+    def first_samples(self, batch: dict[str, Any], size: int) -> dict[str, Any]:
+        """Return the first `size` images with as many questions as images have on average, rounded up."""
+        images, questions = len(batch["image"]), len(batch["name"])
+        kept = min(size * math.ceil(questions / images), questions)
+        cut = {key: value[:kept] if len(value) == questions else value[:size] for key, value in batch.items()}
+        return cut | {"image_index": torch.arange(kept, device=batch["image"].device) * size // kept}
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Return logits: of the answers' tokens, `(B, L, V)`, or of the answers, `(B, A)`."""

@@ -1,7 +1,9 @@
 """Processes that train together: the rank of this one, and values gathered from all."""
 
+import random
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
@@ -34,6 +36,23 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     value = value.clone()
     torch.distributed.all_reduce(value)
     return value / torch.distributed.get_world_size()
+
+
+def seed_by_rank(rank: int) -> None:
+    """Give the random generators of a process states of its own, made from the seed of all.
+
+    With equal states all processes would draw the same dropout and the same masks. Those of rank 0 stay as they are:
+    a run on one process is what it was.
+
+    Args:
+        rank: Number of this process.
+    """
+    if rank == 0:
+        return
+    seed = int(np.random.SeedSequence([torch.initial_seed(), rank]).generate_state(1)[0])
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 def rank() -> int:

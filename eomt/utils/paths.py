@@ -1,6 +1,7 @@
 """Paths in configurations: which types mark a field as a path, and how `~` is expanded."""
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args, overload
@@ -24,7 +25,8 @@ def expand(path: str | Path | None) -> Path | None:
     Args:
         path: A file or folder; it need not exist.
     """
-    return None if path is None else Path(path).expanduser()
+    # that of a user who is not there stays as it is, and is then no folder: Path.expanduser would raise
+    return None if path is None else Path(os.path.expanduser(path))
 
 
 def expand_name(name: PathOrName) -> str:
@@ -33,7 +35,7 @@ def expand_name(name: PathOrName) -> str:
     Args:
         name: A local path, or the name of something to fetch, such as a repository on the hub.
     """
-    return str(Path(name).expanduser()) if str(name).startswith("~") else str(name)
+    return str(expand(name)) if str(name).startswith("~") else str(name)
 
 
 def expand_source(source: Other | PathOrName) -> Other | str:

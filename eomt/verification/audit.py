@@ -205,16 +205,20 @@ def _faults_in_passes(
     layers = lora_layers(model)
     # eager: else these passes would be compiled too, and reach dynamo's limit of recompilations
     with isolated_randomness(), untouched(model), torch.compiler.set_stance("force_eager"):
-        for layer in layers.values():
-            # while B is zero it does not change the output and A gets no gradient; any other value shows both
-            nn.init.normal_(layer.lora_b, std=0.02)
+        shake(layers)
         faults = _training_faults(model, batch, loss, layers)
         if not faults:
             faults = _step_faults(model, layers, optimizers, step)
         if layers:
             model.zero_grad()
-            faults += _evaluation_faults(model, batch, outputs, layers)
+            faults += evaluation_faults(model, batch, outputs, layers)
     return faults
+
+
+def shake(layers: dict[str, AdapterLayer]) -> None:
+    """Give each B random values: while it is zero it does not change the output, and A gets no gradient."""
+    for layer in layers.values():
+        nn.init.normal_(layer.lora_b, std=0.02)
 
 
 def _training_faults(model: nn.Module, batch: Any, loss: Loss, layers: dict[str, AdapterLayer]) -> list[str]:
@@ -299,7 +303,7 @@ def _undone(optimizer: Optimizer) -> Iterator[dict[nn.Parameter, Tensor]]:
         optimizer.state.update(states)
 
 
-def _evaluation_faults(model: nn.Module, batch: Any, outputs: Outputs, layers: dict[str, AdapterLayer]) -> list[str]:
+def evaluation_faults(model: nn.Module, batch: Any, outputs: Outputs, layers: dict[str, AdapterLayer]) -> list[str]:
     """Return a fault for each adapter that is not called or does not change the output.
 
     Two passes: one with gradients, which show for each adapter whether it acts, and one without, since fast paths that

@@ -107,12 +107,22 @@ class CudaBytes(contextlib.AbstractContextManager["CudaBytes"]):
         return torch.cuda.max_memory_allocated(self.device) - self._before
 
 
+def first_samples(batch: dict[str, Any], size: int) -> dict[str, Any]:
+    """Return the first `size` samples of a batch of tensors and lists."""
+    count = len(batch["image"])
+    return {
+        name: value[:size] if isinstance(value, Tensor | list) and len(value) == count else value
+        for name, value in batch.items()
+    }
+
+
 def training_memory(
     model: nn.Module,
     step: Step,
     batch: dict[str, Any],
     batch_size: int,
     forward_context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    first: Callable[[dict[str, Any], int], dict[str, Any]] = first_samples,
 ) -> TrainingMemory:
     """Return the peak memory of training with AdamW, extrapolated linearly from steps on one and on two samples.
 
@@ -122,16 +132,17 @@ def training_memory(
         model: The model that is trained.
         step: Returns the loss of a batch as in training, and keeps nothing but its graph.
         batch: Batch of at least two samples, or one if `batch_size` is 1, on the model's device.
-        batch_size: Batch size of the training.
+        batch_size: Images in a batch of the training.
         forward_context: Context around the forward pass, for its precision.
+        first: Returns the first images of a batch with all that belongs to them.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = _bytes(trained)
     sizes = (1, 2) if batch_size > 1 else (1,)
-    peaks = [step_peaks(model, step, first_samples(batch, size), forward_context) for size in sizes]
+    peaks = [step_peaks(model, step, first(batch, size), forward_context) for size in sizes]
     # each phase grows linearly with the batch size; their maximum does not
     in_step = max(phase[0] + (phase[-1] - phase[0]) * (batch_size - 1) for phase in zip(*peaks, strict=True))
-    inputs = _bytes(tree_iter(first_samples(batch, 1))) * batch_size
+    inputs = _bytes(tree_iter(first(batch, 1))) * batch_size
     # AdamW takes the root of the second average: on CUDA of all tensors at once, elsewhere of one at a time (twice)
     largest = max((_bytes([parameter]) for parameter in trained), default=0)
     in_optimizer = gradients + (gradients if _device_of(model).type == "cuda" else 2 * largest)
@@ -175,15 +186,6 @@ def step_peaks(
         if loss.requires_grad:
             loss.backward()
         return forward, meter.peak
-
-
-def first_samples(batch: dict[str, Any], size: int) -> dict[str, Any]:
-    """Return the first `size` samples of a batch of tensors and lists."""
-    count = len(batch["image"])
-    return {
-        name: value[:size] if isinstance(value, Tensor | list) and len(value) == count else value
-        for name, value in batch.items()
-    }
 
 
 def checkpointing_switches(network: nn.Module) -> list[Network]:

@@ -1,51 +1,24 @@
-"""Adapters merged into their base: the merged copy, the difference of its answers, and its folder on disk."""
+"""Networks with adapters merged into their base: their folders on disk."""
 
-import copy
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
 from eomt.errors import UserError
 from eomt.lora.files import fill
-from eomt.lora.layers import lora_layers, merge_lora_weights
 from eomt.lora.trainable import expected_trainable
 from eomt.models.network import Network
 from eomt.models.weights.files import read_weights
 from eomt.utils.files import is_empty, write_folder
 from eomt.utils.hub import WEIGHT_FILES
 from eomt.utils.loaded import mark_loaded
-from eomt.utils.modes import evaluation_mode, full_precision
-from eomt.verification.audit import Outputs, call
+from eomt.verification.adapters import TOLERANCE as TOLERANCE
+from eomt.verification.adapters import merged_copy as merged_copy
 
 WEIGHTS_FILE = WEIGHT_FILES[0]
 CONFIG_FILE = "config.yaml"
 # a file with the tensor names of a model's authors, for networks that can write one
 ORIGINAL_SUFFIX = ".pt"
-TOLERANCE = 1e-4
-
-
-def merged_copy(network: Network, batch: Any, outputs: Outputs = call) -> tuple[Network, float, float]:
-    """Return a copy of a network in fp32 with its adapters merged, and the difference of its answers on a batch.
-
-    Args:
-        network: Adapted or plain; it is not changed.
-        batch: Batch for `outputs`, on the network's device.
-        outputs: Returns a network's answer to a batch as one tensor.
-
-    Returns:
-        The copy; the largest absolute difference; that difference divided by the largest absolute answer.
-    """
-    adapted = copy.deepcopy(network).float()
-    merged = copy.deepcopy(adapted)
-    if lora_layers(merged):
-        merge_lora_weights(merged)
-    device = next(network.parameters()).device.type
-    with torch.no_grad(), full_precision(device), evaluation_mode(adapted), evaluation_mode(merged):
-        expected, found = outputs(adapted, batch).double(), outputs(merged, batch).double()
-    difference = float((expected - found).abs().max())
-    return merged, difference, difference / max(float(expected.abs().max()), 1e-12)
 
 
 def write_merged(network: Network, folder: Path, config: str | None) -> None:

@@ -246,6 +246,20 @@ def test_a_fit_goes_on_from_its_checkpoint(adapted: Workspace) -> None:
     assert set(whole["state_dict"]) == set(resumed["state_dict"])
 
 
+def test_two_processes_draw_masks_of_their_own_and_measure_what_one_does(pretrained: Workspace) -> None:
+    """16.10: both ranks drew the same masks and dropout, and step 0 was 1.0280 or 1.0288, by the size of a batch."""
+    half = ("--data.val_fraction", "0.5", "--trainer.precision", "32-true", "--trainer.max_steps", "2")
+    baselines = []
+    for name, ranks, batch_size in (("alone", 1, "4"), ("ones", 1, "1"), ("pair", 2, "1")):
+        run_on_ranks(pretrained, "fit", "--run_name", name, "--data.eval_batch_size", batch_size, *half, ranks=ranks)
+        baselines.append(summary(pretrained.runs / name)["baseline"])
+    assert baselines[1:] == pytest.approx([baselines[0]] * 2, rel=1e-6)
+    checkpoint = torch.load(only(pretrained.runs / "pair", "latest_lora_step2.ckpt"), weights_only=True)
+    (states,) = (state["random"] for state in checkpoint["callbacks"].values() if "random" in state)
+    assert len(states) == 2
+    assert not torch.equal(states[0]["torch"], states[1]["torch"])
+
+
 def test_two_processes_write_the_scores_and_figures_of_one(adapted: Workspace) -> None:
     run = adapted.runs / "morph"
     best = str(only(run, "best_lora_step*.ckpt"))
