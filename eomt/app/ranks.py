@@ -59,7 +59,7 @@ def watch_ranks(trainer: Trainer) -> None:
     """End this process soon after one that it has started fails, even where it waits for it in a library."""
     if getattr(trainer.strategy.launcher, "procs", None) is not None:
         # Lightning would kill this process within five seconds, and the exit status would be that of a kill
-        subprocess_script._launch_process_observer = lambda processes: None
+        subprocess_script._launch_process_observer = lambda child_processes: None
         threading.Thread(target=_watch, args=(trainer,), daemon=True, name="watch-ranks").start()
 
 
