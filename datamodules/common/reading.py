@@ -1,6 +1,7 @@
 """The one reader of images and the one reader of masks."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
+from eomt.utils.reading import check_regular
 
 COMMON_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # of pictures that Pillow reads; not of documents, of maps of numbers (.pfm, .fits) and of icons
@@ -45,6 +47,8 @@ Box = tuple[int, int, int, int]
 @contextmanager
 def _opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open an image file; whatever Pillow cannot read, now or while decoding, becomes a UserError."""
+    if isinstance(path, Path):
+        check_regular(path, "replace or remove it")
     try:
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as image:
             yield image
@@ -58,6 +62,9 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
 def begins_like_image(path: Path) -> bool:
     """Return whether a file begins as those of images do; one that cannot be read does not."""
     try:
+        # a pipe would wait for whoever writes into it
+        if not os.path.isfile(path):
+            return False
         with path.open("rb") as file:
             start = file.read(16)
     except OSError:

@@ -11,6 +11,8 @@ from eomt.errors import UserError
 
 # the last two: encrypted, and packed in a way that zipfile does not know, such as Deflate64
 DAMAGED = (OSError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
+# of an image; a few bytes of an archive may unpack to any number, but never to more than stands in its table
+MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,10 @@ class ZipMember:
             UserError: The archive is damaged.
         """
         try:
-            return _archive(self.archive, os.getpid(), _version(self.archive)).read(self.member)
+            archive = _archive(self.archive, os.getpid(), _version(self.archive))
+            if (size := archive.getinfo(self.member).file_size) > MOST_BYTES:
+                raise UserError(f"{self}: unpacks to {size} bytes, of at most {MOST_BYTES}; fetch the archive again")
+            return archive.read(self.member)
         except DAMAGED as error:
             raise UserError(f"{self}: cannot be read ({error}); fetch the archive again, or extract it") from error
 

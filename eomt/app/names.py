@@ -8,6 +8,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 
 from eomt.app.renamed import with_new_names
 from eomt.errors import UserError
+from eomt.utils.yaml_bounds import check_yaml
 
 # of plain scalars
 TEXT, TRUTH, NOTHING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "bool", "null"))
@@ -50,6 +51,8 @@ def load(text: str) -> Any:
     Args:
         text: Of an option, or of a file.
     """
+    if isinstance(text, str):
+        check_yaml(text)
     found = DEFAULT(text) if isinstance(text, str) else None
     if isinstance(found, dict | list):
         loader: Any = yaml.SafeLoader(text)

@@ -34,7 +34,7 @@ from eomt.lora.peft_format import (
     peft_config,
     to_tensors,
 )
-from eomt.lora.peft_reading import check_targets, json_field, read_folder, read_plan, slices_in
+from eomt.lora.peft_reading import FINGERPRINT, check_targets, json_field, read_folder, read_plan, slices_in
 from eomt.lora.supported_layers import peft_reason, refuse_compiled
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import check_trainable, expected_trainable
@@ -184,7 +184,7 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
             raise UserError(f"{folder}: {path!r} cannot be read: {reason}; the file was made for another layer")
     check_targets(folder, config, model.get_submodule(root), plan)
     plan, tensors = _below(plan, root), _prefixed(tensors, root)
-    theirs = _prefixed(json_field(folder, metadata, "fingerprint"), root)
+    theirs = _prefixed(json_field(folder, metadata, "fingerprint", FINGERPRINT), root)
     done = adaptation(model)
     if done is not None:
         _check_same(folder, done, plan)

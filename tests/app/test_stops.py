@@ -1,8 +1,6 @@
 """16.9: however a run is stopped, it resumes to the bits of the run that was not."""
 
 import csv
-import json
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -104,5 +102,3 @@ def assert_same_run(whole: Path, resumed: Path) -> None:
     assert_equal(mine, theirs, "callbacks")
     assert rows(whole) == rows(resumed)
     assert not [path for path in resumed.iterdir() if path.name.startswith(".")]
-
-

@@ -1,6 +1,5 @@
 """Weights on disk: safetensors or PyTorch files, one or several, alone or in a folder."""
 
-import json
 import re
 import struct
 from argparse import Namespace
@@ -11,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.utils.hub import INDEX_FILES, WEIGHT_FILES, first_line
+from eomt.utils.reading import check_regular, read_json
 
 GIT_LFS = b"version https://git-lfs"
 # how a PyTorch file begins: as a zip file, or one of before PyTorch 1.6 as a pickle
@@ -40,6 +42,25 @@ DAMAGED = (
     *(SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError),
     *(AttributeError, TypeError, AssertionError, struct.error),
 )
+COPY = "copy it again"
+
+
+class ModelConfig(TypedDict):
+    """What is read of every config.json in Hugging Face layout; each network looks at more."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    model_type: str
+
+
+class WeightIndex(TypedDict):
+    """Which tensor is in which file."""
+
+    weight_map: dict[str, str]
+
+
+MODEL_CONFIG: TypeAdapter[Any] = TypeAdapter(ModelConfig)
+INDEX = TypeAdapter(WeightIndex)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -91,13 +112,9 @@ def read_config_fields(file: Path, model_types: Sequence[str]) -> dict[str, Any]
     Raises:
         UserError: If it cannot be read, or is of another family.
     """
-    try:
-        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        model_type = fields["model_type"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
-    if model_type not in model_types:
-        raise UserError(f"{file}: model_type {model_type!r}; must be {' or '.join(model_types)}")
+    fields: dict[str, Any] = read_json(file, MODEL_CONFIG, COPY)
+    if fields["model_type"] not in model_types:
+        raise UserError(f"{file}: model_type {shortened(fields['model_type'])!r}; must be {' or '.join(model_types)}")
     return fields
 
 
@@ -107,12 +124,9 @@ def shards(index: Path) -> list[str]:
     Raises:
         UserError: If it is none.
     """
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise UserError(f"{index}: is no index of weights ({first_line(error)}); copy it again") from error
-    if other := [name for name in names if not isinstance(name, str)]:
-        raise UserError(f"{index}: names {other[0]!r}, which is no name of a file; copy it again")
+    names = sorted(set(read_json(index, INDEX, COPY)["weight_map"].values()))
+    if other := [name for name in names if PurePosixPath(name).name != name]:
+        raise UserError(f"{index}: names {other[0]!r}, which is no name of a file beside it; copy it again")
     return names
 
 
@@ -155,6 +169,7 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_beginning(file: Path) -> None:
     """Check for what is often found in place of weights, which the readers would only call damaged."""
+    check_regular(file, COPY)
     try:
         with file.open("rb") as opened:
             beginning = opened.read(len(GIT_LFS))
