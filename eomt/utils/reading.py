@@ -1,6 +1,7 @@
 """The one reader of text and JSON that anybody may have written: only regular files, bounded, checked by a schema."""
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -110,7 +111,7 @@ def _first_problem(error: ValidationError) -> str:
     address = ".".join(shortened(part) for part in parts if part not in MEMBERS and not part.endswith("]"))
     if found["type"] == "missing":
         return f"has no {address}"
-    must = found["msg"].replace("Input should", "must").replace("valid dictionary", "mapping")
+    must = re.sub("^[A-Z][a-z]+ should", "must", found["msg"]).replace(" after validation", "")
     return f"{address or 'it'} is {shortened(repr(found['input']), 60)}, but {must}"
 
 

@@ -40,7 +40,8 @@ PLACES = ("state_dict", "model", "teacher")
 # of readers of damaged files: torch.load takes a pickle apart without checks of its own
 DAMAGED = (
     *(SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError),
-    *(AttributeError, TypeError, AssertionError, struct.error),
+    # the last two: a number of bytes to read that no machine has
+    *(AttributeError, TypeError, AssertionError, struct.error, MemoryError, OverflowError),
 )
 COPY = "copy it again"
 
