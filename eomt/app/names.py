@@ -51,9 +51,7 @@ def load(text: str) -> Any:
     Args:
         text: Of an option, or of a file.
     """
-    if isinstance(text, str):
-        check_yaml(text)
-    found = DEFAULT(text) if isinstance(text, str) else None
+    found = _values(text) if isinstance(text, str) else None
     if isinstance(found, dict | list):
         loader: Any = yaml.SafeLoader(text)
         try:
@@ -70,6 +68,15 @@ def load(text: str) -> Any:
         kept.written = text
         return kept
     return found
+
+
+def _values(text: str) -> Any:
+    """Return what YAML holds; jsonargparse expects no other errors than YAML's, which its numbers and dates raise."""
+    check_yaml(text)
+    try:
+        return DEFAULT(text)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise yaml.YAMLError(f"a value is not of its type ({error})") from error
 
 
 def _correct(node: Any, found: Any) -> None:
