@@ -45,6 +45,8 @@ from eomt.app.log import set_up_output
 from eomt.app.messages import as_user_error, constructor_of, find_user_error, one_line, root_of
 from eomt.app.names import plain, read_yaml_by_our_rules
 from eomt.app.parser import Parser
+from eomt.app.ranks import check_launch, peer_error, watch_ranks
+from eomt.app.run_lock import RunLock
 from eomt.app.runs import (
     CONFIG,
     RunConfiguration,
@@ -54,13 +56,14 @@ from eomt.app.runs import (
     run_of_config,
 )
 from eomt.app.save_config import SaveConfig
-from eomt.app.signals import hang_up_as_sigterm
+from eomt.app.signals import Ending, undisturbed
 from eomt.app.trainer import Trainer
 from eomt.app.trust import with_saved_config
 from eomt.errors import UserError
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import rank
+from eomt.utils.files import remove_leftovers
 from eomt.verification.audit import random_names
 from eomt.verification.merging import fill_from_merged
 
@@ -90,14 +93,20 @@ class CLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
         self.created_folder: Path | None = None
+        self.lock: RunLock | None = None
         read_yaml_by_our_rules()
         try:
             self._start(args, run)
-        except BaseException:
-            self._remove_created_folder()
+        except BaseException as error:
+            with undisturbed():
+                self._remove_created_folder()
+            if peer := peer_error(error, getattr(self, "trainer", None)):
+                raise peer from error
             raise
         finally:
             os.environ.pop(FOLDER_VARIABLE, None)
+            if self.lock is not None:
+                self.lock.release()
 
     def _start(self, args: Sequence[str] | None, run: bool) -> None:
         super().__init__(
@@ -194,6 +203,9 @@ class CLI(LightningCLI):
         self.folder = root
         if self.subcommand not in COMMANDS_WITHOUT_RUN:
             self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
+            if self.subcommand == "fit" and rank() == 0:
+                self.lock = RunLock(self.folder)
+                remove_leftovers(self.folder)
             os.environ[FOLDER_VARIABLE] = str(self.folder)
         resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
         if recorded:
@@ -256,7 +268,10 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and self.checkpoint:
             # step 0 was validated when the run began
             settings["num_sanity_val_steps"] = 0
-        return _build_trainer(settings)
+        trainer = _build_trainer(settings)
+        check_launch(trainer)
+        watch_ranks(trainer)
+        return trainer
 
     def _trainer_without_run(self) -> Trainer:
         """Build a trainer with one process and one device, whatever the configuration says."""
@@ -382,26 +397,23 @@ def main(args: Sequence[str] | None = None) -> None:
     # where classes of the user's own lie; Python adds it for `python -m` alone
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    with hang_up_as_sigterm() as hung_up:
+    ending = Ending()
+    with ending.watched():
         try:
             CLI(with_saved_config(in_order(list(sys.argv[1:] if args is None else args))))
-        except SIGTERMException:
-            # Lightning saves a checkpoint and exits with 0, as if the run were complete
-            sys.exit(128 + (hung_up or [signal.SIGTERM])[0])
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):
-                # Lightning exits with 1, as after an error
-                sys.exit(128 + signal.SIGINT)
-            raise
-        except Exception as error:
+        except (SIGTERMException, KeyboardInterrupt):
+            # of the first, Lightning would exit with 0, as if the run were complete
+            sys.exit(ending.status)
+        except (Exception, SystemExit) as error:
+            if ending.number == signal.SIGINT:
+                # Lightning exits with 1, and a library may have turned it into an error of its own
+                sys.exit(ending.status)
             user_error = as_user_error(error)
             if user_error is None or os.environ.get("EOMT_TRACEBACK"):
                 raise
             who = f" (rank {rank()})" if rank() else ""
             print(f"error{who}: {one_line(user_error)}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(user_error.status)
 
 
 def _build_trainer(settings: dict[str, Any]) -> Trainer:

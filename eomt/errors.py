@@ -11,7 +11,12 @@ class UserError(ValueError):
 
     Its message is one line: the file or field, what was found there, and what would do instead. The command line prints
     it without a traceback and exits with status 2. What is far too long for a line is cut in the middle.
+
+    Attributes:
+        status: The exit status.
     """
+
+    status = 2
 
     def __init__(self, message: str = "") -> None:
         super().__init__(shortened(message, MOST_CHARACTERS))

@@ -80,6 +80,7 @@ class LoRACheckpoint(Checkpoint):
         # weights are neither those before the step nor those after it
         self._moving = False
         self._interrupted = False
+        self._usual_interrupt: Callable[[int, FrameType | None], Any] = signal.default_int_handler
         self._resumed: dict[str, Any] = {}
         self._waits_for_others = True
 
@@ -114,19 +115,21 @@ class LoRACheckpoint(Checkpoint):
                 "or switch validation off: --trainer.limit_val_batches 0"
             )
         self._state, self._moving, self._interrupted = None, False, False
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        usual = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and callable(usual) and usual != self._interrupt:
+            self._usual_interrupt = usual
             signal.signal(signal.SIGINT, self._interrupt)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give Ctrl-C its usual meaning back."""
         if signal.getsignal(signal.SIGINT) == self._interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._usual_interrupt)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if not self._moving:
-            raise KeyboardInterrupt
-        self._interrupted = True
+        if self._moving:
+            self._interrupted = True
+        else:
+            self._usual_interrupt(number, frame)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on where a resumed run was stopped: with its sums of figures and gradients, or with a validation."""
@@ -180,7 +183,7 @@ class LoRACheckpoint(Checkpoint):
             # else it follows the validation
             self._save_latest(trainer)
         if self._interrupted:
-            raise KeyboardInterrupt
+            self._usual_interrupt(signal.SIGINT, None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final state."""

@@ -1,6 +1,6 @@
 """Checks of fields that several data modules have."""
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 
 
 def check_at_least(**fields: tuple[int, int]) -> None:
@@ -23,7 +23,7 @@ def check_class_names(class_names: list[str] | None) -> None:
     """Raise a UserError unless names differ and can stand beside "images" in the counts of a split."""
     for name in class_names or []:
         if not name or name == "images" or (class_names or []).count(name) > 1:
-            raise UserError(f"class_names: {name!r}; names must differ, and be neither empty nor 'images'")
+            raise UserError(f"class_names: {shortened(name)!r}; names must differ, and be neither empty nor 'images'")
 
 
 def as_size(img_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:

@@ -45,6 +45,13 @@ class DataModule(LightningDataModule):
         path = getattr(self, "path", None)
         return path is None or (Path(path).exists() and not (Path(path).is_dir() and is_empty(Path(path))))
 
+    def check_prepared(self) -> None:
+        """Check, without making anything, that what is there is what `prepare_data` makes.
+
+        Raises:
+            UserError: It is something else.
+        """
+
     @property
     def class_names(self) -> list[str] | None:
         """Names of the classes, by class id; None of data without classes of their own, as those to test on alone.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.file_names import ends_with, stem_of
-from datamodules.common.reading import IMAGE_EXTENSIONS, begins_like_image
+from datamodules.common.reading import IMAGE_EXTENSIONS, looks_like_image
 from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed
@@ -65,7 +65,7 @@ def find_image_files(folder: Path, endings: tuple[str, ...] = IMAGE_EXTENSIONS) 
     """
     names = find_files(folder, endings)
     others = sorted(set(find_files(folder, ("",))) - set(names))
-    if left_out := [name for name in others if ends_with(name, *IMAGE_EXTENSIONS) or begins_like_image(folder / name)]:
+    if left_out := [name for name in others if ends_with(name, *IMAGE_EXTENSIONS) or looks_like_image(folder / name)]:
         log.warning(
             "%s: %d images are left out, for their names do not end with %s: %s",
             *(folder, len(left_out), listed(endings, most=4), listed(left_out, most=3)),

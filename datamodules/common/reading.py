@@ -9,21 +9,25 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.ImageFile import StubImageFile
 
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 from eomt.utils.reading import check_regular
 
 COMMON_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-# of pictures that Pillow reads; not of documents, of maps of numbers (.pfm, .fits) and of icons
+# of pictures that Pillow reads; not of documents (.eps), of maps of numbers (.pfm, .fits) and of icons, which are named
 RARE_EXTENSIONS = (
     *(".jpe", ".jfif", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".gif", ".apng", ".avif", ".avifs", ".dib"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi", ".pcx", ".psd", ".sgi", ".rgb", ".rgba", ".bw", ".ras"),
+    *(".mpo", ".dds", ".im", ".icb", ".vda", ".vst", ".xbm", ".xpm", ".pxr"),
 )
 IMAGE_EXTENSIONS = COMMON_EXTENSIONS + RARE_EXTENSIONS
-# how files of images begin, whatever they are called; the last ones are of HEIC and AVIF, from the fifth byte on
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"8BPS")
-CONTAINED = (b"ftyphei", b"ftypmif1", b"ftypavif")
+# how files of images begin that Pillow may not open: damaged ones and a camera's own, and from the fifth byte on HEIC
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+CONTAINED = (b"ftyphei", b"ftypmif1")
+# what Pillow opens and cannot decode: films
+FILMS = ("MPEG",)
 DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # EXIF orientations that turn an image by a quarter
 QUARTER_TURNS = (5, 6, 7, 8)
@@ -50,7 +54,8 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
     if isinstance(path, Path):
         check_regular(path, "replace or remove it")
     try:
-        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as image:
+        # not by its name, by which Pillow maps plain files into memory, and misreads TIFF that a quarter turn turns
+        with path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read()) as file, Image.open(file) as image:
             yield image
     except UserError:
         raise
@@ -59,18 +64,21 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read as an image ({reason}); replace or remove the file") from error
 
 
-def begins_like_image(path: Path) -> bool:
-    """Return whether a file begins as those of images do; one that cannot be read does not."""
+def looks_like_image(path: Path) -> bool:
+    """Return whether a file holds an image, whatever it is called; one that cannot be read does not."""
     try:
         # a pipe would wait for whoever writes into it
         if not os.path.isfile(path):
             return False
         with path.open("rb") as file:
             start = file.read(16)
-    except OSError:
+            if start.startswith(BEGINNINGS) or start[4:].startswith(CONTAINED):
+                return True
+            with Image.open(file) as image:
+                return image.format not in FILMS and not isinstance(image, StubImageFile)
+    # of what plugins make of other files
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return False
-    is_webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    return is_webp or start.startswith(BEGINNINGS) or start[4:].startswith(CONTAINED)
 
 
 def _refuse_deep_image(path: ImageFile, image: Image.Image) -> None:
@@ -134,15 +142,15 @@ def check_image(path: ImageFile) -> tuple[int, int]:
     """
     with _opened(path) as image:
         _refuse_deep_image(path, image)
-        width, height = image.size
-        orientation = _orientation(image)
+        stored, orientation = _stored(image)
         if image.format == "PNG":
             image.verify()
         else:
             # only PNG has checksums; an eighth of the size, which JPEG offers, is enough to find a truncated file
             image.draft(None, (1, 1))
             image.load()
-    return stored_size((height, width), orientation)
+    # a quarter turn is its own inverse here
+    return stored_size(stored, orientation)
 
 
 @dataclass(frozen=True)
@@ -154,14 +162,17 @@ class ImageHeader:
         width: As stored.
         format: "PNG", "JPEG", ...
         mode: How Pillow calls its kind of pixels: "RGB", "L", "P", ...
-        compression: Of JPEG its quantization tables, of others "".
+        compression: How the pixels are compressed, in aspects that vary apart: of JPEG its quantization tables, its
+            subsampling of colors, and whether it is progressive; of WebP the codec, of TIFF the method.
+        metadata: Names of what the file tells beside its pixels: EXIF, a color profile, comments, ...
     """
 
     height: int
     width: int
     format: str
     mode: str
-    compression: str
+    compression: tuple[str, str, str]
+    metadata: tuple[str, ...]
 
 
 def read_header(path: ImageFile) -> ImageHeader:
@@ -172,8 +183,29 @@ def read_header(path: ImageFile) -> ImageHeader:
     """
     with _opened(path) as image:
         width, height = image.size
-        tables = getattr(image, "quantization", None)
-        return ImageHeader(height, width, image.format or "", image.mode, str(tables) if tables else "")
+        tables, layers = getattr(image, "quantization", None), getattr(image, "layer", [])
+        codec = _webp_codec(path) if image.format == "WEBP" else str(image.info.get("compression", ""))
+        compression = (
+            str(tables) if tables else codec,
+            str([layer[1:3] for layer in layers]),
+            "progressive" if "progressive" in image.info else "",
+        )
+        # these two are of the compression
+        metadata = tuple(sorted(map(str, image.info.keys() - {"progressive", "progression"})))
+        return ImageHeader(height, width, image.format or "", image.mode, compression, metadata)
+
+
+def _webp_codec(path: ImageFile) -> str:
+    """Return "VP8" for a lossy, "VP8L" for a lossless WebP, "" for an animated one."""
+    content = path.read_bytes() if isinstance(path, Path) else path.read()
+    start = 12
+    while start + 8 <= len(content):
+        name, size = content[start : start + 4], int.from_bytes(content[start + 4 : start + 8], "little")
+        if name.startswith(b"VP8") and name != b"VP8X":
+            return name.decode().strip()
+        # chunks are of an even number of bytes
+        start += 8 + size + size % 2
+    return ""
 
 
 def orientation_of(path: ImageFile) -> int:
@@ -190,6 +222,14 @@ def _orientation(image: Image.Image) -> int:
     # the class's own method, for PNG's would decode the whole image first
     found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return found if found in TURNS else 1
+
+
+def _stored(image: Image.Image) -> tuple[tuple[int, int], int]:
+    """Return (height, width) of the pixels in the file of an image that is not decoded yet, and its orientation."""
+    orientation = _orientation(image)
+    size = (image.height, image.width)
+    # of TIFF alone, Pillow gives the size of the turned image, and turns it when it decodes it
+    return stored_size(size, orientation) if image.format == "TIFF" else size, orientation
 
 
 def stored_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -225,7 +265,8 @@ def turned_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
 def read_mask(path: ImageFile, class_colors: list[Color] | None = None, image: ImageFile | None = None) -> np.ndarray:
     """Read a mask as raw labels, turned as its own EXIF orientation says, else as that of its image.
 
-    A mask without an orientation that is as large as its turned image was drawn on that, and stays as it is.
+    A mask without an orientation is one of its image's stored pixels, and is turned like them. Only where it lacks
+    their size, as after a quarter turn, was it drawn on the turned image, and stays as it is.
 
     Without `class_colors` the stored numbers are the labels: palette indices, gray values, bits, or the common
     value of three equal channels. With `class_colors` every mask is read by its colors, palette and gray files
@@ -242,15 +283,34 @@ def read_mask(path: ImageFile, class_colors: list[Color] | None = None, image: I
     Raises:
         UserError: The file is damaged, is a color mask without `class_colors`, or has a color not listed.
     """
+    return _read_like(path, image, lambda opened: _labels(path, opened, class_colors))
+
+
+def read_color_codes(path: ImageFile, image: ImageFile) -> np.ndarray:
+    """Read a mask as red + 256 green + 65536 blue, (H, W) int32, turned as `read_mask` turns it.
+
+    Raises:
+        UserError: The file is damaged or a grayscale image of more than 8 bits.
+    """
+
+    def codes(opened: Image.Image) -> np.ndarray:
+        _refuse_deep_image(path, opened)
+        return _codes(np.asarray(opened.convert("RGB"))[..., ::-1])
+
+    return _read_like(path, image, codes)
+
+
+def _read_like(path: ImageFile, image: ImageFile | None, pixels_of: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """Return what a mask's pixels mean, (H, W), turned as its own orientation says, else as that of its image."""
     with _opened(path) as opened:
-        labels = _labels(path, opened, class_colors)
-        orientation = _orientation(opened)
-    if orientation == 1 and image is not None and (of_image := orientation_of(image)) != 1:
-        with _opened(image) as other:
-            width, height = other.size
-        if labels.shape == (height, width):
-            orientation = of_image
-    return turned(labels, orientation)
+        own = _orientation(opened)
+        # before the pixels are looked at, for of TIFF these are turned already
+        pixels = pixels_of(opened if own == 1 else ImageOps.exif_transpose(opened))
+    if own != 1 or image is None:
+        return np.ascontiguousarray(pixels)
+    with _opened(image) as other:
+        stored, orientation = _stored(other)
+    return turned(pixels, orientation if pixels.shape == stored else 1)
 
 
 def _labels(path: ImageFile, image: Image.Image, class_colors: list[Color] | None) -> np.ndarray:

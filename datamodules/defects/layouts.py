@@ -83,7 +83,7 @@ class KaggleLayout(AnnotationLayout):
             if name is None:
                 raise UserError(f"{table}: row {row}: no image {images / stated}; add it, or remove the row")
             if label not in map(str, range(1, len(class_names) + 1)):
-                raise UserError(f"{table}: row {row}: class {label!r}; must be 1 to {len(class_names)}")
+                raise UserError(f"{table}: row {row}: class {shortened(label)!r}; must be 1 to {len(class_names)}")
             if runs:
                 # here, so that a mistake is found whichever split its image falls into
                 parse_runs(runs, f"{table}: row {row}")
@@ -138,7 +138,7 @@ class SuperviselyLayout(AnnotationLayout):
             if unknown := sorted(titles - set(ids)):
                 number = read_titles(self._file(name)).index(unknown[0])
                 raise UserError(
-                    f"{self._file(name)}: object {number}: unknown class {unknown[0]!r}; must be one of "
+                    f"{self._file(name)}: object {number}: unknown class {shortened(unknown[0])!r}; must be one of "
                     f"{listed(class_names)}, see class_names"
                 )
         return [
@@ -174,9 +174,9 @@ class MaskLayout(AnnotationLayout):
         """Return the names of the classes, where the user gives none, if just these labels occur."""
         if labels == {WHITE}:
             return ["class 1"]
-        if len(labels) > 2:
-            masks = (read_mask(pair.mask) for pair, _ in self._values)
-            check_areas(labels, masks, str(self.folder / "masks"), "store 0 and 1, 2, 3, ..., or just black and white")
+        masks = (read_mask(pair.mask) for pair, _ in self._values)
+        remedy = "store 0 and 1, 2, 3, ..., or just black and white, or give class_names if all are classes"
+        check_areas(labels, masks, str(self.folder / "masks"), remedy)
         if not labels or labels != set(range(1, len(labels) + 1)):
             raise UserError(
                 f"{self.folder / 'masks'}: values {listed(sorted(labels))} beside the "

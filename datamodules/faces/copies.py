@@ -1,4 +1,4 @@
-"""Copies of faces, also those that were stored anew: in another format, compressed harder, or in another size."""
+"""Copies of faces, also those that were stored anew: in another format or size, compressed harder, or mirrored."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,8 @@ TOLERANCE = 5.0
 def find_copies(files: Sequence[Path]) -> dict[Path, Path]:
     """Return for each file the first one that shows the same picture; its own where there is none.
 
-    Thumbnails are compared, so that a copy is found whatever its format, compression and size.
+    Thumbnails are compared, as they are and mirrored, so that a copy is found whatever its format and size. One that
+    was cut, turned or recolored is not, nor one whose compression is seen (JPEG below a quality of about 50).
 
     Raises:
         UserError: A file cannot be read as an image.
@@ -29,15 +30,16 @@ def find_copies(files: Sequence[Path]) -> dict[Path, Path]:
     files = list(dict.fromkeys(files))
     if not files:
         return {}
-    fine = np.array(map_in_threads(_thumbnail, files, "Looking for copies of images"))  # (N, 16, 16, 3) uint8
+    plain = np.array(map_in_threads(_thumbnail, files, "Looking for copies of images"))  # (N, 16, 16, 3) uint8
+    fine = np.concatenate([plain, plain[:, :, ::-1]])
     step = SIDE // COARSE
-    coarse = fine.reshape(-1, COARSE, step, COARSE, step, 3).mean((2, 4)).reshape(len(files), -1)
+    coarse = fine.reshape(-1, COARSE, step, COARSE, step, 3).mean((2, 4)).reshape(len(fine), -1)
     # a mean of differences is no larger than their root mean square, so no copy is lost
     pairs = cKDTree(coarse).query_pairs(TOLERANCE * coarse.shape[1] ** 0.5, output_type="ndarray")
     same = DisjointSet(range(len(files)))
     for first, second in pairs:
         if np.square(fine[first].astype(np.float32) - fine[second]).mean() <= TOLERANCE**2:
-            same.merge(first, second)
+            same.merge(first % len(files), second % len(files))
     first_of = {place: min(places) for places in same.subsets() for place in places}
     return {file: files[first_of[place]] for place, file in enumerate(files)}
 

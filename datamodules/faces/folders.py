@@ -37,11 +37,12 @@ class Face:
         image: The file.
         label: 0 for a bona fide photo, 1 for a morph.
         attack: How a morph was made; "" for a bona fide photo.
-        identities: The people who are seen in it, as `identity_of` spells them, two in a morph; empty where nobody
-            says.
+        identities: The people who are seen in it, as `identity_of` spells them or with the zeros of a known set, two
+            in a morph; empty where nobody says.
         split: "train", "val" or "test" where the data set says so; else "".
         dataset: Name of the data set.
         box: Left, top, right and bottom of the face in pixels, right and bottom exclusive; None for the whole image.
+        keeps_zeros: Whether the people are numbered by a known set's file names, in which zeros before a number count.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Face:
     split: str = ""
     dataset: str = ""
     box: Box | None = None
+    keeps_zeros: bool = False
 
     @property
     def is_identified(self) -> bool:
@@ -100,14 +102,13 @@ def _faces_of_layout(folder: Path, root: Path, identity_pattern: str | None) -> 
             # `morph/opencv/1.png`
             by_folder = folders.pop(0) if folders and part.name == "morph" else attack
             inner = "/".join((*folders, file.name))
-            identities = identities_in_path(inner, identity_pattern) or frozenset(
-                # with their zeros: 001 of FRLL is not 00001 of FERET
-                match.group()
-                for match in re.finditer(pattern or "(?!)", file.stem)
-            )
+            identities, keeps_zeros = identities_in_path(inner, identity_pattern), False
+            if not identities and pattern is not None:
+                identities, keeps_zeros = frozenset(match.group() for match in re.finditer(pattern, file.stem)), True
             if not identities and identity_pattern is None and label == BONA_FIDE and folders:
-                identities = identities_of([folders[0]])
-            faces.append(Face(file.relative_to(root).as_posix(), file, label, by_folder, identities))
+                identities, keeps_zeros = identities_of([folders[0]]), False
+            name_in_set = file.relative_to(root).as_posix()
+            faces.append(Face(name_in_set, file, label, by_folder, identities, keeps_zeros=keeps_zeros))
     return faces
 
 
@@ -150,10 +151,10 @@ def identities_of(texts: Iterable[str]) -> frozenset[str]:
 def identity_of(text: str) -> str:
     """Return one spelling for all of a person's: without case, spaces around it, zeros before a number or ".0" behind.
 
-    pandas writes a column of whole numbers with a blank as 41.0, spreadsheets cut 041 to 41.
+    pandas writes a column of whole numbers with a blank as 41.0 (41,0 with a comma), spreadsheets cut 041 to 41.
     """
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    number = re.fullmatch(r"0*(\d+?)(\.0+)?", plain)
+    number = re.fullmatch(r"0*(\d+?)([.,]0+)?", plain)
     return number.group(1) if number else plain
 
 

@@ -12,7 +12,8 @@ from datamodules.common.splits import SPLITS, seeded_split
 from datamodules.faces.copies import find_copies
 from datamodules.faces.folders import BONA_FIDE, CLASS_NAMES, MORPH, Face
 from datamodules.faces.pair_graph import divide_people, pair_weights
-from eomt.errors import UserError, listed
+from datamodules.faces.people import People
+from eomt.errors import UserError, listed, shortened
 
 
 @dataclass
@@ -148,7 +149,9 @@ def leave_out(split: FaceSplit, attack: str) -> FaceSplit:
     """
     attacks = sorted({face.attack for part in split.faces.values() for face in part if face.label == MORPH})
     if attack not in attacks:
-        raise UserError(f"leave_out_attack: {attack!r} is not among the attacks {listed(attacks)}; give one of them")
+        raise UserError(
+            f"leave_out_attack: {shortened(attack)!r} is not among the attacks {listed(attacks)}; give one of them"
+        )
     kept = {
         name: [face for face in part if face.label == BONA_FIDE or (face.attack == attack) == (name == "test")]
         for name, part in split.faces.items()
@@ -178,16 +181,20 @@ def refuse_leaks(
     """
     parts = {**splits, **{f"test set {name}": faces for name, faces in test_sets.items()}}
     placed = [(part, face) for part, faces in parts.items() for face in faces]
-    people: dict[str, dict[str, Face]] = {}
+    people = People()
     paths: dict[str, dict[str, Face]] = {}
     pictures: dict[Path, dict[str, Face]] = {}
     for part, face in placed:
-        _refuse_crossing(paths.setdefault(str(face.image.resolve()), {}), part, face, "is the same file as")
-        _refuse_crossing(pictures.setdefault(copies[face.image], {}), part, face, "is a copy of")
+        for seen, how in (
+            (paths.setdefault(str(face.image.resolve()), {}), "is the same file as"),
+            (pictures.setdefault(copies[face.image], {}), "is a copy of"),
+        ):
+            _refuse_crossing(seen, part, face, how)
+            seen.setdefault(part, face)
         if part in splits or shared_identities:
-            for identity in face.identities:
-                seen = people.setdefault(identity, {})
+            for identity, seen in people.alike(face):
                 _refuse_crossing(seen, part, face, f"shows {identity}, as does")
+            people.add(part, face)
 
 
 def refuse_pretrained(pretraining: Sequence[Face], tested: Sequence[Face]) -> None:
@@ -198,10 +205,12 @@ def refuse_pretrained(pretraining: Sequence[Face], tested: Sequence[Face]) -> No
     """
     copies = find_copies([face.image for face in (*pretraining, *tested)])
     pictures = {copies[face.image]: face for face in pretraining}
-    people = {identity: face for face in pretraining for identity in face.identities}
+    people = People()
+    for face in pretraining:
+        people.add("pretraining", face)
     for face in tested:
-        same = [people[identity] for identity in sorted(face.identities & people.keys())]
-        if seen := pictures.get(copies[face.image]) or next(iter(same), None):
+        same = (seen["pretraining"] for _, seen in people.alike(face))
+        if seen := pictures.get(copies[face.image]) or next(same, None):
             raise UserError(
                 f"pretraining_path: {seen.image} shows whom {face.image} shows, which is tested; pre-train without it, "
                 "or take it out of the test"
@@ -209,8 +218,7 @@ def refuse_pretrained(pretraining: Sequence[Face], tested: Sequence[Face]) -> No
 
 
 def _refuse_crossing(first: dict[str, Face], part: str, face: Face, how: str) -> None:
-    """Note the first face of each part, and raise a UserError where one of them must not be together with this one."""
-    first.setdefault(part, face)
+    """Raise a UserError where the first face of another part must not be together with this one."""
     for other_part, other in first.items():
         if other_part != part and not {part, other_part}.isdisjoint({"train", "val"}):
             remedy = (

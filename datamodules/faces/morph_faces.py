@@ -30,7 +30,7 @@ from datamodules.faces.identity_splits import (
 from datamodules.faces.shortcuts import warn_about_shortcuts
 from datamodules.faces.statistics import count_faces, warn_about_few, warn_about_strangers, warn_about_unknown
 from datamodules.faces.transforms import MorphTransform
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.utils.paths import expand
 
 log = logging.getLogger("eomt")
@@ -309,7 +309,7 @@ class MorphFaces(FaceDataModule):
             faces = self._read(self.path, self.path.stem)
             if self.identity_pattern and not any(face.identities for face in faces):
                 raise UserError(
-                    f"identity_pattern: {self.identity_pattern!r} matches no file name in {self.path}, "
+                    f"identity_pattern: {shortened(self.identity_pattern)!r} matches no file name in {self.path}, "
                     f"e.g. {faces[0].name}; correct it"
                 )
             self._all_faces = faces

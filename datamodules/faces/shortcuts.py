@@ -8,6 +8,7 @@ from math import log2
 from datamodules.common.reading import read_header
 from datamodules.common.threads import map_in_threads
 from datamodules.faces.folders import BONA_FIDE, MORPH, Face
+from eomt.errors import listed
 
 log = logging.getLogger("eomt")
 
@@ -25,6 +26,7 @@ def warn_about_shortcuts(part: str, faces: Sequence[Face]) -> None:
         faces: Its faces, of both classes.
     """
     labels, attacks = [face.label for face in faces], sorted({face.attack for face in faces if face.label == MORPH})
+    by_format: dict[str, float] = {}
     for what, values in file_properties(faces).items():
         found = []
         for attack in attacks:
@@ -33,20 +35,26 @@ def warn_about_shortcuts(part: str, faces: Sequence[Face]) -> None:
             accuracy = max(balanced_accuracy([of_all[index] for index in chosen], own_labels) for of_all in values)
             numbers = Counter(own_labels)
             error = 0.25 * sum(1 / number for number in numbers.values()) ** 0.5
+            if what == "format":
+                by_format[attack] = accuracy
+            # files of two formats differ in these, too
+            elif what in ("compression", "metadata") and accuracy <= by_format[attack]:
+                continue
             if accuracy == 1 or accuracy - 2 * error > LARGEST_ACCURACY:
                 found.append(f"{attack} {accuracy:.0%}")
         if found:
             log.warning(
                 "%s: the %s of a file alone tells morphs from bona fide images (balanced accuracy: %s): a network may "
                 "learn that instead of morphs; make both classes alike",
-                *(part, what, ", ".join(found)),
+                *(part, what, listed(found)),
             )
 
 
 def file_properties(faces: Sequence[Face]) -> Mapping[str, Sequence[Sequence[str]]]:
-    """Return format, size and compression of each face's file, as texts that are equal where these are.
+    """Return format, size, compression and metadata of each face's file, as texts that are equal where these are.
 
     Sizes are given twice: as they are, and in steps of a fifth, for sets in which each image has a size of its own.
+    Aspects of the compression are given one by one, and so is EXIF, for the others may vary.
     """
     headers = map_in_threads(lambda face: read_header(face.image), faces, "Comparing files")
     return {
@@ -55,7 +63,11 @@ def file_properties(faces: Sequence[Face]) -> Mapping[str, Sequence[Sequence[str
             [f"{header.height} x {header.width}" for header in headers],
             [f"{round(STEPS * log2(header.height * header.width))}" for header in headers],
         ],
-        "compression": [[header.compression for header in headers]],
+        "compression": [list(aspect) for aspect in zip(*(header.compression for header in headers), strict=True)],
+        "metadata": [
+            [" ".join(header.metadata) for header in headers],
+            ["exif" if "exif" in header.metadata else "" for header in headers],
+        ],
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.faces.folders import BONA_FIDE, CLASS_NAMES, MORPH, Face
+from eomt.errors import listed
 
 log = logging.getLogger("eomt")
 
@@ -53,7 +54,7 @@ def warn_about_few(part: str, faces: Sequence[Face]) -> None:
         log.warning(
             "%s: few images (%s): with no error among %d, the true rate may still be %.0f %% (95 %% interval); more "
             "people or larger shares make figures surer",
-            *(part, ", ".join(f"{name} {number}" for name, number in few.items()), least),
+            *(part, listed(f"{name} {number}" for name, number in few.items()), least),
             100 * (1 - 0.025 ** (1 / least)),
         )
 

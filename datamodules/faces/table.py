@@ -7,7 +7,7 @@ from datamodules.common.file_names import FileFinder
 from datamodules.common.splits import SPLITS
 from datamodules.common.tables import read_table
 from datamodules.faces.folders import BONA_FIDE, MORPH, UNNAMED_ATTACK, Face, identities_in_path, identities_of
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 
 LABELS = {"bonafide": BONA_FIDE, "0": BONA_FIDE, "morph": MORPH, "attack": MORPH, "1": MORPH}
 PATH_COLUMNS = ("path", "image_path")
@@ -48,10 +48,12 @@ def _face(
 ) -> Face:
     label = LABELS.get(row["label"].lower())
     if label is None:
-        raise UserError(f"{file}: row {number}: label {row['label']!r}; must be bonafide or morph (or 0, 1: 1 = morph)")
+        raise UserError(
+            f"{file}: row {number}: label {shortened(row['label'])!r}; must be bonafide or morph (or 0, 1: 1 = morph)"
+        )
     split = row.get("split", "")
     if split and split not in SPLITS:
-        raise UserError(f"{file}: row {number}: split {split!r}; must be {', '.join(SPLITS)}")
+        raise UserError(f"{file}: row {number}: split {shortened(split)!r}; must be {', '.join(SPLITS)}")
     image = find(name)
     if image is None:
         raise UserError(f"{file}: row {number}: no image {file.parent / name}; restore it, or take the row out")
@@ -59,7 +61,8 @@ def _face(
     subjects = identities_of(row.get(key, "") for key in ("subject_a", "subject_b"))
     if label == BONA_FIDE and attack.lower() not in ("", "bonafide", "none"):
         raise UserError(
-            f"{file}: row {number}: attack {attack!r} of a bona fide image; leave it empty, or mend the label"
+            f"{file}: row {number}: attack {shortened(attack)!r} of a bona fide image; "
+            "leave it empty, or mend the label"
         )
     if label == BONA_FIDE and len(subjects) > 1:
         raise UserError(

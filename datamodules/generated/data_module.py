@@ -43,7 +43,7 @@ class GeneratedData(DataModule, ABC):
             UserError: The folder holds something else, or files of other settings.
         """
         if self.path.exists() and not is_empty(self.path):
-            self._check_record()
+            self.check_prepared()
             return
 
         def fill(folder: Path) -> None:
@@ -56,12 +56,14 @@ class GeneratedData(DataModule, ABC):
             # another run may have drawn them meanwhile
             if not self.path.is_dir() or is_empty(self.path):
                 raise
-            self._check_record()
+            self.check_prepared()
 
-    def _record(self) -> dict[str, Any]:
-        return {"version": self.generator_version, **self.settings}
+    def check_prepared(self) -> None:
+        """Check that the folder holds files of these settings.
 
-    def _check_record(self) -> None:
+        Raises:
+            UserError: It holds something else, or files of other settings.
+        """
         try:
             found = read_json(self.path / self.record_file, FIELDS, "give another folder")
         except UserError as error:
@@ -78,3 +80,6 @@ class GeneratedData(DataModule, ABC):
                 f"path: {self.path} holds {self.kind} of {listed(different)}; "
                 "give another folder, or delete this one to have them drawn anew"
             )
+
+    def _record(self) -> dict[str, Any]:
+        return {"version": self.generator_version, **self.settings}

@@ -254,6 +254,8 @@ class QuestionDataModule(ImageDataModule, ABC):
             UserError: Files to predict are missing or cannot be used.
         """
         rows = order_by_image(self.rows_to_predict())
+        questions = dict.fromkeys(row.question for row in rows)
+        check_language(questions.keys(), self.answer_language, "what is predicted")
         # all of them first: a run that stops half-way is lost
         self._check_files(rows, "predict")
         return self._ordered_loader(rows)
@@ -277,7 +279,9 @@ class QuestionDataModule(ImageDataModule, ABC):
     def _table(self, split: str) -> QuestionTable:
         if self._found is None:
             tables = self.find_tables()
-            check_language([row.question for row in tables["train"].rows], self.answer_language, "the train split")
+            for name in SPLITS:
+                questions = [row.question for row in tables[name].rows]
+                check_language(questions, self.answer_language, f"the {name} split")
             self._found = {split: replace(tables[split], rows=order_by_image(tables[split].rows)) for split in SPLITS}
         return self._found[split]
 

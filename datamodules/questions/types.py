@@ -41,19 +41,26 @@ RULES: dict[str, tuple[tuple[str, re.Pattern[str]], ...]] = {
     ),
     "other": (),
 }
-# words that most questions of a language have, and few of another
+# words that most questions of a language have, and no other language spells so: "was" is German too, "is" Dutch, "are"
+# Romanian, "has" Spanish
 WORDS = {
-    "en": re.compile(r"\b(?:what|which|who|where|when|why|how|is|are|was|were|does|did|has|have|the|this|there)\b"),
+    "en": re.compile(
+        r"\b(?:what|which|who|whose|where|when|why|how|were|does|did|the|this|that|there|these|those|it|he|she|they|his|"
+        r"their|you|many|with|people|doing|wearing|picture|above|below|behind|between|(?:is|has|in|on|of|see) an?|"
+        r"colou?r of|number of|left of|right of)\b"
+    ),
     "vi": re.compile(r"\b(?:gì|nào|là|đâu|mấy|bao nhiêu|màu|không|chưa|có|của|những|các|cái|người|chiếc|đang|trong)\b"),
 }
 # of the questions must have such a word
-LEAST_SHARE = 0.1
+LEAST_SHARE = 0.3
+# fewer questions than these may lack such words by chance
+FEWEST = 4
 
 
 def check_language(questions: Collection[str], language: str, where: str) -> None:
     """Raise a UserError where questions are evidently not in the language that was given.
 
-    Rules of another language would find no type, and count equal answers as wrong.
+    Rules of another language would find no type, or a wrong one, and count equal answers as wrong.
 
     Args:
         questions: In Unicode's composed form (NFC).
@@ -67,6 +74,8 @@ def check_language(questions: Collection[str], language: str, where: str) -> Non
         return
     likely = max(counts, key=lambda name: counts[name])
     if counts[likely] < LEAST_SHARE * len(questions):
+        if len(questions) < FEWEST:
+            return
         likely = "other"
     raise UserError(
         f"language: {language}, but {counts[language]} of {len(questions)} questions of {where} have a word of that "

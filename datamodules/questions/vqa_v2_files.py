@@ -15,7 +15,7 @@ from datamodules.questions.rows import (
     normalize_text,
 )
 from datamodules.questions.types import QuestionTypes
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 from eomt.utils.reading import ANYTHING, read_json
 
 log = logging.getLogger("eomt")
@@ -92,7 +92,9 @@ class _Answers:
         self.main, self.all = _answers(where, entry)
         type_name = types.named(str(entry["answer_type"]))
         if type_name is None:
-            raise UserError(f"{where}: unknown type {entry['answer_type']!r}; must be one of {listed(types.names)}")
+            raise UserError(
+                f"{where}: unknown type {shortened(str(entry['answer_type']))!r}; must be one of {listed(types.names)}"
+            )
         self.type = type_name
 
 

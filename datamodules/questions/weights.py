@@ -8,7 +8,7 @@ import numpy as np
 from datamodules.questions.rows import QuestionRow
 from datamodules.questions.types import QuestionTypes
 from datamodules.questions.vocabulary import index_answers
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 from eomt.utils.answers import normalize_answer
 
 
@@ -27,7 +27,8 @@ def weigh_types(given: Mapping[str, float], types: QuestionTypes) -> dict[str, f
         known = types.named(name)
         if known is None:
             raise UserError(
-                f"type_weights: unknown type {name!r}; must be one of {listed(types.names)}, or set it to null"
+                f"type_weights: unknown type {shortened(name)!r}; must be one of {listed(types.names)}, "
+                "or set it to null"
             )
         if not (weight > 0 and math.isfinite(weight)):
             raise UserError(f"type_weights: {name} {weight}; must be above 0")

@@ -95,9 +95,9 @@ class ImageMaskFolder(SegmentationDataModule):
         if self._num_classes is None:
             labels = {label for histogram in self._scan("train") for label in histogram}
             classes = labels - set(self.ignore_labels)
-            if len(classes) > 2:
-                masks = (read_mask(pair.mask, self.class_colors) for pair in self._pairs_of("train"))
-                check_areas(classes, masks, "path", "store label ids, or give mask_threshold: 128 for two classes")
+            masks = (read_mask(pair.mask, self.class_colors) for pair in self._pairs_of("train"))
+            remedy = "store label ids, or give mask_threshold: 128 for two classes, or class_names if all are classes"
+            check_areas(classes, masks, "path", remedy)
             self._num_classes = infer_num_classes(labels, self.ignore_labels)
         return self._num_classes
 

@@ -71,7 +71,8 @@ def _num_mapped_classes(class_map: dict[int, int]) -> int:
     ids = sorted(set(class_map.values()) - {IGNORE_INDEX})
     if ids != list(range(len(ids))):
         raise UserError(
-            f"class_map: class ids {ids}; must be 0, 1, 2, ... without a gap, beside {IGNORE_INDEX} for ignored"
+            f"class_map: class ids [{listed(ids)}]; must be 0, 1, 2, ... without a gap, "
+            f"beside {IGNORE_INDEX} for ignored"
         )
     return len(ids)
 

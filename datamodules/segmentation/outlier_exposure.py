@@ -9,24 +9,34 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.pairs import find_image_files, find_pairs
+from datamodules.common.areas import FEW, check_areas
+from datamodules.common.pairs import Pair, find_image_files, find_pairs
 from datamodules.common.reading import check_image, has_transparency, read_image, read_image_with_opacity, read_mask
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
+from datamodules.segmentation.scanning import scan_pairs
 from eomt.errors import UserError
 from eomt.utils.labels import IGNORE_INDEX
 
 # longer side of a pasted object, as a share of the shorter side of what it is pasted into
 SMALLEST, LARGEST = 0.1, 0.5
+BACKGROUND = 0
 TRANSPARENT_EXTENSIONS = (".png", ".webp")
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """An image of an object, and where the object is: in its mask, or, without one, where it is not transparent."""
+    """An image of an object, and where the object is: in its mask, or, without one, where it is not transparent.
+
+    Args:
+        image: The file.
+        mask: File of its mask.
+        others: Labels in the mask that are not the object.
+    """
 
     image: ImageFile
     mask: ImageFile | None = None
+    others: tuple[int, ...] = (BACKGROUND, IGNORE_INDEX)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Return colors (3, h, w) and opacity (1, h, w), float32 from 0 to 1, cut to the object.
@@ -40,12 +50,13 @@ class Cutout:
         else:
             colors = F.pil_to_tensor(read_image(self.image)).float() / 255
             labels = read_mask(self.mask, image=self.image)
-            opacity = torch.from_numpy(((labels > 0) & (labels != IGNORE_INDEX)).astype(np.float32))[None]
+            opacity = torch.from_numpy(~np.isin(labels, self.others)).float()[None]
         if colors.shape[1:] != opacity.shape[1:]:
             raise UserError(f"{self.mask}: not the size of {self.image}; make them the same size")
         rows, columns = ((opacity[0] >= 0.5).any(axis).nonzero().flatten() for axis in (1, 0))
         if not len(rows):
-            raise UserError(f"{self.mask or self.image}: no pixel belongs to an object; remove the file")
+            ignored = f" ({' and '.join(map(str, self.others))} do not count)" if self.mask is not None else ""
+            raise UserError(f"{self.mask or self.image}: no pixel belongs to an object{ignored}; remove the file")
         box = (slice(None), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
         return colors[box], opacity[box]
 
@@ -53,11 +64,13 @@ class Cutout:
 def read_cutouts(folder: Path) -> list[Cutout]:
     """Find the objects of a folder: transparent images, or `images` and `masks` whose labels above 0 are the object.
 
+    255 is ignored, unless all masks are black and white: then it is the object.
+
     Raises:
         UserError: There are none, or a file cannot be used.
     """
     if (folder / "images").is_dir():
-        return [Cutout(pair.image, pair.mask) for pair in find_pairs(folder / "images", folder / "masks", None, None)]
+        return _masked_cutouts(find_pairs(folder / "images", folder / "masks", None, None))
     files = [folder / name for name in find_image_files(folder, TRANSPARENT_EXTENSIONS)]
     if not files:
         raise UserError(
@@ -66,6 +79,17 @@ def read_cutouts(folder: Path) -> list[Cutout]:
         )
     map_in_threads(_check_transparency, files, "Checking outliers")
     return [Cutout(file) for file in files]
+
+
+def _masked_cutouts(pairs: list[Pair]) -> list[Cutout]:
+    labels = {label for pixels in scan_pairs(pairs, None, "Checking outliers") for label in pixels} - {BACKGROUND}
+    if labels == {IGNORE_INDEX}:
+        return [Cutout(pair.image, pair.mask, (BACKGROUND,)) for pair in pairs]
+    masks = (read_mask(pair.mask, image=pair.image) for pair in pairs)
+    # where white is ignored, a few grays around it are enough for a doubt
+    few = 1 if IGNORE_INDEX in labels else FEW
+    check_areas(labels - {IGNORE_INDEX}, masks, "outliers", "store 0 and 1, or just black and white", few)
+    return [Cutout(pair.image, pair.mask) for pair in pairs]
 
 
 def _check_transparency(file: Path) -> None:

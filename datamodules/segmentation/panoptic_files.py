@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from datamodules.common.file_names import FileFinder
 from datamodules.common.pairs import Pair
-from datamodules.common.reading import read_image
+from datamodules.common.reading import read_color_codes
 from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.labels import MAX_CLASSES
 from eomt.errors import UserError
@@ -149,9 +149,8 @@ def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray
     Raises:
         UserError: The file is damaged, or has a segment that is not in the JSON file.
     """
-    channels = np.asarray(read_image(pair.mask)).astype(np.int64)
-    # the id of a segment is spread over the colors: red + 256 green + 65536 blue
-    ids = channels @ np.array([1, 1 << 8, 1 << 16])
+    # the id of a segment is spread over the colors
+    ids = read_color_codes(pair.mask, pair.image)
     found, place, pixels = np.unique(ids, return_inverse=True, return_counts=True)
     class_of_segment = {NO_SEGMENT: IGNORE_INDEX} | {int(segment): int(class_id) for segment, class_id in segments}
     for segment, count in zip(found.tolist(), pixels.tolist(), strict=True):

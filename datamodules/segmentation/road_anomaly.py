@@ -13,7 +13,7 @@ from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.image_mask_dataset import ImageDataset
 from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_labels
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySample, AnomalySet, find_anomaly_sets
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 from eomt.utils.labels import IGNORE_INDEX
 from eomt.utils.paths import expand
 
@@ -152,7 +152,8 @@ class RoadAnomaly(ImageDataModule):
                 if name not in found:
                     field = "val_set" if name == self.val_set else "sets"
                     raise UserError(
-                        f"{field}: {name!r} is not in {self.path}, which holds {listed(found)}; give one of them"
+                        f"{field}: {shortened(name)!r} is not in {self.path}, which holds {listed(found)}; "
+                        "give one of them"
                     )
             self._anomaly_sets = {name: found[name] for name in dict.fromkeys(wanted)}
         return self._anomaly_sets

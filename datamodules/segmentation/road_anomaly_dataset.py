@@ -12,7 +12,7 @@ from datamodules.common.reading import check_image, read_image
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.common.threads import map_in_threads
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySample, AnomalySet
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.utils.labels import IGNORE_INDEX
 
 
@@ -78,7 +78,7 @@ def find_labels(samples: list[AnomalySample], sets: dict[str, AnomalySet]) -> li
             missing = "anomalous (1)" if ANOMALY not in found else "usual (0)"
             mapped = f", read as the original's {sets[name].raw_labels}" if sets[name].label_map else ""
             raise UserError(
-                f"{name}: no pixel of its {len(samples)} masks is {missing}, they hold {sorted(found)}{mapped}; masks "
-                f"are 0 usual, 1 anomaly, {IGNORE_INDEX} ignored"
+                f"{name}: no pixel of its {len(samples)} masks is {missing}, they hold [{listed(sorted(found))}]"
+                f"{mapped}; masks are 0 usual, 1 anomaly, {IGNORE_INDEX} ignored"
             )
     return labels

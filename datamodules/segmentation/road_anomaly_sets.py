@@ -10,7 +10,7 @@ import numpy as np
 
 from datamodules.common.file_names import ends_with, stem_of, stems_of
 from datamodules.common.pairs import find_files, find_image_files
-from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
+from datamodules.common.reading import read_mask
 from eomt.errors import UserError
 from eomt.metrics.anomaly import ROAD_OBSTACLE, set_key
 from eomt.utils.labels import IGNORE_INDEX
@@ -135,11 +135,7 @@ def _read_set(folder: Path) -> AnomalySet:
 
 def _lost_and_found(folder: Path) -> list[tuple[str, Path, Path | None]]:
     images, masks = folder / "leftImg8bit" / "test", folder / "gtCoarse" / "test"
-    frames = [
-        name
-        for name in find_files(images, IMAGE_EXTENSIONS)
-        if ends_with(os.path.splitext(name)[0], LOST_AND_FOUND_IMAGE)
-    ]
+    frames = [name for name in find_image_files(images) if ends_with(os.path.splitext(name)[0], LOST_AND_FOUND_IMAGE)]
     stems = {stem_of(stem, LOST_AND_FOUND_IMAGE): name for stem, name in _by_stem(images, frames).items()}
     found = stems_of(find_files(masks, (".png",)), LOST_AND_FOUND_MASK, masks)
     paired = _paired(images, stems, {stem: masks / name for stem, name in found.items()}, may_lack_masks=False)
@@ -157,15 +153,16 @@ def _samples(
 
 
 def _frames(folder: Path) -> list[tuple[str, Path, Path | None]]:
-    files = find_files(folder, ("",))
-    masks = stems_of((name for name in files if name.count("/") == 1), f".labels/{FRAME_LABELS}", folder)
-    images = _by_stem(folder, [name for name in files if "/" not in name and ends_with(name, *IMAGE_EXTENSIONS)])
+    masks = stems_of(
+        (name for name in find_files(folder, ("",)) if name.count("/") == 1), f".labels/{FRAME_LABELS}", folder
+    )
+    images = _by_stem(folder, [name for name in find_image_files(folder) if "/" not in name])
     return _paired(folder, images, {stem: folder / name for stem, name in masks.items()}, may_lack_masks=False)
 
 
 def _images_and_masks(folder: Path) -> list[tuple[str, Path, Path | None]]:
     images = _by_stem(folder / "images", find_image_files(folder / "images"))
-    names = find_files(folder / "labels_masks", (".png",))
+    names = find_image_files(folder / "labels_masks", (".png",))
     ending = "_labels_semantic.png"
     is_official = any(ends_with(name, ending) for name in names)
     # the official masks have colored twins for the eye

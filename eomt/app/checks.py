@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 
 from eomt.app.config import class_of, network_class_of
 from eomt.app.runs import Checkpoint, step_of
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.models.network import Network
 from eomt.utils.paths import constructor_parameters
 from eomt.verification.merging import ORIGINAL_SUFFIX, check_output
@@ -19,6 +19,8 @@ COMMANDS_WITHOUT_RUN = ("inspect", "merge")
 NOT_NEGATIVE = ("patience", "min_delta", "refresh_rate")
 # precisions that round the weights, and what would do
 HALF_WEIGHTS = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}
+# of a run; file systems take 255 bytes
+LONGEST_NAME = 200
 
 
 def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoint | None) -> None:
@@ -63,9 +65,11 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
             f"trainer.val_check_interval: {every} batches end inside a step of {batches} "
             f"(accumulate_grad_batches); {every * batches} would do"
         )
-    if config.run_name is not None and Path(config.run_name).name != config.run_name:
+    name = config.run_name
+    if name is not None and (Path(name).name != name or len(name) > LONGEST_NAME):
         raise UserError(
-            f"run_name: {config.run_name!r} is no plain name; give the folder above it as trainer.default_root_dir"
+            f"run_name: {shortened(name)!r} is no plain name of at most {LONGEST_NAME} letters; "
+            "give the folder above it as trainer.default_root_dir"
         )
 
 

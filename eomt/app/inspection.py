@@ -177,10 +177,10 @@ def missing_data_reason(datamodule: LightningDataModule) -> str | None:
     """Set the data up, and return None; if `fit` would generate it and has not, return why it cannot be used yet.
 
     Raises:
-        UserError: For any other data that cannot be used.
+        UserError: For any other data that cannot be used, as in a fit.
     """
     try:
-        datamodule.setup("fit")
+        set_up(datamodule, "fit")
     except UserError as error:
         # data that are there are wrong, whoever made them
         if (
@@ -190,6 +190,18 @@ def missing_data_reason(datamodule: LightningDataModule) -> str | None:
             return str(error)
         raise
     return None
+
+
+def set_up(datamodule: LightningDataModule, stage: str) -> None:
+    """Set data up that a command looks at without making any.
+
+    Raises:
+        UserError: They cannot be used, or are not those that a fit would use.
+    """
+    data = cast(TaskData, datamodule)
+    if data.is_prepared:
+        data.check_prepared()
+    datamodule.setup(stage)
 
 
 def first_training_batch(task: AdaptationTask, datamodule: TaskData) -> dict[str, Any]:

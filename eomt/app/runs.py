@@ -2,21 +2,38 @@
 
 import logging
 import re
+import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
 import yaml
 from lightning.pytorch import LightningModule
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from eomt.app.arguments import CONFIG_OPTIONS, option_value
+from eomt.app.run_lock import is_abandoned
 from eomt.errors import UserError
 from eomt.lora.files import is_adapter_folder
+from eomt.models.weights.files import DAMAGED
+from eomt.utils.reading import Count, check_regular, checked
 
 log = logging.getLogger("eomt")
+
+
+class CheckpointFile(TypedDict):
+    """What is read of a .ckpt file here; tasks and callbacks read more."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    global_step: Count
+    state_dict: dict[str, Any]
+
+
+CHECKPOINT: TypeAdapter[Any] = TypeAdapter(CheckpointFile)
 
 CONFIG = "config.yaml"
 ALIASES = ("latest", "best")
@@ -98,7 +115,7 @@ def load_checkpoint(task: LightningModule, path: Path) -> None:
     Raises:
         UserError: If it was trained with other adapters, or on another base.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = _read_checkpoint(path)
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
 
@@ -109,12 +126,18 @@ def step_of(path: Path) -> int:
     Raises:
         UserError: If the file cannot be read, or is no checkpoint of a task.
     """
+    return _read_checkpoint(path, mmap=True)["global_step"]
+
+
+def _read_checkpoint(path: Path, **options: bool) -> dict[str, Any]:
+    remedy = "give another"
+    check_regular(path, remedy)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return int(checkpoint["global_step"])
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        found = torch.load(path, map_location="cpu", weights_only=True, **options)
+    except DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); give another") from error
+        raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); {remedy}") from error
+    return checked(found, CHECKPOINT, f"ckpt_path: {path} is no checkpoint that can be read", remedy)
 
 
 def saved_config(args: list[str]) -> tuple[Path, Path] | None:
@@ -164,7 +187,7 @@ def make_run_name(stem: str, model: Any) -> str:
 
 
 def create_run_folder(folder: Path, is_generated: bool) -> Path:
-    """Create the folder of a new run, and return it.
+    """Create the folder of a new run, and return it. What a training left that was killed too early makes room for it.
 
     Args:
         folder: The wanted path.
@@ -180,6 +203,10 @@ def create_run_folder(folder: Path, is_generated: bool) -> Path:
             created.mkdir(parents=True)
             return created
         except FileExistsError as error:
+            if not is_generated and is_abandoned(created):
+                log.info("run_name: %s holds nothing to go on from, and is begun again", created)
+                shutil.rmtree(created)
+                continue
             if not is_generated or not created.is_dir():
                 raise UserError(
                     f"run_name: {created} exists; choose another name, "

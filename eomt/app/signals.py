@@ -1,32 +1,74 @@
 """Signals that end a command."""
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+# Windows has no hang-up
+HANG_UP = getattr(signal, "SIGHUP", None)
+
+
+class Ending:
+    """The signal that ends a command, if one came.
+
+    SIGTERM ends it at once while it sets up. In a training, Lightning ends it after the step. The end of a terminal
+    (SIGHUP) counts as SIGTERM, but for whoever ignores it, as `nohup` does.
+
+    Attributes:
+        number: The signal; None if none came.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    @property
+    def status(self) -> int:
+        """Exit status of a command that a signal ended, as shells give it."""
+        return 128 + (self.number or signal.SIGTERM)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        raise KeyboardInterrupt
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self.number = self.number or number
+        # else Lightning has put its own handler around this one
+        if signal.getsignal(signal.SIGTERM) == self._terminate:
+            raise SIGTERMException
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        signal.raise_signal(signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Handle signals within a block, in the main thread, where nobody else does."""
+        handlers = {signal.SIGTERM: self._terminate, signal.SIGINT: self._interrupt}
+        if HANG_UP is not None:
+            handlers[HANG_UP] = self._hang_up
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        is_main = threading.current_thread() is threading.main_thread()
+        ours = [number for number in handlers if is_main and signal.getsignal(number) in usual]
+        before = {number: signal.signal(number, handlers[number]) for number in ours}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def hang_up_as_sigterm() -> Iterator[list[int]]:
-    """Let the end of a terminal stop a run as SIGTERM does, after which it can be resumed; yield the hang-ups so far.
-
-    Whoever ignores them, as `nohup` does, goes on.
-    """
-    hung_up: list[int] = []
-
-    def end(number: int, frame: object) -> None:
-        hung_up.append(number)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    # Windows has no such signal
-    number = getattr(signal, "SIGHUP", None)
-    is_main = threading.current_thread() is threading.main_thread()
-    if number is None or not is_main or signal.getsignal(number) is not signal.SIG_DFL:
-        yield hung_up
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a block, such as one that removes what a first Ctrl-C left."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
         return
-    signal.signal(number, end)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        yield hung_up
+        yield
     finally:
-        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -139,7 +139,7 @@ class Trainer(lightning.pytorch.Trainer):
         if datamodule is None:
             return task.synthetic_batch(1), "a synthetic batch (no data was given)"
         try:
-            datamodule.setup("validate")
+            inspection.set_up(datamodule, "validate")
             return next(iter(datamodule.val_dataloader())), "the first validation batch"
         except UserError as error:
             return task.synthetic_batch(1), f"a synthetic batch ({error})"

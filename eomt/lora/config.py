@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.lora.dropout import keep_share
 
 
@@ -172,7 +172,7 @@ def record(model: nn.Module, done: Adaptation | None) -> None:
 
 def _check(good: bool, name: str, value: Any, allowed: str) -> None:
     if not good:
-        raise UserError(f"{name}: {value!r}; must be {allowed}")
+        raise UserError(f"{name}: {shortened(repr(value), 80)}; must be {allowed}")
 
 
 def _is_number(value: Any) -> bool:

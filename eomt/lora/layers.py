@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.lora.adapter_layer import AdapterLayer, adapter_parameters, lora_layers, set_module
 from eomt.lora.config import record
 from eomt.lora.dropout import dropped_projection, keep_share
@@ -163,7 +163,7 @@ class LoRAAttention(LoRALayer, nn.Linear):
         if out_features % 3:
             raise UserError(f"out_features: {out_features} is no multiple of 3; a fused qkv has three equal parts")
         if not slices or set(slices) - set(SLICES):
-            raise UserError(f"slices: {slices!r}; must be some of {', '.join(SLICES)}")
+            raise UserError(f"slices: {listed(slices)}; must be some of {', '.join(SLICES)}")
         nn.Linear.__init__(self, in_features, out_features, bias=bias, device=device, dtype=dtype)
         self.slices = tuple(name for name in SLICES if name in slices)
         k = len(self.slices)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig
 from eomt.lora.peft_format import ADAPTER_TENSORS, CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from eomt.lora.targets import is_inside
@@ -133,10 +133,11 @@ def _check_fields(folder: Path, config: dict[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise UserError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA can be read")
     for name, value in config.items():
+        found = shortened(repr(value))
         if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
-            raise UserError(f"{folder}: {name}: {value!r} is not supported here; load this adapter with PEFT")
+            raise UserError(f"{folder}: {name}: {found} is not supported here; load this adapter with PEFT")
         if name not in NEUTRAL and name not in KNOWN and value not in (None, False, [], {}, ""):
-            raise UserError(f"{folder}: {name}: {value!r} is not known here; load this adapter with PEFT")
+            raise UserError(f"{folder}: {name}: {found} is not known here; load this adapter with PEFT")
 
 
 def read_plan(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 from eomt.lora.adapter_layer import AdapterLayer
 from eomt.lora.layers import SLICES
 from eomt.lora.supported_layers import all_modules, refusal, shared_weights, slices_refusal, unsuitable_reason
@@ -226,8 +226,8 @@ def _in_layers(
             path.startswith(name + ".") for path in kept
         ):
             raise UserError(
-                f"layers: {layers!r} leaves nothing of the {length} blocks of {name!r}; put it into exclude_modules, "
-                "or choose its blocks too"
+                f"layers: {shortened(str(layers))} leaves nothing of the {length} blocks of {name!r}; "
+                "put it into exclude_modules, or choose its blocks too"
             )
     return kept
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.losses.point_sampling import class_indicator, neighbors, sample_each, sample_shared
 from eomt.utils.distributed import mean_over_ranks
 from eomt.utils.labels import IGNORE_INDEX
@@ -174,7 +174,7 @@ class MaskClassificationLoss(nn.Module):
         if host_present[:, self.num_classes :].any():
             found = np.flatnonzero(host_present.any(axis=0)).tolist()
             raise UserError(
-                f"mask: labels {found} found; with num_classes {self.num_classes} they must be 0 to "
+                f"mask: labels [{listed(found)}] found; with num_classes {self.num_classes} they must be 0 to "
                 f"{self.num_classes - 1}, or {IGNORE_INDEX} (ignored)"
             )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 
 OPERATING_POINTS = (1, 5, 10, 20)
 """Limits in percent at which the other error rate is reported."""
@@ -179,7 +179,8 @@ def threshold_chooser(operating_point: str) -> Callable[[np.ndarray, np.ndarray]
         limit = -1.0
     if rate not in ("macer", "bscer") or not 0 <= limit < 1:
         raise UserError(
-            f"threshold_at: {operating_point!r}; must be eer, or a rate and its limit in percent, as macer 5 or bscer 1"
+            f"threshold_at: {shortened(operating_point)!r}; must be eer, or a rate and its limit in percent, "
+            "as macer 5 or bscer 1"
         )
     at = threshold_at_macer if rate == "macer" else threshold_at_bscer
     return lambda scores, labels: at(scores, labels, limit)

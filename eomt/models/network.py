@@ -1,6 +1,6 @@
 """The contract that every network keeps: what the rest of the package asks it."""
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,17 @@ from eomt.utils.hub import WEIGHT_FILES
 
 # constructor arguments as a configuration has them, before anything is built
 Arguments = MutableMapping[str, Any]
+
+
+def check_img_size(img_size: int | Sequence[int], field: str = "img_size") -> None:
+    """Check an image size: height and width, or the side of a square.
+
+    Raises:
+        UserError: It is below 1 pixel.
+    """
+    sides = [img_size] if isinstance(img_size, int) else list(img_size)
+    if min(sides) < 1:
+        raise UserError(f"{field}: {sides}; must be at least 1 pixel each way")
 
 
 class Network(Adaptable):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
-from eomt.models.network import Network
+from eomt.models.network import Network, check_img_size
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.weights.backbone.load import WANTED, load_backbone
 from eomt.models.weights.backbone.names import Backbone
@@ -71,6 +71,7 @@ class ViT(Network):
         pretrained = expand_source(pretrained)
         if patch_size is not None and patch_size < 1:
             raise UserError(f"patch_size: {patch_size}; must be at least 1, or null for the backbone's own")
+        check_img_size(img_size)
         arguments: dict[str, Any] = {"patch_size": patch_size} if patch_size else {}
         self.backbone_name, self.pretrained, self.checkpointing = backbone_name, pretrained, checkpointing
         self.img_size = (int(img_size[0]), int(img_size[1]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.metrics.anomaly import FIGURES, AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, msp
 from eomt.metrics.components import ComponentSizes
@@ -45,7 +45,9 @@ class AnomalyEvaluation:
     ) -> None:
         unknown = [name for name in scores if name not in SCORES]
         if unknown or not scores or len(set(scores)) < len(scores):
-            raise UserError(f"anomaly_scores: {list(scores)}; must be some of {', '.join(SCORES)}, each once")
+            raise UserError(
+                f"anomaly_scores: {listed(map(repr, scores))}; must be some of {', '.join(SCORES)}, each once"
+            )
         if temperature is not None and not 0 < temperature < math.inf:
             raise UserError(f"temperature: {temperature}; must be above 0, or null for 1")
         if component_sizes is not None and min(component_sizes) < 1:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.lora.adapter_layer import adapter_parameters
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig, adaptation
@@ -92,7 +92,7 @@ class AdaptationTask(LightningModule, ABC):
             ("warmup", warmup, 0 <= warmup < 1, "at least 0 and below 1"),
         ):
             if not good:
-                raise UserError(f"{name}: {value!r}; must be {allowed}")
+                raise UserError(f"{name}: {shortened(str(value))}; must be {allowed}")
         if lora_config is not None and adaptation(network) is not None:
             raise UserError(
                 "lora_config: this network is adapted already; give lora_config once, to the task or to the network"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eomt.errors import UserError
-from eomt.models.network import Arguments, Network
+from eomt.models.network import Arguments, Network, check_img_size
 from eomt.tasks.data import TaskData
 from eomt.utils.paths import constructor_parameters
 
@@ -43,8 +43,20 @@ class Configuration:
     # -- shared by tasks ---------------------------------------------------------------------------------------------
 
     def fill_sizes(self) -> None:
-        """Set the image size of the data to that of the network, where the data has one and it is null."""
-        self.fill_data("img_size", lambda: self.network_class.img_size_of(self.network))
+        """Set the image size of the data to that of the network, where the data has one and it is null.
+
+        Raises:
+            UserError: If it is below 1 pixel: the data would name their own field, which nobody set.
+        """
+        self.fill_data("img_size", self._network_size)
+
+    def _network_size(self) -> Any:
+        size = self.network_class.img_size_of(self.network)
+        encoder = (self.network.get("encoder") or {}).get("init_args") or {}
+        field = "model.network.encoder.img_size" if "img_size" in encoder else "model.network.img_size"
+        if size is not None:
+            check_img_size(size, field)
+        return size
 
     def fill_data(self, fact: str, find: Callable[[], Any]) -> None:
         """Set the arguments of the data that take a fact about the network and are null.

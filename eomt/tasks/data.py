@@ -14,8 +14,8 @@ Who uses which members:
 - `SemanticSegmentation`: `class_names`, `AnomalyData`; `PromptedSegmentation`: `class_names`, `predict_path`;
   `MorphDetection`: `balanced`; `MaskedAutoencoding`: `batch_size`; `VisualQuestionAnswering`:
   `QuestionData.count_long_answers`.
-- The command line (`eomt.app`, `eomt.cli`): `is_prepared`, `batch_size`, `counts`, `split_record`, `num_classes`,
-  `class_names`.
+- The command line (`eomt.app`, `eomt.cli`): `is_prepared`, `check_prepared`, `batch_size`, `counts`, `split_record`,
+  `num_classes`, `class_names`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +52,9 @@ class TaskData(Protocol):
     @property
     def is_prepared(self) -> bool:
         """Whether `prepare_data` has nothing left to make."""
+
+    def check_prepared(self) -> None:
+        """Raise a UserError where what is there is not what `prepare_data` makes."""
 
     @property
     def is_split_by_seed(self) -> bool:

@@ -20,7 +20,7 @@ from eomt.models.morph_detector import MORPH, MorphDetector, MorphPrediction
 from eomt.models.parts.processable import can_be_processed
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
-from eomt.utils.trainer import is_trial
+from eomt.utils.trainer import is_trial, sees_part_of_validation
 
 log = logging.getLogger("eomt")
 
@@ -145,7 +145,7 @@ class MorphDetection(AdaptationTask):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics, and in a fit set the threshold."""
         figures = self._log_metric(self.val_metric, "val")
-        if math.isnan(figures["eer"]) and not (self.trainer.sanity_checking or is_trial(self.trainer)):
+        if math.isnan(figures["eer"]) and not (sees_part_of_validation(self.trainer) or is_trial(self.trainer)):
             raise UserError(
                 f"val_eer: validation saw {figures['n_bonafide']:.0f} bona fide images and "
                 f"{figures['n_morph']:.0f} morphs; it needs both: give more images or a larger limit_val_batches"

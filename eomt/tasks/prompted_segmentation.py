@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed, shortened
 from eomt.lora.config import LoRAConfig
 from eomt.losses import PromptedMaskLoss
 from eomt.metrics import PromptedSegmentationMetric
@@ -94,11 +94,11 @@ class PromptedSegmentation(AdaptationTask):
         **training: Any,
     ) -> None:
         if not modes or set(modes) - set(MODES) or len(set(modes)) < len(modes):
-            raise UserError(f"modes: {list(modes)}; must be some of {', '.join(MODES)}, each once")
+            raise UserError(f"modes: {listed(map(repr, modes))}; must be some of {', '.join(MODES)}, each once")
         super().__init__(network, lora_config, weight_decay=weight_decay, **training)
         watch = watch or ("none" if network.prompt_free else modes[0])
         if watch not in modes:
-            raise UserError(f"watch: {watch!r}; must be one of modes: {', '.join(modes)}")
+            raise UserError(f"watch: {shortened(watch)!r}; must be one of modes: {', '.join(modes)}")
         if network.prompt_free and watch != "none":
             raise UserError(f"watch: {watch!r}, but a prompt_free network predicts without prompts; --model.watch none")
         self.sampling = sampling or PromptSampling()

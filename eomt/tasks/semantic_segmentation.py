@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.lora.config import LoRAConfig
 from eomt.losses import MaskClassificationLoss
 from eomt.losses.outlier_exposure import outlier_loss
@@ -128,7 +128,9 @@ class SemanticSegmentation(AdaptationTask):
         if num_points < 1 or window_batch_size < 1:
             raise UserError(f"num_points, window_batch_size: {num_points}, {window_batch_size}; must be at least 1")
         if len(self.mask_annealing) != blocks or not all(0 <= a < b <= 1 for a, b in self.mask_annealing):
-            raise UserError(f"mask_annealing: {mask_annealing!r}; must be {blocks} pairs of 0 <= start < end <= 1")
+            raise UserError(
+                f"mask_annealing: [{listed(self.mask_annealing)}]; must be {blocks} pairs of 0 <= start < end <= 1"
+            )
         _check_weights(class_weights, outlier_weight, network.num_classes)
         self.window_batch_size = window_batch_size
         self.test_views = _views(test_overlap, test_flip, test_scales)
@@ -383,7 +385,7 @@ def _views(overlap: float, flip: bool, scales: Sequence[float]) -> list[View]:
     if not 0 <= overlap < 1:
         raise UserError(f"test_overlap: {overlap}; must be at least 0 and below 1")
     if not scales or not all(1 <= scale <= 8 for scale in scales):
-        raise UserError(f"test_scales: {list(scales)}; must be one or more numbers from 1 to 8")
+        raise UserError(f"test_scales: [{listed(scales)}]; must be one or more numbers from 1 to 8")
     return [View(scale, mirrored, overlap) for scale in scales for mirrored in ((False, True) if flip else (False,))]
 
 
@@ -391,6 +393,8 @@ def _check_weights(class_weights: list[float] | None, outlier_weight: float, num
     if class_weights is not None and (
         len(class_weights) != num_classes or not all(0 < w < math.inf for w in class_weights)
     ):
-        raise UserError(f"class_weights: {class_weights}; must be {num_classes} numbers above 0, one for each class")
+        raise UserError(
+            f"class_weights: [{listed(class_weights)}]; must be {num_classes} numbers above 0, one for each class"
+        )
     if not 0 <= outlier_weight < math.inf:
         raise UserError(f"outlier_weight: {outlier_weight}; must be at least 0")

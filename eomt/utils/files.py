@@ -8,6 +8,19 @@ from pathlib import Path
 
 from eomt.errors import UserError
 
+# in the names of files and folders that are not whole yet
+WRITING = ".writing-"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was writing in a folder, at any depth, and had not given its name yet."""
+    # the second are those of version 0.1
+    for path in [*folder.rglob(f".*{WRITING}*"), *folder.glob(".best_*")]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
 
 def is_empty(folder: Path) -> bool:
     """Return whether a path is a folder without anything in it."""
@@ -33,7 +46,7 @@ def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callabl
     folder = folder.resolve()
     _check_replaceable(folder, is_ours)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{WRITING}", dir=folder.parent))
     try:
         beside.chmod(0o755)
         write(beside)
@@ -65,7 +78,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:100]}{WRITING}", suffix=path.suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written to ({error.strerror}); choose another folder") from error

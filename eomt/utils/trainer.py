@@ -23,6 +23,11 @@ def is_trial(trainer: Trainer) -> bool:
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
+def sees_part_of_validation(trainer: Trainer) -> bool:
+    """Return whether this validation is a sanity check of its first batches, and not step 0 validated as any other."""
+    return bool(trainer.sanity_checking) and not math.isinf(trainer.num_sanity_val_steps)
+
+
 def steps_between_logs(trainer: Trainer) -> int:
     """Return the number of optimizer steps between two logs of training metrics (`log_every_n_steps`)."""
     return trainer.log_every_n_steps  # type: ignore[attr-defined]

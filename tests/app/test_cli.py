@@ -348,7 +348,10 @@ def test_a_damaged_checkpoint_is_refused(
         ),
         (("--data.batch_size", "9"), "batch_size: 9"),
         (("--model.num_points", "0"), "num_points"),
+        # 15.32: the data's crop_size was named, which is filled in
+        (("--model.network.encoder.img_size", "[-32, 48]"), "model.network.encoder.img_size: [-32, 48]; must be at"),
         (("--run_name", "../../escape"), "is no plain name"),
+        (("--run_name", "x" * 300), "is no plain name"),
         (("--ckpt_path", __file__), "is no .ckpt file"),
         (("--model.network", "torch.nn.Identity"), "EoMT"),
         (("--data", "datamodules.ImageMaskFoldre"), "ImageMaskFoldre"),

@@ -264,6 +264,16 @@ def test_two_processes_write_the_scores_and_figures_of_one(adapted: Workspace) -
     assert scores[1] == pytest.approx(scores[0], abs=1e-6)
 
 
+def test_a_validation_of_one_class_stops_before_the_first_step(
+    adapted: Workspace, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """15.18: step 0 was nan, and the error came after the first epoch."""
+    few = ("--trainer.limit_val_batches", "1", "--data.eval_batch_size", "1", "--run_name", "one_class")
+    assert "0 morphs; it needs both: give more images" in refusal(capsys, adapted, "fit", *few)
+    assert "Stopped at step 0 by UserError" in caplog.text
+    assert not list((adapted.runs / "one_class").glob("*.ckpt"))
+
+
 def write_leak(folder: Path) -> Path:
     """A table in which person 1 is in training and in validation."""
     write_people(folder / "set", range(6))

@@ -214,6 +214,21 @@ def test_a_mistake_in_generated_data_is_not_taken_for_missing_data(
     assert "batch_size: 99 on 1 processes is more than the 4 training images" in error
 
 
+def test_generated_data_of_other_settings_are_refused_as_in_a_fit(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """15.34: the images of other settings were shown, with status 0."""
+    StreetScenes(str(tmp_path / "streets"), num_train=4, num_val=1, num_test=1).prepare_data()
+    args = ("--data", "datamodules.StreetScenes", "--data.path", str(tmp_path / "streets"), "--data.batch_size", "3")
+    args += ("--data.num_train", "5", "--data.num_val", "1", "--data.num_test", "1")
+    errors = [
+        refusal(capsys, workspace, command, *args, "--model.network.pretrained", "false")
+        for command in ("inspect", "fit")
+    ]
+    assert "train 4 instead of 5" in errors[0]
+    assert errors[0] == errors[1]
+
+
 def test_a_dead_adapter_is_one_line_and_status_2(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

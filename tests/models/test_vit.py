@@ -227,3 +227,9 @@ def test_checkpointing_has_the_same_gradients() -> None:
         network(make_image()).square().sum().backward()
     for one, other in zip(encoder.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_an_image_size_below_one_pixel_is_refused_by_its_name() -> None:
+    """15.32: multiples of the patch size may be negative."""
+    with pytest.raises(UserError, match=r"^img_size: \[-32, 48\]; must be at least 1 pixel each way"):
+        ViT("test_vit", (-32, 48), pretrained=False, patch_size=8)

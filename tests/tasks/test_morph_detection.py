@@ -106,21 +106,26 @@ def test_class_weights_weigh_the_training_loss_alone() -> None:
     assert torch.equal(plain.evaluation_loss.compute(), weighted.evaluation_loss.compute())
 
 
-def test_a_validation_of_one_class_stops_a_fit() -> None:
-    """15.18: val_eer was nan in all of a run, which then wrote no adapter."""
+@pytest.mark.parametrize("is_baseline", [False, True])
+def test_a_validation_of_one_class_stops_a_fit(is_baseline: bool) -> None:
+    """15.18: val_eer was nan in all of a run, which then wrote no adapter; at step 0, not after the first epoch."""
     task = make_task()
     batch = make_batch()
     photos = [index for index, label in enumerate(batch["label"].tolist()) if not label]
     part = {"image": batch["image"][photos], "label": batch["label"][photos]}
     part |= {key: [batch[key][index] for index in photos] for key in ("attack", "dataset", "name")}
     task._trainer = SimpleNamespace(  # type: ignore[assignment]
-        sanity_checking=False, fast_dev_run=0, state=SimpleNamespace(fn="fit")
+        sanity_checking=is_baseline, num_sanity_val_steps=math.inf, fast_dev_run=0, state=SimpleNamespace(fn="fit")
     )
     task.log = lambda *_, **__: None  # type: ignore[method-assign]
     task.eval()
     task.validation_step(part, 0)
     with pytest.raises(UserError, match=rf"val_eer: validation saw {len(photos)} bona fide images and 0 morphs"):
         task.on_validation_epoch_end()
+    # a sanity check of a few batches, as Lightning's own, says nothing
+    task.trainer.sanity_checking, task.trainer.num_sanity_val_steps = True, 2  # type: ignore[assignment]
+    task.validation_step(part, 0)
+    task.on_validation_epoch_end()
 
 
 @torch.no_grad()

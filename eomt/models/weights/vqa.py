@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.models.network import stored_once
 from eomt.models.weights.checks import check_tensors
 from eomt.models.weights.colors import Colors, Deviation, Mean
@@ -119,8 +119,8 @@ def open_vqa_layout(
             raise UserError(f"{name}: {given}, but the network in {folder} has {kept}; leave it out")
     if question_types not in (None, stored.question_types):
         raise UserError(
-            f"question_types: {question_types}, but the network in {folder} has {stored.question_types}; "
-            "give data with the same types"
+            f"question_types: [{listed(map(repr, question_types or ()))}], but the network in {folder} has "
+            f"[{listed(map(repr, stored.question_types or ()))}]; give data with the same types"
         )
     if answers is None or answers == stored.answers:
         return stored

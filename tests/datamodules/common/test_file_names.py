@@ -147,17 +147,25 @@ def test_masks_of_any_case_belong_to_a_road_anomaly_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", RARE_EXTENSIONS)
 def test_every_listed_extension_is_one_that_pillow_reads(extension: str) -> None:
-    assert Image.registered_extensions()[extension] in Image.OPEN
+    format_name = Image.registered_extensions()[extension]
+    # the images of a stereo camera begin with a JPEG, as which they are opened
+    assert format_name in Image.OPEN or format_name == "MPO"
 
 
-@pytest.mark.parametrize("extension", [".jfif", ".jpe", ".gif", ".avif", ".ppm", ".jp2", ".tga", ".pcx", ".JFIF"])
+@pytest.mark.parametrize(
+    "extension",
+    [
+        *(".jfif", ".jpe", ".gif", ".avif", ".ppm", ".jp2", ".tga", ".pcx", ".JFIF"),
+        *(".mpo", ".dds", ".im", ".vda", ".icb", ".vst", ".xbm"),
+    ],
+)
 def test_images_are_found_and_read_whatever_their_ending(extension: str, tmp_path: Path) -> None:
     """15.21: they were passed over without a word."""
     format_name = Image.registered_extensions()[extension.lower()]
     if format_name not in Image.SAVE:
         pytest.skip(f"this Pillow cannot write {format_name}")
     file = tmp_path / f"one{extension}"
-    Image.new("RGB", (16, 16), (200, 30, 30)).save(file, format_name)
+    Image.new("1" if format_name == "XBM" else "RGB", (16, 16), 1).save(file, format_name)
     assert find_images(tmp_path, "predict_path") == {file.name: file}
     assert read_image(file).size == (16, 16)
     assert check_image(file) == (16, 16)
@@ -177,6 +185,28 @@ def test_images_that_are_left_out_are_counted_and_named(tmp_path: Path, caplog: 
     (message,) = caplog.messages
     assert "3 images are left out" in message
     assert message.endswith(": no_ending, phone.heic, raw.cr2")
+
+
+@pytest.mark.parametrize(
+    "format_name",
+    sorted({"BMP", "PPM", "ICO", "ICNS", "EPS", "SPIDER", "DDS", "IM", "XBM", "TGA", "WEBP", "PCX", "SGI"}),
+)
+def test_what_pillow_opens_is_an_image_without_an_ending_too(
+    format_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """15.21: content was looked at for some formats alone, and icons and documents not at all."""
+    write_face(tmp_path / "1.png", 1)
+    mode = {"SPIDER": "F", "XBM": "1"}.get(format_name, "RGB")
+    for name in ("no_ending", "other.spi", "other.eps", "other.ico", "other.icns"):
+        Image.new(mode, (32, 32), 1).save(tmp_path / name, format_name)
+    (tmp_path / "table.h5").write_bytes(b"\x89HDF\r\n\x1a\n and so on")
+    (tmp_path / "film.mpg").write_bytes(b"\0\0\1\xb3" + bytes(60))
+    (tmp_path / "list.json").write_text('{"a": [1, 2]}')
+    (tmp_path / "names.yaml").write_text("one: 1\ntwo: 2\n")
+    with caplog.at_level(logging.WARNING, logger="eomt"):
+        assert list(find_images(tmp_path, "predict_path")) == ["1.png"]
+    (message,) = caplog.messages
+    assert "5 images are left out" in message
 
 
 def test_images_without_the_given_suffix_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

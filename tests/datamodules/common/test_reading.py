@@ -147,6 +147,19 @@ def test_a_mask_is_turned_like_its_image(tmp_path: Path, orientation: int, tag: 
     np.testing.assert_array_equal(read_mask(mask, image=image), np.asarray(read_image(image))[..., 0])
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("image_name", "mask_name"), [("i.tif", "m.tif"), ("i.tif", "m.png"), ("i.png", "m.tif")])
+@pytest.mark.parametrize("tag", ["image", "both"])
+def test_tiff_is_turned_once(tmp_path: Path, orientation: int, image_name: str, mask_name: str, tag: str) -> None:
+    """15.7: Pillow turns TIFF by itself when it decodes it, and gives the turned size before."""
+    labels = np.arange(4 * 6, dtype=np.uint8).reshape(4, 6)
+    image = tagged(tmp_path / image_name, np.stack([labels] * 3, axis=-1), orientation)
+    mask = tagged(tmp_path / mask_name, labels, orientation if tag == "both" else None)
+    seen = read_image(image)
+    np.testing.assert_array_equal(read_mask(mask, image=image), np.asarray(seen)[..., 0])
+    assert check_image(image) == (seen.height, seen.width)
+
+
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_mask_as_large_as_the_turned_image_was_drawn_on_that(tmp_path: Path, orientation: int) -> None:
     labels = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4)

@@ -1,21 +1,31 @@
 """Who is who, and what is a copy of what: spellings, folders, and files that were stored anew."""
 
+import csv
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from datamodules import MorphFaces
 from datamodules.faces.copies import TOLERANCE, find_copies
-from datamodules.faces.folders import find_labeled_faces, identity_of
+from datamodules.faces.data_module import find_unlabeled_faces
+from datamodules.faces.folders import BONA_FIDE, Face, find_labeled_faces, identity_of
+from datamodules.faces.identity_splits import refuse_pretrained
+from datamodules.faces.people import People
 from eomt.errors import UserError
 from tests.datamodules.faces.face_files import morph_faces, write_face, write_people, write_splits
 
 
 @pytest.mark.parametrize(
     ("texts", "identity"),
-    [(("41", "41.0", "041", " 41 "), "41"), (("s05", "S05"), "s05"), (("000", "0.0"), "0"), (("Anna  B",), "anna b")],
+    [
+        (("41", "41.0", "41,0", "041", " 41 "), "41"),
+        (("s05", "S05"), "s05"),
+        (("000", "0.0"), "0"),
+        (("Anna  B",), "anna b"),
+    ],
 )
 def test_spellings_of_a_person_are_one(texts: tuple[str, ...], identity: str) -> None:
     """15.13: identities of a CSV are compared as raw text."""
@@ -109,7 +119,7 @@ def smooth_picture(number: int) -> Image.Image:
 
 
 def test_copies_are_found_however_they_are_stored(tmp_path: Path) -> None:
-    """15.13: pixels are compared, not bytes."""
+    """15.13: pixels are compared, not bytes; mirrored ones, too."""
     files = []
     for number in range(6):
         picture = smooth_picture(number)
@@ -118,6 +128,8 @@ def test_copies_are_found_however_they_are_stored(tmp_path: Path) -> None:
             picture.save(files[-1], **save)
         files.append(tmp_path / f"{number}e.png")
         picture.resize((64, 64), Image.Resampling.BICUBIC).save(files[-1])
+        files.append(tmp_path / f"{number}f.jpg")
+        ImageOps.mirror(picture).save(files[-1], quality=60)
     found = find_copies(files)
     assert {file.name: first.name for file, first in found.items()} == {f.name: f"{f.name[0]}a.png" for f in files}
 
@@ -155,3 +167,55 @@ def test_faces_of_pre_training_that_are_tested_are_refused(tmp_path: Path, by: s
         write_face(tmp_path / "faces" / "id021_8.png", 8888)
     with pytest.raises(UserError, match=r"pretraining_path: .*faces/.* shows whom .*id021_0\.png shows, which is test"):
         morph_faces(tmp_path / "data", pretraining_path=str(tmp_path / "faces")).setup("fit")
+
+
+def write_numbered(path: Path, numbers: list[str]) -> Path:
+    """Write a set in FRLL's layout whose people have these numbers."""
+    for index, number in enumerate(numbers):
+        write_face(path / "raw" / f"{number}_03.png", 500 + index)
+        write_face(path / "morph_amsl" / f"{number}_{numbers[index - 1]}.png", 600 + index)
+    return path
+
+
+@pytest.mark.parametrize(("spelled", "delimiter"), [("001", ","), ("1", ","), ("1.0", ","), ("1,0", ";")])
+def test_a_person_of_a_table_is_one_of_a_set_whose_files_have_zeros(
+    tmp_path: Path, spelled: str, delimiter: str
+) -> None:
+    """15.13: a table's 001 became 1, and the same person's 001 in FRLL's file names did not."""
+    frll = write_numbered(tmp_path / "frll", ["001", "002", "003"])
+    rows = [["path", "label", "subject_a", "subject_b", "split"]]
+    for split, people in {"train": ["7", spelled], "val": ["8", "9"]}.items():
+        for index, person in enumerate(people):
+            for label in ("bonafide", "morph"):
+                name = f"{split}{index}{label}.png"
+                write_face(tmp_path / name, 50 + len(rows))
+                rows.append([name, label, person, people[index - 1] if label == "morph" else "", split])
+    table = tmp_path / "table.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    data = MorphFaces(str(table), 2, 16, num_workers=0, test_paths={"frll": str(frll)})
+    with pytest.raises(UserError, match=r"in test set frll, shows 001, as does .*train.*shared_identities: false"):
+        data.setup("fit")
+
+
+def numbered(number: str, keeps_zeros: bool) -> Face:
+    return Face(number, Path(number), BONA_FIDE, identities=frozenset([number]), keeps_zeros=keeps_zeros)
+
+
+def test_zeros_count_between_two_known_sets_alone() -> None:
+    """15.13: 001 of FRLL is not 00001 of FERET, and both may be 1 in a table."""
+    frll, feret, table = numbered("001", True), numbered("00001", True), numbered("1", False)
+    for first in (frll, feret, table):
+        people = People()
+        people.add("train", first)
+        alike = [face for face in (frll, feret, table) if list(people.alike(face))]
+        assert alike == ([frll, feret, table] if first is table else [first, table])
+
+
+def test_a_person_of_pre_training_is_one_of_a_set_whose_files_have_zeros(tmp_path: Path) -> None:
+    """15.13: the brother of the same comparison."""
+    write_face(tmp_path / "faces" / "p1.png", 1)
+    (seen,) = find_unlabeled_faces(tmp_path / "faces", "pretraining_path", r"(?<=p)\d+")
+    tested = find_labeled_faces(write_numbered(tmp_path / "frll", ["001", "002"]), None)
+    with pytest.raises(UserError, match=r"pretraining_path: .*p1\.png shows whom .*001.* shows"):
+        refuse_pretrained([seen], tested)

@@ -63,6 +63,39 @@ def test_a_shortcut_of_one_attack_that_is_not_complete_is_said_aloud(
     assert "blend" not in message
 
 
+EXIF = Image.Exif()
+EXIF[0x0131] = "a program"
+
+
+@pytest.mark.parametrize(
+    ("format_name", "of_photos", "of_morphs", "what"),
+    [
+        ("webp", {"lossless": True}, {"quality": 90}, "compression"),
+        ("webp", {"lossless": True, "exif": EXIF}, {"quality": 90, "exif": EXIF}, "compression"),
+        ("jpg", {"subsampling": 0}, {"subsampling": 2}, "compression"),
+        ("jpg", {}, {"progressive": True}, "compression"),
+        ("tif", {"compression": "tiff_lzw"}, {}, "compression"),
+        ("jpg", {"exif": EXIF}, {}, "metadata"),
+        ("png", {"exif": EXIF}, {}, "metadata"),
+        ("png", {"dpi": (72, 72)}, {}, "metadata"),
+    ],
+)
+def test_other_traces_of_how_files_were_made_are_said_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, format_name: str, of_photos: Any, of_morphs: Any, what: str
+) -> None:
+    """15.17: of compression only JPEG's tables were compared, and metadata not at all."""
+    write_splits(tmp_path)
+    for number, file in enumerate(sorted((tmp_path / "train").rglob("*.png"))):
+        image = Image.open(file).convert("RGB")
+        file.unlink()
+        options = of_photos if "bonafide" in str(file) else of_morphs
+        # a quality of each file's own must not hide the rest
+        quality = {"quality": 70 + number % 29} if format_name == "jpg" else {}
+        image.save(file.with_suffix(f".{format_name}"), **quality, **options)
+    (message,) = shortcut_warnings(tmp_path, caplog)
+    assert f"train: the {what} of a file alone tells morphs from bona fide images" in message
+
+
 def test_files_of_one_kind_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """15.17: nor does a size of each file's own."""
     write_splits(tmp_path, people=8)

@@ -47,11 +47,44 @@ def test_json_files_in_another_language_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_language_is_not_refused_for_a_few_questions_in_another() -> None:
-    english, vietnamese = ["What is this?"] * 9, ["đây là gì"]
+    english, vietnamese = ["What is this?"] * 7, ["đây là gì"] * 3
     check_language(english + vietnamese, "en", "here")
     check_language(english + vietnamese, "vi", "here")
-    with pytest.raises(UserError, match="1 of 11"):
+    with pytest.raises(UserError, match="3 of 11"):
         check_language([*english, "Who?", *vietnamese], "vi", "here")
+
+
+def test_words_that_another_language_spells_alike_are_no_sign_of_english() -> None:
+    """15.9: "was" passed German for English, of whose questions "Was ist das?" then was one for yes or no."""
+    german = ["Was ist auf dem Bild?", "Was ist das?", "Wie viele Hunde sind da?", "Welche Farbe hat der Bus?"] * 3
+    dutch = ["Wat is dit?", "Is dit een kat?", "Hoeveel honden zijn er?", "Was het een bus?"] * 3
+    spanish = ["¿Qué has visto?", "¿De qué color es el coche?", "¿Cuántos perros hay?", "¿Dónde está?"] * 3
+    for questions in (german, dutch, spanish):
+        with pytest.raises(UserError, match=r"set language: other$"):
+            check_language(questions, "en", "here")
+    check_language(["Is he smiling?", "Is the bus red?", "Was there a dog?", "red car or bus?"], "en", "here")
+    check_language(["is red above blue", "is a circle red", "color of car", "number of dogs"], "en", "here")
+
+
+@pytest.mark.parametrize("field", ["val_csv", "test_csv", "predict_csv"])
+def test_every_file_is_in_the_given_language(tmp_path: Path, field: str) -> None:
+    """15.9: training questions alone were looked at."""
+    write_questions(tmp_path, range(8))
+    file = write_questions(tmp_path / "other", range(10, 12))
+    write_csv(
+        file, [(text, answer, int(image) + 10) for text, answer, image in VIETNAMESE], ("question", "answer", "image")
+    )
+    data = vqa_csv(tmp_path, **{field: str(file)})
+    with pytest.raises(UserError, match=r"^language: en, but 0 of .*set language: vi$"):
+        _ = data.rows("val") if field != "predict_csv" else data.predict_dataloader()
+
+
+def test_one_question_is_too_few_to_tell_a_language(tmp_path: Path) -> None:
+    write_questions(tmp_path, range(8))
+    asked = {"predict_path": str(tmp_path), "answers": ["red"]}
+    assert vqa_csv(tmp_path, predict_question="Is Ann smiling?", **asked).predict_dataloader()
+    with pytest.raises(UserError, match=r"^language: en, but 0 of 1 .*set language: vi$"):
+        vqa_csv(tmp_path, predict_question="đây là gì", **asked).predict_dataloader()
 
 
 @pytest.mark.parametrize(

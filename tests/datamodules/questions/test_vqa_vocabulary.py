@@ -23,6 +23,7 @@ def write_answers(folder: Path, answers: list[str]) -> dict[str, Any]:
     write_questions(folder, range(len(answers)))
     write_csv(folder / "train.csv", [[0, "how, mấy ?", answer, image, 0] for image, answer in enumerate(answers)])
     write_questions(folder, [90], "val.csv")
+    write_csv(folder / "val.csv", [[0, "how, mấy ?", "red", 90, 0]])
     return {"val_csv": str(folder / "val.csv"), "batch_size": 1}
 
 

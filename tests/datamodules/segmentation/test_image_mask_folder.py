@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from datamodules import ImageMaskFolder, Severstal
+from datamodules import ImageMaskFolder
 from eomt.errors import UserError
 from tests.datamodules.common.image_files import (
     HEIGHT,
@@ -351,41 +351,3 @@ def test_augmentation_follows_from_the_seed_and_leaves_the_random_state_alone(tm
     torch.manual_seed(99)
     again = list(folder(tmp_path, num_workers=0).train_dataloader())
     assert all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, again, strict=True))
-
-
-def write_smooth(path: Path, number: int = 12) -> None:
-    """White rectangles, rotated and blurred, as drawing programs and resizing leave them."""
-    for index in range(number):
-        square = np.zeros((96, 144), dtype=np.uint8)
-        square[30:66, 40:104] = 255
-        picture = Image.fromarray(square).rotate(7 * index + 3, Image.Resampling.BICUBIC)
-        mask = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)))
-        for kind in ("images", "masks"):
-            (path / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mask if kind == "masks" else np.stack([mask] * 3, -1)).save(
-                path / kind / f"{index:02d}.png"
-            )
-
-
-def test_smooth_masks_are_no_hundreds_of_classes(tmp_path: Path) -> None:
-    """15.6: 255 classes were trained, and the object itself, 255, was ignored."""
-    write_smooth(tmp_path)
-    with pytest.raises(UserError, match=r"labels in the masks fill no area.*smooth or lossy.*mask_threshold"):
-        folder(tmp_path).setup("fit")
-    with pytest.raises(UserError, match=r"masks: .*fill no area.*black and white"):
-        Severstal(str(tmp_path), num_workers=0).setup("fit")
-    data = folder(tmp_path, mask_threshold=128)
-    data.setup("fit")
-    assert data.num_classes == 2
-    batch = next(iter(data.val_dataloader()))
-    assert torch.equal(batch["mask"], (batch["image"][:, 0] >= 128).long())
-    assert data.file_labels() == [0, 255]
-    assert data.found_arguments() == {"class_names": ["class 0", "class 1"]}
-
-
-def test_many_classes_of_areas_are_taken(tmp_path: Path) -> None:
-    write_given_splits(tmp_path, number=4)
-    for split in ("train", "val"):
-        for file in (tmp_path / split / "masks").glob("*.png"):
-            Image.fromarray(np.kron(np.arange(12).reshape(3, 4), np.ones((4, 4))).astype(np.uint8)).save(file)
-    assert folder(tmp_path).num_classes == 12

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFilter
 
 from datamodules import ImageMaskFolder
 from datamodules.segmentation.outlier_exposure import LARGEST, SMALLEST, OutlierPaste, read_cutouts
@@ -73,6 +73,37 @@ def test_masks_follow_the_orientation_of_their_images(tmp_path: Path) -> None:
     colors_of_object, opacity = cutout.read()
     assert opacity.shape == (1, 4, 6)
     assert (colors_of_object[0] == 1).all()
+
+
+def write_masked(folder: Path, mask: Image.Image) -> OutlierPaste:
+    write_pair(folder, "0.png", np.zeros((mask.height, mask.width), dtype=np.uint8))
+    mask.save(folder / "masks" / "0.png")
+    return OutlierPaste(folder, 1.0)
+
+
+def test_of_black_and_white_masks_white_is_the_object(tmp_path: Path) -> None:
+    """15.6: 255 was ignored, and nothing was left."""
+    mask = np.zeros((20, 30), dtype=np.uint8)
+    mask[4:14, 5:25] = 255
+    rows, columns = paste(write_masked(tmp_path, Image.fromarray(mask)))["outlier"].nonzero(as_tuple=True)
+    assert abs(int(columns.max() - columns.min()) + 1 - 2 * int(rows.max() - rows.min() + 1)) <= 1
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_smooth_masks_are_refused_for_their_object_would_be_ignored(tmp_path: Path, factor: int) -> None:
+    """15.6: the object, 255, was dropped and the ring around it pasted."""
+    mask = Image.new("L", (60, 40))
+    mask.paste(255, (15, 10, 45, 30))
+    mask = mask.rotate(9).filter(ImageFilter.GaussianBlur(2)).resize((60 * factor, 40 * factor), 0)
+    with pytest.raises(UserError, match=r"outliers: .*smooth or lossy.*black and white"):
+        write_masked(tmp_path, mask)
+
+
+def test_a_mask_of_ignored_pixels_alone_is_no_object(tmp_path: Path) -> None:
+    write_pair(tmp_path, "1.png", np.pad(np.ones((8, 8), dtype=np.uint8), 4))
+    first = write_masked(tmp_path, Image.new("L", (20, 20), 255)).cutouts[0]
+    with pytest.raises(UserError, match=r"0\.png: no pixel belongs to an object \(0 and 255 do not count\)"):
+        first.read()
 
 
 def test_the_probability_is_that_of_an_image(tmp_path: Path) -> None:

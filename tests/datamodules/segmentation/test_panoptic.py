@@ -8,6 +8,7 @@ from PIL import Image
 
 from datamodules import ImageMaskFolder
 from datamodules.class_maps import ADE20K_LABELS, ADE20K_NAMES, COCO_PANOPTIC_CATEGORIES, COCO_PANOPTIC_NAMES
+from datamodules.common.reading import turned
 from datamodules.segmentation.panoptic import CocoPanoptic
 from eomt.errors import UserError
 from tests.datamodules.common.image_files import write_pair
@@ -62,6 +63,19 @@ def test_segments_become_the_ranks_of_their_category_ids(tmp_path: Path) -> None
     assert batch["mask"].tolist() == [CLASS_IDS]
     assert (data.num_classes, data.class_names) == (3, ["person", "banner", "rug"])
     assert batch["name"] == ["000000000000.jpg"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_segments_are_turned_with_their_image(tmp_path: Path, orientation: int) -> None:
+    """15.7: a PNG file of segments holds no orientation of its own."""
+    data = coco(write_coco(tmp_path))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((2, 4, 3), dtype=np.uint8)).save(
+        tmp_path / "val2017" / "000000000000.jpg", exif=exif.tobytes()
+    )
+    (batch,) = data.val_dataloader()
+    assert batch["mask"][0].tolist() == turned(np.array(CLASS_IDS), orientation).tolist()
 
 
 def test_training_reads_the_same_classes_and_counts_come_from_the_json_file(tmp_path: Path) -> None:

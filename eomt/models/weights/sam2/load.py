@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.models.weights.checks import check_tensors
 from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_weights
@@ -177,7 +177,7 @@ def _read_classes(file: Path) -> ClassWeights | None:
     found = read_weights(file)
     if found.keys() != set(CLASS_TENSORS):
         raise UserError(
-            f"{file}: holds {sorted(found)} instead of {sorted(CLASS_TENSORS)}; train the class prompts again"
+            f"{file}: holds [{listed(sorted(found))}] instead of {sorted(CLASS_TENSORS)}; train the class prompts again"
         )
     return ClassWeights(*(found[name].float() for name in CLASS_TENSORS))
 

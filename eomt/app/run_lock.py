@@ -1,0 +1,60 @@
+"""The lock of a run's folder: two trainings never write into one, and what a killed one left can be told."""
+
+import contextlib
+from pathlib import Path
+from typing import IO
+
+from eomt.errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    # Windows has no such locks; there every folder counts as free
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+
+
+class RunLock:
+    """A lock that a training holds on the folder of its run; the system frees it when the process ends, however.
+
+    Args:
+        folder: Folder of the run.
+
+    Raises:
+        UserError: If another training holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        self._file: IO[bytes] | None = None
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            self._file = self.path.open("ab")
+        if self._file is None or fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise UserError(f"{folder}: another training is writing there; wait for its end, or stop it") from error
+        except OSError:
+            # some network drives have no locks
+            pass
+
+    def release(self) -> None:
+        """Give the folder free."""
+        if self._file is not None:
+            self.path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Return whether a training was killed in a folder before it had saved anything to go on from."""
+    if not (folder / LOCK).is_file() or any(folder.glob("*.ckpt")):
+        return False
+    try:
+        RunLock(folder).release()
+    except UserError:
+        return False
+    return True
