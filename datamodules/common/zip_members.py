@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from eomt.errors import UserError
+from eomt.utils.reading import check_regular
 
 # the last two: encrypted, and packed in a way that zipfile does not know, such as Deflate64
 DAMAGED = (OSError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
@@ -63,6 +64,7 @@ def member_names(archive: Path) -> list[str]:
 
 def _version(archive: Path) -> tuple[int, int]:
     """Return what changes where another archive takes the place of this one."""
+    check_regular(archive, "give a zip file")
     found = archive.stat()
     return found.st_mtime_ns, found.st_size
 

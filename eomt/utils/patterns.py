@@ -35,7 +35,7 @@ class Pattern:
             self._compiled = re2.compile(_encodable(text), options)
         except re2.error as error:
             reason = error.args[0] if error.args else error
-            reason = reason.decode(errors="replace") if isinstance(reason, bytes) else reason
+            reason = shortened(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason))
             raise UserError(
                 f"{place}: {shortened(text)!r} is no regular expression ({reason}); write one in RE2's syntax, without "
                 "lookaround and references back"

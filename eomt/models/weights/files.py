@@ -1,5 +1,6 @@
 """Weights on disk: safetensors or PyTorch files, one or several, alone or in a folder."""
 
+import os
 import re
 import struct
 from argparse import Namespace
@@ -74,12 +75,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     file = path
-    if path.is_dir():
+    # not its own is_dir, which raises where a name is too long for a file
+    if os.path.isdir(path):
         found = [path / name for name in WEIGHT_FILES + INDEX_FILES if (path / name).is_file()]
         if not found:
             raise UserError(f"{path}: holds neither {' nor '.join(WEIGHT_FILES)}; give a folder of weights")
         file = found[0]
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{path}: there is no such file or folder; give weights in timm or Hugging Face layout")
     if file.name not in INDEX_FILES:
         return _read_file(file)
