@@ -24,7 +24,7 @@ from eomt.lora.adaptable import as_adaptable
 from eomt.lora.adapter_layer import adapter_parameters, lora_layers, set_module
 from eomt.lora.apply import inject
 from eomt.lora.config import Adaptation, adaptation, record
-from eomt.lora.fingerprint import same_base
+from eomt.lora.fingerprint import FINGERPRINT, same_base
 from eomt.lora.peft_format import (
     ADAPTER_TENSORS,
     CONFIG_FILE,
@@ -34,7 +34,7 @@ from eomt.lora.peft_format import (
     peft_config,
     to_tensors,
 )
-from eomt.lora.peft_reading import FINGERPRINT, check_targets, json_field, read_folder, read_plan, slices_in
+from eomt.lora.peft_reading import check_targets, json_field, read_folder, read_plan, slices_in
 from eomt.lora.supported_layers import peft_reason, refuse_compiled
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import check_trainable, expected_trainable

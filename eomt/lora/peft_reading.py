@@ -14,7 +14,7 @@ from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig
 from eomt.lora.peft_format import ADAPTER_TENSORS, CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from eomt.lora.targets import is_inside
 from eomt.utils.patterns import Pattern
-from eomt.utils.reading import Count, Found, Number, Text, check_regular, parse_json, read_json
+from eomt.utils.reading import Found, Number, Text, check_regular, parse_json, read_json
 
 Rank = Annotated[int, Field(ge=1, lt=2**31)]
 Alpha = Annotated[Number, Field(gt=0)]
@@ -38,17 +38,9 @@ class AdapterConfig(TypedDict, total=False):
     modules_to_save: list[Text] | None
 
 
-class WeightFingerprint(TypedDict):
-    """See `eomt.lora.fingerprint`."""
-
-    shape: list[Count]
-    entries: list[Number]
-
-
 CONFIG: TypeAdapter[Any] = TypeAdapter(AdapterConfig)
 # what this package writes into the metadata of the weights
 SLICES = TypeAdapter(dict[Text, Annotated[list[Literal["query", "key", "value"]], Field(min_length=1)]])
-FINGERPRINT = TypeAdapter(dict[Text, WeightFingerprint])
 # fields of PEFT's LoraConfig that change what an adapter computes and are not implemented here: the values that are
 # accepted, which change nothing
 NEUTRAL: dict[str, tuple[Any, ...]] = {
