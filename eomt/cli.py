@@ -15,21 +15,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks import (
-    AdapterAudit,
-    DivergenceGuard,
-    LoRACheckpoint,
-    MergeOnSave,
-    PredictionPictures,
-    ProgressBar,
-    RunSummary,
-)
+from callbacks import AdapterAudit
 from eomt.app.arguments import in_order
+from eomt.app.callbacks import run_callbacks
 from eomt.app.checks import COMMANDS_WITHOUT_RUN, check_settings, check_trainer
 from eomt.app.config import (
     assume_classes,
@@ -55,7 +46,6 @@ from eomt.app.runs import (
     make_run_name,
     run_of_config,
 )
-from eomt.app.save_config import SaveConfig
 from eomt.app.signals import Ending, undisturbed
 from eomt.app.trainer import Trainer
 from eomt.app.trust import with_saved_config
@@ -109,6 +99,11 @@ class CLI(LightningCLI):
                 self.lock.release()
 
     def _start(self, args: Sequence[str] | None, run: bool) -> None:
+        given = sys.argv[1:] if args is None else args
+        known = self.subcommands()
+        if given and given[0] in known:
+            # the parser of each other command takes an eighth of a second, and is not needed
+            vars(self)["subcommands"] = lambda: {given[0]: known[given[0]]}
         super().__init__(
             model_class=AdaptationTask,
             subclass_mode_model=True,
@@ -243,27 +238,9 @@ class CLI(LightningCLI):
         """Build the trainer with the callbacks of the configuration and those that every run has."""
         if self.subcommand in COMMANDS_WITHOUT_RUN:
             return self._trainer_without_run()
-        configured = self._get(self.config_init, "trainer")["callbacks"]
         settings = dict(self._get(self.config_init, "trainer"))
-        saves = settings["enable_checkpointing"] is not False
-        if configured is None:
-            configured = [*([MergeOnSave()] if saves else []), PredictionPictures()]
-        callbacks = configured if isinstance(configured, list) else [configured]
-        # every run has these; a callback that the configuration lists is not added again
-        always: list[Callback] = [LoRACheckpoint()] if saves else []
-        if self.subcommand == "predict":
-            always.append(PredictionPictures())
-        callbacks = [*callbacks, *_not_listed(always, callbacks)]
-        first: list[Callback] = [
-            SaveConfig(self.resolved),
-            RunSummary(),
-            DivergenceGuard(),
-            self._get(self.config_init, "audit"),
-        ]
-        has_bar = any(isinstance(callback, LightningProgressBar) for callback in callbacks)
-        if not has_bar and settings["enable_progress_bar"] is not False:
-            first.append(ProgressBar())
-        callbacks = [*_not_listed(first, callbacks), *callbacks]
+        audit = self._get(self.config_init, "audit")
+        callbacks = run_callbacks(settings, self.subcommand, self.resolved, audit)
         settings |= {"callbacks": callbacks, "default_root_dir": str(self.folder), **kwargs}
         if self.subcommand == "fit" and self.checkpoint:
             # step 0 was validated when the run began
@@ -423,8 +400,3 @@ def _build_trainer(settings: dict[str, Any]) -> Trainer:
         raise
     except Exception as error:
         raise UserError(f"trainer: {(str(error) or type(error).__name__).splitlines()[0]}") from error
-
-
-def _not_listed(callbacks: list[Callback], listed: list[Callback]) -> list[Callback]:
-    """Return the callbacks whose class no listed callback has."""
-    return [callback for callback in callbacks if not any(isinstance(other, type(callback)) for other in listed)]

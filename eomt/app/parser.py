@@ -59,6 +59,8 @@ class Parser(LightningArgumentParser):
         if missing := re.search(r"arguments are required: (.*)", text):
             names = missing[1].replace("fit.", "")
             return f"{names}: not given; give it, or a file with it: --config FILE"
+        if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text):
+            return f"{choice[1]}: no such command; there are {choice[2]}".replace("'", "")
         key, value = KEY.match(text), VALUE.search(text)
         if key is None:
             return one_line(error)

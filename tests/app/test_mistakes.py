@@ -204,7 +204,7 @@ def test_a_config_that_cannot_be_read(
 
 
 def test_no_subcommand(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "subcommand" in refusal(capsys, workspace, "fitt", config=False).lower()
+    assert "fitt: no such command; there are fit, validate" in refusal(capsys, workspace, "fitt", config=False)
 
 
 @pytest.mark.skipif("HF_HUB_OFFLINE" not in os.environ, reason="would ask the hub")

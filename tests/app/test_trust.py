@@ -155,8 +155,10 @@ def foreign(workspace: Workspace, tmp_path: Path, pattern: str, spoil: Spoil) ->
     return weights
 
 
-@pytest.mark.parametrize("pattern", FORMS)
-@pytest.mark.parametrize("spoil", [*LEFT_OUT, folder], ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize(
+    ("pattern", "spoil"),
+    [(FORMS[0], spoil) for spoil in (*LEFT_OUT, folder)] + [(pattern, lambda_callback) for pattern in FORMS[1:]],
+)
 def test_what_only_adds_to_a_command_is_left_out(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: str, spoil: Spoil
 ) -> None:

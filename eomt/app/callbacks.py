@@ -1,0 +1,49 @@
+"""The callbacks of a command: those of its configuration, and those that every run has."""
+
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
+
+from callbacks import (
+    AdapterAudit,
+    DivergenceGuard,
+    LoRACheckpoint,
+    MergeOnSave,
+    PredictionPictures,
+    ProgressBar,
+    RunSummary,
+)
+from eomt.app.save_config import SaveConfig
+
+
+def run_callbacks(
+    trainer: dict[str, Any], command: str | None, resolved: dict[str, Any], audit: AdapterAudit
+) -> list[Callback]:
+    """Return the callbacks of a command that has a run folder.
+
+    Args:
+        trainer: Arguments of the trainer; a callback that they list is not added again.
+        command: Name of the command.
+        resolved: The configuration that the run saves.
+        audit: The audit as it is configured.
+    """
+    saves = trainer["enable_checkpointing"] is not False
+    configured = trainer["callbacks"]
+    if configured is None:
+        configured = [*([MergeOnSave()] if saves else []), PredictionPictures()]
+    callbacks = configured if isinstance(configured, list) else [configured]
+    always: list[Callback] = [LoRACheckpoint()] if saves else []
+    if command == "predict":
+        always.append(PredictionPictures())
+    callbacks = [*callbacks, *_not_listed(always, callbacks)]
+    first: list[Callback] = [SaveConfig(resolved), RunSummary(), DivergenceGuard(), audit]
+    has_bar = any(isinstance(callback, LightningProgressBar) for callback in callbacks)
+    if not has_bar and trainer["enable_progress_bar"] is not False:
+        first.append(ProgressBar())
+    return [*_not_listed(first, callbacks), *callbacks]
+
+
+def _not_listed(callbacks: list[Callback], listed: list[Callback]) -> list[Callback]:
+    """Return the callbacks whose class no listed callback has."""
+    return [callback for callback in callbacks if not any(isinstance(other, type(callback)) for other in listed)]
