@@ -1,14 +1,15 @@
 # make quickstart    install, then adapt a tiny EoMT to night scenes, test it, predict with it
 # make test          install, then run the test suite
 # make test-slow     install, then run the tests that take long
-# make lint          style, format, types and import rules
+# make fuzz          install, then change valid files in 20,000 ways for every reader (an hour or two)
+# make lint          style, format, types and import rules, and known weaknesses of pinned packages
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python main.py
 QUICKSTART := configs/quickstart/eomt.yaml
 
-.PHONY: install quickstart test test-slow lint
+.PHONY: install quickstart test test-slow fuzz lint
 
 install: .venv/installed
 
@@ -36,8 +37,14 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist load -m slow
 
+# other cases each time; what fails is printed with what repeats it. CASES=1000 takes minutes
+CASES ?= 20000
+fuzz: install
+	FUZZ_CASES=$(CASES) $(BIN)/python -m pytest --numprocesses 2 --dist load tests/fuzz
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python .ci/audit.py

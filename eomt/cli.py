@@ -342,7 +342,7 @@ class CLI(LightningCLI):
             return run
         if shared := os.environ.get(FOLDER_VARIABLE):
             return Path(shared)
-        if self.subcommand != "fit" and folder.exists():
+        if self.subcommand != "fit" and run_name is not None and folder.exists():
             raise UserError(
                 f"run_name: {folder} exists; to measure that run add --ckpt_path best, or choose another name"
             )

@@ -1,20 +1,53 @@
 """The closing table of a run, from its files. `python -m eomt.report [RUN]` prints it again."""
 
 import argparse
-import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from pydantic import Field, TypeAdapter
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import TypedDict
 
 from eomt.errors import UserError
+from eomt.utils.reading import Count, Number, read_json
 
 SUMMARY = "training_summary.json"
+REMEDY = "restore it, or repeat the run"
 
 
-def verdict(summary: dict[str, Any]) -> str:
+class Summary(TypedDict):
+    """What is read of a run's summary; runs of 0.1.0 have no notes."""
+
+    metric: str
+    baseline: Number | None
+    best: Number | None
+    best_step: Count | None
+    trainable_parameters: Count
+    total_parameters: Annotated[int, Field(ge=1)]
+    adapter_bytes: Count | None
+    merged_bytes: Count | None
+    merge_relative_diff: Number | None
+    audit: str
+    stopped_early: NotRequired[str | None]
+    notes: NotRequired[list[str]]
+    seconds: Number
+
+
+class Evaluation(TypedDict):
+    """What is read of the results of a test."""
+
+    weights: str | None
+    metrics: dict[str, Number | None]
+    notes: NotRequired[list[str]]
+
+
+SUMMARY_FILE, EVALUATION_FILE = TypeAdapter(Summary), TypeAdapter(Evaluation)
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
     """Return the last line of a run: whether training beat the base."""
     metric, baseline, best = summary["metric"], summary["baseline"], summary["best"]
     if best is None:
@@ -35,12 +68,13 @@ def report(folder: Path) -> Table:
     path = folder / SUMMARY
     if not path.is_file():
         raise UserError(f"{folder}: holds no {SUMMARY}; give the folder of a run that has ended")
-    summary = _read(path)
+    summary = read_json(path, SUMMARY_FILE, REMEDY)
     table = Table(title=f"{folder.name}", show_header=False, title_justify="left")
     metric = summary["metric"]
     table.add_row(f"{metric}, base (step 0)", _figure(summary["baseline"]))
     table.add_row(f"{metric}, best (step {summary['best_step']})", _figure(summary["best"]))
-    results = [_read(result) for result in sorted((folder / "results").glob("*_eval.json"))]
+    files = sorted((folder / "results").glob("*_eval.json"))
+    results = [read_json(file, EVALUATION_FILE, REMEDY) for file in files]
     # an evaluation without weights measured the base
     if results := [result for result in results if result["weights"]]:
         measured = results[-1]["metrics"]
@@ -57,7 +91,8 @@ def report(folder: Path) -> Table:
     if stopped := summary.get("stopped_early"):
         table.add_row("stopped early", stopped)
     # runs of 0.1.0 have none
-    for note in (results[-1] if results else summary).get("notes", summary.get("notes", [])):
+    notes = summary.get("notes", [])
+    for note in results[-1].get("notes", notes) if results else notes:
         table.add_row("note", note)
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     pictures = sorted((folder / "pictures").glob("*.png"))
@@ -102,13 +137,6 @@ def _bytes(count: int | None) -> str:
     if count is None:
         return "-"
     return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error}); restore it, or repeat the run") from error
 
 
 if __name__ == "__main__":

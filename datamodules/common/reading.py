@@ -1,6 +1,7 @@
 """The one reader of images and the one reader of masks."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from PIL.ImageFile import StubImageFile
 
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
+from eomt.utils.reading import check_regular
 
 COMMON_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # of pictures that Pillow reads; not of documents (.eps), of maps of numbers (.pfm, .fits) and of icons, which are named
@@ -49,6 +51,8 @@ Box = tuple[int, int, int, int]
 @contextmanager
 def _opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open an image file; whatever Pillow cannot read, now or while decoding, becomes a UserError."""
+    if isinstance(path, Path):
+        check_regular(path, "replace or remove it")
     try:
         # not by its name, by which Pillow maps plain files into memory, and misreads TIFF that a quarter turn turns
         with path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read()) as file, Image.open(file) as image:
@@ -63,6 +67,9 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
 def looks_like_image(path: Path) -> bool:
     """Return whether a file holds an image, whatever it is called; one that cannot be read does not."""
     try:
+        # a pipe would wait for whoever writes into it
+        if not os.path.isfile(path):
+            return False
         with path.open("rb") as file:
             start = file.read(16)
             if start.startswith(BEGINNINGS) or start[4:].startswith(CONTAINED):

@@ -1,16 +1,21 @@
 """Pairs of image and mask files, and their split into train, val and test."""
 
 import hashlib
-import json
 import logging
+from collections import Counter
 from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from datamodules.common.file_names import NameTable
 from eomt.errors import UserError
+from eomt.utils.reading import read_json
 
 log = logging.getLogger("eomt")
 
 SPLITS = ("train", "val", "test")
+RECORD = TypeAdapter(dict[Literal["train", "val", "test"], list[str]])
 
 
 def seeded_split(names: list[str], val_fraction: float, test_fraction: float, split_seed: int) -> dict[str, list[str]]:
@@ -34,18 +39,10 @@ def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
     Raises:
         UserError: The file is no such record, names an image twice, or one that is not in `names`.
     """
-    try:
-        record = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}); give the splits.json of an earlier run") from error
-    valid = isinstance(record, dict) and set(record) <= set(SPLITS)
-    if not valid or not all(
-        isinstance(part, list) and all(isinstance(n, str) for n in part) for part in record.values()
-    ):
-        raise UserError(f"{file}: not a record of splits; it must hold lists of names under train, val and test")
+    stored = read_json(file, RECORD, "give the splits.json of an earlier run")
     find, on_disk = NameTable(names), set(names)
-    missing = [name for part in record.values() for name in part if find(name) is None]
-    record = {split: [find(name) or name for name in part] for split, part in record.items()}
+    missing = [name for part in stored.values() for name in part if find(name) is None]
+    record: dict[str, list[str]] = {split: [find(name) or name for name in part] for split, part in stored.items()}
     recorded = [name for part in record.values() for name in part]
     if missing:
         raise UserError(
@@ -53,7 +50,7 @@ def read_split_record(file: Path, names: list[str]) -> dict[str, list[str]]:
             "restore the images, or give another copy of the data"
         )
     if len(set(recorded)) < len(recorded):
-        doubled = next(name for name in recorded if recorded.count(name) > 1)
+        doubled = Counter(recorded).most_common(1)[0][0]
         raise UserError(f"{file}: {doubled} stands there twice; each image belongs to one split")
     if unknown := sorted(on_disk - set(recorded)):
         # in no split they can neither be trained on nor measured: the recorded figures stay what they are

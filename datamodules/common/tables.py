@@ -1,11 +1,14 @@
 """The one reader of CSV files."""
 
 import csv
+import io
 from pathlib import Path
 
 from eomt.errors import UserError
+from eomt.utils.reading import read_text
 
 DELIMITERS = (",", ";", "\t")
+REMEDY = "save it as UTF-8 text with commas"
 
 
 def read_table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -21,18 +24,17 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     Raises:
         UserError: The file cannot be read, is empty, or is JSON.
     """
+    text = read_text(file, REMEDY)
+    start = next((line for line in io.StringIO(text) if line.strip()), "")
+    if start.lstrip()[:1] in ("{", "["):
+        raise UserError(f"{file}: is JSON; a CSV is needed, whose first row names the columns")
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            start = next((line for line in lines if line.strip()), "")
-            if start.lstrip()[:1] in ("{", "["):
-                raise UserError(f"{file}: is JSON; a CSV is needed, whose first row names the columns")
-            lines.seek(0)
-            # a header has names alone: the mark that stands there most often parts them
-            delimiter = max(DELIMITERS, key=start.count)
-            read = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-            rows = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(read, start=1)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read as CSV ({error}); save it as UTF-8 text with commas") from error
+        # a header has names alone: the mark that stands there most often parts them
+        delimiter = max(DELIMITERS, key=start.count)
+        read = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        rows = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(read, start=1)]
+    except csv.Error as error:
+        raise UserError(f"{file}: cannot be read as CSV ({error}); {REMEDY}") from error
     rows = [(number, cells) for number, cells in rows if any(cells)]
     if not rows:
         raise UserError(f"{file}: is empty; the first row must name the columns")

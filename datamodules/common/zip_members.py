@@ -8,9 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from eomt.errors import UserError
+from eomt.utils.reading import check_regular
 
 # the last two: encrypted, and packed in a way that zipfile does not know, such as Deflate64
 DAMAGED = (OSError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
+# of an image; a few bytes of an archive may unpack to any number, but never to more than stands in its table
+MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,10 @@ class ZipMember:
             UserError: The archive is damaged.
         """
         try:
-            return _archive(self.archive, os.getpid(), _version(self.archive)).read(self.member)
+            archive = _archive(self.archive, os.getpid(), _version(self.archive))
+            if (size := archive.getinfo(self.member).file_size) > MOST_BYTES:
+                raise UserError(f"{self}: unpacks to {size} bytes, of at most {MOST_BYTES}; fetch the archive again")
+            return archive.read(self.member)
         except DAMAGED as error:
             raise UserError(f"{self}: cannot be read ({error}); fetch the archive again, or extract it") from error
 
@@ -58,6 +64,7 @@ def member_names(archive: Path) -> list[str]:
 
 def _version(archive: Path) -> tuple[int, int]:
     """Return what changes where another archive takes the place of this one."""
+    check_regular(archive, "give a zip file")
     found = archive.stat()
     return found.st_mtime_ns, found.st_size
 

@@ -40,10 +40,12 @@ def decode_runs(runs: str, size: tuple[int, int], source: str) -> np.ndarray:
             f"{source}: the run {start + 1} {length} ends at pixel {start + length}, but the image of "
             f"{height} x {width} (height x width) has {height * width}; correct or remove the row"
         )
-    flat = np.zeros(height * width, dtype=bool)
-    # every run's pixels one after the other: a count through all of them, moved to each run's start
-    before = np.cumsum(lengths) - lengths
-    flat[np.arange(lengths.sum()) + np.repeat(starts - before, lengths)] = True
+    # how many runs begin at a pixel, less those that have ended there: the pixels of all runs, one by one, may be more
+    # than the image's by as many times as there are runs
+    changes = np.zeros(height * width + 1, dtype=np.int32)
+    np.add.at(changes, starts, 1)
+    np.add.at(changes, starts + lengths, -1)
+    flat = np.cumsum(changes[:-1], dtype=np.int32) > 0
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 

@@ -3,17 +3,54 @@
 import base64
 import binascii
 import io
-import json
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
+from eomt.utils.reading import Count, Text, Whole, read_json
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# of a bitmap; a few bytes may unpack to any number
+MOST_BYTES = 2**28
+
+
+class Extent(TypedDict):
+    """Height and width in pixels."""
+
+    height: Count
+    width: Count
+
+
+class Bitmap(TypedDict):
+    """A PNG in base64, and the column and row of its top left pixel."""
+
+    data: str
+    origin: Annotated[list[Whole], Field(min_length=2, max_length=2)]
+
+
+class LabeledObject(TypedDict):
+    """What is read of an object; only those that are painted have a bitmap."""
+
+    classTitle: Text
+    geometryType: NotRequired[Any]
+    bitmap: NotRequired[Bitmap | None]
+
+
+class AnnotationFile(TypedDict):
+    """What is read of a file."""
+
+    size: Extent
+    objects: list[LabeledObject]
+
+
+ANNOTATION = TypeAdapter(AnnotationFile)
+REMEDY = "give Supervisely's JSON, one file an image"
 
 
 def read_titles(file: Path) -> list[str]:
@@ -22,9 +59,7 @@ def read_titles(file: Path) -> list[str]:
     Raises:
         UserError: The file is no such JSON.
     """
-    content = _read(file)
-    _size(content, file)
-    return [_title(found, f"{file}: object {number}") for number, found in enumerate(content["objects"])]
+    return [found["classTitle"] for found in read_json(file, ANNOTATION, REMEDY)["objects"]]
 
 
 def read_objects(file: Path, image_size: tuple[int, int]) -> list[tuple[str, np.ndarray]]:
@@ -38,18 +73,17 @@ def read_objects(file: Path, image_size: tuple[int, int]) -> list[tuple[str, np.
     Raises:
         UserError: The file is no such JSON, or an object's bitmap is damaged, empty or leaves the image.
     """
-    content = _read(file)
-    size = _size(content, file)
+    content = read_json(file, ANNOTATION, REMEDY)
+    size = (content["size"]["height"], content["size"]["width"])
     if size != image_size:
         raise UserError(
             f"{file}: size {size[0]} x {size[1]} (height x width) for an image of {image_size[0]} x {image_size[1]}; "
             "make them the same size"
         )
-    objects = []
-    for number, found in enumerate(content["objects"]):
-        source = f"{file}: object {number}"
-        objects.append((_title(found, source), _full_mask(found, size, source)))
-    return objects
+    return [
+        (found["classTitle"], _full_mask(found, size, f"{file}: object {number}"))
+        for number, found in enumerate(content["objects"])
+    ]
 
 
 def decode_bitmap(data: str, source: str) -> np.ndarray:
@@ -71,7 +105,7 @@ def decode_bitmap(data: str, source: str) -> np.ndarray:
         raise UserError(f"{source}: bitmap.data is not base64 ({error}); export the annotation again") from error
     try:
         if not content.startswith(PNG_SIGNATURE):
-            content = zlib.decompress(content)
+            content = zlib.decompressobj().decompress(content, MOST_BYTES)
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.has_transparency_data:
                 return np.asarray(image.convert("RGBA"))[..., 3] > 0
@@ -81,14 +115,12 @@ def decode_bitmap(data: str, source: str) -> np.ndarray:
         raise UserError(f"{source}: bitmap.data holds no PNG ({reason}); export the annotation again") from error
 
 
-def _full_mask(found: dict[str, Any], size: tuple[int, int], source: str) -> np.ndarray:
+def _full_mask(found: LabeledObject, size: tuple[int, int], source: str) -> np.ndarray:
     bitmap = found.get("bitmap")
-    if not isinstance(bitmap, dict) or not isinstance(bitmap.get("data"), str):
-        kind = found.get("geometryType", "unknown")
+    if bitmap is None:
+        kind = shortened(str(found.get("geometryType", "unknown")))
         raise UserError(f"{source}: no bitmap (geometryType {kind}); convert objects to bitmaps in Supervisely")
-    origin = bitmap.get("origin")
-    if not isinstance(origin, list) or len(origin) != 2 or not all(type(value) is int for value in origin):
-        raise UserError(f"{source}: bitmap.origin {origin}; must be [column, row] in whole pixels")
+    origin = bitmap["origin"]
     part = decode_bitmap(bitmap["data"], source)
     if not part.any():
         raise UserError(f"{source}: the bitmap is empty; remove the object")
@@ -102,28 +134,3 @@ def _full_mask(found: dict[str, Any], size: tuple[int, int], source: str) -> np.
     mask = np.zeros(size, dtype=bool)
     mask[top : top + height, left : left + width] = part
     return mask
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}); export the annotation again") from error
-    objects = content.get("objects") if isinstance(content, dict) else None
-    if not isinstance(objects, list) or not all(isinstance(found, dict) for found in objects):
-        raise UserError(f"{file}: no list of 'objects'; give Supervisely's JSON, one file an image")
-    return content
-
-
-def _size(content: dict[str, Any], file: Path) -> tuple[int, int]:
-    size = content.get("size")
-    if not isinstance(size, dict) or not all(type(size.get(side)) is int for side in ("height", "width")):
-        raise UserError(f"{file}: size {size}; must hold height and width in whole pixels")
-    return size["height"], size["width"]
-
-
-def _title(found: dict[str, Any], source: str) -> str:
-    title = found.get("classTitle")
-    if not isinstance(title, str) or not title:
-        raise UserError(f"{source}: no classTitle; name the object's class")
-    return title

@@ -7,6 +7,10 @@ from pathlib import Path, PurePosixPath
 from datamodules.common.file_names import NameTable
 from datamodules.faces.folders import Box, Face
 from eomt.errors import UserError, listed, shortened
+from eomt.utils.reading import read_text
+
+# pixels from an image's corner; its decoder takes no image that is as large
+FARTHEST = 1e8
 
 
 def with_boxes(faces: Sequence[Face], folder: Path, file_names: Sequence[str]) -> list[Face]:
@@ -40,12 +44,12 @@ def with_boxes(faces: Sequence[Face], folder: Path, file_names: Sequence[str]) -
 def _read_boxes(file: Path) -> dict[str, Box]:
     """Read lines of `path x1 x2 y1 y2`, as SYN-MAD's files have them; landmarks may follow and are not used."""
     boxes = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(file, "save it as UTF-8 text").splitlines(), start=1):
         if not line.strip():
             continue
         name, *values = line.split()
         try:
-            left, right, top, bottom = (round(float(value)) for value in values[:4])
+            left, right, top, bottom = map(_pixel, values[:4])
         except ValueError:
             raise UserError(f"{file}: line {number}: {shortened(line.strip())!r}; must be: path x1 x2 y1 y2") from None
         if not (left < right and top < bottom):
@@ -54,6 +58,14 @@ def _read_boxes(file: Path) -> dict[str, Box]:
             )
         boxes[PurePosixPath(name).as_posix()] = (left, top, right, bottom)
     return boxes
+
+
+def _pixel(text: str) -> int:
+    """Return a coordinate; one that is infinite, or in no image, is no number of pixels."""
+    value = float(text)
+    if not abs(value) < FARTHEST:
+        raise ValueError(text)
+    return round(value)
 
 
 def face_window(image_size: tuple[int, int], box: Box | None, shape: tuple[int, int]) -> Box:

@@ -4,12 +4,14 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from datamodules.common.pairs import find_image_files
 from datamodules.common.reading import IMAGE_EXTENSIONS, Box
 from datamodules.common.splits import SPLITS
-from eomt.errors import UserError, listed, shortened
+from eomt.errors import UserError, listed
+from eomt.utils.patterns import Pattern
 
 BONA_FIDE, MORPH = 0, 1
 CLASS_NAMES = ("bonafide", "morph")
@@ -132,7 +134,7 @@ def identities_in(text: str, pattern: str | None) -> frozenset[str]:
     """Return the people whom a pattern finds in a text: each match, or its first group, where it has one."""
     if pattern is None:
         return frozenset()
-    return identities_of(match.group(1 if match.re.groups else 0) or "" for match in re.finditer(pattern, text))
+    return identities_of(_compiled(pattern).found_in(text))
 
 
 def identities_in_path(name: str, pattern: str | None) -> frozenset[str]:
@@ -158,10 +160,9 @@ def identity_of(text: str) -> str:
 
 def check_identity_pattern(pattern: str | None) -> None:
     """Raise a UserError unless the pattern is a regular expression."""
-    try:
-        re.compile(pattern or "")
-    except re.error as error:
-        raise UserError(
-            f"identity_pattern: {shortened(pattern or '')!r} is no regular expression ({error}); "
-            "give one such as 'id\\d+'"
-        ) from error
+    _compiled(pattern or "")
+
+
+@lru_cache
+def _compiled(pattern: str) -> Pattern:
+    return Pattern(pattern, "identity_pattern")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from datamodules.common.data_module import DataModule
 from eomt.errors import UserError, listed
 from eomt.utils.files import is_empty, write_folder
+from eomt.utils.reading import FIELDS, read_json
 
 
 class GeneratedData(DataModule, ABC):
@@ -64,11 +65,11 @@ class GeneratedData(DataModule, ABC):
             UserError: It holds something else, or files of other settings.
         """
         try:
-            found = json.loads((self.path / self.record_file).read_text())
-        except (OSError, ValueError):
-            found = None
-        if not isinstance(found, dict):
-            raise UserError(f"path: {self.path} exists and holds no generated {self.kind}; give another folder")
+            found = read_json(self.path / self.record_file, FIELDS, "give another folder")
+        except UserError as error:
+            raise UserError(
+                f"path: {self.path} exists and holds no generated {self.kind}; give another folder"
+            ) from error
         different = [
             f"{key} {found.get(key)} instead of {value}"
             for key, value in self._record().items()

@@ -6,17 +6,36 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from pydantic import Field, FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
 
 from datamodules.questions.vocabulary import vocabulary_hash
 from eomt.errors import UserError
+from eomt.utils.reading import read_json
 
 Method = Literal["sqrt_inverse", "effective_number", "inverse", "log"]
 METHODS: tuple[Method, ...] = get_args(Method)
 # keeps the logarithm's weight of the rarest finite (Paszke et al. 2016, "ENet")
 LOG_OFFSET = 1.02
+
+
+class WeightEntry(TypedDict):
+    """What is read of an answer."""
+
+    weight: Annotated[FiniteFloat, Field(gt=0)]
+
+
+class WeightsFile(TypedDict):
+    """What is read of a file: a hash of the answers, and what stands beside each."""
+
+    vocabulary: str
+    answers: dict[str, WeightEntry]
+
+
+WEIGHTS_FILE = TypeAdapter(WeightsFile)
 
 
 def raw_weights(counts: np.ndarray, method: Method, beta: float) -> np.ndarray:
@@ -140,11 +159,9 @@ def read_answer_weights(file: Path, answers: Sequence[str], remedy: str) -> dict
     Raises:
         UserError: The file is damaged or belongs to another vocabulary.
     """
-    content = _read_json(file)
-    entries = content.get("answers") if isinstance(content, dict) else None
-    if not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
-        raise UserError(f"{file}: holds no counts and weights of answers; make it anew: {remedy}")
-    if content.get("vocabulary") != vocabulary_hash(list(entries)):
+    content = read_json(file, WEIGHTS_FILE, f"make it anew: {remedy}")
+    entries = content["answers"]
+    if content["vocabulary"] != vocabulary_hash(list(entries)):
         raise UserError(f"{file}: its answers do not fit its hash, it was changed or damaged; make it anew: {remedy}")
     # in whatever order, for each weight stands beside its answer
     if set(entries) != set(answers):
@@ -152,23 +169,7 @@ def read_answer_weights(file: Path, answers: Sequence[str], remedy: str) -> dict
             f"{file}: belongs to another vocabulary ({len(entries)} answers; the training split has {len(answers)}, "
             f"{_difference(entries, answers)}); make it anew: {remedy}"
         )
-    return {answer: float(entries[answer]["weight"]) for answer in answers}
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{file}: cannot be read as answer weights ({reason}); "
-            "make it by python -m datamodules.compute_answer_weights"
-        ) from error
-
-
-def _is_entry(entry: Any) -> bool:
-    weight = entry.get("weight") if isinstance(entry, dict) else None
-    return isinstance(weight, float) and math.isfinite(weight) and weight > 0
+    return {answer: entries[answer]["weight"] for answer in answers}
 
 
 def _difference(entries: Mapping[str, Any], answers: Sequence[str]) -> str:

@@ -1,17 +1,19 @@
 """Questions about images, and how they are read from CSV files."""
 
-import json
 import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
 
 from datamodules.common.tables import read_table
 from datamodules.questions.types import DEFAULT_TYPES, QuestionTypes
 from eomt.errors import UserError, listed, shortened
+from eomt.utils.reading import ANYTHING, parse_json, read_json
 
 log = logging.getLogger("eomt")
 
@@ -19,6 +21,7 @@ OnMissing = Literal["error", "skip"]
 
 IMAGE_COLUMNS = ("image", "filename", "img_id", "image_id", "image_path", "file_name", "img")
 TYPE_COLUMNS = ("type", "question_type")
+REFERENCES = TypeAdapter(Annotated[list[str], Field(min_length=1)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,16 +193,11 @@ def _references(row: _Row) -> tuple[str, ...]:
     text = row.text("answers")
     if not text:
         return ()
-    try:
-        answers = json.loads(text)
-    except ValueError as error:
-        raise row.error(f"answers {shortened(text)} is no JSON ({error}); write a list of texts") from error
-    if (
-        not isinstance(answers, list)
-        or not answers
-        or not all(isinstance(a, str) and normalize_text(a) for a in answers)
-    ):
-        raise row.error(f'answers {shortened(text)}; must be a list of texts, as in ["red", "dark red"]')
+    answers = parse_json(
+        text, REFERENCES, f"{row.file}: row {row.number}: answers", 'write a list of texts, as in ["red", "dark red"]'
+    )
+    if not all(map(normalize_text, answers)):
+        raise row.error(f"answers {shortened(text)}: one is empty; take it out")
     # texts that were escaped were not composed with the rest
     return tuple(normalize_text(answer) for answer in answers)
 
@@ -223,11 +221,7 @@ def refuse_json(file: Path) -> None:
     Raises:
         UserError: Always.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}), nor is it a CSV; give a CSV") from error
-    kind = kind_of_json(content)
+    kind = kind_of_json(read_json(file, ANYTHING, "nor is it a CSV, give a CSV"))
     if kind.startswith("VQAv2"):
         raise UserError(f"{file}: is JSON, {kind}; --data datamodules.VQAv2 reads it")
     raise UserError(

@@ -16,6 +16,7 @@ from datamodules.questions.rows import (
 )
 from datamodules.questions.types import QuestionTypes
 from eomt.errors import UserError, listed, shortened
+from eomt.utils.reading import ANYTHING, read_json
 
 log = logging.getLogger("eomt")
 
@@ -126,10 +127,7 @@ def _text(where: str, field: str, value: Any) -> str:
 
 def _read_entries(file: Path, key: str, needed: tuple[str, ...]) -> dict[int, Entry]:
     """Return the entries of a file by `question_id`."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}); give VQAv2's {key}") from error
+    content = read_json(file, ANYTHING, f"give VQAv2's {key}")
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         kind = kind_of_json(content)

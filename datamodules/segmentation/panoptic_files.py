@@ -1,12 +1,14 @@
 """COCO's panoptic format: a JSON file of segments and their categories, and PNG files of segment ids."""
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from datamodules.common.file_names import FileFinder
 from datamodules.common.pairs import Pair
@@ -15,8 +17,59 @@ from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.labels import MAX_CLASSES
 from eomt.errors import UserError
 from eomt.utils.labels import IGNORE_INDEX
+from eomt.utils.reading import Number, Text, Whole, read_json
 
 NO_SEGMENT = 0
+# three colors of 8 bits
+SegmentId = Annotated[int, Field(ge=0, lt=2**24)]
+
+
+class Category(TypedDict):
+    """What is read of a category."""
+
+    id: Whole
+    name: str
+
+
+class ImageEntry(TypedDict):
+    """What is read of an image; Cityscapes' converter writes texts as ids."""
+
+    id: Whole | str
+    file_name: Text
+
+
+class Segment(TypedDict):
+    """What is read of a segment."""
+
+    id: SegmentId
+    category_id: Whole
+    area: Number
+
+
+class SegmentList(TypedDict):
+    """What is read of an annotation, the segments of an image."""
+
+    image_id: Whole | str
+    file_name: Text
+    segments_info: list[Segment]
+
+
+class PanopticFile(TypedDict):
+    """What is read of a whole file."""
+
+    categories: list[Category]
+    images: list[ImageEntry]
+    annotations: list[SegmentList]
+
+
+class CategoryFile(TypedDict):
+    """What is read of a file for its categories alone."""
+
+    categories: list[Category]
+
+
+PANOPTIC, CATEGORIES = TypeAdapter(PanopticFile), TypeAdapter(CategoryFile)
+REMEDY = "it is not in COCO's panoptic format, give the official file"
 
 
 @dataclass(frozen=True)
@@ -44,7 +97,7 @@ def read_panoptic_categories(source: Path) -> dict[int, str]:
     Raises:
         UserError: The file is not in COCO's panoptic format.
     """
-    return _categories(source, _load(source))
+    return _categories(source, read_json(source, CATEGORIES, REMEDY)["categories"])
 
 
 def read_panoptic_split(source: Path) -> PanopticSplit:
@@ -53,8 +106,8 @@ def read_panoptic_split(source: Path) -> PanopticSplit:
     Raises:
         UserError: The file is not in COCO's panoptic format, or other files are missing.
     """
-    content = _load(source)
-    names = _categories(source, content)
+    content = read_json(source, PANOPTIC, REMEDY)
+    names = _categories(source, content["categories"])
     class_of_category = {category: index for index, category in enumerate(names)}
     root, name = source.parent.parent, source.stem
     images, masks = root / name.removeprefix("panoptic_"), source.parent / name
@@ -62,22 +115,24 @@ def read_panoptic_split(source: Path) -> PanopticSplit:
     masks = masks if masks.is_dir() else root / name
     find_image, find_mask = FileFinder(images), FileFinder(masks)
     pairs, segments, pixels = [], [], []
-    try:
-        file_of_image = {image["id"]: image["file_name"] for image in content["images"]}
-        for annotation in sorted(content["annotations"], key=lambda annotation: annotation["file_name"]):
-            image = file_of_image[annotation["image_id"]]
-            _check_segments(source, annotation, class_of_category)
-            rows = [(part["id"], class_of_category[part["category_id"]]) for part in annotation["segments_info"]]
-            areas: dict[int, int] = {}
-            for part, (_, class_id) in zip(annotation["segments_info"], rows, strict=True):
-                areas[class_id] = areas.get(class_id, 0) + part["area"]
-            mask = annotation["file_name"]
-            # what is missing is told below, with the number of all
-            pairs.append(Pair(image, find_image(image) or images / image, find_mask(mask) or masks / mask))
-            segments.append(np.array(sorted(rows), dtype=np.int64).reshape(-1, 2))
-            pixels.append(areas)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{source}: not in COCO's panoptic format ({error!r}); give the official file") from error
+    file_of_image = {image["id"]: image["file_name"] for image in content["images"]}
+    for annotation in sorted(content["annotations"], key=lambda annotation: annotation["file_name"]):
+        if annotation["image_id"] not in file_of_image:
+            raise UserError(
+                f"{source}: {annotation['file_name']}: image_id {annotation['image_id']} is not among the file's "
+                "images; give the official file"
+            )
+        image = file_of_image[annotation["image_id"]]
+        _check_segments(source, annotation, class_of_category)
+        rows = [(part["id"], class_of_category[part["category_id"]]) for part in annotation["segments_info"]]
+        areas: dict[int, int] = {}
+        for part, (_, class_id) in zip(annotation["segments_info"], rows, strict=True):
+            areas[class_id] = areas.get(class_id, 0) + int(part["area"])
+        mask = annotation["file_name"]
+        # what is missing is told below, with the number of all
+        pairs.append(Pair(image, find_image(image) or images / image, find_mask(mask) or masks / mask))
+        segments.append(np.array(sorted(rows), dtype=np.int64).reshape(-1, 2))
+        pixels.append(areas)
     _check_files(source, [pair.image for pair in pairs])
     _check_files(source, [pair.mask for pair in pairs])
     return PanopticSplit(source, names, pairs, segments, pixels)
@@ -107,27 +162,14 @@ def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray
     return classes[place].reshape(ids.shape)
 
 
-def _load(source: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(source.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source}: cannot be read as JSON ({error}); give COCO's panoptic annotations") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{source}: not in COCO's panoptic format; give the official file")
-    return content
-
-
-def _categories(source: Path, content: dict[str, Any]) -> dict[int, str]:
-    try:
-        names = {category["id"]: category["name"] for category in content["categories"]}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{source}: not in COCO's panoptic format ({error!r}); give the official file") from error
+def _categories(source: Path, categories: Sequence[Category]) -> dict[int, str]:
+    names = {category["id"]: category["name"] for category in categories}
     if not 2 <= len(names) <= MAX_CLASSES or len(set(names.values())) < len(names):
         raise UserError(f"{source}: {len(names)} categories; from 2 to {MAX_CLASSES} of different names are possible")
     return dict(sorted(names.items()))
 
 
-def _check_segments(source: Path, annotation: dict[str, Any], class_of_category: dict[int, int]) -> None:
+def _check_segments(source: Path, annotation: SegmentList, class_of_category: dict[int, int]) -> None:
     for part in annotation["segments_info"]:
         if part["category_id"] not in class_of_category:
             raise UserError(
@@ -137,7 +179,7 @@ def _check_segments(source: Path, annotation: dict[str, Any], class_of_category:
 
 
 def _check_files(source: Path, files: Sequence[ImageFile]) -> None:
-    missing = [file for file in files if isinstance(file, Path) and not file.is_file()]
+    missing = [file for file in files if isinstance(file, Path) and not os.path.isfile(file)]
     if missing:
         raise UserError(
             f"{missing[0]}: no such file, but {source} names it ({len(missing)} of {len(files)} are missing); "

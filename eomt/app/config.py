@@ -17,9 +17,13 @@ from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.configuration import Configuration
 from eomt.utils.paths import expand, expand_name, path_fields
+from eomt.utils.reading import read_text
+from eomt.utils.yaml_bounds import check_yaml
 
 # of a command and of its trainer; those of a component are known by their types
 PATHS = frozenset({"ckpt_path", "output", "default_root_dir"})
+# the latter: of PyYAML's own readers of dates, numbers and tags
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -31,8 +35,10 @@ class StrictLoader(yaml.SafeLoader):
         Raises:
             yaml.constructor.ConstructorError: If a field stands twice.
         """
-        seen: set[str] = set()
+        seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a name must be a text", key.start_mark)
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
@@ -45,16 +51,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If it cannot be read, or holds no fields.
     """
+    text = read_text(path, "give a YAML file")
+    check_yaml(text, str(path))
     try:
         # a loader of our own: PyYAML keeps the last of two equal fields, without a word
-        config = with_new_names(yaml.load(path.read_text(encoding="utf-8"), StrictLoader))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a YAML file") from error
-    except yaml.YAMLError as error:
+        config = yaml.load(text, StrictLoader)
+    except YAML_ERRORS as error:
         raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())}); correct that line") from error
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
         raise UserError(f"{path}: holds no fields; see configs/ for examples")
-    return config
+    return with_new_names(config)
 
 
 def class_of(component: Any) -> type[Any]:

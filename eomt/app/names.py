@@ -8,6 +8,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 
 from eomt.app.renamed import with_new_names
 from eomt.errors import UserError
+from eomt.utils.yaml_bounds import check_yaml
 
 # of plain scalars
 TEXT, TRUTH, NOTHING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "bool", "null"))
@@ -50,7 +51,7 @@ def load(text: str) -> Any:
     Args:
         text: Of an option, or of a file.
     """
-    found = DEFAULT(text) if isinstance(text, str) else None
+    found = _values(text) if isinstance(text, str) else None
     if isinstance(found, dict | list):
         loader: Any = yaml.SafeLoader(text)
         try:
@@ -67,6 +68,15 @@ def load(text: str) -> Any:
         kept.written = text
         return kept
     return found
+
+
+def _values(text: str) -> Any:
+    """Return what YAML holds; jsonargparse expects no other errors than YAML's, which its numbers and dates raise."""
+    check_yaml(text)
+    try:
+        return DEFAULT(text)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise yaml.YAMLError(f"a value is not of its type ({error})") from error
 
 
 def _correct(node: Any, found: Any) -> None:

@@ -6,19 +6,34 @@ import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
 import yaml
 from lightning.pytorch import LightningModule
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from eomt.app.arguments import CONFIG_OPTIONS, option_value
 from eomt.app.run_lock import is_abandoned
 from eomt.errors import UserError
 from eomt.lora.files import is_adapter_folder
+from eomt.models.weights.files import DAMAGED
+from eomt.utils.reading import Count, check_regular, checked
 
 log = logging.getLogger("eomt")
+
+
+class CheckpointFile(TypedDict):
+    """What is read of a .ckpt file here; tasks and callbacks read more."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    global_step: Count
+    state_dict: dict[str, Any]
+
+
+CHECKPOINT: TypeAdapter[Any] = TypeAdapter(CheckpointFile)
 
 CONFIG = "config.yaml"
 ALIASES = ("latest", "best")
@@ -100,7 +115,7 @@ def load_checkpoint(task: LightningModule, path: Path) -> None:
     Raises:
         UserError: If it was trained with other adapters, or on another base.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = _read_checkpoint(path)
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
 
@@ -111,12 +126,18 @@ def step_of(path: Path) -> int:
     Raises:
         UserError: If the file cannot be read, or is no checkpoint of a task.
     """
+    return _read_checkpoint(path, mmap=True)["global_step"]
+
+
+def _read_checkpoint(path: Path, **options: bool) -> dict[str, Any]:
+    remedy = "give another"
+    check_regular(path, remedy)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return int(checkpoint["global_step"])
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        found = torch.load(path, map_location="cpu", weights_only=True, **options)
+    except DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); give another") from error
+        raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); {remedy}") from error
+    return checked(found, CHECKPOINT, f"ckpt_path: {path} is no checkpoint that can be read", remedy)
 
 
 def saved_config(args: list[str]) -> tuple[Path, Path] | None:

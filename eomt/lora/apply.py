@@ -1,6 +1,5 @@
 """Adapt a network as a LoRAConfig says: find the layers, put adapters in, set what is trainable."""
 
-import re
 from typing import Any
 
 from torch import nn
@@ -14,6 +13,7 @@ from eomt.lora.fingerprint import fingerprint
 from eomt.lora.supported_layers import all_modules, refusal, refuse_wrapped, shared_weights, unsuitable_reason
 from eomt.lora.targets import resolve_modules, resolve_targets
 from eomt.lora.trainable import drifting_statistics, expected_trainable, tied_outside
+from eomt.utils.patterns import Pattern
 
 
 def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
@@ -105,7 +105,8 @@ def _by_pattern(slices: dict[str, tuple[str, ...]], pattern: dict[str, Any], fie
     values: dict[str, Any] = {}
     for name, value in pattern.items():
         if name.startswith("re:"):
-            matches = [path for path in slices if re.fullmatch(name.removeprefix("re:"), path)]
+            pattern_of_paths = Pattern(name.removeprefix("re:"), field_name)
+            matches = [path for path in slices if pattern_of_paths.fits(path)]
         else:
             matches = [path for path in slices if f".{name}." in f".{path}."]
         if not matches:

@@ -31,7 +31,7 @@ from eomt.lora.adapter_layer import (
 )
 from eomt.lora.apply import inject
 from eomt.lora.config import Adaptation, adaptation, record
-from eomt.lora.fingerprint import same_base
+from eomt.lora.fingerprint import FINGERPRINT, same_base
 from eomt.lora.peft_format import (
     ADAPTER_TENSORS,
     CONFIG_FILE,
@@ -195,7 +195,7 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
             raise UserError(f"{folder}: {path!r} cannot be read: {reason}; the file was made for another layer")
     check_targets(folder, config, model.get_submodule(root), plan)
     plan, tensors = _below(plan, root), _prefixed(tensors, root)
-    theirs = _prefixed(json_field(folder, metadata, "fingerprint"), root)
+    theirs = _prefixed(json_field(folder, metadata, "fingerprint", FINGERPRINT), root)
     done = adaptation(model)
     if done is not None:
         _check_same(folder, done, plan)

@@ -3,9 +3,23 @@
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+from eomt.utils.reading import Count, Number
 
 ENTRIES = 64
+
+
+class WeightFingerprint(TypedDict):
+    """What is kept of a weight."""
+
+    shape: list[Count]
+    entries: list[Number]
+
+
+FINGERPRINT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, WeightFingerprint])
 
 
 def fingerprint(model: nn.Module, paths: list[str]) -> dict[str, dict[str, Any]]:

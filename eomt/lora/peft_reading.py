@@ -1,18 +1,46 @@
 """PEFT's adapter format, read: a folder's files and the adaptation that they describe."""
 
-import json
-import re
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from eomt.errors import UserError, shortened
 from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig
 from eomt.lora.peft_format import ADAPTER_TENSORS, CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from eomt.lora.targets import is_inside
+from eomt.utils.patterns import Pattern
+from eomt.utils.reading import Found, Number, Text, check_regular, parse_json, read_json
 
+Rank = Annotated[int, Field(ge=1, lt=2**31)]
+Alpha = Annotated[Number, Field(gt=0)]
+REMEDY = "copy the adapter again"
+
+
+class AdapterConfig(TypedDict, total=False):
+    """Fields of PEFT's LoraConfig whose values are used; `_check_fields` looks at all others."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    r: Rank
+    lora_alpha: Alpha
+    lora_dropout: Annotated[Number, Field(ge=0, lt=1)]
+    rank_pattern: dict[str, Rank] | None
+    alpha_pattern: dict[str, Alpha] | None
+    use_rslora: bool | None
+    use_dora: bool | None
+    target_modules: list[str] | str | None
+    exclude_modules: list[str] | str | None
+    modules_to_save: list[Text] | None
+
+
+CONFIG: TypeAdapter[Any] = TypeAdapter(AdapterConfig)
+# what this package writes into the metadata of the weights
+SLICES = TypeAdapter(dict[Text, Annotated[list[Literal["query", "key", "value"]], Field(min_length=1)]])
 # fields of PEFT's LoraConfig that change what an adapter computes and are not implemented here: the values that are
 # accepted, which change nothing
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -54,46 +82,38 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[s
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: holds no {name}; give the folder of an adapter in PEFT's format")
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{folder / CONFIG_FILE}: is no JSON ({error}); copy it again") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / CONFIG_FILE}: holds no fields; copy it again")
+    config: dict[str, Any] = read_json(folder / CONFIG_FILE, CONFIG, REMEDY)
+    check_regular(folder / WEIGHTS_FILE, REMEDY)
     try:
         with safe_open(folder / WEIGHTS_FILE, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except SafetensorError as error:
+    # the rest: what PyTorch says of kinds of numbers that it does not have
+    except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); copy it again") from error
     if wrong := [name for name in tensors if not name.startswith(PREFIX)]:
         raise UserError(f"{folder / WEIGHTS_FILE}: {wrong[0]!r} does not start with {PREFIX!r}; PEFT's keys do")
     return config, {name.removeprefix(PREFIX): value for name, value in tensors.items()}, metadata
 
 
-def json_field(folder: Path, metadata: dict[str, str], name: str) -> dict[str, Any]:
+def json_field(folder: Path, metadata: dict[str, str], name: str, schema: TypeAdapter[Found]) -> Found:
     """Return a field that this package wrote into the metadata; empty for an adapter that PEFT wrote.
 
     Args:
         folder: Folder of the adapter, for messages.
         metadata: Metadata of the safetensors file.
         name: Name of the field.
+        schema: What it must hold.
 
     Raises:
         UserError: If the field is damaged.
     """
-    try:
-        found = json.loads(metadata.get(name, "{}"))
-    except ValueError as error:
-        raise UserError(f"{folder / WEIGHTS_FILE}: {name} in its metadata is no JSON; copy it again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{folder / WEIGHTS_FILE}: {name} in its metadata is damaged; copy it again")
-    return found
+    return parse_json(metadata.get(name, "{}"), schema, f"{folder / WEIGHTS_FILE}: {name} in its metadata", REMEDY)
 
 
 def slices_in(folder: Path, metadata: dict[str, str]) -> dict[str, tuple[str, ...]]:
     """Return path -> slices of a fused qkv, for the pairs that stand for slices."""
-    return {path: tuple(names) for path, names in json_field(folder, metadata, "slices").items()}
+    return {path: tuple(names) for path, names in json_field(folder, metadata, "slices", SLICES).items()}
 
 
 def _check_fields(folder: Path, config: dict[str, Any]) -> None:
@@ -102,7 +122,6 @@ def _check_fields(folder: Path, config: dict[str, Any]) -> None:
     Raises:
         UserError: If one is not; the message names it.
     """
-    file = folder / CONFIG_FILE
     if config.get("peft_type") != "LORA":
         raise UserError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA can be read")
     for name, value in config.items():
@@ -111,12 +130,6 @@ def _check_fields(folder: Path, config: dict[str, Any]) -> None:
             raise UserError(f"{folder}: {name}: {found} is not supported here; load this adapter with PEFT")
         if name not in NEUTRAL and name not in KNOWN and value not in (None, False, [], {}, ""):
             raise UserError(f"{folder}: {name}: {found} is not known here; load this adapter with PEFT")
-    for name in ("r", "lora_alpha", "lora_dropout"):
-        if not isinstance(config.get(name, 1), int | float) or isinstance(config.get(name), bool):
-            raise UserError(f"{file}: {name}: {shortened(repr(config[name]))} is no number; copy the adapter again")
-    for name in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(config.get(name) or {}, dict):
-            raise UserError(f"{file}: {name}: {shortened(repr(config[name]))} is no mapping; copy the adapter again")
 
 
 def read_plan(
@@ -174,14 +187,16 @@ def read_plan(
 def _pattern_value(folder: Path, config: dict[str, Any], field: str, path: str, default: Any) -> Any:
     """Return the value of the first key that matches: PEFT reads each as a regular expression on the end of a path."""
     for key, value in (config.get(field) or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", path):
-                return value
-        except re.error as error:
-            raise UserError(
-                f"{folder}: {field}: {key!r} is no regular expression ({error}); copy the adapter again"
-            ) from error
+        if _end_of_path(key, f"{folder / CONFIG_FILE}: {field}").fits(path):
+            return value
     return default
+
+
+@lru_cache(maxsize=1024)
+def _end_of_path(key: str, place: str) -> Pattern:
+    # alone first: what closes a parenthesis that it does not open would change the rest
+    Pattern(key, place)
+    return Pattern(rf"(.*\.)?({key})", place)
 
 
 def _saved_modules(folder: Path, config: dict[str, Any], tensors: list[str]) -> list[str]:

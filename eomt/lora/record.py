@@ -2,7 +2,29 @@
 
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
+
 from eomt.lora.config import Adaptation
+from eomt.lora.fingerprint import WeightFingerprint
+
+
+class AdaptationRecord(TypedDict):
+    """What `adaptation_record` returns, as it is read again."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    adapters: dict[str, list[Any]]
+    backend: str
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: str
+    freeze_base_model: bool
+    trained_in_full: list[str]
+    fingerprint: dict[str, WeightFingerprint]
+
+
+RECORD: TypeAdapter[dict[str, Any]] = TypeAdapter(AdaptationRecord)  # type: ignore[arg-type]
 
 
 def adaptation_record(done: Adaptation) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from eomt.lora.supported_layers import (
     slices_refusal,
     unsuitable_reason,
 )
+from eomt.utils.patterns import Pattern
 
 # libraries have different names for the same part; each name also matches itself
 ALIASES: dict[str, frozenset[str]] = {
@@ -144,11 +145,8 @@ def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, 
     if target == ALL_LINEAR:
         found = {path: () for path, module in leaves.items() if not isinstance(module, nn.Conv2d)}
     elif target.startswith("re:"):
-        try:
-            pattern = re.compile(target.removeprefix("re:"))
-        except re.error as error:
-            raise UserError(f"{field}: {target!r} is no regular expression ({error})") from error
-        found = {path: () for path in leaves if pattern.fullmatch(path)}
+        pattern = Pattern(target.removeprefix("re:"), field)
+        found = {path: () for path in leaves if pattern.fits(path)}
     else:
         found = {path: () for path in leaves if _stands_for(target, path)}
         if target in SLICES:

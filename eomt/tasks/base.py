@@ -19,11 +19,12 @@ from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig, adaptation
 from eomt.lora.files import fill, trained_state
 from eomt.lora.fingerprint import same_base
-from eomt.lora.record import adaptation_record, record_difference
+from eomt.lora.record import RECORD, adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
 from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
 from eomt.utils.distributed import seed_by_rank
+from eomt.utils.reading import checked
 from eomt.utils.trainer import has_step_limit, run_progress, steps_between_logs
 from eomt.verification.audit import AuditReport, audit
 from eomt.verification.memory import first_samples
@@ -360,6 +361,7 @@ class AdaptationTask(LightningModule, ABC):
                 state = "with" if record else "without"
                 raise UserError(f"ckpt_path: was trained {state} a lora_config; leave --config out")
             return
+        record = checked(record, RECORD, "ckpt_path: its record of the adapters", "give another checkpoint")
         if difference := record_difference(adaptation_record(done), record):
             raise UserError(f"ckpt_path: {difference}; leave --config out to use the run's own")
         if difference := same_base(done.fingerprint, record["fingerprint"]):

@@ -26,9 +26,10 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"
 # a name with one of these endings is a file's, not a repository's
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
-# errors that transformers raises for a folder or a configuration that it cannot use
+# errors that transformers raises for a folder or a configuration that it cannot use; it checks no type in a file
 READING_ERRORS = (
-    *(OSError, ValueError, RuntimeError, EOFError, ImportError),
+    *(OSError, ValueError, RuntimeError, EOFError, ImportError, ArithmeticError, AssertionError),
+    *(LookupError, TypeError, AttributeError),
     *(SafetensorError, UnpicklingError, StrictDataclassError),
 )
 

@@ -47,7 +47,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right")
-    except READING_ERRORS as error:
+    # the library in Rust below raises bare exceptions
+    except Exception as error:
         if "sentencepiece" in str(error).lower():
             raise UserError(
                 f"tokenizer: {source} needs a package that is missing; pip install sentencepiece"

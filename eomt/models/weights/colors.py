@@ -1,15 +1,32 @@
 """Mean and deviation of the colors that images are normalized with, as files beside weights have them."""
 
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 from transformers.image_processing_base import ImageProcessingMixin
+from typing_extensions import TypedDict
 
 from eomt.errors import UserError
 from eomt.utils.hub import PREPROCESSOR_FILE, PROCESSOR_FILE, first_line, quiet
+from eomt.utils.reading import checked
 
 # of red, green and blue, 0 to 1
 Colors = tuple[float, float, float]
+Mean = Annotated[float, Field(allow_inf_nan=False)]
+Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ImageProcessor(TypedDict, total=False):
+    """What is read of a preprocessor_config.json."""
+
+    do_normalize: bool | None
+    image_mean: Annotated[list[Mean], Field(min_length=3, max_length=3)]
+    image_std: Annotated[list[Deviation], Field(min_length=3, max_length=3)]
+
+
+PROCESSOR = TypeAdapter(ImageProcessor)
 
 
 def as_colors(values: Tensor) -> Colors:
@@ -34,19 +51,15 @@ def read_colors(place: str, default: tuple[Colors, Colors]) -> tuple[Colors, Col
     try:
         with quiet():
             fields, _ = ImageProcessingMixin.get_image_processor_dict(place)
-    except OSError as error:
+    # what it does not expect in a file, it does not catch
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         if folder.is_dir():
             raise UserError(
                 f"{place}: its {PREPROCESSOR_FILE} cannot be read ({first_line(error)}); copy it again"
             ) from error
         return default
-    if fields.get("do_normalize") is False:
+    stored = checked(fields, PROCESSOR, f"{place}: {PREPROCESSOR_FILE}", "give three numbers for each")
+    if stored.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    found = []
-    for name, values in zip(("image_mean", "image_std"), default, strict=True):
-        stored = fields.get(name, list(values))
-        good = isinstance(stored, list) and len(stored) == 3 and all(isinstance(v, int | float) for v in stored)
-        if not good or (name == "image_std" and min(stored) <= 0):
-            raise UserError(f"{place}: {PREPROCESSOR_FILE}: {name} {stored!r}; must be three numbers")
-        found.append((float(stored[0]), float(stored[1]), float(stored[2])))
-    return found[0], found[1]
+    mean, std = stored.get("image_mean", default[0]), stored.get("image_std", default[1])
+    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))

@@ -1,6 +1,6 @@
 """Weights on disk: safetensors or PyTorch files, one or several, alone or in a folder."""
 
-import json
+import os
 import re
 import struct
 from argparse import Namespace
@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.utils.hub import INDEX_FILES, WEIGHT_FILES, first_line
+from eomt.utils.reading import check_regular, read_json
 
 GIT_LFS = b"version https://git-lfs"
 # how a PyTorch file begins: as a zip file, or one of before PyTorch 1.6 as a pickle
@@ -38,8 +41,28 @@ PLACES = ("state_dict", "model", "teacher")
 # of readers of damaged files: torch.load takes a pickle apart without checks of its own
 DAMAGED = (
     *(SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError),
-    *(AttributeError, TypeError, AssertionError, struct.error),
+    # the last two: a number of bytes to read that no machine has
+    *(AttributeError, TypeError, AssertionError, struct.error, MemoryError, OverflowError),
 )
+COPY = "copy it again"
+
+
+class ModelConfig(TypedDict):
+    """What is read of every config.json in Hugging Face layout; each network looks at more."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    model_type: str
+
+
+class WeightIndex(TypedDict):
+    """Which tensor is in which file."""
+
+    weight_map: dict[str, str]
+
+
+MODEL_CONFIG: TypeAdapter[Any] = TypeAdapter(ModelConfig)
+INDEX = TypeAdapter(WeightIndex)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -52,12 +75,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     file = path
-    if path.is_dir():
+    # not its own is_dir, which raises where a name is too long for a file
+    if os.path.isdir(path):
         found = [path / name for name in WEIGHT_FILES + INDEX_FILES if (path / name).is_file()]
         if not found:
             raise UserError(f"{path}: holds neither {' nor '.join(WEIGHT_FILES)}; give a folder of weights")
         file = found[0]
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{path}: there is no such file or folder; give weights in timm or Hugging Face layout")
     if file.name not in INDEX_FILES:
         return _read_file(file)
@@ -91,13 +115,9 @@ def read_config_fields(file: Path, model_types: Sequence[str]) -> dict[str, Any]
     Raises:
         UserError: If it cannot be read, or is of another family.
     """
-    try:
-        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        model_type = fields["model_type"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{file}: is no configuration of a model ({type(error).__name__}); copy it again") from error
-    if model_type not in model_types:
-        raise UserError(f"{file}: model_type {model_type!r}; must be {' or '.join(model_types)}")
+    fields: dict[str, Any] = read_json(file, MODEL_CONFIG, COPY)
+    if fields["model_type"] not in model_types:
+        raise UserError(f"{file}: model_type {shortened(fields['model_type'])!r}; must be {' or '.join(model_types)}")
     return fields
 
 
@@ -107,12 +127,9 @@ def shards(index: Path) -> list[str]:
     Raises:
         UserError: If it is none.
     """
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise UserError(f"{index}: is no index of weights ({first_line(error)}); copy it again") from error
-    if other := [name for name in names if not isinstance(name, str)]:
-        raise UserError(f"{index}: names {other[0]!r}, which is no name of a file; copy it again")
+    names = sorted(set(read_json(index, INDEX, COPY)["weight_map"].values()))
+    if other := [name for name in names if PurePosixPath(name).name != name]:
+        raise UserError(f"{index}: names {other[0]!r}, which is no name of a file beside it; copy it again")
     return names
 
 
@@ -155,6 +172,7 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_beginning(file: Path) -> None:
     """Check for what is often found in place of weights, which the readers would only call damaged."""
+    check_regular(file, COPY)
     try:
         with file.open("rb") as opened:
             beginning = opened.read(len(GIT_LFS))

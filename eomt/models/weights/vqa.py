@@ -4,19 +4,22 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from eomt.errors import UserError, listed
 from eomt.models.network import stored_once
 from eomt.models.weights.checks import check_tensors
-from eomt.models.weights.colors import Colors
-from eomt.models.weights.files import read_weights, write_weights
+from eomt.models.weights.colors import Colors, Deviation, Mean
+from eomt.models.weights.files import COPY, read_weights, write_weights
 from eomt.models.weights.transformers import Source, read_model_config
 from eomt.utils.hub import CONFIG_FILE, WEIGHT_FILES
 from eomt.utils.loaded import mark_loaded
+from eomt.utils.reading import FIELDS, Text, read_json
 from eomt.utils.tokenizer import DEFAULT_LENGTH, holds_tokenizer, usable_positions
 
 TOKENIZER = "tokenizer"
@@ -52,6 +55,28 @@ class VQALayout:
     text_config: dict[str, Any]
 
 
+Side = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class LayoutFile(TypedDict):
+    """Fields of `VQALayout` in config.json; `colours` stands there for any number of years."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    format: str
+    answer_head: AnswerHead
+    answers: list[str] | None
+    question_types: list[Text] | None
+    img_size: tuple[Side, Side]
+    fusion_layers: Annotated[int, Field(ge=0, lt=2**16)]
+    colours: tuple[tuple[Mean, Mean, Mean], tuple[Deviation, Deviation, Deviation]]
+    vision_config: dict[str, Any]
+    text_config: dict[str, Any]
+
+
+LAYOUT: TypeAdapter[Any] = TypeAdapter(LayoutFile)
+
+
 def read_vqa_layout(folder: str) -> VQALayout:
     """Return what the config.json of `folder` holds.
 
@@ -61,17 +86,11 @@ def read_vqa_layout(folder: str) -> VQALayout:
     file = Path(folder) / CONFIG_FILE
     if not file.is_file():
         raise UserError(f"pretrained: {folder} holds no {CONFIG_FILE}; give a folder that this network was merged into")
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        if fields.pop("format", None) != FORMAT:
-            raise UserError(f"{file}: is not of {FORMAT}; a vision or text model goes into vision_model or text_model")
-        height, width = fields.pop("img_size")
-        mean, std = fields.pop(COLORS)
-        return VQALayout(img_size=(height, width), colors=(tuple(mean), tuple(std)), **fields)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file}: cannot be read ({type(error).__name__}); copy it again") from error
+    if read_json(file, FIELDS, COPY).get("format") != FORMAT:
+        raise UserError(f"{file}: is not of {FORMAT}; a vision or text model goes into vision_model or text_model")
+    fields: dict[str, Any] = read_json(file, LAYOUT, COPY)
+    del fields["format"]
+    return VQALayout(colors=fields.pop(COLORS), **fields)
 
 
 def open_vqa_layout(

@@ -88,8 +88,8 @@ def test_recorded_split_is_read_back(tmp_path: Path) -> None:
     [
         ('{"train": ["a", "x"], "val": ["b"]}', r"x is not on disk \(1 of 3 names"),
         ('{"train": ["a", "b"], "val": ["a"]}', "a stands there twice"),
-        ('{"training": ["a", "b"]}', "not a record of splits"),
-        ('{"train": "ab"}', "not a record of splits"),
+        ('{"training": ["a", "b"]}', "training is 'training', but must be 'train', 'val' or 'test'"),
+        ('{"train": "ab"}', "train is 'ab', but must be a valid array; give the splits.json"),
         ("{", "cannot be read as JSON"),
     ],
 )

@@ -70,7 +70,7 @@ def spoiled(**changes: Any) -> list[dict[str, Any]]:
         (spoiled(origin=[14, 0]), r"object 1: a bitmap of 5 x 7 .* at origin \[14, 0\] leaves the image of 12 x 20"),
         (spoiled(origin=[0, 8]), "object 1: .* leaves the image"),
         (spoiled(origin=[-1, 0]), "object 1: .* leaves the image"),
-        (spoiled(origin=[1.5, 0]), r"object 1: bitmap\.origin \[1\.5, 0\]"),
+        (spoiled(origin=[1.5, 0]), r"objects\.1\.bitmap\.origin\.0 is 1\.5, but must be a valid integer"),
         (spoiled(data="%%%"), r"object 1: bitmap\.data is not base64"),
         (spoiled(data="abcde"), r"object 1: bitmap\.data is not base64"),
         (spoiled(data=base64.b64encode(b"hello").decode()), r"object 1: bitmap\.data holds no PNG"),
@@ -78,7 +78,7 @@ def spoiled(**changes: Any) -> list[dict[str, Any]]:
         (spoiled(data=encoded(part(), compress=False)[:64]), r"object 1: bitmap\.data holds no PNG"),
         (spoiled(data=encoded(np.zeros((3, 3), bool))), "object 1: the bitmap is empty"),
         (spoiled(bitmap=None, geometryType="polygon"), r"object 1: no bitmap \(geometryType polygon\)"),
-        (spoiled(classTitle=""), "object 1: no classTitle"),
+        (spoiled(classTitle=""), r"objects\.1\.classTitle is '', but "),
     ],
 )
 def test_bad_objects_are_refused_in_one_line_that_names_them(
@@ -94,10 +94,10 @@ def test_bad_objects_are_refused_in_one_line_that_names_them(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"objects": []}', "size None; must hold height and width"),
-        ('{"size": {"height": 12}, "objects": []}', "size .* must hold height and width"),
-        ('{"size": {"height": 12, "width": 20}}', "no list of 'objects'"),
-        ("[1]", "no list of 'objects'"),
+        ('{"objects": []}', "has no size; "),
+        ('{"size": {"height": 12}, "objects": []}', r"has no size\.width; "),
+        ('{"size": {"height": 12, "width": 20}}', "has no objects; "),
+        ("[1]", r"it is \[1\], but must be an object"),
         ("{", "cannot be read as JSON"),
         ('{"size": {"height": 20, "width": 12}, "objects": []}', "size 20 x 12 .* for an image of 12 x 20"),
     ],

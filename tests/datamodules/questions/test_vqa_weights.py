@@ -188,8 +188,8 @@ def make_of_others(file: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (damage_text, r"answer_weights\.json: cannot be read as answer weights \(.*compute_answer_weights"),
-        (damage_weight, r"answer_weights\.json: holds no counts and weights of answers; make it anew: python -m"),
+        (damage_text, r"answer_weights\.json: cannot be read as JSON \(.*; make it anew: python -m"),
+        (damage_weight, r"answer_weights\.json: answers\..*\.weight is .*, but must be .*; make it anew: python -m"),
         (damage_answer, r"answer_weights\.json: its answers do not fit its hash, .*; make it anew: python -m"),
         (make_of_others, r"belongs to another vocabulary \(1 answers; the training split has 6, among them 'there'.*"),
         (Path.unlink, r"answer_weights\.json: cannot be read"),

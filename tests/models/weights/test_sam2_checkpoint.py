@@ -215,7 +215,7 @@ def test_folders_with_other_tensors_are_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda fields: fields | {"model_type": "sam"}, "model_type 'sam'; must be sam2 or sam2_video"),
-        (lambda fields: {}, "is no configuration of a model"),
+        (lambda fields: {}, "has no model_type; copy it again"),
         (lambda fields: fields | {"mask_decoder_config": {"mlp_dim": "many"}}, "is no configuration of SAM 2"),
     ],
 )

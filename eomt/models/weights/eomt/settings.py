@@ -4,18 +4,54 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
 
 from eomt.errors import UserError
-from eomt.models.weights.colors import Colors, read_colors
-from eomt.models.weights.files import read_config_fields
+from eomt.models.weights.colors import Colors, Deviation, Mean, read_colors
+from eomt.models.weights.files import COPY, read_config_fields
 from eomt.utils.hub import CONFIG_FILE, WEIGHT_FILES, first_line
+from eomt.utils.reading import Number, checked, parse_json
 
 MODEL_TYPES = ("eomt", "eomt_dinov3")
 # in the metadata of a safetensors file of this package's own layout, and the colors in these
 METADATA, COLORS = "eomt", "colours"
+
+Side = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class OwnSettings(TypedDict):
+    """What `metadata_of` writes; `colours` stands there for any number of years."""
+
+    layer_norm_eps: Deviation | None
+    img_size: tuple[Side, Side] | None
+    colours: tuple[tuple[Mean, Mean, Mean], tuple[Deviation, Deviation, Deviation]] | None
+    class_names: list[str] | None
+
+
+class Rotary(TypedDict, total=False):
+    """Of the positions of DINOv3."""
+
+    rope_theta: Number | None
+
+
+class EoMTConfig(TypedDict, total=False):
+    """What is read of a config.json of transformers."""
+
+    image_size: Side | list[Side] | None
+    id2label: dict[str, str] | None
+    layer_norm_eps: Deviation
+    num_blocks: Annotated[int, Field(ge=0, lt=2**16)]
+    num_attention_heads: Side
+    rope_parameters: Rotary | None
+    rope_theta: Number | None
+    hidden_act: str
+
+
+OWN_SETTINGS, EOMT_CONFIG = TypeAdapter(OwnSettings), TypeAdapter(EoMTConfig)
 
 
 @dataclass(frozen=True)
@@ -51,17 +87,10 @@ def read_own_settings(path: Path) -> Settings | None:
             text = (opened.metadata() or {}).get(METADATA)
         if text is None:
             return None
-        fields = json.loads(text)
-        height, width = fields["img_size"]
-        (red, green, blue), (red_std, green_std, blue_std) = fields[COLORS]
-        return Settings(
-            fields["layer_norm_eps"],
-            (height, width),
-            ((red, green, blue), (red_std, green_std, blue_std)),
-            fields["class_names"],
-        )
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: its metadata cannot be read ({first_line(error)}); copy it again") from error
+    fields = parse_json(text, OWN_SETTINGS, f"{file}: its metadata", COPY)
+    return Settings(fields["layer_norm_eps"], fields["img_size"], fields["colours"], fields["class_names"])
 
 
 def metadata_of(settings: Settings) -> dict[str, str]:
@@ -91,7 +120,7 @@ def read_settings(path: Path, colors: tuple[Colors, Colors]) -> Settings:
     folder = path if path.is_dir() else path.parent
     config = _read_eomt_config(folder / CONFIG_FILE)
     size, labels = config.get("image_size"), config.get("id2label") or {}
-    names = [str(labels.get(str(index), f"LABEL_{index}")) for index in range(len(labels))]
+    names = [labels.get(str(index), f"LABEL_{index}") for index in range(len(labels))]
     return Settings(
         config.get("layer_norm_eps"),
         # transformers' class takes square images alone
@@ -107,6 +136,7 @@ def _read_eomt_config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     fields = read_config_fields(file, MODEL_TYPES)
+    checked(fields, EOMT_CONFIG, str(file), COPY)
     if fields.get("hidden_act", "gelu") != "gelu":
         raise UserError(f"{file}: hidden_act {fields['hidden_act']!r}; must be 'gelu', as EoMT's heads have it")
     return fields

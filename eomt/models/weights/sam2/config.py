@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
 
 from eomt.errors import UserError
 from eomt.models.weights.files import read_config_fields
-from eomt.utils.hub import CONFIG_FILE
+from eomt.utils.hub import CONFIG_FILE, READING_ERRORS
 
 Size = Literal["tiny", "small", "base_plus", "large"]
 SIZES: tuple[Size, ...] = get_args(Size)
@@ -88,7 +87,7 @@ def read_sam2_config(folder: Path) -> Sam2Config:
         vision: Any = config.vision_config
         vision.backbone_config.image_size, prompts.image_size = [height, width], width
         return config
-    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+    except READING_ERRORS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: is no configuration of SAM 2 ({reason}); copy it again") from error
 

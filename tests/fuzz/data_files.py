@@ -1,0 +1,211 @@
+"""Files of data sets, and what reads them."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datamodules.common.pairs import Pair, find_image_files
+from datamodules.common.reading import check_image, has_transparency, orientation_of, read_header, read_image, read_mask
+from datamodules.common.zip_members import ZipMember, member_names
+from datamodules.defects.layouts import KaggleLayout
+from datamodules.defects.run_length import decode_runs
+from datamodules.defects.supervisely import read_objects, read_titles
+from datamodules.faces.boxes import face_window, with_boxes
+from datamodules.faces.folders import Face
+from datamodules.questions.answer_weights import weigh_answers
+from datamodules.questions.images import ImageFinder
+from datamodules.questions.rows import read_questions
+from datamodules.questions.types import QuestionTypes
+from datamodules.questions.vqa_v2 import VQA_TYPES
+from datamodules.questions.vqa_v2_files import read_pair
+from datamodules.segmentation.panoptic_files import read_class_ids, read_panoptic_split
+from eomt.utils.reading import read_text
+from tests.datamodules.common.image_files import make_mask
+from tests.datamodules.defects.defect_files import HEIGHT as STEEL_HEIGHT
+from tests.datamodules.defects.defect_files import WIDTH as STEEL_WIDTH
+from tests.datamodules.defects.defect_files import write_kaggle, write_supervisely
+from tests.datamodules.faces.face_files import write_face
+from tests.datamodules.questions.question_files import write_csv
+from tests.datamodules.questions.question_files import write_pair as write_question_pair
+from tests.datamodules.segmentation.test_panoptic import write_coco
+
+RUNS = Path(__file__).parents[1] / "old_runs"
+# a run's, cut: PyYAML is slow
+SAVED = """
+seed_everything: 1
+model:
+  class_path: eomt.tasks.SemanticSegmentation
+  init_args:
+    network: {class_path: eomt.models.EoMT, init_args: {num_q: 4, encoder: {class_path: eomt.models.ViT}}}
+    lora_config: {class_path: eomt.models.lora_integration.LoRAConfig, init_args: {rank: 4}}
+data: {class_path: datamodules.ImageMaskFolder, init_args: {path: a, ignore_labels: [255]}}
+trainer:
+  max_steps: 4
+  logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}}
+  callbacks: [{class_path: callbacks.LoRACheckpoint}, callbacks.MergeOnSave]
+"""
+STEEL_SIZE = (STEEL_HEIGHT, STEEL_WIDTH)
+COLORS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+# ------------------------------------------------------------------------------------------ images
+
+
+def image_writer(name: str, **options: Any) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.fromarray(pixels).save(folder / name, exif=exif, **options)
+        return folder / name
+
+    return write
+
+
+def read_whole_image(file: Path) -> None:
+    check_image(file)
+    read_header(file)
+    orientation_of(file)
+    has_transparency(file)
+    read_image(file)
+    find_image_files(file.parent)
+
+
+def write_mask(folder: Path) -> Path:
+    image = Image.fromarray(make_mask())
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(folder / "mask.png")
+    return folder / "mask.png"
+
+
+def read_both_masks(file: Path) -> None:
+    read_mask(file)
+    read_mask(file, [(0, 0, 0), (255, 0, 0), (0, 255, 0)], file)
+
+
+def write_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_DEFLATED) as written:
+        content = io.BytesIO()
+        Image.fromarray(make_mask()).save(content, "PNG")
+        written.writestr("images/a.png", content.getvalue())
+    return folder / "images.zip"
+
+
+def read_members(file: Path) -> None:
+    for name in member_names(file):
+        read_mask(ZipMember(file, name))
+
+
+# ------------------------------------------------------------------------------------------ data sets' files
+
+
+def write_runs(folder: Path) -> Path:
+    (folder / "runs.txt").write_text("1 3 20 5 60 2 100 30 101 4")
+    return folder / "runs.txt"
+
+
+def read_runs(file: Path) -> None:
+    decode_runs(read_text(file, "x"), STEEL_SIZE, str(file))
+
+
+def kaggle_table(folder: Path) -> Path:
+    write_kaggle(folder, 3)
+    return folder / "train.csv"
+
+
+def read_kaggle(file: Path) -> None:
+    for sample in KaggleLayout(file.parent).samples(["a", "b", "c", "d"]):
+        sample.annotation.masks(STEEL_SIZE, 1)
+
+
+def supervisely_file(folder: Path) -> Path:
+    write_supervisely(folder, range(1))
+    return folder / "ann" / "0.png.json"
+
+
+def read_supervisely(file: Path) -> None:
+    read_titles(file)
+    read_objects(file, STEEL_SIZE)
+
+
+def face_table(folder: Path) -> Path:
+    for number in range(3):
+        write_face(folder / f"{number}.png", number)
+    rows = "0.png, bonafide, , anna, , train\n1.png, attack, opencv, anna, berta, train\n2.png, 0, , carl, , val\n"
+    (folder / "faces.csv").write_text("path, label, attack, subject_a, subject_b, split\n" + rows)
+    return folder / "faces.csv"
+
+
+def box_file(folder: Path) -> Path:
+    (folder / "boxes.txt").write_text("./a.png 30 54 10.5 34 1 2 3 4\nb/c.png 1 20 3 44\n")
+    return folder / "boxes.txt"
+
+
+def read_box_file(file: Path) -> None:
+    faces = [Face(name, file.parent / name, 0) for name in ("a.png", "b/c.png")]
+    for face in with_boxes(faces, file.parent, [file.name]):
+        face_window((64, 64), face.box, (16, 16))
+
+
+def panoptic_file(folder: Path) -> Path:
+    write_coco(folder)
+    return folder / "annotations" / "panoptic_train2017.json"
+
+
+def read_panoptic(file: Path) -> None:
+    split = read_panoptic_split(file)
+    for pair, segments in zip(split.pairs, split.segments, strict=True):
+        read_class_ids(pair, segments, split.source)
+
+
+def read_panoptic_mask(file: Path) -> None:
+    segments = np.array([[5, 0], [300, 1], [70000, 1], [16777215, 2]])
+    read_class_ids(Pair("a", file, file), segments, file)
+
+
+def panoptic_mask(folder: Path) -> Path:
+    panoptic_file(folder)
+    return folder / "annotations" / "panoptic_train2017" / "000000000000.png"
+
+
+def split_record(folder: Path) -> Path:
+    (folder / "splits.json").write_text(json.dumps({"train": ["a.png", "b.png"], "val": ["c.png"], "test": []}))
+    return folder / "splits.json"
+
+
+def question_table(folder: Path) -> Path:
+    for number in range(2):
+        write_face(folder / f"{number}.jpg", number)
+    rows = [["what colour ?", "red", '["red", "dark red"]', 0, 2], ["is it ?", "yes", '["yes"]', 1, 0]]
+    return write_csv(folder / "train.csv", rows, ["question", "answer", "answers", "img_id", "type"])
+
+
+def read_question_table(file: Path) -> None:
+    types = QuestionTypes(["object", "count", "colour", "location"], "en")
+    read_questions(file, ImageFinder(file.parent), types)
+    read_questions(file, ImageFinder(file.parent), None, answered=False, on_missing="skip")
+
+
+def question_file(kind: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        write_question_pair(folder, "val", range(2))
+        return folder / f"val_{kind}.json"
+
+    return write
+
+
+def read_question_pair(file: Path) -> None:
+    files = [file.parent / f"val_{kind}.json" for kind in ("questions", "annotations")]
+    read_pair(*files, ImageFinder(file.parent / "val"), VQA_TYPES, "error")
+
+
+def answer_weights(folder: Path) -> Path:
+    text = weigh_answers({"red": 3, "blue": 1}, "inverse", 0.9, 10, 1).to_json()
+    (folder / "answer_weights.json").write_text(text)
+    return folder / "answer_weights.json"

@@ -1,0 +1,145 @@
+"""Every reader of files that others may have made: a valid file, how it is changed, and what reads it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from datamodules.common.splits import read_split_record
+from datamodules.faces.table import read_face_table
+from datamodules.questions.answer_weights import read_answer_weights
+from eomt.models.weights.colors import read_colors
+from eomt.models.weights.eomt.settings import read_settings
+from eomt.models.weights.files import read_weights
+from eomt.models.weights.mae import read_mae
+from eomt.models.weights.sam2.config import read_sam2_config
+from eomt.models.weights.transformers import read_model_config
+from eomt.report import report
+from eomt.utils.tokenizer import load_tokenizer
+from tests.fuzz.data_files import (
+    answer_weights,
+    box_file,
+    face_table,
+    image_writer,
+    kaggle_table,
+    panoptic_file,
+    panoptic_mask,
+    question_file,
+    question_table,
+    read_both_masks,
+    read_box_file,
+    read_kaggle,
+    read_members,
+    read_panoptic,
+    read_panoptic_mask,
+    read_question_pair,
+    read_question_table,
+    read_runs,
+    read_supervisely,
+    read_whole_image,
+    split_record,
+    supervisely_file,
+    write_mask,
+    write_runs,
+    write_zip,
+)
+from tests.fuzz.model_files import (
+    COLORS,
+    adapter_file,
+    adapter_metadata,
+    bart_config,
+    beside,
+    checkpoint,
+    config_values,
+    eomt_config,
+    mae_config,
+    own_weights,
+    processor_config,
+    read_adapter,
+    read_adapter_metadata,
+    read_both_yamls,
+    read_checkpoint,
+    read_own_weights,
+    read_saved_config,
+    read_vqa_config,
+    results_file,
+    sam2_config,
+    saved_config,
+    small_yaml,
+    summary_file,
+    tokenizer_file,
+    torch_weights,
+    vqa_config,
+    weight_index,
+)
+from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_safetensors, mutated_text, mutated_zip
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader.
+
+    Attributes:
+        write: Fills a folder, and returns the file that is changed.
+        mutated: Draws what takes the place of the file's bytes.
+        read: Reads the folder, or the file.
+    """
+
+    write: Callable[[Path], Path]
+    mutated: Callable[[bytes], st.SearchStrategy[bytes]]
+    read: Callable[[Path], Any]
+
+
+def text_of(valid: bytes) -> st.SearchStrategy[bytes]:
+    return mutated_text(valid.decode())
+
+
+def json_of(valid: bytes) -> st.SearchStrategy[bytes]:
+    return mutated_json(json.loads(valid))
+
+
+READERS: dict[str, Reader] = {
+    "png": Reader(image_writer("a.png"), mutated_bytes, read_whole_image),
+    "jpeg": Reader(image_writer("a.jpg"), mutated_bytes, read_whole_image),
+    "tiff": Reader(image_writer("a.tif"), mutated_bytes, read_whole_image),
+    "webp": Reader(image_writer("a.webp"), mutated_bytes, read_whole_image),
+    "gif": Reader(image_writer("a.gif"), mutated_bytes, read_whole_image),
+    "bmp": Reader(image_writer("a.bmp"), mutated_bytes, read_whole_image),
+    "mask": Reader(write_mask, mutated_bytes, read_both_masks),
+    "zip of masks": Reader(write_zip, mutated_zip, read_members),
+    "runs": Reader(write_runs, text_of, read_runs),
+    "severstal csv": Reader(kaggle_table, text_of, read_kaggle),
+    "supervisely json": Reader(supervisely_file, json_of, read_supervisely),
+    "face csv": Reader(face_table, text_of, lambda file: read_face_table(file, r"id\d+")),
+    "face boxes": Reader(box_file, text_of, read_box_file),
+    "panoptic json": Reader(panoptic_file, json_of, read_panoptic),
+    "panoptic png": Reader(panoptic_mask, mutated_bytes, read_panoptic_mask),
+    "split record": Reader(split_record, json_of, lambda file: read_split_record(file, ["a.png", "b.png", "c.png"])),
+    "question csv": Reader(question_table, text_of, read_question_table),
+    "question json": Reader(question_file("questions"), json_of, read_question_pair),
+    "answer json": Reader(question_file("annotations"), json_of, read_question_pair),
+    "answer weights": Reader(answer_weights, json_of, lambda file: read_answer_weights(file, ["red", "blue"], "x")),
+    "adapter config": Reader(adapter_file("adapter_config.json"), json_of, read_adapter),
+    "adapter metadata": Reader(adapter_metadata, json_of, read_adapter_metadata),
+    "adapter weights": Reader(adapter_file("adapter_model.safetensors"), mutated_safetensors, read_adapter),
+    "safetensors": Reader(own_weights, mutated_safetensors, read_own_weights),
+    "pth": Reader(torch_weights(new=True), mutated_zip, read_weights),
+    "old pth": Reader(torch_weights(new=False), mutated_bytes, read_weights),
+    "weight index": Reader(weight_index, json_of, beside(read_weights)),
+    "eomt config": Reader(eomt_config, json_of, lambda file: read_settings(file.parent, COLORS)),
+    "image processor": Reader(processor_config, json_of, lambda file: read_colors(str(file.parent), COLORS)),
+    "mae config": Reader(mae_config, json_of, lambda file: read_mae(str(file.parent)).fields()),
+    "sam2 config": Reader(sam2_config, json_of, beside(read_sam2_config)),
+    "vqa config": Reader(vqa_config, json_of, read_vqa_config),
+    "text model config": Reader(bart_config, json_of, lambda file: read_model_config(str(file.parent), "text_model")),
+    "tokenizer": Reader(tokenizer_file, json_of, lambda file: load_tokenizer(str(file.parent))),
+    "ckpt": Reader(checkpoint, mutated_zip, read_checkpoint),
+    "saved config": Reader(saved_config, text_of, read_saved_config),
+    "saved config's values": Reader(config_values, json_of, read_saved_config),
+    "yaml": Reader(small_yaml, text_of, read_both_yamls),
+    "run summary": Reader(summary_file, json_of, beside(report)),
+    "run results": Reader(results_file, json_of, lambda file: report(file.parents[1])),
+}
