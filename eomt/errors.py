@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 # characters of the longest message; a longer one holds a value of the user's, which may be a whole file
-MOST_CHARACTERS = 500
+MOST_CHARACTERS = 1000
 
 
 class UserError(ValueError):

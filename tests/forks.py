@@ -67,6 +67,9 @@ def _work(work: Callable[[], object], output: Path) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            # a test may have filled the disk for this, too
+            os._exit(status)

@@ -32,22 +32,23 @@ JOBS = [config for config in CONFIGS if config.parent == ROOT / "configs"]
 
 
 @functools.cache
-def command_line() -> CLI:
+def command_line(command: str = "fit") -> CLI:
     """Return the program, with a parser that need not be built again, and nothing built or run."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("before_instantiate_classes", "instantiate_classes", "after_instantiate_classes"):
             patch.setattr(CLI, name, lambda self: None)
         patch.setattr(CLI, "_run_subcommand", lambda self, subcommand: None)
         patch.chdir(ROOT)
-        return CLI(["fit", "--config", "configs/quickstart/eomt.yaml"])
+        return CLI([command, "--config", "configs/quickstart/eomt.yaml"])
 
 
 def parse(command: str) -> None:
     """Parse and check a command as the program would, without building or running anything."""
-    program = command_line()
+    words = shlex.split(command, comments=True)[2:]
+    program = command_line(words[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        program.parse_arguments(program.parser, shlex.split(command, comments=True)[2:])
+        program.parse_arguments(program.parser, words)
 
 
 @functools.cache

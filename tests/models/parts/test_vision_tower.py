@@ -150,8 +150,11 @@ def test_colors_beside_the_weights_go_before_the_familys(tmp_path: Path) -> None
     assert not tower.normalize.mean.any()
     assert (tower.normalize.std == 1).all()
     for content, message in (
-        (json.dumps({"image_std": [0.4, 0.5, 0]}), r"image_std \[0.4, 0.5, 0\]; must be three numbers"),
-        (json.dumps({"image_mean": 0.5}), "image_mean 0.5; must be three numbers"),
+        (
+            json.dumps({"image_std": [0.4, 0.5, 0]}),
+            r"image_std\.2 is 0, but must be greater than 0; give three numbers",
+        ),
+        (json.dumps({"image_mean": 0.5}), "image_mean is 0.5, but must be a valid list; give three numbers"),
         ("{", "preprocessor_config.json cannot be read"),
     ):
         file.write_text(content)
