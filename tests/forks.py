@@ -1,5 +1,6 @@
 """Programs that tests stop or starve: forked, so that they need not import everything once more."""
 
+import logging
 import os
 import signal
 import sys
@@ -58,6 +59,8 @@ def _work(work: Callable[[], object], output: Path) -> None:
         with output.open("wb", buffering=0) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        # handlers of earlier tests write where pytest reads
+        logging.raiseExceptions = False
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         work()

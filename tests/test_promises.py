@@ -88,7 +88,7 @@ def test_sigterm_saves_and_exits_non_zero(workspace: Workspace) -> None:
 
 def test_a_full_disk_is_one_line_and_status_2(workspace: Workspace) -> None:
     def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         workspace.fit("full")
 
