@@ -63,11 +63,7 @@ class EarlyStoppingOnIoU(EarlyStopping):
             # data that is only tested on may lack the metric
             return
         metric_value(trainer, self.monitor, type(self).__name__)
-        asked_before = trainer.should_stop
         super().on_validation_end(trainer, pl_module)
-        if not trainer.fit_loop._can_stop_early:
-            # Lightning would keep the request, whatever the metric does until then
-            trainer.should_stop = asked_before
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what was counted; the patience stays as it is configured now."""

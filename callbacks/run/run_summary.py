@@ -97,6 +97,14 @@ class RunSummary(Callback):
             self._metrics.resume(trainer.global_step)
             self._timing.resume(trainer.global_step)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Forget that a callback asked to stop before the least length of the run.
+
+        Lightning would keep it until then, whatever the metric does meanwhile.
+        """
+        if trainer.should_stop and not trainer.fit_loop._can_stop_early:
+            trainer.should_stop = False
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Add the training metrics of logged steps, and end the run after its last step."""
         step = trainer.global_step
