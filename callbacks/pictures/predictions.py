@@ -100,6 +100,9 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self._step_0 = dict(state_dict["step_0"])
+        for encoded in self._step_0.values():
+            # a damaged one is said now, not at the next validation
+            decode_png(encoded, ImageReadMode.GRAY)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the first batch of a run, not of a resumed one."""

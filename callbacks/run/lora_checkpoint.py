@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
+from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.run.divergence import DivergenceError, check_finite
-from callbacks.run.run_folder import metric_value, run_folder
+from callbacks.run.run_folder import metric_value, run_folder, saved_name
 from callbacks.run.step_state import (
     StepState,
     gradients,
@@ -29,7 +30,7 @@ from callbacks.run.step_state import (
     validates_next,
 )
 from callbacks.run.whole_files import write_whole_files
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
 from eomt.tasks.base import AdaptationTask
@@ -132,10 +133,20 @@ class LoRACheckpoint(Checkpoint):
             self._usual_interrupt(number, frame)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on where a resumed run was stopped: with its sums of figures and gradients, or with a validation."""
+        """Go on where a resumed run was stopped: with its sums of figures and gradients, or with a validation.
+
+        Raises:
+            UserError: If they do not fit.
+        """
         resumed, self._resumed = self._resumed, {}
-        restore_training_metrics(pl_module, resumed.get("training_metrics", {}))
-        restore_gradients(pl_module, resumed.get("gradients", {}))
+        try:
+            restore_training_metrics(pl_module, resumed.get("training_metrics", {}))
+            restore_gradients(pl_module, resumed.get("gradients", {}))
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            reason = shortened(str(error), 100)
+            raise UserError(f"ckpt_path: its figures or gradients do not fit ({reason}); give another") from error
+        if resumed:
+            _check_optimizers(trainer)
         if resumed.get("validation_due"):
             validate_now(trainer)
 
@@ -246,9 +257,17 @@ class LoRACheckpoint(Checkpoint):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best values, unless their file is missing, and the random state of this rank."""
-        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
-        self.best_name, self.baseline = state_dict["best_name"], state_dict["baseline"]
+        """Restore the best values, unless their file is missing, and the random state of this rank.
+
+        Raises:
+            UserError: If the best has a name that no run gives.
+        """
+        best = state_dict["best_score"]
+        self.best_score, self.best_step = None if best is None else float(best), state_dict["best_step"]
+        self.best_name, self.baseline = (
+            saved_name(state_dict["best_name"], "best_lora", ".ckpt"),
+            state_dict["baseline"],
+        )
         if self.best_name and not (self._folder / self.best_name).is_file():
             # the checkpoint lies in another folder than its best: the next validation starts a new best
             self.best_name, self.best_score, self.best_step = "", None, None
@@ -311,3 +330,18 @@ class LoRACheckpoint(Checkpoint):
         for other in self._folder.glob(pattern):
             if other.name != name:
                 other.unlink()
+
+
+def _check_optimizers(trainer: Trainer) -> None:
+    """Check that the states of optimizers fit their parameters: else a step fails, far from its cause.
+
+    Raises:
+        UserError: If one does not.
+    """
+    if not all(isinstance(config.scheduler.last_epoch, int) for config in trainer.lr_scheduler_configs):
+        raise UserError("ckpt_path: its learning-rate schedule has no step; give another checkpoint")
+    for optimizer in trainer.optimizers:
+        for parameter, state in optimizer.state.items():
+            moments = [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
+            if not isinstance(state, dict) or any(value.shape != parameter.shape for value in moments):
+                raise UserError("ckpt_path: its optimizer's state does not fit the weights; give another checkpoint")

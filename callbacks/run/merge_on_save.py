@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.run.lora_checkpoint import LoRACheckpoint
+from callbacks.run.run_folder import saved_name
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask
 from eomt.verification.merging import TOLERANCE, merged_copy, write_merged
@@ -60,9 +61,13 @@ class MergeOnSave(Callback):
         return {"max_abs_diff": self.max_abs_diff, "relative_diff": self.relative_diff, "name": self.name}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the differences and the name of the merged folder."""
+        """Restore the differences and the name of the merged folder.
+
+        Raises:
+            UserError: If it is a name that no run gives.
+        """
         self.max_abs_diff, self.relative_diff = state_dict["max_abs_diff"], state_dict["relative_diff"]
-        self.name = state_dict["name"]
+        self.name = saved_name(state_dict["name"], "best_merged")
 
     def merge(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path) -> None:
         """Write `best_merged_...` beside `checkpoint` if the comparison succeeds, and remove the previous one."""

@@ -4,6 +4,7 @@ import csv
 import time
 from pathlib import Path
 
+from eomt.errors import UserError
 from eomt.utils.files import write_file
 
 # seconds without writing for each second of writing: long files take about a hundredth of the run
@@ -19,10 +20,19 @@ class MetricsFile:
         self._next_save = 0.0
 
     def resume(self, step: int) -> None:
-        """Read the rows on disk up to `step`, at which the run resumes."""
+        """Read the rows on disk up to `step`, at which the run resumes.
+
+        Raises:
+            UserError: If the file is not what a run writes; it is left as it is.
+        """
         if self.path.is_file():
-            with self.path.open(newline="") as file:
-                self.rows = [dict(row) for row in csv.DictReader(file) if int(row["step"]) <= step]
+            try:
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    self.rows = [dict(row) for row in csv.DictReader(file) if int(row["step"]) <= step]
+            except (ValueError, KeyError, TypeError, csv.Error) as error:
+                raise UserError(
+                    f"{self.path}: is no table of a run ({str(error)[:60]!r}); repair it, or move it away"
+                ) from error
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """Add figures to the row of `step`."""

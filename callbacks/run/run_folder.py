@@ -1,10 +1,11 @@
 """The folder of a run, and the metrics of its validations."""
 
+import re
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, listed, shortened
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -33,3 +34,21 @@ def metric_value(trainer: Trainer, monitor: str, who: str) -> float:
         known = listed(sorted(name for name in metrics if name.startswith("val_") and "/" not in name))
         raise UserError(f"{who}: monitor: {monitor!r} is not logged; there are: {known}")
     return float(metrics[monitor])
+
+
+def saved_name(name: object, prefix: str, suffix: str = "") -> str:
+    """Return the name of a file or folder of a run that a checkpoint holds, which a better one will replace.
+
+    Args:
+        name: As it stands in the checkpoint; "" for none.
+        prefix: With which such names begin.
+        suffix: With which they end.
+
+    Raises:
+        UserError: If it is another name: whoever made the checkpoint could have anything removed.
+    """
+    if name == "" or (isinstance(name, str) and re.fullmatch(rf"{prefix}_step[\w.+-]+{re.escape(suffix)}", name)):
+        return name
+    raise UserError(
+        f"ckpt_path: {shortened(str(name))!r} is no name of a file that a run saves; give another checkpoint"
+    )

@@ -186,7 +186,7 @@ class RunSummary(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the seconds of training before this resume."""
-        self.seconds = state_dict["seconds"]
+        self.seconds = float(state_dict["seconds"])
 
     def _elapsed(self) -> float:
         return self.seconds + (time.monotonic() - self._started if self._started else 0.0)

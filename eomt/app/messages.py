@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 
 # lines that jsonargparse puts around the error itself
 BOILERPLATE = (
@@ -27,7 +27,22 @@ NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 def as_user_error(error: BaseException) -> UserError | None:
     """Return the error that the user can correct, or None for an error of the program."""
-    return find_user_error(error) or resource_error(error) or trainer_error(error)
+    return find_user_error(error) or resource_error(error) or checkpoint_error(error) or trainer_error(error)
+
+
+def checkpoint_error(error: BaseException) -> UserError | None:
+    """Return what fails while a trainer goes on from a checkpoint as a UserError; None for any other exception."""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        is_connector = code.co_filename.endswith("checkpoint_connector.py")
+        if is_connector and code.co_name.lstrip("_").startswith(("restore", "resume_start")):
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            return UserError(
+                f"ckpt_path: a run cannot go on from it ({shortened(reason, 120)}); give another checkpoint"
+            )
+        trace = trace.tb_next
+    return None
 
 
 def trainer_error(error: BaseException) -> UserError | None:

@@ -269,7 +269,7 @@ def _newest_checkpoint(run: Path, alias: str) -> Path | None:
 
     "latest" is the newest of all: a run may be killed between its first best and its first latest checkpoint.
     """
-    kinds = ("best", "latest") if alias == "latest" else (alias,)
+    kinds = ("best", "final", "latest") if alias == "latest" else (alias,)
     found = [path for kind in kinds for path in run.glob(f"{kind}_lora_step*.ckpt")]
     for path in sorted(found, key=_step, reverse=True):
         try:
@@ -311,4 +311,5 @@ def _start(run: Path) -> tuple[str, str]:
 
 
 def _step(path: Path) -> tuple[int, bool]:
-    return int(re.findall(r"_step(\d+)", path.name)[0]), path.name.startswith("latest")
+    # of one step, the file that was written last
+    return int(re.findall(r"_step(\d+)", path.name)[0]), path.name.startswith(("latest", "final"))

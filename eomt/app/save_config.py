@@ -1,5 +1,6 @@
 """The callback that saves the configuration of a run."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class SaveConfig(Callback):
         text = yaml.safe_dump(self.config, sort_keys=False)
         if path.is_file() and path.read_text() != text:
             # the earlier steps were made with these settings, so the file is kept
-            step = step_of(Path(str(trainer.ckpt_path)))
-            path.rename(path.with_name(f"config_before_step{step}.yaml"))
+            earlier = f"config_before_step{step_of(Path(str(trainer.ckpt_path)))}"
+            names = (f"{earlier}{'' if number == 1 else f'_{number}'}.yaml" for number in count(1))
+            path.rename(next(path.with_name(name) for name in names if not path.with_name(name).exists()))
         write_file(path, lambda beside: beside.write_text(text))

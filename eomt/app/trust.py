@@ -1,7 +1,9 @@
 """What is taken from a configuration that lies beside weights: whoever made the weights wrote it, too."""
 
 import logging
+import re
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +19,11 @@ log = logging.getLogger("eomt")
 
 # top-level packages of this project
 OWN = ("eomt", "datamodules", "callbacks")
-# fields with one component, or with plain values
-COMPONENTS = ("model", "data", "audit")
+COMPONENTS = ("model", "data")
+PLAIN = ("seed_everything", "audit")
+# of the trainer: fields whose texts choose from a list of Lightning's own; any other text may name a class
+TEXTS = ("precision", "accelerator", "strategy", "devices", "gradient_clip_algorithm", "max_time")
+CHOICE = re.compile(r"[\w:-]{1,60}")
 
 
 def with_saved_config(args: list[str]) -> list[str]:
@@ -58,12 +63,11 @@ def _taken_from(path: Path, trains: bool) -> tuple[dict[str, Any], list[str]]:
         UserError: If a part that is needed is of another package.
     """
     config = read_yaml(path)
-    taken = {name: config[name] for name in ("seed_everything", *COMPONENTS) if name in config}
-    for name in COMPONENTS:
-        # jsonargparse also takes a component's mere name, or a file with it
-        if isinstance(taken.get(name), str):
-            raise _refusal(path, name, taken[name])
-        for address, found in _foreign(taken.get(name), name):
+    taken = {name: config[name] for name in (*COMPONENTS, *PLAIN) if name in config}
+    for name, value in taken.items():
+        # `audit` is no component, but the arguments of one
+        foreign = _of_plain(value, name) if name in PLAIN else _of_component(value, name)
+        for address, found in foreign:
             raise _refusal(path, address, found)
     trainer = config.get("trainer")
     taken["trainer"], left = _own_parts(trainer if isinstance(trainer, dict) else {})
@@ -87,37 +91,80 @@ def _own_parts(trainer: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]
         if name == "callbacks" and value is not None:
             kept[name] = []
             for index, callback in enumerate(value if isinstance(value, list) else [value]):
-                address = f"trainer.callbacks.{index}"
-                foreign = dict(_foreign(callback, address)) if isinstance(callback, dict) else {address: str(callback)}
+                foreign = dict(_of_component(callback, f"trainer.callbacks.{index}"))
                 kept[name] += [] if foreign else [callback]
                 left |= foreign
-        elif isinstance(value, dict | list):
-            left[f"trainer.{name}"] = str(value.get("class_path") if isinstance(value, dict) else value)
-        elif name != "default_root_dir":
+        elif name == "default_root_dir":
+            continue
+        elif _is_plain(name, value):
             kept[name] = value
+        else:
+            found = value.get("class_path", value) if isinstance(value, dict) else value
+            left[f"trainer.{name}"] = str(found)
     return kept, left
 
 
-def _foreign(value: Any, address: str) -> Iterator[tuple[str, str]]:
-    """Yield address and text of each class inside a value that is not of this package."""
+def _is_plain(name: str, value: Any) -> bool:
+    """Return whether a field of a trainer, and its value, are of no class."""
+    if isinstance(value, str):
+        return name in TEXTS and CHOICE.fullmatch(value) is not None
+    # another form of the name (`logger.class_path`, `callbacks+`) would be taken apart later
+    return str(name).isidentifier() and (value is None or isinstance(value, bool | int | float))
+
+
+def _of_component(value: Any, address: str) -> Iterator[tuple[str, str]]:
+    """Yield address and text of what, in a component and in those inside, is not of this package.
+
+    Forms that a run does not save are not of it either: mere names, files, names of parts with dots, `dict_kwargs`.
+    """
+    if value is None:
+        return
+    if not isinstance(value, dict) or "class_path" not in value:
+        yield address, str(value)
+        return
+    if not _is_own(value["class_path"]):
+        yield address, str(value["class_path"])
+        return
+    parameters = constructor_parameters(class_of(value))
+    for key, part in value.items():
+        if key == "init_args" and isinstance(part, dict):
+            for name, argument in part.items():
+                if str(name).isidentifier():
+                    annotation = parameters[name].annotation if name in parameters else None
+                    yield from _of_argument(argument, annotation, f"{address}.{name}")
+                else:
+                    yield f"{address}.{name}", str(argument)
+        elif key not in ("class_path", "init_args") or (key == "init_args" and part is not None):
+            yield f"{address}.{key}", str(part)
+
+
+def _of_argument(value: Any, annotation: Any, address: str) -> Iterator[tuple[str, str]]:
+    members = [member for member in (annotation, *get_args(annotation)) if _is_own_type(member)]
+    if isinstance(value, dict) and "class_path" in value:
+        yield from _of_component(value, address)
+    elif not members or value is None:
+        yield from _of_plain(value, address)
+    elif isinstance(value, dict) and any(is_dataclass(member) for member in members):
+        # the fields of one of this package's records
+        yield from _of_plain(value, address)
+        for key in value:
+            if not str(key).isidentifier():
+                yield f"{address}.{key}", str(value[key])
+    else:
+        yield address, str(value)
+
+
+def _of_plain(value: Any, address: str) -> Iterator[tuple[str, str]]:
+    """Yield address and text of what, in plain values, would be taken for a class."""
     if isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _foreign(inner, f"{address}.{index}")
-    if not isinstance(value, dict):
-        return
-    found = value.get("class_path")
-    components: list[str] = []
-    if "class_path" in value:
-        if not _is_own(found):
-            yield address, str(found)
-            return
-        parameters = constructor_parameters(class_of(value))
-        components = [name for name, parameter in parameters.items() if _takes_component(parameter.annotation)]
-    for name, inner in value.items():
-        for field, argument in inner.items() if name == "init_args" and isinstance(inner, dict) else ():
-            if field in components and isinstance(argument, str):
-                yield f"{address}.{field}", argument
-        yield from _foreign(inner, address if name == "init_args" else f"{address}.{name}")
+            yield from _of_plain(inner, f"{address}.{index}")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if "class_path" in str(key):
+                yield f"{address}.{key}", str(inner)
+            else:
+                yield from _of_plain(inner, f"{address}.{key}")
 
 
 def _is_own(class_path: Any) -> bool:
@@ -128,12 +175,8 @@ def _is_own(class_path: Any) -> bool:
         found = class_of({"class_path": class_path})
     except (ImportError, AttributeError):
         return False
+    return _is_own_type(found)
+
+
+def _is_own_type(found: Any) -> bool:
     return isinstance(found, type) and found.__module__.partition(".")[0] in OWN
-
-
-def _takes_component(annotation: Any) -> bool:
-    """Return whether an argument of a type is built from a class_path."""
-    return any(
-        isinstance(member, type) and member.__module__.partition(".")[0] in OWN
-        for member in (annotation, *get_args(annotation))
-    )

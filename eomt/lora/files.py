@@ -309,6 +309,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
             raise UserError(
                 f"{source}: {name!r} has shape {list(value.shape)}; this network's has {list(own[name].shape)}"
             )
+        if value.is_complex() or value.layout != torch.strided:
+            raise UserError(f"{source}: {name!r} is {value.dtype}, {value.layout}; must hold plain numbers")
     with torch.no_grad(), contextlib.ExitStack() as stack:
         for layer in lora_layers(model).values():
             stack.enter_context(layer.original_weight_kept())

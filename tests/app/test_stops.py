@@ -222,3 +222,20 @@ def test_two_trainings_never_write_into_one_folder(
         assert "another training is writing there" in refusal(capsys, workspace, *args)
     finally:
         lock.release()
+
+
+@pytest.mark.parametrize("content", ["thesis.txt", "best_lora_step8_iou0.5/adapter_model.safetensors"])
+def test_a_folder_that_holds_anything_else_is_never_begun_again(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    """A lock alone made a folder one that a killed run had left."""
+    taken = workspace.runs / "taken"
+    (taken / content).parent.mkdir(parents=True)
+    for name in (LOCK, content):
+        (taken / name).write_text("mine")
+    assert "exists; choose another name" in refusal(capsys, workspace, "fit", "--run_name", "taken")
+    (workspace.runs / "link").symlink_to(taken)
+    assert "exists; choose another name" in refusal(capsys, workspace, "fit", "--run_name", "link")
+    assert (taken / content).read_text() == "mine"
+    shutil.rmtree(taken)
+    (workspace.runs / "link").unlink()

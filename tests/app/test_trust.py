@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.cli_runs import Workspace, make_workspace, refusal
@@ -68,7 +69,28 @@ def folder(config: dict[str, Any], trace: Path) -> None:
     config["trainer"]["default_root_dir"] = str(trace)
 
 
+def names_in_the_trainer(config: dict[str, Any], trace: Path) -> None:
+    """Texts are names of classes, too."""
+    config["trainer"] |= {"logger": "TensorBoardLogger", "profiler": "simple.Profiler", "plugins": "evil.Foo"}
+
+
+def dotted_names(config: dict[str, Any], trace: Path) -> None:
+    """Another form of the same, which is taken apart later."""
+    config["trainer"].pop("logger", None)
+    config["trainer"] |= {
+        "logger.class_path": "lightning.pytorch.loggers.CSVLogger",
+        "logger.init_args.save_dir": str(trace),
+    }
+
+
+def added_callback(config: dict[str, Any], trace: Path) -> None:
+    config["trainer"]["callbacks+"] = "lightning.pytorch.callbacks.DeviceStatsMonitor"
+
+
 LEFT_OUT: list[Spoil] = [
+    names_in_the_trainer,
+    dotted_names,
+    added_callback,
     lambda_callback,
     mere_name,
     logger,
@@ -121,7 +143,32 @@ def component_as_text(config: dict[str, Any], trace: Path) -> None:
     config["model"] = str(trace)
 
 
+def dotted_network(config: dict[str, Any], trace: Path) -> None:
+    config["model"]["init_args"]["network.class_path"] = "torch.nn.Identity"
+
+
+def dotted_encoder(config: dict[str, Any], trace: Path) -> None:
+    config["model"]["init_args"]["network"]["init_args"]["encoder.class_path"] = "torch.nn.Identity"
+
+
+def more_arguments(config: dict[str, Any], trace: Path) -> None:
+    config["model"]["dict_kwargs"] = {"network": "torch.nn.Identity"}
+
+
+def arguments_alone(config: dict[str, Any], trace: Path) -> None:
+    config["model"]["init_args"]["network"] = {"init_args": {"encoder": "torch.nn.Identity"}}
+
+
+def dotted_record(config: dict[str, Any], trace: Path) -> None:
+    config["model"]["init_args"]["lora_config"] = {"rank": 4, "init_args.alpha": 3}
+
+
 REFUSED: list[Spoil] = [
+    dotted_network,
+    dotted_encoder,
+    more_arguments,
+    arguments_alone,
+    dotted_record,
     network,
     encoder,
     name_of_an_encoder,
@@ -207,3 +254,34 @@ def test_an_adapter_s_own_files_name_no_class(
     settings |= {"auto_mapping": {"base_model_class": "os.system", "parent_library": "nowhere.at.all"}}
     (weights / "adapter_config.json").write_text(json.dumps(settings))
     workspace.run("validate", "--ckpt_path", str(weights), config=False)
+
+
+@pytest.mark.parametrize("where", ["victim.zip", "..", "../other", "best_lora_step4_x/../../other"])
+def test_a_checkpoint_names_nothing_that_is_removed_but_its_own_files(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """The name of the best so far could be any path, which a better one replaced."""
+    weights = foreign(workspace, tmp_path, FORMS[2], folder)
+    victim = tmp_path / "victim.zip"
+    victim.write_text("mine")
+    for callback, name in (("LoRACheckpoint", "best_name"), ("MergeOnSave", "name")):
+        saved = torch.load(weights, weights_only=True)
+        (state,) = [value for key, value in saved["callbacks"].items() if key.startswith(callback)]
+        state[name] = str(victim) if where == victim.name else where
+        forged = weights.with_name(f"best_lora_step8_{callback}.ckpt")
+        torch.save(saved, forged)
+        args = ("--ckpt_path", str(forged), "--trainer.max_epochs", "4")
+        assert "is no name of a file that a run saves" in refusal(capsys, workspace, "fit", *args, config=False)
+    assert victim.read_text() == "mine"
+
+
+def test_states_of_callbacks_that_cannot_be_read_are_one_line(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = foreign(workspace, tmp_path, FORMS[2], folder)
+    saved = torch.load(weights, weights_only=True)
+    for key in saved["callbacks"]:
+        saved["callbacks"][key] = {"nothing": "of use"}
+    torch.save(saved, weights)
+    args = ("--ckpt_path", str(weights), "--trainer.max_epochs", "4")
+    assert "ckpt_path: a run cannot go on from it (KeyError" in refusal(capsys, workspace, "fit", *args, config=False)

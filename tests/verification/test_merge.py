@@ -182,3 +182,13 @@ def test_a_tied_weight_is_written_once_and_read_back_under_both_names(tmp_path: 
     assert other.head.weight is other.embed.weight
     with pytest.raises(UserError, match="1 tensors are missing"):
         fill(other, {}, "ckpt_path")
+
+
+def test_weights_that_somebody_else_wrote_are_never_replaced(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """16: the base of a run was taken for a merged model, since it holds a file of the same name."""
+    before = files(workspace.folder / "base")
+    args = ("--ckpt_path", str(best(run)), "--output", str(workspace.folder / "base"))
+    assert "exists and is no merged model" in refusal(capsys, workspace, "merge", *args, config=False)
+    assert files(workspace.folder / "base") == before
