@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from eomt.errors import UserError
 from eomt.lora.adaptable import Adaptable
 from eomt.utils.hub import WEIGHT_FILES
-from eomt.utils.own_files import OWN_METADATA
 
 # constructor arguments as a configuration has them, before anything is built
 Arguments = MutableMapping[str, Any]
@@ -85,7 +84,7 @@ class Network(Adaptable):
         Raises:
             UserError: If it cannot be written, for example with adapters inside.
         """
-        save_file(stored_once(self), folder / WEIGHT_FILES[0], OWN_METADATA)
+        save_file(stored_once(self), folder / WEIGHT_FILES[0], {"format": "pt"})
 
     def write_original(self, path: Path) -> None:
         """Write a `.pt` file with the tensor names of the network's authors.

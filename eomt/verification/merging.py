@@ -12,7 +12,6 @@ from eomt.models.weights.files import read_weights
 from eomt.utils.files import is_empty, write_folder
 from eomt.utils.hub import WEIGHT_FILES
 from eomt.utils.loaded import mark_loaded
-from eomt.utils.own_files import is_own_file
 from eomt.verification.adapters import TOLERANCE as TOLERANCE
 from eomt.verification.adapters import merged_copy as merged_copy
 
@@ -68,14 +67,15 @@ def fill_from_merged(network: nn.Module, folder: Path) -> None:
 
 
 def is_merged_folder(folder: Path, files: frozenset[str]) -> bool:
-    """Return whether a folder holds a network that was written here and nothing else, so that it can be replaced.
+    """Return whether a folder holds a merged network and nothing else, so that it can be replaced.
 
     Args:
         folder: Any path.
         files: Names of the files that the network writes.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return WEIGHTS_FILE in names and names <= files | {CONFIG_FILE} and is_own_file(folder / WEIGHTS_FILE)
+    # without a configuration it may be a base that came from elsewhere, in the same layout
+    return {WEIGHTS_FILE, CONFIG_FILE} <= names <= files | {CONFIG_FILE}
 
 
 def check_output(output: str | None, files: frozenset[str]) -> None:

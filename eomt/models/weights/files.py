@@ -19,7 +19,6 @@ from typing_extensions import TypedDict
 
 from eomt.errors import UserError, shortened
 from eomt.utils.hub import INDEX_FILES, WEIGHT_FILES, first_line
-from eomt.utils.own_files import OWN_METADATA
 from eomt.utils.reading import check_regular, read_json
 
 GIT_LFS = b"version https://git-lfs"
@@ -100,10 +99,10 @@ def write_weights(state: Mapping[str, Tensor], file: Path, metadata: dict[str, s
     Args:
         state: Tensors by name, on any device.
         file: Which is made, or written over.
-        metadata: Of the file, beside what transformers asks for and the mark of this package.
+        metadata: Of the file; None takes what transformers asks for.
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(plain, file, OWN_METADATA | (metadata or {}))
+    save_file(plain, file, metadata or {"format": "pt"})
 
 
 def read_config_fields(file: Path, model_types: Sequence[str]) -> dict[str, Any]:
