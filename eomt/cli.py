@@ -191,7 +191,7 @@ class CLI(LightningCLI):
         self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, known)
         check_settings(config, self.subcommand, self.checkpoint)
         run = self.checkpoint.run if self.checkpoint else None
-        recorded = bool(run and use_recorded_split(config, run))
+        recorded = bool(run and use_recorded_split(config, run, self.subcommand == "fit"))
         configure(config, self.checkpoint, self.subcommand == "fit")
         if config.data is None:
             assumed = ASSUMED_CLASSES if self.subcommand == "inspect" and self.checkpoint is None else None

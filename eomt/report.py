@@ -9,6 +9,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field, TypeAdapter
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typing_extensions import TypedDict
 
 from eomt.errors import UserError
@@ -69,10 +70,11 @@ def report(folder: Path) -> Table:
     if not path.is_file():
         raise UserError(f"{folder}: holds no {SUMMARY}; give the folder of a run that has ended")
     summary = read_json(path, SUMMARY_FILE, REMEDY)
-    table = Table(title=f"{folder.name}", show_header=False, title_justify="left")
+    # of texts, since brackets in a str are Rich's markup
+    table = Table(title=Text(folder.name), show_header=False, title_justify="left")
     metric = summary["metric"]
-    table.add_row(f"{metric}, base (step 0)", _figure(summary["baseline"]))
-    table.add_row(f"{metric}, best (step {summary['best_step']})", _figure(summary["best"]))
+    _add(table, f"{metric}, base (step 0)", _figure(summary["baseline"]))
+    _add(table, f"{metric}, best (step {summary['best_step']})", _figure(summary["best"]))
     files = sorted((folder / "results").glob("*_eval.json"))
     results = [read_json(file, EVALUATION_FILE, REMEDY) for file in files]
     # an evaluation without weights measured the base
@@ -80,26 +82,30 @@ def report(folder: Path) -> Table:
         measured = results[-1]["metrics"]
         name = metric.replace("val_", "test_")
         if name in measured:
-            table.add_row(f"{name}, as measured by test", _figure(measured[name]))
+            _add(table, f"{name}, as measured by test", _figure(measured[name]))
     trained, total = summary["trainable_parameters"], summary["total_parameters"]
-    table.add_row("parameters trained", f"{trained:,} of {total:,} ({100 * trained / total:.2f} %)")
-    table.add_row("adapter file", _bytes(summary["adapter_bytes"]))
-    table.add_row("merged file", _bytes(summary["merged_bytes"]))
+    _add(table, "parameters trained", f"{trained:,} of {total:,} ({100 * trained / total:.2f} %)")
+    _add(table, "adapter file", _bytes(summary["adapter_bytes"]))
+    _add(table, "merged file", _bytes(summary["merged_bytes"]))
     difference = summary["merge_relative_diff"]
-    table.add_row("merged against adapted", "-" if difference is None else f"{difference:.1e} relative")
-    table.add_row("audit", summary["audit"])
+    _add(table, "merged against adapted", "-" if difference is None else f"{difference:.1e} relative")
+    _add(table, "audit", summary["audit"])
     if stopped := summary.get("stopped_early"):
-        table.add_row("stopped early", stopped)
+        _add(table, "stopped early", stopped)
     # runs of 0.1.0 have none
     notes = summary.get("notes", [])
     for note in results[-1].get("notes", notes) if results else notes:
-        table.add_row("note", note)
-    table.add_row("seconds", f"{summary['seconds']:.0f}")
+        _add(table, "note", note)
+    _add(table, "seconds", f"{summary['seconds']:.0f}")
     pictures = sorted((folder / "pictures").glob("*.png"))
     pictures += sorted((folder / "predictions" / "overlays").rglob("*.png"))[:1]
     if pictures:
-        table.add_row("pictures", "\n".join(str(picture) for picture in _first_and_last(pictures)))
+        _add(table, "pictures", "\n".join(str(picture) for picture in _first_and_last(pictures)))
     return table
+
+
+def _add(table: Table, name: str, value: str) -> None:
+    table.add_row(Text(name), Text(value))
 
 
 def print_report(folder: Path) -> None:

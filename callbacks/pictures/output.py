@@ -15,6 +15,10 @@ from eomt.utils.files import write_file
 log = logging.getLogger("eomt")
 
 
+# of images that are predicted
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
 def picture_path(name: str) -> Path:
     """Return where a sample's picture goes, below a folder and never outside it; `a.jpg` is `a.jpg.png` there.
 
@@ -22,7 +26,9 @@ def picture_path(name: str) -> Path:
     """
     path = Path(name)
     path = Path(*(part for part in path.parts if part not in (path.anchor, "..")))
-    return path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
+    # `a.jpg.png` may lie beside `a.jpg`
+    is_own = path.suffix.lower() == ".png" and Path(path.stem).suffix.lower() not in ENDINGS
+    return path if is_own else path.with_name(f"{path.name}.png")
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

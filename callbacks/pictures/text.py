@@ -85,5 +85,6 @@ def draw_text(picture: Image.Image, corner: tuple[int, int], text: str, size: in
 
 
 def _composed(text: str) -> str:
-    # Pillow alone does not put an accent on the letter before it
-    return unicodedata.normalize("NFC", text)
+    # Pillow alone does not put an accent on the letter before it, and draws no line breaks or broken characters
+    printable = (letter if letter.isprintable() else "?" for letter in unicodedata.normalize("NFC", text))
+    return "".join(printable)

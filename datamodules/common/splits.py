@@ -23,7 +23,9 @@ def seeded_split(names: list[str], val_fraction: float, test_fraction: float, sp
 
     A fraction above 0 gives at least one name. Every name lands in exactly one split.
     """
-    order = sorted(names, key=lambda name: hashlib.sha256(f"{split_seed}/{name}".encode()).hexdigest())
+    order = sorted(
+        names, key=lambda name: hashlib.sha256(f"{split_seed}/{name}".encode(errors="surrogateescape")).hexdigest()
+    )
     num_val = max(1, round(len(names) * val_fraction)) if val_fraction > 0 else 0
     num_test = max(1, round(len(names) * test_fraction)) if test_fraction > 0 else 0
     return {

@@ -128,17 +128,21 @@ def assume_classes(config: Namespace, assumed: int | None) -> bool:
     return True
 
 
-def use_recorded_split(config: Namespace, run: Path) -> bool:
+def use_recorded_split(config: Namespace, run: Path, trains: bool) -> bool:
     """Let a command on a run's checkpoint use the recorded split of that run, even if files were added since.
 
-    Data at another path are split anew.
+    Data at another path are split anew, but never in the middle of a training.
 
     Args:
         config: Settings of the command, changed in place.
         run: Folder of the run.
+        trains: Whether the command goes on with the training.
 
     Returns:
         Whether the recorded split is used.
+
+    Raises:
+        UserError: If a training would go on with another split.
     """
     record = run / "splits.json"
     data = _init_args(config.get("data"))
@@ -149,6 +153,11 @@ def use_recorded_split(config: Namespace, run: Path) -> bool:
     same_data = path is not None and expand(path).resolve() == expand(data[field]).resolve()
     if same_data:
         data.splits = record
+    elif trains:
+        raise UserError(
+            f"data.{field}: {data[field]}, but the run was split at {path}; images of its test would be trained on: "
+            f"start a new run, or, if the data was moved, add --data.splits {record}"
+        )
     return same_data
 
 

@@ -13,7 +13,7 @@ from eomt.app.arguments import CONFIG_OPTIONS, option_values, without_other_data
 from eomt.app.config import class_of, read_yaml
 from eomt.app.runs import saved_config
 from eomt.errors import UserError, listed, shortened
-from eomt.utils.paths import constructor_parameters
+from eomt.utils.paths import constructor_parameters, expand
 
 log = logging.getLogger("eomt")
 
@@ -39,7 +39,7 @@ def with_saved_config(args: list[str]) -> list[str]:
     weights, config = saved
     given, found = str(config), read_yaml(config)
     if "--trust" not in args:
-        found, left = _taken_from(config, trains=args[0] == "fit")
+        found, left = _taken_from(config, args)
         if left:
             log.info("%s: left out, since it is not of this package: %s (--trust takes all)", config, listed(left))
         given = yaml.safe_dump(found, sort_keys=False)
@@ -48,7 +48,7 @@ def with_saved_config(args: list[str]) -> list[str]:
     return [args[0], "--config", given, *args[1:], "--ckpt_path", str(weights)]
 
 
-def _taken_from(path: Path, trains: bool) -> tuple[dict[str, Any], list[str]]:
+def _taken_from(path: Path, given: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Return what a command takes from a configuration beside weights, and the addresses of what it leaves out.
 
     `model`, `data`, `audit` and the seed are taken, with classes of this package alone; of the trainer, plain values
@@ -57,7 +57,7 @@ def _taken_from(path: Path, trains: bool) -> tuple[dict[str, Any], list[str]]:
 
     Args:
         path: The configuration.
-        trains: Whether the command goes on with a training.
+        given: Arguments of the command.
 
     Raises:
         UserError: If a part that is needed is of another package.
@@ -69,11 +69,29 @@ def _taken_from(path: Path, trains: bool) -> tuple[dict[str, Any], list[str]]:
         foreign = _of_plain(value, name) if name in PLAIN else _of_component(value, name)
         for address, found in foreign:
             raise _refusal(path, address, found)
+    _refuse_drawing(path, taken.get("data"), given)
     trainer = config.get("trainer")
     taken["trainer"], left = _own_parts(trainer if isinstance(trainer, dict) else {})
-    if trains and left:
+    if given[0] == "fit" and left:
         raise _refusal(path, *next(iter(left.items())))
     return taken, list(left)
+
+
+def _refuse_drawing(path: Path, data: Any, given: list[str]) -> None:
+    """Check that a configuration beside weights has nothing drawn in a new folder, which it could choose.
+
+    Raises:
+        UserError: If it would.
+    """
+    if data is None or option_values(given, "--data", "--data.path", "--data.class_path"):
+        return
+    place = (data.get("init_args") or {}).get("path")
+    drawn = hasattr(class_of(data), "generator_version")
+    if drawn and (place is None or not expand(str(place)).is_dir()):
+        raise UserError(
+            f"{path}: data would be drawn at {shortened(str(place), 60)}, which is not there; give --data.path, "
+            "or, if you trust whoever made it, --trust"
+        )
 
 
 def _refusal(path: Path, address: str, found: str) -> UserError:

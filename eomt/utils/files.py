@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,13 +11,24 @@ from eomt.errors import UserError
 
 # in the names of files and folders that are not whole yet
 WRITING = ".writing-"
+# at the end of the name of a folder that another is about to replace
+REPLACED = ".replaced"
+# names as `tempfile` makes them; the second are those of version 0.1
+LEFTOVER = re.compile(
+    rf"\..+{re.escape(WRITING)}[a-z0-9_]{{8}}(\.\w+)?|\.best_(lora|merged)_step.+\.[a-z0-9_]{{8}}|\..+{re.escape(REPLACED)}"
+)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing in a folder, at any depth, and had not given its name yet."""
-    # the second are those of version 0.1
-    for path in [*folder.rglob(f".*{WRITING}*"), *folder.glob(".best_*")]:
-        if path.is_dir() and not path.is_symlink():
+    """Remove what a killed process was writing in a folder, at any depth, and had not given its name yet.
+
+    A folder that was about to be replaced gets its name back.
+    """
+    for path in [path for path in folder.rglob(".*") if LEFTOVER.fullmatch(path.name)]:
+        whole = path.with_name(path.name[1:].removesuffix(REPLACED))
+        if path.name.endswith(REPLACED) and not whole.exists():
+            path.rename(whole)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -46,6 +58,8 @@ def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callabl
     folder = folder.resolve()
     _check_replaceable(folder, is_ours)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}{REPLACED}")
+    shutil.rmtree(aside, ignore_errors=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{WRITING}", dir=folder.parent))
     try:
         beside.chmod(0o755)
@@ -57,10 +71,14 @@ def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callabl
         if folder.exists():
             # another process may have made it while this one was filled
             _check_replaceable(folder, is_ours)
-            shutil.rmtree(folder)
+            # the old one goes when the new one is there
+            os.replace(folder, aside)
         os.replace(beside, folder)
         _sync(folder.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
+        if aside.exists() and not folder.exists():
+            os.replace(aside, folder)
         shutil.rmtree(beside, ignore_errors=True)
         raise
     return folder

@@ -473,6 +473,18 @@ def test_a_run_that_stops_early_says_so(workspace: Workspace, capsys: pytest.Cap
     assert summary(workspace.fit("whole", "--trainer.max_epochs", "1"))["stopped_early"] is None
 
 
+def test_a_training_never_goes_on_with_another_split(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """16: the record stayed, and `test` measured images that had been trained on."""
+    for name, count in (("one", 8), ("two", 9)):
+        write_images(tmp_path / name, count, 0)
+    run = workspace.fit("own_split", "--data.path", str(tmp_path / "one"), "--trainer.max_epochs", "1")
+    latest = ("--ckpt_path", str(next(run.glob("latest_*"))), "--data.path", str(tmp_path / "two"))
+    assert "images of its test would be trained on" in refusal(capsys, workspace, "fit", *latest)
+    workspace.run("validate", *latest)
+
+
 @pytest.mark.parametrize(("least", "steps"), [({"min_epochs": "3"}, 12), ({"min_steps": "10"}, 10)])
 def test_early_stopping_waits_for_the_least_length_of_a_run(
     workspace: Workspace, least: dict[str, str], steps: int

@@ -285,3 +285,17 @@ def test_states_of_callbacks_that_cannot_be_read_are_one_line(
     torch.save(saved, weights)
     args = ("--ckpt_path", str(weights), "--trainer.max_epochs", "4")
     assert "ckpt_path: a run cannot go on from it (KeyError" in refusal(capsys, workspace, "fit", *args, config=False)
+
+
+def test_nothing_is_drawn_where_a_configuration_beside_weights_says(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It could fill the disk, anywhere."""
+
+    def drawn(config: dict[str, Any], trace: Path) -> None:
+        config["data"] = component("datamodules.StreetScenes", path=str(trace / "x"), num_train=5)
+
+    weights = foreign(workspace, tmp_path, FORMS[0], drawn)
+    error = refusal(capsys, workspace, "validate", "--ckpt_path", str(weights), config=False)
+    assert "data would be drawn at" in error
+    assert not (tmp_path / "trace").exists()
