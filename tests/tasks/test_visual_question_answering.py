@@ -274,7 +274,7 @@ def test_merged_answers_are_the_adapted_ones(head: str, tokenizer: str, tmp_path
     (tmp_path / "merged").mkdir()
     for _ in range(2):
         # the second replaces the first
-        write_merged(merged, tmp_path / "merged" / "folder", None)
+        write_merged(merged, tmp_path / "merged" / "folder", "{}\n")
     again = VisualQuestionAnswering(make_vqa(answer_head=head, pretrained=str(tmp_path / "merged" / "folder"))).eval()
     torch.testing.assert_close(
         again.outputs(again.network, make_batch()), task.outputs(task.network, make_batch()), rtol=1e-4, atol=1e-5
