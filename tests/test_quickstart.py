@@ -116,6 +116,7 @@ def test_defects_are_found_without_prompts(folder: Path, monkeypatch: pytest.Mon
     assert len(found["notes"]) == 1
 
 
+@pytest.mark.slow
 def test_what_the_tiny_mae_learnt_is_adapted_to_morphs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ("--data.num_images", "300")
     run(folder, monkeypatch, "fit", "--run_name", "mae", *few, *steps(80), config=MAE_CONFIG)
