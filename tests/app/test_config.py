@@ -67,9 +67,9 @@ def test_the_recorded_split_is_found_however_the_home_folder_is_written(
     (tmp_path / "splits.json").write_text(json.dumps({"train": []}))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": component("x", path=saved)}))
     config = Namespace(data=Namespace(init_args=Namespace(path=given, splits=None)))
-    assert use_recorded_split(config, tmp_path)
+    assert use_recorded_split(config, tmp_path, trains=False)
     config.data.init_args = Namespace(path=str(tmp_path / "others"), splits=None)
-    assert not use_recorded_split(config, tmp_path)
+    assert not use_recorded_split(config, tmp_path, trains=False)
 
 
 def test_paths_are_known_where_annotations_are_postponed(user_module: str, tmp_path: Path) -> None:
