@@ -223,7 +223,7 @@ def test_a_recorded_split_is_used_again_by_the_command_line(tmp_path: Path) -> N
     (run / "splits.json").write_text(json.dumps(record))
     (run / "config.yaml").write_text(f"data: {{init_args: {{path: {tmp_path / 'data'}}}}}\n")
     config = Namespace(data=Namespace(init_args=Namespace(path=str(tmp_path / "data"), splits=None)))
-    assert use_recorded_split(config, run)
+    assert use_recorded_split(config, run, trains=False)
     again = severstal(tmp_path / "data", split_seed=2, splits=config.data.init_args.splits)
     assert again.is_split_by_seed
     assert again.split_record == record

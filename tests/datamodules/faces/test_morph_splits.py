@@ -203,7 +203,7 @@ def test_a_recorded_split_is_used_again_by_the_command_line(tmp_path: Path, capl
     (run / "splits.json").write_text(json.dumps(first.split_record))
     (run / "config.yaml").write_text(f"data: {{init_args: {{path: {tmp_path / 'data'}}}}}\n")
     config = Namespace(data=Namespace(init_args=Namespace(path=str(tmp_path / "data"), splits=None)))
-    assert use_recorded_split(config, run)
+    assert use_recorded_split(config, run, trains=False)
     write_face(tmp_path / "data" / "bonafide" / "id099_0.png", 9999)
     again = morph_faces(tmp_path / "data", split_seed=2, splits=config.data.init_args.splits)
     assert again.is_split_by_seed
