@@ -351,9 +351,12 @@ class CLI(LightningCLI):
         return folder
 
     def _remove_created_folder(self) -> None:
-        """Remove the new run's folder if it holds no checkpoint, so that its name can be used again."""
+        """Remove the new run's folder if nothing was trained in it, so that its name can be used again."""
         folder = self.created_folder
-        if folder and self.subcommand == "fit" and not any(folder.glob("*.ckpt")):
+        trainer = getattr(self, "trainer", None)
+        # figures and log of a training that left no checkpoint say why
+        was_trained = trainer is not None and trainer.global_step > 0 and not trainer.fast_dev_run
+        if folder and self.subcommand == "fit" and not was_trained and not any(folder.glob("*.ckpt")):
             shutil.rmtree(folder, ignore_errors=True)
         elif folder and not any(folder.iterdir()):
             folder.rmdir()

@@ -204,8 +204,8 @@ class LoRACheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the state after the last whole step, so that the run can be resumed.
 
-        Other processes may wait for one that is not here any more, so nothing waits for them: of their random states,
-        those after the last validation remain.
+        Other processes may wait for one that is not here any more, so nothing waits for them, and their random states
+        are not saved.
         """
         state = self._state
         if isinstance(exception, DivergenceError) or state is None or self._moving or is_trial(trainer):

@@ -46,7 +46,9 @@ def peer_error(error: BaseException, trainer: Trainer | None) -> UserError | Non
             mistake.status = 2
             return mistake
         return None
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in LOST):
+    # a lone process has pipes to lose, too: those of its data loader
+    is_one_of_several = trainer is not None and trainer.world_size > 1
+    if is_one_of_several and isinstance(error, RuntimeError) and any(words in str(error) for words in LOST):
         failed = _failed_child(trainer, time.monotonic() + PATIENCE)
         who = "another process" if failed is None else f"rank {failed[0]}"
         ended = PeerError(f"{who}: ended, and this process cannot go on without it; see its own message")

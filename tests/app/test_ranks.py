@@ -11,6 +11,7 @@ import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessRaisedException
 
+from eomt.app.ranks import peer_error
 from eomt.errors import UserError
 from tests.cli_runs import Workspace, make_workspace, refusal
 from tests.documents import ROOT
@@ -127,3 +128,9 @@ def test_processes_of_torchrun_that_would_train_alone_are_refused(
         monkeypatch.setenv(name, value)
     error = refusal(capsys, workspace, "fit", "--run_name", "alone", "--trainer.strategy", "auto")
     assert "trainer.devices: torchrun started 2 processes" in error
+
+
+def test_a_lone_process_loses_no_other() -> None:
+    """A pipe of its data loader was taken for another process."""
+    assert peer_error(RuntimeError("Broken pipe"), None) is None
+    assert peer_error(RuntimeError("Broken pipe"), Trainer(logger=False, accelerator="cpu", devices=1)) is None

@@ -79,3 +79,11 @@ def test_the_good_checkpoint_stays(workspace: Workspace, capsys: pytest.CaptureF
     saved = torch.load(latest, weights_only=True)
     assert saved["global_step"] == 4
     assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
+
+
+def test_what_a_run_without_checkpoints_wrote_stays(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    """Log and figures say why it diverged; they went with the folder."""
+    args = ("--run_name", "unsaved", "--trainer.enable_checkpointing", "false", "--trainer.callbacks", "null")
+    error = refusal(capsys, workspace, "fit", *args, "--model.lr", "1e12", "--trainer.max_epochs", "3")
+    assert "the training diverged" in error
+    assert (workspace.runs / "unsaved" / "training.log").is_file()
