@@ -35,23 +35,7 @@ from tests.datamodules.questions.question_files import write_csv
 from tests.datamodules.questions.question_files import write_pair as write_question_pair
 from tests.datamodules.segmentation.test_panoptic import write_coco
 
-RUNS = Path(__file__).parents[1] / "old_runs"
-# a run's, cut: PyYAML is slow
-SAVED = """
-seed_everything: 1
-model:
-  class_path: eomt.tasks.SemanticSegmentation
-  init_args:
-    network: {class_path: eomt.models.EoMT, init_args: {num_q: 4, encoder: {class_path: eomt.models.ViT}}}
-    lora_config: {class_path: eomt.models.lora_integration.LoRAConfig, init_args: {rank: 4}}
-data: {class_path: datamodules.ImageMaskFolder, init_args: {path: a, ignore_labels: [255]}}
-trainer:
-  max_steps: 4
-  logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}}
-  callbacks: [{class_path: callbacks.LoRACheckpoint}, callbacks.MergeOnSave]
-"""
 STEEL_SIZE = (STEEL_HEIGHT, STEEL_WIDTH)
-COLORS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 # ------------------------------------------------------------------------------------------ images

@@ -24,8 +24,6 @@ from eomt.models.weights.files import read_weights
 from eomt.models.weights.transformers import read_model_config
 from eomt.models.weights.vqa import read_vqa_layout
 from eomt.utils.reading import read_text
-from tests.datamodules.defects.defect_files import HEIGHT as STEEL_HEIGHT
-from tests.datamodules.defects.defect_files import WIDTH as STEEL_WIDTH
 from tests.tiny_sam2 import tiny_config
 from tests.tiny_vqa import BART, make_tokenizer
 
@@ -44,7 +42,6 @@ trainer:
   logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}}
   callbacks: [{class_path: callbacks.LoRACheckpoint}, callbacks.MergeOnSave]
 """
-STEEL_SIZE = (STEEL_HEIGHT, STEEL_WIDTH)
 COLORS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
