@@ -2,6 +2,8 @@
 
 import logging
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -54,29 +56,46 @@ def option_value(args: list[str], *names: str) -> str | None:
     return next(reversed(option_values(args, *names)), None)
 
 
-def without_other_data(args: list[str], configured: Any) -> list[str]:
-    """Return the arguments, so that the data of a configuration are forgotten where an option names another class.
+def without_other_data(args: list[str], read: Callable[[Path], dict[str, Any]]) -> list[str]:
+    """Return the arguments, so that data are forgotten where a later configuration or option names another class.
 
     jsonargparse hands the fields that both classes have on from one to the other: a share of the images that one splits
     off for validation would be missing in the test set of the other.
 
     Args:
         args: Arguments of a command, in order.
-        configured: `data` in its configuration.
+        read: Reads a configuration.
     """
-    given = option_value(args, "--data", "--data.class_path")
-    before, after = _class_name(configured), _class_name(None if given is None else yaml.safe_load(given))
-    if before is None or after is None or before == after:
-        return args
-    log.info("data: %s in place of the config's %s, of whose fields none is kept", after, before)
-    place = next(index for index, arg in enumerate(args) if arg.partition("=")[0] in ("--data", "--data.class_path"))
-    return [*args[:place], "--data=null", *args[place:]]
+    kept: list[str] = []
+    before: str | None = None
+    for group in _groups(args):
+        after = _data_class(group, read)
+        if before and after and after != before:
+            log.info("data: %s in place of the config's %s, of whose fields none is kept", after, before)
+            kept.append("--data=null")
+        before = after or before
+        kept += group
+    return kept
 
 
-def _class_name(component: Any) -> str | None:
-    """Return the name of the class that a text or a mapping names, without its modules."""
-    found = component.get("class_path") if isinstance(component, dict) else component
-    return found.rpartition(".")[2] if isinstance(found, str) and not found.endswith((".yaml", ".yml")) else None
+def _data_class(group: list[str], read: Callable[[Path], dict[str, Any]]) -> str | None:
+    """Return the name, without its modules, of the class of data that an option names; None if it names none."""
+    value, is_config = _value(group), _name(group) in CONFIG_OPTIONS
+    if value is None or value in OFF or not (is_config or _name(group) in ("--data", "--data.class_path")):
+        return None
+    found: Any = value
+    if "\n" in value or value.lstrip().startswith("{"):
+        try:
+            found = yaml.safe_load(value)
+        except yaml.YAMLError:
+            # the parser says what is wrong with it
+            return None
+    elif is_config or value.endswith((".yaml", ".yml", ".json")):
+        found = read(Path(value))
+    if is_config:
+        found = found.get("data")
+    found = found.get("class_path") if isinstance(found, dict) else found
+    return found.rpartition(".")[2] if isinstance(found, str) else None
 
 
 def _groups(args: list[str]) -> list[list[str]]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import yaml
 
-from eomt.app.arguments import CONFIG_OPTIONS, option_values, without_other_data
+from eomt.app.arguments import option_values, without_other_data
 from eomt.app.config import class_of, read_yaml
 from eomt.app.runs import saved_config
 from eomt.errors import UserError, listed, shortened
@@ -32,20 +32,19 @@ def with_saved_config(args: list[str]) -> list[str]:
     Raises:
         UserError: If a configuration cannot be read, or would run code of others.
     """
-    data = [read_yaml(Path(given)).get("data") for given in option_values(args, *CONFIG_OPTIONS)]
     saved = saved_config(args)
     if saved is None:
-        return without_other_data(args, data[-1] if data else None)
+        return without_other_data(args, read_yaml)
     weights, config = saved
-    given, found = str(config), read_yaml(config)
+    given = str(config)
     if "--trust" not in args:
         found, left = _taken_from(config, args)
         if left:
             log.info("%s: left out, since it is not of this package: %s (--trust takes all)", config, listed(left))
         given = yaml.safe_dump(found, sort_keys=False)
-    args = without_other_data(args, found.get("data"))
     # of two equal options the later one counts, so an alias becomes the path that it stands for
-    return [args[0], "--config", given, *args[1:], "--ckpt_path", str(weights)]
+    args = [args[0], "--config", given, *args[1:], "--ckpt_path", str(weights)]
+    return without_other_data(args, read_yaml)
 
 
 def _taken_from(path: Path, given: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from datamodules import RoadAnomaly
 from eomt.app.arguments import in_order, option_value, without_other_data
+from eomt.app.trust import with_saved_config
+from eomt.cli import CLI
 from tests.cli_runs import Workspace, make_workspace
 
 
@@ -48,14 +51,49 @@ def test_the_last_of_equal_options_counts() -> None:
     assert option_value(["fit", "--flag", "--config", "a"], "--flag") is None
 
 
-@pytest.mark.parametrize("option", ["--data", "--data.class_path"])
+@pytest.mark.parametrize("option", ["--data", "--data.class_path", "-c"])
 def test_another_class_of_data_starts_from_its_own_defaults(option: str) -> None:
-    configured = {"class_path": "datamodules.ImageMaskFolder", "init_args": {"val_fraction": 0.15}}
-    args = ["test", option, "RoadAnomaly", "--data.path", "x"]
-    assert without_other_data(args, configured) == ["test", "--data=null", *args[1:]]
-    for same in ("ImageMaskFolder", "datamodules.ImageMaskFolder", "null", "own.yaml"):
-        args = ["test", option, same]
-        assert without_other_data(args, configured) == args
+    """15 D: as an option, in a file of its own, or in a second configuration."""
+    files = {
+        "run": {"data": {"class_path": "datamodules.ImageMaskFolder", "init_args": {"val_fraction": 0.15}}},
+        "other.yaml": {"class_path": "RoadAnomaly", "data": {"class_path": "RoadAnomaly"}},
+        "same.yaml": {"class_path": "ImageMaskFolder", "data": {"class_path": "ImageMaskFolder"}},
+        "none": {"model": None},
+    }
+
+    def changed(*values: str) -> list[str]:
+        args = [word for value in values for word in (option, value)]
+        return without_other_data(["test", "-c", "run", *args], lambda path: files[path.name])[3:]
+
+    assert changed("other.yaml") == ["--data=null", option, "other.yaml"]
+    assert changed("same.yaml") == [option, "same.yaml"]
+    if option == "-c":
+        assert changed("none", "other.yaml") == [option, "none", "--data=null", option, "other.yaml"]
+        return
+    assert changed("RoadAnomaly") == ["--data=null", option, "RoadAnomaly"]
+    for value in ("ImageMaskFolder", "datamodules.ImageMaskFolder", "null", "{", '{"class_path": "ImageMaskFolder"}'):
+        assert changed(value) == [option, value]
+
+
+def test_a_second_configuration_with_other_data_takes_none_of_the_first(workspace: Workspace, tmp_path: Path) -> None:
+    second = {"class_path": "datamodules.RoadAnomaly", "init_args": {"path": str(tmp_path)}}
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump({"data": second}))
+    given = (
+        "--config",
+        str(workspace.config),
+        "--config",
+        str(tmp_path / "second.yaml"),
+        "--data.eval_batch_size",
+        "3",
+    )
+    args = with_saved_config(in_order(["test", *given]))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("before_instantiate_classes", "instantiate_classes", "after_instantiate_classes"):
+            patch.setattr(CLI, name, lambda self: None)
+        patch.setattr(CLI, "_run_subcommand", lambda self, subcommand: None)
+        data = CLI(args).config.test.data
+    assert data.class_path == "datamodules.RoadAnomaly"
+    assert (data.init_args.eval_batch_size, data.init_args.num_workers) == (3, RoadAnomaly(tmp_path).num_workers)
 
 
 def test_the_part_of_a_file_does_not_win_over_an_option(workspace: Workspace, tmp_path: Path) -> None:
