@@ -48,7 +48,7 @@ from eomt.app.runs import (
     run_of_config,
 )
 from eomt.app.signals import Ending, undisturbed
-from eomt.app.trainer import Trainer
+from eomt.app.trainer import Trainer, build_trainer
 from eomt.app.trust import with_saved_config
 from eomt.errors import UserError
 from eomt.lora.files import load_adapter
@@ -247,7 +247,7 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and self.checkpoint:
             # step 0 was validated when the run began
             settings["num_sanity_val_steps"] = 0
-        trainer = _build_trainer(settings)
+        trainer = build_trainer(settings)
         check_launch(trainer)
         watch_ranks(trainer)
         return trainer
@@ -259,7 +259,7 @@ class CLI(LightningCLI):
         # with a limit in steps, the learning-rate schedule does not ask for training data
         settings |= {"devices": 1, "logger": False, "max_epochs": -1, "max_steps": 1}
         settings |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = _build_trainer(settings)
+        trainer = build_trainer(settings)
         trainer.allow_random_base = self._get(self.config_init, "audit").allow_random_base
         trainer.merged_config = yaml.safe_dump(standalone_config(self.resolved), sort_keys=False)
         return trainer
@@ -396,12 +396,3 @@ def main(args: Sequence[str] | None = None) -> None:
             who = f" (rank {rank()})" if rank() else ""
             print(f"error{who}: {one_line(user_error)}", file=sys.stderr)
             sys.exit(user_error.status)
-
-
-def _build_trainer(settings: dict[str, Any]) -> Trainer:
-    try:
-        return Trainer(**settings)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"trainer: {(str(error) or type(error).__name__).splitlines()[0]}") from error

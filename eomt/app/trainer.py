@@ -143,3 +143,20 @@ class Trainer(lightning.pytorch.Trainer):
             return next(iter(datamodule.val_dataloader())), "the first validation batch"
         except UserError as error:
             return task.synthetic_batch(1), f"a synthetic batch ({error})"
+
+
+def build_trainer(settings: dict[str, Any]) -> Trainer:
+    """Return a trainer.
+
+    Args:
+        settings: Arguments of its constructor.
+
+    Raises:
+        UserError: If Lightning refuses one.
+    """
+    try:
+        return Trainer(**settings)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"trainer: {(str(error) or type(error).__name__).splitlines()[0]}") from error

@@ -1,8 +1,13 @@
 """Which figures of prompted segmentation are logged, and what must be said beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
+from eomt.errors import UserError, shortened
 from eomt.metrics.constant_answers import RIVALS
+
+# of prompts, in evaluation
+Mode = Literal["box", "centre", "points", "none"]
 
 # what a fit logs for each mode
 OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou")
@@ -10,6 +15,25 @@ OF_FIT = ("iou", "dice", "pooled_iou", "macro_iou")
 OF_CLASSES = ("kaggle_dice", "kaggle_dice_all_empty")
 # overlaps above are no answers to classes, spreads below none to images
 LARGEST_OVERLAP, SMALLEST_SPREAD = 0.9, 0.01
+
+
+def watched_mode(watch: Mode | None, modes: Sequence[Mode], prompt_free: bool) -> Mode:
+    """Return the mode whose figure selects the best checkpoint.
+
+    Args:
+        watch: As it is configured; None for the only one, or the first.
+        modes: Those that are measured.
+        prompt_free: Whether the network predicts without prompts, so that no other figure may choose it.
+
+    Raises:
+        UserError: If it is not measured, or may not choose.
+    """
+    watch = watch or ("none" if prompt_free else modes[0])
+    if watch not in modes:
+        raise UserError(f"watch: {shortened(watch)!r}; must be one of modes: {', '.join(modes)}")
+    if prompt_free and watch != "none":
+        raise UserError(f"watch: {watch!r}, but a prompt_free network predicts without prompts; --model.watch none")
+    return watch
 
 
 def figures_to_log(figures: Mapping[str, float], is_fit: bool, finds_classes: bool) -> dict[str, float]:

@@ -1,14 +1,14 @@
 """Segmentation with SAM 2: of prompted objects, or of classes without prompts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from eomt.errors import UserError, listed, shortened
+from eomt.errors import UserError, listed
 from eomt.lora.config import LoRAConfig
 from eomt.losses import PromptedMaskLoss
 from eomt.losses.prompted_masks import sum_of
@@ -31,9 +31,7 @@ from eomt.prompts.prompts_alone import NUM_RADII, masks_of_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_maps
-from eomt.tasks.prompted_figures import figures_to_log, notes_of_classes, notes_of_prompts
-
-Mode = Literal["box", "centre", "points", "none"]
+from eomt.tasks.prompted_figures import Mode, figures_to_log, notes_of_classes, notes_of_prompts, watched_mode
 
 # of the loss of class masks: with 1, three quarters of which are of absent classes, all masks became empty
 ABSENT_MASKS = 0.2
@@ -97,11 +95,7 @@ class PromptedSegmentation(AdaptationTask):
         if not modes or set(modes) - set(MODES) or len(set(modes)) < len(modes):
             raise UserError(f"modes: {listed(map(repr, modes))}; must be some of {', '.join(MODES)}, each once")
         super().__init__(network, lora_config, weight_decay=weight_decay, **training)
-        watch = watch or ("none" if network.prompt_free else modes[0])
-        if watch not in modes:
-            raise UserError(f"watch: {shortened(watch)!r}; must be one of modes: {', '.join(modes)}")
-        if network.prompt_free and watch != "none":
-            raise UserError(f"watch: {watch!r}, but a prompt_free network predicts without prompts; --model.watch none")
+        watch = watched_mode(watch, modes, network.prompt_free)
         self.sampling = sampling or PromptSampling()
         self.modes, self.watch, self.prompt_seed = [*modes], watch, prompt_seed
         if self._finds_classes(self.watch):
