@@ -45,6 +45,7 @@ from eomt.app.runs import (
     create_run_folder,
     find_checkpoint,
     make_run_name,
+    refuse_going_back,
     run_of_config,
 )
 from eomt.app.signals import Ending, undisturbed
@@ -100,7 +101,7 @@ class CLI(LightningCLI):
                 self.lock.release()
 
     def _start(self, args: Sequence[str] | None, run: bool) -> None:
-        given = sys.argv[1:] if args is None else args
+        self.given = given = list(sys.argv[1:] if args is None else args)
         known = self.subcommands()
         if given and given[0] in known:
             # the parser of each other command takes an eighth of a second, and is not needed
@@ -189,7 +190,7 @@ class CLI(LightningCLI):
         classes = (config.model.class_path, (config.data or {}).get("class_path"))
         known = RunConfiguration(stem, classes, run_of_config(file))
         self.checkpoint = find_checkpoint(config.get("ckpt_path"), root, config.run_name, known)
-        check_settings(config, self.subcommand, self.checkpoint)
+        check_settings(config, self.subcommand, self.checkpoint, self.given)
         run = self.checkpoint.run if self.checkpoint else None
         recorded = bool(run and use_recorded_split(config, run, self.subcommand == "fit"))
         configure(config, self.checkpoint, self.subcommand == "fit")
@@ -328,18 +329,19 @@ class CLI(LightningCLI):
     def _run_folder(self, root: Path, run_name: str | None, generated_name: str) -> Path:
         """Return the folder of the run: the checkpoint's own, or a new one that the first process creates.
 
+        A fit with a name of its own branches off: it goes on from another run's checkpoint in a new folder.
+
         Raises:
-            UserError: If the folder exists, or the checkpoint belongs to another run.
+            UserError: If the folder exists, or what a run did since the checkpoint would be replaced.
         """
         folder = root / (run_name or generated_name)
         run = self.checkpoint.run if self.checkpoint else None
-        if run is not None:
-            if run_name is not None and folder.resolve() != run.resolve():
-                raise UserError(
-                    f"run_name: {run_name!r}, but the checkpoint belongs to {run}; "
-                    "leave run_name out, or copy that folder to branch off"
-                )
+        if run is not None and (run_name is None or folder.resolve() == run.resolve()):
+            if self.checkpoint and self.subcommand == "fit":
+                refuse_going_back(run, self.checkpoint.path)
             return run
+        if run is not None and self.subcommand != "fit":
+            raise UserError(f"run_name: {run_name!r}, but the checkpoint belongs to {run}; leave run_name out")
         if shared := os.environ.get(FOLDER_VARIABLE):
             return Path(shared)
         if self.subcommand != "fit" and run_name is not None and folder.exists():

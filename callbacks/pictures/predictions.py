@@ -20,6 +20,7 @@ from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.masks import index_image, overlay
 from callbacks.pictures.output import picture_path, save_picture, show_picture
 from callbacks.pictures.prompts import PROMPT, draw_prompts
+from callbacks.run.run_folder import PREDICTIONS
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import MaskFiles, data_of
 from eomt.tasks.index_maps import index_map
@@ -150,7 +151,7 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         count = torch.tensor(self._written, device=trainer.strategy.root_device)
         total = int(trainer.strategy.reduce(count, reduce_op="sum"))
         if total and trainer.is_global_zero:
-            log.info("%d predictions (masks and overlays) are in %s", total, self.folder / "predictions")
+            log.info("%d predictions (masks and overlays) are in %s", total, self.folder / PREDICTIONS)
 
     def _keep(self, trainer: Trainer, evaluated: EvaluatedBatch) -> None:
         batch, outputs = evaluated.batch, evaluated.outputs
@@ -208,12 +209,12 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
             mask = predictions[index].cpu()
             image = _at_size(batch["image"][index].cpu(), mask.shape)
             path = picture_path(batch["name"][index])
-            save_picture(index_image(mask, colors), self.folder / "predictions" / "masks" / path)
+            save_picture(index_image(mask, colors), self.folder / PREDICTIONS / "masks" / path)
             painted = _with_prompts(overlay(image, mask, colors), evaluated.outputs, index)
-            save_picture(to_pil_image(painted), self.folder / "predictions" / "overlays" / path)
+            save_picture(to_pil_image(painted), self.folder / PREDICTIONS / "overlays" / path)
             if not torch.equal(labels, torch.arange(len(labels))):
                 of_file = labels[mask].numpy().astype(np.uint8 if labels.max() < 256 else np.uint16)
-                save_picture(Image.fromarray(of_file), self.folder / "predictions" / "labels" / path)
+                save_picture(Image.fromarray(of_file), self.folder / PREDICTIONS / "labels" / path)
             self._written += 1
 
 

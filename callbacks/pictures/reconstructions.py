@@ -12,12 +12,13 @@ from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, chec
 from callbacks.pictures.colors import Color
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.output import picture_path, save_picture, show_picture
+from callbacks.run.run_folder import PREDICTIONS
 from eomt.models.mae import MAEPictures
 from eomt.tasks.masked_autoencoding import MaskedAutoencoding
 
 log = logging.getLogger("eomt")
 
-RECONSTRUCTIONS = Path("predictions") / "reconstructions"
+RECONSTRUCTIONS = Path(PREDICTIONS) / "reconstructions"
 TITLES = ["image", "masked", "reconstruction"]
 # the mean color, in which removed patches are shown
 REMOVED: Color = (124, 116, 104)

@@ -21,12 +21,15 @@ from callbacks.pictures.colors import Color
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.masks import overlay
 from callbacks.pictures.output import picture_path, save_picture
+from callbacks.run.run_folder import PREDICTIONS, set_aside
 from eomt.errors import UserError
 from eomt.tasks.semantic_segmentation import SemanticSegmentation
 from eomt.utils.files import write_file
 
 log = logging.getLogger("eomt")
 
+# what `save_scores` writes into
+SCORES = "scores"
 # from dark to bright, so that it is a scale to color-blind eyes and in black and white too
 COLORMAP = "inferno"
 ANOMALY: Color = (0, 190, 255)
@@ -105,7 +108,7 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
         self._saved: dict[Path, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask the task for its maps.
+        """Ask the task for its maps, and make room for the scores of this command.
 
         Raises:
             UserError: The task is another one.
@@ -113,6 +116,8 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
         super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, SemanticSegmentation)
         pl_module.keeps_anomaly_maps = True
+        if self.save_scores and stage in ("test", "predict"):
+            set_aside(trainer, self.folder / SCORES)
 
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted test may have left."""
@@ -128,7 +133,7 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
             for index in evaluated.real():
                 sample = small(batch["name"][index], batch["image"][index], outputs["anomaly_maps"][index])
                 picture = _picture(sample, task.anomalies.scores, score_ranges([sample.maps]), [])
-                save_picture(picture, self.folder / "predictions" / "anomaly" / picture_path(sample.name))
+                save_picture(picture, self.folder / PREDICTIONS / "anomaly" / picture_path(sample.name))
         if evaluated.stage != "test" or "anomaly_maps" not in outputs or not trainer.is_global_zero:
             return
         for index in evaluated.real():
@@ -151,9 +156,9 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
     def end(self, trainer: Trainer, task: SemanticSegmentation, stage: Stage) -> None:
         """Say where the pictures of `predict` and the scores are."""
         if stage == "predict" and trainer.is_global_zero:
-            log.info("Maps of the anomaly scores are in %s", self.folder / "predictions" / "anomaly")
+            log.info("Maps of the anomaly scores are in %s", self.folder / PREDICTIONS / "anomaly")
         if self.save_scores and stage in ("test", "predict") and trainer.is_global_zero:
-            log.info("Anomaly scores are in %s", self.folder / "scores")
+            log.info("Anomaly scores are in %s", self.folder / SCORES)
 
     def _save(self, name: str, scores: Sequence[str], maps: Tensor) -> None:
         """Write the scores of an image, `(S, H, W)`, a file for each."""
@@ -163,7 +168,7 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
                 path = path.with_stem(path.stem.removesuffix(CAMERA))
             if self._saved.setdefault(path, name) != name:
                 raise UserError(f"save_scores: {name} and {self._saved[path]} would share {path}; rename one of them")
-            file = self.folder / "scores" / score / path
+            file = self.folder / SCORES / score / path
             file.parent.mkdir(parents=True, exist_ok=True)
             write_file(file, partial(write_hdf5 if self.save_scores == "hdf5" else write_npy, values))
 

@@ -17,6 +17,7 @@ from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.output import picture_path, save_picture
 from callbacks.results.morph_baselines import BASELINES, baseline_figures
 from callbacks.results.tables import file_of_predict, file_of_test, gather_rows, write_table
+from callbacks.run.run_folder import PREDICTIONS
 from eomt.errors import UserError
 from eomt.metrics.error_rates import error_curve
 from eomt.tasks.data import FaceData, data_of
@@ -93,7 +94,7 @@ class MorphResults(EvaluationCallback[MorphDetection]):
                 image = batch["image"][index].cpu()
                 images = [image, glowing(image, outputs["rollout"][index].cpu())]
                 picture = picture_grid([images], ["image", "attention rollout"], [name], [])
-                save_picture(picture, self.folder / "predictions" / "rollout" / picture_path(name))
+                save_picture(picture, self.folder / PREDICTIONS / "rollout" / picture_path(name))
 
     def end_epoch(self, trainer: Trainer, task: MorphDetection, stage: Stage) -> None:
         """Put the baselines beside the figures of `test`."""

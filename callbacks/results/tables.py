@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 
+from callbacks.run.run_folder import PREDICTIONS
 from callbacks.run.run_summary import RunSummary
 from eomt.errors import UserError
 from eomt.utils.distributed import gather
@@ -57,4 +58,4 @@ def file_of_test(trainer: Trainer, who: str, ending: str) -> Path:
 
 def file_of_predict(folder: Path, ending: str) -> Path:
     """Return the path of a file with predictions, in the folder of a run."""
-    return folder / "predictions" / f"{datetime.now():%Y%m%d-%H%M%S}_{ending}"
+    return folder / PREDICTIONS / f"{datetime.now():%Y%m%d-%H%M%S}_{ending}"

@@ -6,7 +6,8 @@ from dataclasses import replace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from eomt.errors import UserError
-from eomt.tasks.base import AdaptationTask, first_supervised
+from eomt.tasks.base import AdaptationTask
+from eomt.tasks.first_batch import first_supervised
 from eomt.utils.distributed import gather
 from eomt.utils.modes import isolated_randomness
 from eomt.utils.trainer import datamodule_of

@@ -1,16 +1,37 @@
 """The folder of a run, and the metrics of its validations."""
 
+import logging
 import re
+from itertools import count
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 
 from eomt.errors import UserError, listed, shortened
 
+log = logging.getLogger("eomt")
+
+
+# what `predict` writes into
+PREDICTIONS = "predictions"
+
 
 def run_folder(trainer: Trainer) -> Path:
     """Return the run's folder, which is the same on all ranks."""
     return Path(trainer.strategy.broadcast(trainer.default_root_dir))
+
+
+def set_aside(trainer: Trainer, folder: Path) -> None:
+    """Rename a folder that an earlier command filled, so that its files are not mixed with those of this one.
+
+    All processes wait until it is done.
+    """
+    if trainer.is_global_zero and folder.is_dir():
+        numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(1))
+        earlier = next(path for path in numbered if not path.exists())
+        folder.rename(earlier)
+        log.info("%s: what was there is kept in %s", folder, earlier.name)
+    trainer.strategy.barrier()
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:

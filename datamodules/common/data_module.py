@@ -1,12 +1,16 @@
 """The contract that every data module keeps: what data tell the rest of the application."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lightning import LightningDataModule
 
 from eomt.utils.files import is_empty
+from eomt.utils.paths import constructor_parameters
+
+log = logging.getLogger("eomt")
 
 # what a data module may take from the network for which it makes images and texts ready
 NetworkFact = Literal["img_size", "tokenizer", "max_tokens"]
@@ -38,6 +42,7 @@ class DataModule(LightningDataModule):
         self.predict_path = predict_path
         self.counts: dict[str, dict[str, int]] = {}
         self.balanced = False
+        self._noted = False
 
     @property
     def is_prepared(self) -> bool:
@@ -75,6 +80,21 @@ class DataModule(LightningDataModule):
     def split_record(self) -> dict[str, list[str]]:
         """Names of the images in each split, as the argument `splits` takes them from a JSON file; may be empty."""
         return {}
+
+    def note_unused(self, names: Sequence[str], reason: str) -> None:
+        """Say once which constructor arguments have no effect, of those that do not have their default.
+
+        Args:
+            names: Of arguments that are attributes too.
+            reason: Why they have none.
+        """
+        defaults = constructor_parameters(type(self))
+        values = {name: getattr(self, name) for name in names if name in defaults}
+        given = [f"{name} {value}" for name, value in values.items() if value != defaults[name].default]
+        # a command makes another instance before, to look at the classes
+        if given and self.trainer is not None and not self._noted:
+            self._noted = True
+            log.info("data: %s, so there is no use for %s", reason, ", ".join(given))
 
     def found_arguments(self) -> dict[str, Any]:
         """Return arguments that, where they are null, are found out by reading the training data.

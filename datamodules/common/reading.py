@@ -29,6 +29,8 @@ CONTAINED = (b"ftyphei", b"ftypmif1")
 # what Pillow opens and cannot decode: films
 FILMS = ("MPEG",)
 DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
+# the longer side in parts of the shorter one; the longest strips of steel or soil that are photographed have some 20
+MOST_ELONGATED = 100
 # EXIF orientations that turn an image by a quarter
 QUARTER_TURNS = (5, 6, 7, 8)
 
@@ -81,7 +83,12 @@ def looks_like_image(path: Path) -> bool:
         return False
 
 
-def _refuse_deep_image(path: ImageFile, image: Image.Image) -> None:
+def _refuse_unusable(path: ImageFile, image: Image.Image) -> None:
+    if max(image.size) > MOST_ELONGATED * min(image.size):
+        raise UserError(
+            f"{path}: has {image.height} x {image.width} pixels; one side may be {MOST_ELONGATED} times the other, or "
+            "windows over it have no end: cut it into pieces"
+        )
     if image.mode in DEEP_MODES:
         raise UserError(
             f"{path}: grayscale image of more than 8 bits (mode {image.mode}); "
@@ -93,7 +100,7 @@ def read_image(path: ImageFile) -> Image.Image:
     """Read an image as RGB, turned as its EXIF orientation says.
 
     Raises:
-        UserError: The file is damaged or a grayscale image of more than 8 bits.
+        UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
     return _read_as(path, "RGB")
 
@@ -102,7 +109,7 @@ def read_small_image(path: ImageFile, side: int) -> Image.Image:
     """Read an image as `read_image` does, of JPEG at a fraction of its size, at least `side` pixels each way.
 
     Raises:
-        UserError: The file is damaged or a grayscale image of more than 8 bits.
+        UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
     return _read_as(path, "RGB", (side, side))
 
@@ -111,14 +118,14 @@ def read_image_with_opacity(path: ImageFile) -> Image.Image:
     """Read an image as RGBA, turned as its EXIF orientation says; without transparency it is opaque.
 
     Raises:
-        UserError: The file is damaged or a grayscale image of more than 8 bits.
+        UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
     return _read_as(path, "RGBA")
 
 
 def _read_as(path: ImageFile, mode: str, least: tuple[int, int] | None = None) -> Image.Image:
     with _opened(path) as image:
-        _refuse_deep_image(path, image)
+        _refuse_unusable(path, image)
         if least is not None:
             image.draft(None, least)
         return ImageOps.exif_transpose(image).convert(mode)
@@ -138,10 +145,10 @@ def check_image(path: ImageFile) -> tuple[int, int]:
     """Return an image's (height, width) as `read_image` would give it, at a fraction of the cost of decoding.
 
     Raises:
-        UserError: The file is damaged or a grayscale image of more than 8 bits.
+        UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
     with _opened(path) as image:
-        _refuse_deep_image(path, image)
+        _refuse_unusable(path, image)
         stored, orientation = _stored(image)
         if image.format == "PNG":
             image.verify()
@@ -290,11 +297,11 @@ def read_color_codes(path: ImageFile, image: ImageFile) -> np.ndarray:
     """Read a mask as red + 256 green + 65536 blue, (H, W) int32, turned as `read_mask` turns it.
 
     Raises:
-        UserError: The file is damaged or a grayscale image of more than 8 bits.
+        UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
 
     def codes(opened: Image.Image) -> np.ndarray:
-        _refuse_deep_image(path, opened)
+        _refuse_unusable(path, opened)
         return _codes(np.asarray(opened.convert("RGB"))[..., ::-1])
 
     return _read_like(path, image, codes)

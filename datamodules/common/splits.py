@@ -15,6 +15,8 @@ from eomt.utils.reading import read_json
 log = logging.getLogger("eomt")
 
 SPLITS = ("train", "val", "test")
+# constructor arguments that a seeded split alone looks at
+SEEDED = ("val_fraction", "test_fraction", "split_seed")
 RECORD = TypeAdapter(dict[Literal["train", "val", "test"], list[str]])
 
 

@@ -12,7 +12,7 @@ from datamodules.common.grouped_splits import group_copies, grouped_split, refus
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.pairs import find_images
 from datamodules.common.reading import check_image, orientation_of
-from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
+from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
 from datamodules.defects.annotations import AnnotatedImage, RunLengths
 from datamodules.defects.dataset import AugmentedDefectDataset, DefectDataset, collate_defects
@@ -187,6 +187,7 @@ class Severstal(ImageDataModule):
     def _given_splits(self) -> dict[str, list[AnnotatedImage]]:
         if self.splits is not None:
             raise UserError(f"splits: {self.path} is split by its folders; leave splits out")
+        self.note_unused(SEEDED, f"{self.path} is split by its folders")
         found = {split: layout.samples(self.class_names) for split, layout in self._found_layouts().items()}
         return {split: found.get(split, []) for split in SPLITS}
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.balanced_sampling import BalancedSampler
 from datamodules.common.sampling import TrainingSampler
-from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record
+from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
 from datamodules.faces.data_module import FaceDataModule, find_unlabeled_faces
 from datamodules.faces.data_sets import name_test_sets, read_data_set
@@ -290,6 +290,7 @@ class MorphFaces(FaceDataModule):
         if not self.is_split_by_seed:
             if self.splits is not None or self.num_folds is not None:
                 raise UserError(f"splits, num_folds: {self.path} has splits of its own; leave these fields out")
+            self.note_unused(SEEDED, f"{self.path} has splits of its own")
             return FaceSplit({split: [face for face in faces if face.split == split] for split in SPLITS})
         if self.splits is not None:
             face_of = {face.name: face for face in faces}
@@ -299,6 +300,7 @@ class MorphFaces(FaceDataModule):
             split.dropped += Counter({"images that are not in the recorded split": len(faces) - recorded})
             return split
         if self.num_folds is not None:
+            self.note_unused(SEEDED[:2], f"{self.num_folds} folds are made")
             division = by_folds(self.num_folds, self.fold, self.split_seed)
         else:
             division = by_fractions(self.val_fraction, self.test_fraction, self.split_seed)

@@ -79,9 +79,10 @@ class VQACsv(QuestionDataModule):
         self.val_csv = expand(val_csv)
         self.test_csv = expand(test_csv)
         self.image_folder = expand(image_folder)
-        self.val_fraction = val_fraction if val_csv is None else 0.0
+        self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.split_seed = split_seed
+        self._val_share = val_fraction if val_csv is None else 0.0
         self.splits = expand(splits)
         self.on_leak: OnLeak = on_leak
         if self.splits is not None and not self.is_split_by_seed:
@@ -90,7 +91,7 @@ class VQACsv(QuestionDataModule):
     @property
     def is_split_by_seed(self) -> bool:
         """True where images of `train_csv` are split here."""
-        return self.val_fraction > 0 or self.test_fraction > 0
+        return self._val_share > 0 or self.test_fraction > 0
 
     @property
     def split_record(self) -> dict[str, list[str]]:
@@ -108,6 +109,9 @@ class VQACsv(QuestionDataModule):
         Raises:
             UserError: A file cannot be used, or training images are in another split too.
         """
+        if self.val_csv is not None:
+            unused = ["val_fraction"] if self.test_fraction else ["val_fraction", "split_seed"]
+            self.note_unused(unused, "val_csv is given")
         whole = self._read(self.train_csv)
         given = {}
         for split, file in (("val", self.val_csv), ("test", self.test_csv)):
@@ -131,7 +135,7 @@ class VQACsv(QuestionDataModule):
                 "test_csv": self.test_csv,
                 "image_folder": self.image_folder,
                 "splits": self.splits,
-                "val_fraction": self.val_fraction or None,
+                "val_fraction": self._val_share or None,
                 "test_fraction": self.test_fraction or None,
                 "split_seed": self.split_seed or None,
                 "on_missing": "skip" if skips else None,
@@ -155,7 +159,7 @@ class VQACsv(QuestionDataModule):
     def _split(self, whole: QuestionTable) -> dict[str, QuestionTable]:
         files = {self._image_name(row.image): row.image for row in whole.rows}
         if self.splits is None:
-            record = split_images(files, self.val_fraction, self.test_fraction, self.split_seed)
+            record = split_images(files, self._val_share, self.test_fraction, self.split_seed)
         else:
             record = read_split_record(self.splits, list(files))
         split_of = {files[name]: split for split, names in record.items() for name in names}

@@ -8,7 +8,7 @@ from datamodules.common.areas import check_areas
 from datamodules.common.checks import check_fractions
 from datamodules.common.pairs import Pair, find_pairs, find_split_folders
 from datamodules.common.reading import read_mask
-from datamodules.common.splits import SPLITS, read_split_record, seeded_split
+from datamodules.common.splits import SEEDED, SPLITS, read_split_record, seeded_split
 from datamodules.segmentation.data_module import SegmentationDataModule
 from datamodules.segmentation.labels import LabelTable, declared_num_classes, infer_num_classes, threshold_map
 from eomt.errors import UserError
@@ -142,6 +142,7 @@ class ImageMaskFolder(SegmentationDataModule):
     def _given_splits(self, folders: dict[str, tuple[Path, Path]]) -> dict[str, list[Pair]]:
         if self.splits is not None:
             raise UserError(f"splits: {self.path} is split by its folders; leave splits out")
+        self.note_unused(SEEDED, f"{self.path} is split by its folders")
         if "val" not in folders:
             raise UserError(f"{self.path / 'val'}: no such folder; add one beside 'train', or let images be split")
         return {

@@ -56,6 +56,22 @@ def option_value(args: list[str], *names: str) -> str | None:
     return next(reversed(option_values(args, *names)), None)
 
 
+def refuse_other_weights(args: list[str]) -> None:
+    """Check that no adapters nor other weights are given beside a merged folder, which holds the whole network.
+
+    Raises:
+        UserError: If some are.
+    """
+    for group in _groups(args):
+        name = _name(group)
+        is_source = name.startswith("--model.network") and name.endswith(".pretrained")
+        if is_source or (name.startswith("--model.lora_config") and _value(group) not in OFF):
+            raise UserError(
+                f"{name[2:]}: --ckpt_path is a merged folder, which holds all weights and no adapters; leave it out, "
+                "or start from that folder with --model.network.pretrained in place of --ckpt_path"
+            )
+
+
 def without_other_data(args: list[str], read: Callable[[Path], dict[str, Any]]) -> list[str]:
     """Return the arguments, so that data are forgotten where a later configuration or option names another class.
 

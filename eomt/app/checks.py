@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from jsonargparse import Namespace
 
+from eomt.app.arguments import refuse_other_weights
 from eomt.app.config import class_of, network_class_of
 from eomt.app.runs import Checkpoint, step_of
 from eomt.errors import UserError, shortened
@@ -23,13 +24,14 @@ HALF_WEIGHTS = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}
 LONGEST_NAME = 200
 
 
-def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoint | None) -> None:
+def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoint | None, given: list[str]) -> None:
     """Check that the settings of a command fit together.
 
     Args:
         config: Settings of the command.
         command: Its name; None where only the parts are built.
         checkpoint: What `--ckpt_path` names, if anything.
+        given: Arguments of the command.
 
     Raises:
         UserError: If they do not.
@@ -44,15 +46,22 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
             f"trainer.precision: {config.trainer.precision}; {command} needs weights in 32 bits, or small steps "
             f"would round to nothing and files differ from their base; give {HALF_WEIGHTS[config.trainer.precision]}"
         )
+    if checkpoint and checkpoint.kind == "merged":
+        refuse_other_weights(given)
     if command == "merge":
         _check_merge(config, checkpoint)
     if checkpoint and checkpoint.kind == "ckpt":
         # reads the file, so that a damaged one is refused here
-        step_of(checkpoint.path)
+        step_of(checkpoint.path, resumes=command == "fit")
     elif checkpoint and command == "fit":
         raise UserError(
             f"ckpt_path: {checkpoint.path} holds weights but no optimizer to resume; "
             "give the .ckpt beside it, or start from merged weights with --model.network.pretrained"
+        )
+    if checkpoint and command == "fit" and config.trainer.overfit_batches:
+        raise UserError(
+            f"trainer.overfit_batches: {config.trainer.overfit_batches} with ckpt_path: the batches of such a trial "
+            "are not those of a resumed run; leave one of them out"
         )
     if config.trainer.num_sanity_val_steps not in (0, -1):
         raise UserError(
@@ -122,6 +131,10 @@ def check_trainer(config: Namespace) -> None:
         value = trainer.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and not allowed(value):
             raise UserError(f"trainer.{name}: {value}; must be {words}")
+    for unit in ("steps", "epochs"):
+        least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
+        if least is not None and most is not None and 0 <= most < least:
+            raise UserError(f"trainer.min_{unit}: {least}, but max_{unit} is {most}; raise it, or lower min_{unit}")
     if trainer.default_root_dir is None:
         raise UserError("trainer.default_root_dir: null; give the folder of all runs")
     seed = config.get("seed_everything")

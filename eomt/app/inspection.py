@@ -19,8 +19,9 @@ from eomt.lora.layers import count_lora_parameters, lora_layers
 from eomt.lora.summary import lora_summary
 from eomt.lora.targets import is_inside
 from eomt.models.network import Network
-from eomt.tasks.base import AdaptationTask, first_supervised
+from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import TaskData
+from eomt.tasks.first_batch import first_supervised
 from eomt.utils.modes import isolated_randomness
 from eomt.utils.tables import text_table
 from eomt.verification.audit import AuditReport, loaded_names, random_base_faults

@@ -33,7 +33,17 @@ class CheckpointFile(TypedDict):
     state_dict: dict[str, Any]
 
 
+class ResumableFile(CheckpointFile):
+    """What a training goes on from."""
+
+    loops: dict[str, Any]
+    callbacks: dict[str, Any]
+    optimizer_states: list[dict[str, Any]]
+    lr_schedulers: list[dict[str, Any]]
+
+
 CHECKPOINT: TypeAdapter[Any] = TypeAdapter(CheckpointFile)
+RESUMABLE: TypeAdapter[Any] = TypeAdapter(ResumableFile)
 
 CONFIG = "config.yaml"
 ALIASES = ("latest", "best")
@@ -120,13 +130,20 @@ def load_checkpoint(task: LightningModule, path: Path) -> None:
     task.load_state_dict(checkpoint["state_dict"])
 
 
-def step_of(path: Path) -> int:
+def step_of(path: Path, resumes: bool = False) -> int:
     """Return the training step at which a .ckpt file was saved.
+
+    Args:
+        path: The file.
+        resumes: Whether a training goes on from it, which takes more than weights.
 
     Raises:
         UserError: If the file cannot be read, or is no checkpoint of a task.
     """
-    return _read_checkpoint(path, mmap=True)["global_step"]
+    found = _read_checkpoint(path, mmap=True)
+    if resumes:
+        checked(found, RESUMABLE, f"ckpt_path: {path} holds nothing to go on from", "give a file that a fit saved")
+    return found["global_step"]
 
 
 def _read_checkpoint(path: Path, **options: bool) -> dict[str, Any]:
@@ -279,6 +296,24 @@ def _newest_checkpoint(run: Path, alias: str) -> Path | None:
         else:
             return path
     return None
+
+
+def refuse_going_back(run: Path, path: Path) -> None:
+    """Check that a training of a run goes on from its newest checkpoint.
+
+    Args:
+        run: Folder of the run.
+        path: The checkpoint.
+
+    Raises:
+        UserError: If the run went on further: its later checkpoints and figures would be replaced.
+    """
+    newest = _newest_checkpoint(run, "latest")
+    if newest is not None and (last := step_of(newest)) > (step := step_of(path)):
+        raise UserError(
+            f"ckpt_path: {path} is of step {step}, but its run went on to step {last}, which would be replaced; give "
+            "latest, or, to branch off, this path with --run_name and a new name"
+        )
 
 
 def run_of_config(file: Path | None) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import yaml
 
-from eomt.app.arguments import option_values, without_other_data
+from eomt.app.arguments import CONFIG_OPTIONS, option_values, without_other_data
 from eomt.app.config import class_of, read_yaml
 from eomt.app.runs import saved_config
 from eomt.errors import UserError, listed, shortened
@@ -34,6 +34,12 @@ def with_saved_config(args: list[str]) -> list[str]:
     """
     saved = saved_config(args)
     if saved is None:
+        if "--trust" in args:
+            raise UserError(
+                "trust: no config beside --ckpt_path is read, since "
+                + ("--config is given" if option_values(args, *CONFIG_OPTIONS) else "there is no --ckpt_path")
+                + "; leave --trust out"
+            )
         return without_other_data(args, read_yaml)
     weights, config = saved
     given = str(config)

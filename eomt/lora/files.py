@@ -283,7 +283,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
     Raises:
         UserError: If keys are missing or too many, a parameter is one that this model does not train, or a shape
-            differs.
+            differs, or a value is not finite.
     """
     own = model.state_dict()
     needed = expected_trainable(model)
@@ -311,6 +311,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
             )
         if value.is_complex() or value.layout != torch.strided:
             raise UserError(f"{source}: {name!r} is {value.dtype}, {value.layout}; must hold plain numbers")
+        if not value.to(own[name].dtype).isfinite().all():
+            raise UserError(f"{source}: {name!r} holds values that are not finite; give a file from before that")
     with torch.no_grad(), contextlib.ExitStack() as stack:
         for layer in lora_layers(model).values():
             stack.enter_context(layer.original_weight_kept())

@@ -290,7 +290,11 @@ class AdaptationTask(LightningModule, ABC):
         return list(groups.values())
 
     def setup(self, stage: str) -> None:
-        """Let each process draw random numbers of its own in training; a checkpoint's states are put back later."""
+        """Give weights the run's precision before a checkpoint fills them, and each process random numbers of its own.
+
+        The latter in training; a checkpoint's states are put back later.
+        """
+        self.trainer.precision_plugin.convert_module(self)
         if stage == "fit":
             seed_by_rank(self.global_rank)
 
@@ -381,19 +385,3 @@ class AdaptationTask(LightningModule, ABC):
             state = {name: value for name, value in state.items() if name not in frozen}
         fill(self.network, state, "ckpt_path")
         return nn.modules.module._IncompatibleKeys([], [])
-
-
-def first_supervised(task: AdaptationTask, batches: Iterable[Any]) -> Any:
-    """Return the first batch that has labels to learn from; random crops of sparse labels may have none.
-
-    Raises:
-        UserError: If no batch has any.
-    """
-    is_empty = True
-    for batch in batches:
-        if task.is_supervised(batch):
-            return batch
-        is_empty = False
-    if is_empty:
-        raise UserError("data: train_dataloader gives no batch; see batch_size and the number of training samples")
-    raise UserError("data: no batch of the first epoch holds a label to learn from; see ignore_labels and crop_size")
