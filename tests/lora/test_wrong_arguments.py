@@ -104,6 +104,26 @@ def test_a_folder_that_cannot_be_made_is_named(name: str, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize(
+    ("network", "target", "message"),
+    [
+        (nn.Sequential(nn.ReLU()), "all-linear", "inside Sequential is no Linear or Conv2d layer .*; give the network"),
+        (nn.Sequential(nn.ReLU()), "attention", "inside Sequential is no Linear or Conv2d layer"),
+        (nn.Linear(4, 4), "all-linear", "inside Linear is no Linear or Conv2d layer"),
+        (nn.Sequential(nn.Conv2d(3, 3, 1)), "all-linear", "is no Linear layer that LoRA can adapt; name others: 0"),
+        # all-linear was proposed
+        (nn.Sequential(nn.Conv2d(3, 3, 1)), "attention", "'attention' matches no module; there are: 0$"),
+    ],
+)
+def test_words_that_the_network_has_no_layers_for_are_not_proposed(
+    network: nn.Module, target: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        apply_lora(network, LoRAConfig(rank=2, target_modules=[target]))
+    assert "nearest: all-linear" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
 def test_a_network_made_in_inference_mode_is_adapted_there_alone() -> None:
     with torch.inference_mode():
         network = plain()
