@@ -340,8 +340,6 @@ class CLI(LightningCLI):
             if self.checkpoint and self.subcommand == "fit":
                 refuse_going_back(run, self.checkpoint.path)
             return run
-        if run is not None and self.subcommand != "fit":
-            raise UserError(f"run_name: {run_name!r}, but the checkpoint belongs to {run}; leave run_name out")
         if shared := os.environ.get(FOLDER_VARIABLE):
             return Path(shared)
         if self.subcommand != "fit" and run_name is not None and folder.exists():
