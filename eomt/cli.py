@@ -33,6 +33,7 @@ from eomt.app.config import (
     use_recorded_split,
     with_absolute_paths,
 )
+from eomt.app.leftovers import remove_leftovers
 from eomt.app.log import set_up_output
 from eomt.app.messages import as_user_error, constructor_of, find_user_error, one_line, root_of
 from eomt.app.names import plain, read_yaml_by_our_rules
@@ -55,7 +56,6 @@ from eomt.errors import UserError
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import rank
-from eomt.utils.files import remove_leftovers
 from eomt.verification.audit import random_names
 from eomt.verification.merging import fill_from_merged
 
