@@ -49,6 +49,7 @@ from eomt.app.runs import (
     refuse_going_back,
     run_of_config,
 )
+from eomt.app.shared_folder import forget_folder, share_folder, shared_folder
 from eomt.app.signals import Ending, undisturbed
 from eomt.app.trainer import Trainer, build_trainer
 from eomt.app.trust import with_saved_config
@@ -61,8 +62,6 @@ from eomt.verification.merging import fill_from_merged
 
 log = logging.getLogger("eomt")
 
-# the first process sets it for the processes that it starts, so that all ranks use one folder
-FOLDER_VARIABLE = "EOMT_RUN_FOLDER"
 # for `inspect` where nothing gives the number of classes
 ASSUMED_CLASSES = 2
 
@@ -96,7 +95,7 @@ class CLI(LightningCLI):
                 raise peer from error
             raise
         finally:
-            os.environ.pop(FOLDER_VARIABLE, None)
+            forget_folder()
             if self.lock is not None:
                 self.lock.release()
 
@@ -204,7 +203,7 @@ class CLI(LightningCLI):
             if self.subcommand == "fit" and rank() == 0:
                 self.lock = RunLock(self.folder)
                 remove_leftovers(self.folder)
-            os.environ[FOLDER_VARIABLE] = str(self.folder)
+            share_folder(self.folder)
         resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
         if recorded:
             # the record lies beside the saved configuration, where later commands find it
@@ -340,8 +339,8 @@ class CLI(LightningCLI):
             if self.checkpoint and self.subcommand == "fit":
                 refuse_going_back(run, self.checkpoint.path)
             return run
-        if shared := os.environ.get(FOLDER_VARIABLE):
-            return Path(shared)
+        if shared := shared_folder():
+            return shared
         if self.subcommand != "fit" and run_name is not None and folder.exists():
             raise UserError(
                 f"run_name: {folder} exists; to measure that run add --ckpt_path best, or choose another name"
