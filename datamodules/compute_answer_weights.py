@@ -16,6 +16,7 @@ from datamodules.questions.vqa_v2 import VQA_TYPES
 from datamodules.questions.vqa_v2_files import read_annotated_answers, read_pair
 from eomt.errors import UserError
 from eomt.utils.files import write_file
+from eomt.utils.output import lasting_output
 from eomt.utils.paths import expand
 
 # fields of VQACsv that make its training split another one than the whole file, or are needed to read it
@@ -108,8 +109,10 @@ def _write(file: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with lasting_output():
+        try:
+            main()
+            sys.stdout.flush()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)

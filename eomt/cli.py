@@ -57,6 +57,7 @@ from eomt.errors import UserError
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import rank
+from eomt.utils.output import lasting_output
 from eomt.verification.audit import random_names
 from eomt.verification.merging import fill_from_merged
 
@@ -379,9 +380,11 @@ def main(args: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     ending = Ending()
-    with ending.watched():
+    with lasting_output(), ending.watched():
         try:
             CLI(with_saved_config(in_order(list(sys.argv[1:] if args is None else args))))
+            # what cannot be written is an error here, and not one of Python's end
+            sys.stdout.flush()
         except (SIGTERMException, KeyboardInterrupt):
             # of the first, Lightning would exit with 0, as if the run were complete
             sys.exit(ending.status)
