@@ -14,8 +14,9 @@ from datamodules.questions.vocabulary import count_answers
 from datamodules.questions.vqa_csv import VQACsv
 from datamodules.questions.vqa_v2 import VQA_TYPES
 from datamodules.questions.vqa_v2_files import read_annotated_answers, read_pair
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.utils.files import write_file
+from eomt.utils.output import lasting_output
 from eomt.utils.paths import expand
 
 # fields of VQACsv that make its training split another one than the whole file, or are needed to read it
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: A file or a value cannot be used.
     """
     given = vars(_parser().parse_args(arguments))
+    for name, path in given.items():
+        if name != "output" and isinstance(path, Path) and expand(path).resolve() == expand(given["output"]).resolve():
+            raise UserError(f"output: {shortened(str(path), 80)} is --{name}, and would be replaced; give another file")
     answers = _answers_of_pair(given) if given["train_annotations"] is not None else _answers_of_csv(given)
     counts = count_answers(answers, given["min_count"], given["language"])
     weights = weigh_answers(counts, given["method"], given["beta"], given["cap"], given["min_count"])
@@ -108,8 +112,10 @@ def _write(file: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with lasting_output():
+        try:
+            main()
+            sys.stdout.flush()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)

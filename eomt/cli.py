@@ -33,6 +33,7 @@ from eomt.app.config import (
     use_recorded_split,
     with_absolute_paths,
 )
+from eomt.app.leftovers import remove_leftovers
 from eomt.app.log import set_up_output
 from eomt.app.messages import as_user_error, constructor_of, find_user_error, one_line, root_of
 from eomt.app.names import plain, read_yaml_by_our_rules
@@ -48,6 +49,7 @@ from eomt.app.runs import (
     refuse_going_back,
     run_of_config,
 )
+from eomt.app.shared_folder import forget_folder, share_folder, shared_folder
 from eomt.app.signals import Ending, undisturbed
 from eomt.app.trainer import Trainer, build_trainer
 from eomt.app.trust import with_saved_config
@@ -55,14 +57,12 @@ from eomt.errors import UserError
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import rank
-from eomt.utils.files import remove_leftovers
+from eomt.utils.output import lasting_output
 from eomt.verification.audit import random_names
 from eomt.verification.merging import fill_from_merged
 
 log = logging.getLogger("eomt")
 
-# the first process sets it for the processes that it starts, so that all ranks use one folder
-FOLDER_VARIABLE = "EOMT_RUN_FOLDER"
 # for `inspect` where nothing gives the number of classes
 ASSUMED_CLASSES = 2
 
@@ -96,7 +96,7 @@ class CLI(LightningCLI):
                 raise peer from error
             raise
         finally:
-            os.environ.pop(FOLDER_VARIABLE, None)
+            forget_folder()
             if self.lock is not None:
                 self.lock.release()
 
@@ -204,7 +204,7 @@ class CLI(LightningCLI):
             if self.subcommand == "fit" and rank() == 0:
                 self.lock = RunLock(self.folder)
                 remove_leftovers(self.folder)
-            os.environ[FOLDER_VARIABLE] = str(self.folder)
+            share_folder(self.folder)
         resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
         if recorded:
             # the record lies beside the saved configuration, where later commands find it
@@ -340,10 +340,8 @@ class CLI(LightningCLI):
             if self.checkpoint and self.subcommand == "fit":
                 refuse_going_back(run, self.checkpoint.path)
             return run
-        if run is not None and self.subcommand != "fit":
-            raise UserError(f"run_name: {run_name!r}, but the checkpoint belongs to {run}; leave run_name out")
-        if shared := os.environ.get(FOLDER_VARIABLE):
-            return Path(shared)
+        if shared := shared_folder():
+            return shared
         if self.subcommand != "fit" and run_name is not None and folder.exists():
             raise UserError(
                 f"run_name: {folder} exists; to measure that run add --ckpt_path best, or choose another name"
@@ -382,9 +380,11 @@ def main(args: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     ending = Ending()
-    with ending.watched():
+    with lasting_output(), ending.watched():
         try:
             CLI(with_saved_config(in_order(list(sys.argv[1:] if args is None else args))))
+            # what cannot be written is an error here, and not one of Python's end
+            sys.stdout.flush()
         except (SIGTERMException, KeyboardInterrupt):
             # of the first, Lightning would exit with 0, as if the run were complete
             sys.exit(ending.status)

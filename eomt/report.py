@@ -13,6 +13,7 @@ from rich.text import Text
 from typing_extensions import TypedDict
 
 from eomt.errors import UserError
+from eomt.utils.output import lasting_output
 from eomt.utils.reading import Count, Number, read_json
 
 SUMMARY = "training_summary.json"
@@ -148,8 +149,10 @@ def _bytes(count: int | None) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m eomt.report", description="Prints the table of a run.")
     parser.add_argument("run", nargs="?", type=Path, default=Path("runs"), help="a run, or a folder of runs")
-    try:
-        print_report(newest_run(parser.parse_args().run))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with lasting_output():
+        try:
+            print_report(newest_run(parser.parse_args().run))
+            sys.stdout.flush()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)

@@ -8,10 +8,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.run.lora_checkpoint import LoRACheckpoint
-from callbacks.run.run_folder import run_folder
+from callbacks.run.run_folder import make_room, run_folder
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers, merge_lora_weights
 from eomt.models.mae import MaskedAutoencoder, save_encoder
+from eomt.models.weights.mae import is_encoder_folder
 
 log = logging.getLogger("eomt")
 
@@ -49,7 +50,9 @@ class EncoderOnSave(Callback):
         plain: Any = network
         if lora_layers(network):
             plain = merge_lora_weights(copy.deepcopy(network).float())
-        save_encoder(plain, checkpoint.with_name(FOLDER))
+        folder = checkpoint.with_name(FOLDER)
+        make_room(folder, is_encoder_folder)
+        save_encoder(plain, folder)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log where the encoder is, and how to use it."""

@@ -1,7 +1,7 @@
 """Best, latest and final checkpoints of what was trained; each best one also as an adapter folder."""
 
 import logging
-import shutil
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.run.divergence import DivergenceError, check_finite
-from callbacks.run.run_folder import metric_value, run_folder, saved_name
+from callbacks.run.run_folder import make_room, metric_value, remove_folder, run_folder, saved_name
 from callbacks.run.step_state import (
     StepState,
     gradients,
@@ -32,7 +32,7 @@ from callbacks.run.step_state import (
 from callbacks.run.whole_files import write_whole_files
 from eomt.errors import UserError, shortened
 from eomt.lora.config import adaptation
-from eomt.lora.files import save_adapter
+from eomt.lora.files import holds_only_adapters, save_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import gather, rank
 from eomt.utils.trainer import callbacks_of, is_trial
@@ -199,7 +199,7 @@ class LoRACheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final state."""
         if not is_trial(trainer):
-            self._replace(trainer, f"final_lora_step{trainer.global_step}.ckpt", "final_lora_step*.ckpt")
+            self._replace(trainer, "final")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the state after the last whole step, so that the run can be resumed.
@@ -236,7 +236,7 @@ class LoRACheckpoint(Checkpoint):
             return
         finally:
             self._waits_for_others = True
-        self._remove_others(name, "latest_lora_step*.ckpt")
+        self._remove_others(name, "latest")
         self.latest_name = name
 
     def state_dict(self) -> dict[str, Any]:
@@ -302,6 +302,7 @@ class LoRACheckpoint(Checkpoint):
             done = adaptation(pl_module.network)
             if done and done.adapters:
                 try:
+                    make_room(path.with_suffix(""), holds_only_adapters)
                     save_adapter(pl_module.network, path.with_suffix(""), pl_module.network.base)
                 except UserError as error:
                     log.info("%s", error)
@@ -311,24 +312,26 @@ class LoRACheckpoint(Checkpoint):
         trainer.save_checkpoint(path)
         if trainer.is_global_zero and previous and previous != self.best_name:
             (self._folder / previous).unlink(missing_ok=True)
-            shutil.rmtree((self._folder / previous).with_suffix(""), ignore_errors=True)
+            remove_folder((self._folder / previous).with_suffix(""), holds_only_adapters)
 
     def _save_latest(self, trainer: Trainer) -> None:
         name = f"latest_lora_step{trainer.global_step}.ckpt"
         if name != self.latest_name:
-            self._replace(trainer, name, "latest_lora_step*.ckpt")
+            self._replace(trainer, "latest")
             self.latest_name = name
 
-    def _replace(self, trainer: Trainer, name: str, pattern: str) -> None:
-        """Save a checkpoint, and remove the earlier ones that match `pattern`."""
+    def _replace(self, trainer: Trainer, kind: str) -> None:
+        """Save a checkpoint, and remove the earlier ones of that kind."""
         check_finite(trainer.lightning_module, trainer.global_step)
+        name = f"{kind}_lora_step{trainer.global_step}.ckpt"
         trainer.save_checkpoint(self._folder / name)
         if trainer.is_global_zero:
-            self._remove_others(name, pattern)
+            self._remove_others(name, kind)
 
-    def _remove_others(self, name: str, pattern: str) -> None:
-        for other in self._folder.glob(pattern):
-            if other.name != name:
+    def _remove_others(self, name: str, kind: str) -> None:
+        for other in self._folder.glob(f"{kind}_lora_step*.ckpt"):
+            # a user may have copied one under a longer name
+            if other.name != name and re.fullmatch(rf"{kind}_lora_step\d+\.ckpt", other.name):
                 other.unlink()
 
 

@@ -1,17 +1,16 @@
 """The best model as a stand-alone network with merged adapters."""
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.run.lora_checkpoint import LoRACheckpoint
-from callbacks.run.run_folder import saved_name
+from callbacks.run.run_folder import make_room, remove_folder, saved_name
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask
-from eomt.verification.merging import TOLERANCE, merged_copy, write_merged
+from eomt.verification.merging import TOLERANCE, holds_only_merged, is_merged_folder, merged_copy, write_merged
 
 log = logging.getLogger("eomt")
 
@@ -85,7 +84,8 @@ class MergeOnSave(Callback):
                 TOLERANCE,
             )
         else:
+            make_room(folder, lambda path: is_merged_folder(path, pl_module.network.files))
             write_merged(merged, folder, self.config)
             self.name = folder.name
         if previous and previous != self.name:
-            shutil.rmtree(folder.with_name(previous), ignore_errors=True)
+            remove_folder(folder.with_name(previous), lambda path: holds_only_merged(path, pl_module.network.files))

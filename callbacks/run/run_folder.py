@@ -2,15 +2,17 @@
 
 import logging
 import re
+import shutil
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 
 from eomt.errors import UserError, listed, shortened
+from eomt.utils.files import is_empty
 
 log = logging.getLogger("eomt")
-
 
 # what `predict` writes into
 PREDICTIONS = "predictions"
@@ -27,11 +29,39 @@ def set_aside(trainer: Trainer, folder: Path) -> None:
     All processes wait until it is done.
     """
     if trainer.is_global_zero and folder.is_dir():
-        numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(1))
-        earlier = next(path for path in numbered if not path.exists())
-        folder.rename(earlier)
-        log.info("%s: what was there is kept in %s", folder, earlier.name)
+        _rename(folder)
     trainer.strategy.barrier()
+
+
+def make_room(folder: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Rename what lies in the place of a folder that a run is about to write, if somebody put a file of theirs there.
+
+    Args:
+        folder: That is written next.
+        is_ours: Returns whether a folder holds what a run writes there and nothing else, so that it can be replaced.
+    """
+    if folder.exists() and not is_empty(folder) and not is_ours(folder):
+        _rename(folder)
+
+
+def remove_folder(folder: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Remove a folder in whose place a run has written a better one, unless somebody put a file of theirs into it.
+
+    Args:
+        folder: It need not exist.
+        is_ours: As for `make_room`.
+    """
+    if folder.is_symlink() or (folder.is_dir() and not is_empty(folder) and not is_ours(folder)):
+        log.info("%s: is kept, since it holds more than the run has written there", folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rename(folder: Path) -> None:
+    numbered = (folder.with_name(f"{folder.name}_{number}") for number in count(1))
+    earlier = next(path for path in numbered if not path.exists())
+    folder.rename(earlier)
+    log.info("%s: what was there is kept in %s", folder, earlier.name)
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:

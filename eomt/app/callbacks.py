@@ -1,5 +1,6 @@
 """The callbacks of a command: those of its configuration, and those that every run has."""
 
+import logging
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -8,6 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from callbacks import (
     AdapterAudit,
     DivergenceGuard,
+    EncoderOnSave,
     LoRACheckpoint,
     MergeOnSave,
     PredictionPictures,
@@ -15,6 +17,8 @@ from callbacks import (
     RunSummary,
 )
 from eomt.app.save_config import SaveConfig
+
+log = logging.getLogger("eomt")
 
 
 def run_callbacks(
@@ -30,9 +34,12 @@ def run_callbacks(
     """
     saves = trainer["enable_checkpointing"] is not False
     configured = trainer["callbacks"]
+    usual: list[Callback] = [*([MergeOnSave()] if saves else []), PredictionPictures()]
     if configured is None:
-        configured = [*([MergeOnSave()] if saves else []), PredictionPictures()]
+        configured = usual
     callbacks = configured if isinstance(configured, list) else [configured]
+    if command == "fit":
+        _say_what_is_missing(usual, callbacks)
     always: list[Callback] = [LoRACheckpoint()] if saves else []
     if command == "predict":
         always.append(PredictionPictures())
@@ -42,6 +49,17 @@ def run_callbacks(
     if not has_bar and trainer["enable_progress_bar"] is not False:
         first.append(ProgressBar())
     return [*_not_listed(first, callbacks), *callbacks]
+
+
+def _say_what_is_missing(usual: list[Callback], listed: list[Callback]) -> None:
+    """Log which callbacks a fit has without a list, but not with this one.
+
+    A list that says how the model of a run is written was made with all of them in view.
+    """
+    missing = [f"callbacks.{type(callback).__name__}" for callback in _not_listed(usual, listed)]
+    if missing and not any(isinstance(callback, MergeOnSave | EncoderOnSave) for callback in listed):
+        names = " and ".join(missing)
+        log.info("trainer.callbacks: the list takes the place of %s; add what you want of it", names)
 
 
 def _not_listed(callbacks: list[Callback], listed: list[Callback]) -> list[Callback]:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 
 from eomt.app.arguments import refuse_other_weights
-from eomt.app.config import class_of, network_class_of
+from eomt.app.config import class_of, named_paths, network_class_of
 from eomt.app.runs import Checkpoint, step_of
 from eomt.errors import UserError, shortened
 from eomt.models.network import Network
@@ -74,12 +74,25 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
             f"trainer.val_check_interval: {every} batches end inside a step of {batches} "
             f"(accumulate_grad_batches); {every * batches} would do"
         )
+    _check_run_name(config, command, checkpoint)
+
+
+def _check_run_name(config: Namespace, command: str | None, checkpoint: Checkpoint | None) -> None:
     name = config.run_name
     if name is not None and (Path(name).name != name or len(name) > LONGEST_NAME):
         raise UserError(
             f"run_name: {shortened(name)!r} is no plain name of at most {LONGEST_NAME} letters; "
             "give the folder above it as trainer.default_root_dir"
         )
+    if name is None or checkpoint is None or command == "fit":
+        # a training branches off into a folder of its own
+        return
+    run = checkpoint.run
+    if run is None and command in COMMANDS_WITHOUT_RUN:
+        run = checkpoint.path.absolute().parent
+    # else weights that lie in no run are measured in a new one
+    if run is not None and (Path(config.trainer.default_root_dir) / name).resolve() != run.resolve():
+        raise UserError(f"run_name: {name!r}, but the checkpoint belongs to {run}; leave run_name out")
 
 
 def _check_values(component: Any, address: str) -> None:
@@ -157,3 +170,10 @@ def _check_merge(config: Namespace, checkpoint: Checkpoint | None) -> None:
     if Path(config.output or "").suffix == ORIGINAL_SUFFIX and network.write_original is Network.write_original:
         raise UserError(f"output: {config.output}: {network.__name__} is not written as a .pt; give a folder")
     check_output(config.output, network.files)
+    output = Path(config.output).resolve()
+    for address, path in named_paths(config):
+        if output.exists() and output in (path.resolve(), *path.resolve().parents):
+            raise UserError(
+                f"output: {shortened(str(output), 80)} holds {address}, without which the run opens no more; "
+                "choose another folder"
+            )

@@ -1,7 +1,7 @@
 """A command's configuration: read, completed, and in the forms in which it is saved."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,25 @@ def expand_paths(config: Namespace) -> None:
                 expand_paths(inner)
 
 
+def named_paths(config: Namespace, address: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield every path that the components of a configuration name, with its address, whether it exists or not.
+
+    Args:
+        config: Settings of a command, or a part of them.
+        address: Of that part.
+    """
+    arguments = config.get("init_args") if "class_path" in config else None
+    if isinstance(arguments, Namespace):
+        for name in sorted(path_fields(class_of(config)) & vars(arguments).keys()):
+            yield from ((f"{address}.{name}", path) for path in _paths_in(arguments[name]))
+    for name, value in vars(config).items():
+        # the address on the command line has no init_args
+        inside = address if name == "init_args" else f"{address}.{name}".lstrip(".")
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, Namespace):
+                yield from named_paths(inner, inside)
+
+
 def standalone_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that opens a merged model: without adapters and without downloads."""
     plain = yaml.safe_load(yaml.safe_dump(config))
@@ -284,6 +303,13 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, list):
         return [_expanded(path) for path in value]
     return expand_name(value) if isinstance(value, str) else expand(value) if isinstance(value, Path) else value
+
+
+def _paths_in(value: Any) -> Iterator[Path]:
+    if isinstance(value, str | Path):
+        yield Path(value)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _paths_in(inner)
 
 
 def _absolute(value: Any) -> Any:

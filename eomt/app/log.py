@@ -31,6 +31,8 @@ def set_up_output() -> None:
         ".*The number of training batches.*",
         ".*Checkpoint directory .* exists.*",
         ".*TensorBoard support.*",
+        # the trainer has renamed them
+        ".*Experiment logs directory .* exists.*",
         # frozen encoders are kept in eval mode, so that they have no dropout
         ".*module\\(s\\) in eval mode at the start of training.*",
         # this package's samplers resume where the run stopped

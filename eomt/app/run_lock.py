@@ -1,12 +1,10 @@
-"""The lock of a run's folder: two trainings never write into one, and what a killed one left can be told."""
+"""The lock of a run's folder: two trainings never write into one."""
 
 import contextlib
-import re
 from pathlib import Path
 from typing import IO
 
 from eomt.errors import UserError
-from eomt.utils.files import WRITING
 
 try:
     import fcntl
@@ -15,11 +13,6 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-# adapter and merged folder of step 0 are the base as it came, and are written before the checkpoint
-EARLY = re.compile(
-    r"\.lock|config\.yaml|training\.log|splits\.json|metrics\.csv|timing\.csv|pictures|best_(lora|merged)_step0(_.*)?"
-    rf"|\..*{WRITING}.*"
-)
 
 
 class RunLock:
@@ -54,20 +47,3 @@ class RunLock:
             self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
-
-
-def is_abandoned(folder: Path) -> bool:
-    """Return whether a training was killed in a folder before it had saved anything to go on from.
-
-    Only then may the folder be begun again: it holds the lock and what a training writes before its first checkpoint,
-    and nothing else.
-    """
-    if folder.is_symlink() or not (folder / LOCK).is_file():
-        return False
-    if not all(EARLY.fullmatch(path.name) and not path.is_symlink() for path in folder.iterdir()):
-        return False
-    try:
-        RunLock(folder).release()
-    except UserError:
-        return False
-    return True

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
 from eomt.app.arguments import CONFIG_OPTIONS, option_value
-from eomt.app.run_lock import is_abandoned
+from eomt.app.leftovers import is_abandoned
 from eomt.errors import UserError
 from eomt.lora.files import is_adapter_folder
 from eomt.models.weights.files import DAMAGED

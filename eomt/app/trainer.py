@@ -1,10 +1,13 @@
 """Lightning's Trainer with the commands that train nothing."""
 
+import logging
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.loggers import CSVLogger
 
 from eomt.app import inspection
 from eomt.app.runs import load_checkpoint
@@ -13,6 +16,8 @@ from eomt.lora.layers import lora_layers
 from eomt.tasks.base import AdaptationTask
 from eomt.verification.memory import first_samples
 from eomt.verification.merging import ORIGINAL_SUFFIX, TOLERANCE, check_output, merged_copy, write_merged
+
+log = logging.getLogger("eomt")
 
 # size of the synthetic batch where no data is configured
 ASSUMED_BATCH_SIZE = 4
@@ -155,8 +160,26 @@ def build_trainer(settings: dict[str, Any]) -> Trainer:
         UserError: If Lightning refuses one.
     """
     try:
-        return Trainer(**settings)
+        trainer = Trainer(**settings)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"trainer: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+    _keep_logged_rows(trainer)
+    return trainer
+
+
+def _keep_logged_rows(trainer: Trainer) -> None:
+    """Rename the file of an earlier command where a CSVLogger would begin one: Lightning deletes it.
+
+    So it does when a run is resumed or measured, too, if the logger was given a version.
+    """
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger) or not trainer.is_global_zero:
+            continue
+        file = Path(logger.log_dir) / "metrics.csv"
+        if file.is_file():
+            numbered = (file.with_name(f"metrics_{number}.csv") for number in count(1))
+            earlier = next(path for path in numbered if not path.exists())
+            file.rename(earlier)
+            log.info("%s: the rows of an earlier command are kept in %s", file, earlier.name)

@@ -110,7 +110,7 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None, 
             (beside / inner).mkdir()
             _write_adapter(model, done, inner, beside / inner, base)
 
-    return write_folder(Path(folder), write, _holds_only_adapters)
+    return write_folder(Path(folder), write, holds_only_adapters)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -121,11 +121,11 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name in trained or name not in parameters}
 
 
-def _holds_only_adapters(folder: Path) -> bool:
+def holds_only_adapters(folder: Path) -> bool:
     """Return whether `folder` holds adapter files and nothing else, so that it can be replaced."""
     inside = list(folder.iterdir()) if is_adapter_folder(folder) else []
     return bool(inside) and all(
-        _holds_only_adapters(path) if path.is_dir() else path.name in (CONFIG_FILE, WEIGHTS_FILE) for path in inside
+        holds_only_adapters(path) if path.is_dir() else path.name in (CONFIG_FILE, WEIGHTS_FILE) for path in inside
     )
 
 

@@ -1,7 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,25 +12,6 @@ from eomt.errors import UserError, shortened
 WRITING = ".writing-"
 # at the end of the name of a folder that another is about to replace
 REPLACED = ".replaced"
-# names as `tempfile` makes them; the second are those of version 0.1
-LEFTOVER = re.compile(
-    rf"\..+{re.escape(WRITING)}[a-z0-9_]{{8}}(\.\w+)?|\.best_(lora|merged)_step.+\.[a-z0-9_]{{8}}|\..+{re.escape(REPLACED)}"
-)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing in a folder, at any depth, and had not given its name yet.
-
-    A folder that was about to be replaced gets its name back.
-    """
-    for path in [path for path in folder.rglob(".*") if LEFTOVER.fullmatch(path.name)]:
-        whole = path.with_name(path.name[1:].removesuffix(REPLACED))
-        if path.name.endswith(REPLACED) and not whole.exists():
-            path.rename(whole)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def is_empty(folder: Path) -> bool:
@@ -58,6 +38,9 @@ def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callabl
     folder = folder.resolve()
     aside = folder.with_name(f".{folder.name}{REPLACED}")
     try:
+        if aside.is_dir() and not folder.exists():
+            # a kill between the two renamings below left it, and there is no other copy
+            os.replace(aside, folder)
         _check_replaceable(folder, is_ours)
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)

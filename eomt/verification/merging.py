@@ -73,9 +73,19 @@ def is_merged_folder(folder: Path, files: frozenset[str]) -> bool:
         folder: Any path.
         files: Names of the files that the network writes.
     """
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     # without a configuration it may be a base that came from elsewhere, in the same layout
-    return {WEIGHTS_FILE, CONFIG_FILE} <= names <= files | {CONFIG_FILE}
+    return holds_only_merged(folder, files) and (folder / CONFIG_FILE).exists()
+
+
+def holds_only_merged(folder: Path, files: frozenset[str]) -> bool:
+    """Return whether a folder holds a network, perhaps without the configuration that opens it, and nothing else.
+
+    Args:
+        folder: Any path.
+        files: Names of the files that the network writes.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {WEIGHTS_FILE} <= names <= files | {CONFIG_FILE}
 
 
 def check_output(output: str | None, files: frozenset[str]) -> None:

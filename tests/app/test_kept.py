@@ -1,5 +1,6 @@
 """What a run holds is kept, and what a command is given counts or is refused."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,22 @@ def test_predictions_of_an_earlier_command_are_kept(
     assert "what was there is kept in predictions_1" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in (half / "predictions_1" / "overlays").iterdir()} == names
     assert sorted(path.name for path in (half / "predictions" / "overlays").iterdir()) == ["00.png", "01.png"]
+
+
+def test_rows_of_a_logger_of_lightning_s_are_kept(workspace: Workspace, tmp_path: Path) -> None:
+    arguments = {"save_dir": str(tmp_path), "name": "mine", "version": 1}
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": arguments}
+    args = ("--trainer.logger", json.dumps(logger), "--trainer.max_epochs")
+    workspace.fit("logged", *args, "1")
+    folder = tmp_path / "mine" / "version_1"
+    first = (folder / "metrics.csv").read_text()
+    run = workspace.fit("logged", *args, "2", "--ckpt_path", "latest")
+    second = (folder / "metrics.csv").read_text()
+    # a command that measures has a logger, too
+    best = str(next(run.glob("best_lora_*.ckpt")))
+    workspace.run("validate", "--ckpt_path", best, *args[:2])
+    assert (folder / "metrics_1.csv").read_text() == first
+    assert (folder / "metrics_2.csv").read_text() == second
 
 
 def test_a_line_of_pixels_is_refused(

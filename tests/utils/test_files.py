@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eomt.utils.files import REPLACED, WRITING, remove_leftovers, write_folder
+from eomt.utils.files import REPLACED, WRITING, write_folder
 
 
 def fill(text: str) -> Callable[[Path], object]:
@@ -31,12 +31,17 @@ def test_an_error_while_a_folder_is_replaced_leaves_the_old_one(
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_what_a_kill_left_is_removed_or_gets_its_name_back(tmp_path: Path) -> None:
-    for name in (f".kept{REPLACED}", f".new{WRITING}abcd1234", ".best_merged_step4_iou0.5.abcd_234"):
-        (tmp_path / name).mkdir()
-    for name in (f".metrics{WRITING}abcd1234.csv", ".best_notes.txt", f".thesis{WRITING}2024.md", ".lock"):
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    left = sorted(path.name for path in tmp_path.iterdir())
-    # what is not named by this package is nobody's leftover
-    assert left == [".best_notes.txt", ".lock", f".thesis{WRITING}2024.md", "kept"]
+def test_the_only_copy_that_a_kill_left_survives_a_write_that_fails(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "kept", fill("old"), lambda path: True)
+    # as between the two renamings
+    folder.rename(tmp_path / f".kept{REPLACED}")
+
+    def fails(beside: Path) -> None:
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        write_folder(folder, fails, lambda path: True)
+    assert (folder / "a.txt").read_text() == "old"
+    write_folder(folder, fill("new"), lambda path: True)
+    assert (folder / "a.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -192,3 +192,28 @@ def test_weights_that_somebody_else_wrote_are_never_replaced(
     args = ("--ckpt_path", str(best(run)), "--output", str(workspace.folder / "base"))
     assert "exists and is no merged model" in refusal(capsys, workspace, "merge", *args, config=False)
     assert files(workspace.folder / "base") == before
+
+
+def test_what_the_run_reads_is_never_replaced(
+    workspace: Workspace, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A merged folder may be the base of a run: with it replaced, no checkpoint of that run opens."""
+    base, link = tmp_path / "base", tmp_path / "link"
+    shutil.copytree(next(run.glob("best_merged_*")), base)
+    link.symlink_to(base)
+    before = files(base)
+    second = workspace.fit("second", "--model.network.pretrained", str(base), "--trainer.max_epochs", "1")
+    for output in (base, link, tmp_path / "x" / ".." / "base"):
+        args = ("merge", "--ckpt_path", str(best(second)), "--output", str(output))
+        assert "holds model.network.pretrained" in refusal(capsys, workspace, *args, config=False)
+    assert files(base) == before
+
+
+@pytest.mark.parametrize("command", ["merge", "inspect", "validate"])
+def test_a_run_that_does_not_hold_the_weights_is_refused(
+    workspace: Workspace, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    output = ("--output", str(tmp_path / "merged")) if command == "merge" else ()
+    args = (command, "--ckpt_path", str(best(run)), "--run_name", "nowhere", *output)
+    assert "run_name: 'nowhere', but the checkpoint belongs to" in refusal(capsys, workspace, *args, config=False)
+    assert list(tmp_path.iterdir()) == []

@@ -303,7 +303,7 @@ def save_mae_encoder(model: ViTMAEModel, folder: str | Path) -> Path:
         # not the model's own save_pretrained, which draws a progress bar
         write_weights(model.state_dict(), beside / WEIGHT_FILES[0])
 
-    return write_folder(Path(folder), write, _is_encoder_folder)
+    return write_folder(Path(folder), write, is_encoder_folder)
 
 
 def _with_positions(state: dict[str, Tensor], name: str, model: nn.Module) -> dict[str, Tensor]:
@@ -328,7 +328,7 @@ def _check_width(name: str, width: int, num_heads: int) -> None:
         raise UserError(f"{name}: {width}; must be a multiple of 4 and of the {num_heads} heads")
 
 
-def _is_encoder_folder(folder: Path) -> bool:
+def is_encoder_folder(folder: Path) -> bool:
     """Return whether `folder` holds such an encoder and nothing else, so that replacing it loses nobody's files."""
     needed = {CONFIG_FILE, WEIGHT_FILES[0]}
     # those of 0.1.0 have no image processor

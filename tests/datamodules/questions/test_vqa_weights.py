@@ -280,3 +280,12 @@ def test_an_older_file_stays_where_the_new_one_cannot_be_made(tmp_path: Path) ->
     assert (tmp_path / "answer_weights.json").read_text() == before
     with pytest.raises(UserError, match=r"nowhere/w\.json: cannot be written"):
         main(["--train_csv", str(tmp_path / "train.csv"), "--output", str(tmp_path / "nowhere" / "w.json")])
+
+
+@pytest.mark.parametrize("name", ["train_csv", "train_annotations"])
+def test_the_rows_themselves_are_never_replaced(tmp_path: Path, name: str) -> None:
+    rows = tmp_path / "rows"
+    rows.write_text("mine")
+    with pytest.raises(UserError, match=f"output: .* is --{name}, and would be replaced"):
+        main([f"--{name}", str(rows), "--output", str(tmp_path / "x" / ".." / "rows")])
+    assert rows.read_text() == "mine"
