@@ -75,7 +75,7 @@ class RunSummary(Callback):
         if not trainer.is_global_zero:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._handler = logging.FileHandler(self._folder / "training.log")
+        self._handler = logging.FileHandler(self._folder / "training.log", encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
         log.info("Run folder: %s", self._folder)
