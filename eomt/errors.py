@@ -34,7 +34,7 @@ class UserError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Return a text in which what a terminal would obey, or no encoding knows, is written out: `\\x1b`, `\\udce9`.
+    r"""Return a text in which what a terminal would obey, or no encoding knows, is written out: `\x1b`, `\udce9`.
 
     A file may have any name, and whoever named it may mean to move the cursor or to retitle the window.
     """

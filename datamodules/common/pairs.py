@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.file_names import ends_with, stem_of
-from datamodules.common.reading import IMAGE_EXTENSIONS, looks_like_image
+from datamodules.common.reading import looks_like_image
 from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed
+from eomt.utils.images import IMAGE_EXTENSIONS
 
 log = logging.getLogger("eomt")
 
