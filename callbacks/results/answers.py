@@ -170,7 +170,7 @@ def _write_answers(table: Path, columns: list[str], rows: list[dict[str, Any]]) 
     write_table(table, columns, rows)
     found = [{"question_id": _question_id(row["name"]), "answer": row["predicted"]} for row in rows]
     text = json.dumps(found, ensure_ascii=False) + "\n"
-    write_file(answers, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_file(answers, lambda beside: beside.write_text(text, encoding="utf-8", errors="backslashreplace"))
     log.info("%d answers: %s, and as VQAv2's results: %s", len(rows), table, answers)
 
 

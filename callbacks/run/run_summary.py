@@ -10,6 +10,7 @@ import re
 import time
 from datetime import datetime
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.utils.files import write_file
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.paths import check_text
 from eomt.utils.tables import text_table
 from eomt.utils.trainer import callbacks_of, is_trial, steps_between_logs
 
@@ -69,7 +71,11 @@ class RunSummary(Callback):
     # -- fit ------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open training.log, log the data and the adapted layers, and write splits.json."""
+        """Open training.log, log the data and the adapted layers, and write splits.json.
+
+        Raises:
+            UserError: The name of an image is no text.
+        """
         assert isinstance(pl_module, AdaptationTask)
         self._started = time.monotonic()
         if not trainer.is_global_zero:
@@ -85,7 +91,10 @@ class RunSummary(Callback):
         for line in [*lora_summary(pl_module.network), *adapted_modules(pl_module.network)]:
             log.info("%s", line)
         if data is not None and data.is_split_by_seed and not (self._folder / "splits.json").exists():
-            text = json.dumps(data.split_record, indent=1) + "\n"
+            record = data.split_record
+            for name in chain.from_iterable(record.values()):
+                check_text(name)
+            text = json.dumps(record, indent=1) + "\n"
             write_file(self._folder / "splits.json", lambda path: path.write_text(text))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
