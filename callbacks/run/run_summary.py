@@ -23,6 +23,7 @@ from callbacks.run.lora_checkpoint import LoRACheckpoint
 from callbacks.run.merge_on_save import MergeOnSave
 from callbacks.run.metrics_file import MetricsFile
 from callbacks.run.run_folder import PREDICTIONS, run_folder, set_aside, validation_metrics
+from callbacks.run.saved_state import SUMMARY_STATE, checked_state
 from eomt.lora.adapter_layer import count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.files import WEIGHTS_FILE as ADAPTER_FILE
@@ -198,8 +199,12 @@ class RunSummary(Callback):
         return {"seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seconds of training before this resume."""
-        self.seconds = float(state_dict["seconds"])
+        """Restore the seconds of training before this resume.
+
+        Raises:
+            UserError: If they are no number.
+        """
+        self.seconds = checked_state(state_dict, SUMMARY_STATE, self)["seconds"]
 
     def _elapsed(self) -> float:
         return self.seconds + (time.monotonic() - self._started if self._started else 0.0)
