@@ -1,16 +1,24 @@
 """The error for mistakes that a user can correct, and lists in its message."""
 
+import unicodedata
 from collections.abc import Iterable
 
 # characters of the longest message; a longer one holds a value of the user's, which may be a whole file
 MOST_CHARACTERS = 1000
+# how the message of an error begins that a worker of a data loader sends: with a traceback
+OF_WORKER = "Caught "
+# categories of Unicode: control characters, bytes that no encoding knows, and ends of lines and paragraphs
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+# what turns the direction of a line, so that it shows other words than it has
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 class UserError(ValueError):
     """A mistake in a file, a field or a command line.
 
     Its message is one line: the file or field, what was found there, and what would do instead. The command line prints
-    it without a traceback and exits with status 2. What is far too long for a line is cut in the middle.
+    it without a traceback and exits with status 2. What is far too long for a line is cut in the middle, and what is no
+    text, as in the name of a file, is written out, see `printable`.
 
     Attributes:
         status: The exit status.
@@ -19,7 +27,19 @@ class UserError(ValueError):
     status = 2
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(shortened(message, MOST_CHARACTERS))
+        lines = [line.strip() for line in str(message).strip().splitlines()]
+        if lines and lines[0].startswith(OF_WORKER):
+            lines = [lines[-1].removeprefix("eomt.errors.UserError: ")]
+        super().__init__(shortened(printable(" ".join(lines)), MOST_CHARACTERS))
+
+
+def printable(text: str) -> str:
+    r"""Return a text in which what a terminal would obey, or no encoding knows, is written out: `\x1b`, `\udce9`.
+
+    A file may have any name, and whoever named it may mean to move the cursor or to retitle the window.
+    """
+    found = {letter for letter in text if letter in TURNING or unicodedata.category(letter) in UNPRINTABLE}
+    return text.translate({ord(letter): letter.encode("unicode_escape").decode() for letter in found})
 
 
 def shortened(text: str, most: int = 40) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import TypedDict
 
-from eomt.errors import UserError
+from eomt.errors import UserError, printable
 from eomt.utils.output import lasting_output
 from eomt.utils.reading import Count, Number, read_json
 
@@ -106,7 +106,7 @@ def report(folder: Path) -> Table:
 
 
 def _add(table: Table, name: str, value: str) -> None:
-    table.add_row(Text(name), Text(value))
+    table.add_row(Text(name), Text("\n".join(map(printable, value.split("\n")))))
 
 
 def print_report(folder: Path) -> None:

@@ -10,25 +10,23 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from eomt.utils.files import write_file
+from eomt.utils.files import fitting, write_file
+from eomt.utils.images import IMAGE_EXTENSIONS
 
 log = logging.getLogger("eomt")
-
-
-# of images that are predicted
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def picture_path(name: str) -> Path:
     """Return where a sample's picture goes, below a folder and never outside it; `a.jpg` is `a.jpg.png` there.
 
-    The name alone decides, so that no process and no order of files can make two samples share a picture.
+    The name alone decides, so that no process and no order of files can make two samples share a picture. What is too
+    long for a file's name is cut, see `fitting`.
     """
     path = Path(name)
     path = Path(*(part for part in path.parts if part not in (path.anchor, "..")))
     # `a.jpg.png` may lie beside `a.jpg`
-    is_own = path.suffix.lower() == ".png" and Path(path.stem).suffix.lower() not in ENDINGS
-    return path if is_own else path.with_name(f"{path.name}.png")
+    is_own = path.suffix.lower() == ".png" and Path(path.stem).suffix.lower() not in IMAGE_EXTENSIONS
+    return fitting(path if is_own else path.with_name(f"{path.name}.png"))
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pictures of what the model sees and predicts: while it learns, when it is tested, and for new images."""
 
+import io
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from callbacks.pictures.masks import index_image, overlay
 from callbacks.pictures.output import picture_path, save_picture, show_picture
 from callbacks.pictures.prompts import PROMPT, draw_prompts
 from callbacks.run.run_folder import PREDICTIONS
+from callbacks.run.saved_state import PICTURE_STATE, checked_state
+from eomt.errors import UserError, shortened
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import MaskFiles, data_of
 from eomt.tasks.index_maps import index_map
@@ -43,6 +46,47 @@ class PredictionSample:
     shown: Tensor
     truth: Tensor
     prediction: Tensor
+
+
+def check_png(encoded: Tensor) -> None:
+    """Check that bytes are a whole PNG, without unpacking it: its parts have checksums.
+
+    Args:
+        encoded: uint8 `(bytes,)`.
+
+    Raises:
+        UserError: They are none.
+    """
+    try:
+        _opened(encoded).verify()
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        reason = shortened(str(error), 100)
+        raise UserError(f"ckpt_path: its mask of step 0 is no PNG ({reason}); give another checkpoint") from error
+
+
+def png_size(encoded: Tensor) -> tuple[int, int]:
+    """Return height and width of a PNG, uint8 `(bytes,)`, as its beginning says."""
+    image = _opened(encoded)
+    return image.height, image.width
+
+
+def decoded(encoded: Tensor) -> Tensor:
+    """Return the pixels of a PNG, uint8 `(H, W)`.
+
+    Raises:
+        UserError: It cannot be unpacked.
+    """
+    try:
+        return decode_png(encoded, ImageReadMode.GRAY)[0]
+    except RuntimeError as error:
+        raise UserError("ckpt_path: its mask of step 0 cannot be unpacked; give another checkpoint") from error
+
+
+def _opened(encoded: Tensor) -> Image.Image:
+    # else a byte that stands for a million would be copied
+    if encoded.dtype != torch.uint8 or encoded.dim() != 1 or not encoded.is_contiguous():
+        raise ValueError("a tensor of bytes is needed")
+    return Image.open(io.BytesIO(encoded.numpy().tobytes()), formats=["PNG"])
 
 
 def spread(num_samples: int, num_batches: float) -> Counter[int]:
@@ -99,11 +143,16 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         return {"step_0": self._step_0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._step_0 = dict(state_dict["step_0"])
-        for encoded in self._step_0.values():
+        """Take back what `state_dict` gave.
+
+        Raises:
+            UserError: A mask is damaged, or no mask.
+        """
+        step_0 = checked_state(state_dict, PICTURE_STATE, self)["step_0"]
+        for encoded in step_0.values():
             # a damaged one is said now, not at the next validation
-            decode_png(encoded, ImageReadMode.GRAY)
+            check_png(encoded)
+        self._step_0 = step_0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the first batch of a run, not of a resumed one."""
@@ -193,10 +242,10 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
 
     def _first_prediction(self, sample: PredictionSample) -> Tensor:
         """Return step 0's mask of a sample, uint8 `(H, W)`; where there is none, 255, which shows the bare image."""
-        if sample.name in self._step_0:
-            mask = decode_png(self._step_0[sample.name], ImageReadMode.GRAY)[0]
-            if mask.shape == sample.truth.shape:
-                return mask
+        encoded = self._step_0.get(sample.name)
+        # a few bytes may unpack to any size: what has the size of the image is decoded, and nothing else
+        if encoded is not None and png_size(encoded) == sample.truth.shape:
+            return decoded(encoded)
         return torch.full_like(sample.truth, IGNORE_INDEX)
 
     def _write(self, trainer: Trainer, evaluated: EvaluatedBatch) -> None:

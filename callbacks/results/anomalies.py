@@ -24,7 +24,7 @@ from callbacks.pictures.output import picture_path, save_picture
 from callbacks.run.run_folder import PREDICTIONS, set_aside
 from eomt.errors import UserError
 from eomt.tasks.semantic_segmentation import SemanticSegmentation
-from eomt.utils.files import write_file
+from eomt.utils.files import fitting, write_file
 
 log = logging.getLogger("eomt")
 
@@ -150,7 +150,7 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
             stem = picture_path(dataset).with_suffix("").as_posix().replace("/", "_")
             for number, sample in enumerate(samples, start=1):
                 picture = _picture(sample, task.anomalies.scores, ranges, TRUTH_LEGEND)
-                save_picture(picture, self.folder / "pictures" / f"anomaly_{stem}_{number}.png")
+                save_picture(picture, fitting(self.folder / "pictures" / f"anomaly_{stem}_{number}.png"))
         self._sets = {}
 
     def end(self, trainer: Trainer, task: SemanticSegmentation, stage: Stage) -> None:
@@ -168,7 +168,7 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
                 path = path.with_stem(path.stem.removesuffix(CAMERA))
             if self._saved.setdefault(path, name) != name:
                 raise UserError(f"save_scores: {name} and {self._saved[path]} would share {path}; rename one of them")
-            file = self.folder / SCORES / score / path
+            file = fitting(self.folder / SCORES / score / path)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_file(file, partial(write_hdf5 if self.save_scores == "hdf5" else write_npy, values))
 

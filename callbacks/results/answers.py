@@ -21,6 +21,7 @@ from callbacks.results.answer_comparison import (
     report_types,
 )
 from callbacks.results.tables import file_of_predict, file_of_test, gather_rows, write_table
+from callbacks.run.saved_state import ANSWER_STATE, checked_state
 from eomt.errors import UserError
 from eomt.metrics.answer_scores import soft_accuracy
 from eomt.tasks.data import QuestionData, data_of
@@ -67,8 +68,13 @@ class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
         return {"best": self._best and asdict(self._best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._best = Comparison(**state_dict["best"]) if state_dict["best"] else None
+        """Take back what `state_dict` gave.
+
+        Raises:
+            UserError: It is no comparison.
+        """
+        best = checked_state(state_dict, ANSWER_STATE, self)["best"]
+        self._best = Comparison(**best) if best else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the first batch of a run, not of a resumed one."""
@@ -170,7 +176,7 @@ def _write_answers(table: Path, columns: list[str], rows: list[dict[str, Any]]) 
     write_table(table, columns, rows)
     found = [{"question_id": _question_id(row["name"]), "answer": row["predicted"]} for row in rows]
     text = json.dumps(found, ensure_ascii=False) + "\n"
-    write_file(answers, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_file(answers, lambda beside: beside.write_text(text, encoding="utf-8", errors="backslashreplace"))
     log.info("%d answers: %s, and as VQAv2's results: %s", len(rows), table, answers)
 
 

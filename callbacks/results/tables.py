@@ -31,7 +31,8 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
     """
 
     def write(beside: Path) -> None:
-        with beside.open("w", newline="", encoding="utf-8") as file:
+        # data modules of others may give names that are no text: not all rows are lost for one of them
+        with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)

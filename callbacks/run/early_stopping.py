@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from callbacks.run.run_folder import metric_value
+from callbacks.run.saved_state import STOPPING_STATE, checked_state
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask
 
@@ -66,5 +67,12 @@ class EarlyStoppingOnIoU(EarlyStopping):
         super().on_validation_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what was counted; the patience stays as it is configured now."""
-        super().load_state_dict(state_dict | {"patience": self.patience})
+        """Restore what was counted; the patience stays as it is configured now.
+
+        Raises:
+            UserError: If it is none of early stopping.
+        """
+        found = checked_state(state_dict, STOPPING_STATE, self)
+        if found["best_score"].dim():
+            raise UserError("ckpt_path: the best score of its early stopping is no number; give another checkpoint")
+        super().load_state_dict(found | {"patience": self.patience})

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
-from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.run.divergence import DivergenceError, check_finite
 from callbacks.run.run_folder import make_room, metric_value, remove_folder, run_folder, saved_name
+from callbacks.run.saved_state import CHECKPOINT_STATE, check_loops, check_optimizers, checked_state
 from callbacks.run.step_state import (
     StepState,
     gradients,
@@ -146,7 +146,7 @@ class LoRACheckpoint(Checkpoint):
             reason = shortened(str(error), 100)
             raise UserError(f"ckpt_path: its figures or gradients do not fit ({reason}); give another") from error
         if resumed:
-            _check_optimizers(trainer)
+            check_optimizers(trainer)
         if resumed.get("validation_due"):
             validate_now(trainer)
 
@@ -256,18 +256,24 @@ class LoRACheckpoint(Checkpoint):
                 state["gradients"] = gradients(self._task) if accumulates else {}
         return state
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Check the loops of a run that goes on, before Lightning takes them back.
+
+        Raises:
+            UserError: If they are not those of a training.
+        """
+        check_loops(trainer, checkpoint.get("loops", {}))
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best values, unless their file is missing, and the random state of this rank.
 
         Raises:
-            UserError: If the best has a name that no run gives.
+            UserError: If the best has a name that no run gives, or something else is no state of a run.
         """
-        best = state_dict["best_score"]
-        self.best_score, self.best_step = None if best is None else float(best), state_dict["best_step"]
-        self.best_name, self.baseline = (
-            saved_name(state_dict["best_name"], "best_lora", ".ckpt"),
-            state_dict["baseline"],
-        )
+        state_dict = checked_state(state_dict, CHECKPOINT_STATE, self)
+        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+        self.best_name = saved_name(state_dict["best_name"], "best_lora", ".ckpt")
+        self.baseline = state_dict["baseline"]
         if self.best_name and not (self._folder / self.best_name).is_file():
             # the checkpoint lies in another folder than its best: the next validation starts a new best
             self.best_name, self.best_score, self.best_step = "", None, None
@@ -333,18 +339,3 @@ class LoRACheckpoint(Checkpoint):
             # a user may have copied one under a longer name
             if other.name != name and re.fullmatch(rf"{kind}_lora_step\d+\.ckpt", other.name):
                 other.unlink()
-
-
-def _check_optimizers(trainer: Trainer) -> None:
-    """Check that the states of optimizers fit their parameters: else a step fails, far from its cause.
-
-    Raises:
-        UserError: If one does not.
-    """
-    if not all(isinstance(config.scheduler.last_epoch, int) for config in trainer.lr_scheduler_configs):
-        raise UserError("ckpt_path: its learning-rate schedule has no step; give another checkpoint")
-    for optimizer in trainer.optimizers:
-        for parameter, state in optimizer.state.items():
-            moments = [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
-            if not isinstance(state, dict) or any(value.shape != parameter.shape for value in moments):
-                raise UserError("ckpt_path: its optimizer's state does not fit the weights; give another checkpoint")

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.run.lora_checkpoint import LoRACheckpoint
 from callbacks.run.run_folder import make_room, remove_folder, saved_name
+from callbacks.run.saved_state import MERGE_STATE, checked_state
 from eomt.errors import UserError
 from eomt.tasks.base import AdaptationTask
 from eomt.verification.merging import TOLERANCE, holds_only_merged, is_merged_folder, merged_copy, write_merged
@@ -63,8 +64,9 @@ class MergeOnSave(Callback):
         """Restore the differences and the name of the merged folder.
 
         Raises:
-            UserError: If it is a name that no run gives.
+            UserError: If it is a name that no run gives, or the differences are no numbers.
         """
+        state_dict = checked_state(state_dict, MERGE_STATE, self)
         self.max_abs_diff, self.relative_diff = state_dict["max_abs_diff"], state_dict["relative_diff"]
         self.name = saved_name(state_dict["name"], "best_merged")
 

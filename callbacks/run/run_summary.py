@@ -10,6 +10,7 @@ import re
 import time
 from datetime import datetime
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from callbacks.run.lora_checkpoint import LoRACheckpoint
 from callbacks.run.merge_on_save import MergeOnSave
 from callbacks.run.metrics_file import MetricsFile
 from callbacks.run.run_folder import PREDICTIONS, run_folder, set_aside, validation_metrics
+from callbacks.run.saved_state import SUMMARY_STATE, checked_state
 from eomt.lora.adapter_layer import count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.files import WEIGHTS_FILE as ADAPTER_FILE
@@ -31,6 +33,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.utils.files import write_file
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.paths import check_text
 from eomt.utils.tables import text_table
 from eomt.utils.trainer import callbacks_of, is_trial, steps_between_logs
 
@@ -69,13 +72,17 @@ class RunSummary(Callback):
     # -- fit ------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open training.log, log the data and the adapted layers, and write splits.json."""
+        """Open training.log, log the data and the adapted layers, and write splits.json.
+
+        Raises:
+            UserError: The name of an image is no text.
+        """
         assert isinstance(pl_module, AdaptationTask)
         self._started = time.monotonic()
         if not trainer.is_global_zero:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._handler = logging.FileHandler(self._folder / "training.log")
+        self._handler = logging.FileHandler(self._folder / "training.log", encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
         log.info("Run folder: %s", self._folder)
@@ -85,7 +92,10 @@ class RunSummary(Callback):
         for line in [*lora_summary(pl_module.network), *adapted_modules(pl_module.network)]:
             log.info("%s", line)
         if data is not None and data.is_split_by_seed and not (self._folder / "splits.json").exists():
-            text = json.dumps(data.split_record, indent=1) + "\n"
+            record = data.split_record
+            for name in chain.from_iterable(record.values()):
+                check_text(name)
+            text = json.dumps(record, indent=1) + "\n"
             write_file(self._folder / "splits.json", lambda path: path.write_text(text))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -189,8 +199,12 @@ class RunSummary(Callback):
         return {"seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seconds of training before this resume."""
-        self.seconds = float(state_dict["seconds"])
+        """Restore the seconds of training before this resume.
+
+        Raises:
+            UserError: If they are no number.
+        """
+        self.seconds = checked_state(state_dict, SUMMARY_STATE, self)["seconds"]
 
     def _elapsed(self) -> float:
         return self.seconds + (time.monotonic() - self._started if self._started else 0.0)

@@ -11,6 +11,8 @@ from lightning.pytorch.trainer import call
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.run.saved_state import same_kind
+
 
 @dataclass(frozen=True)
 class StepState:
@@ -95,11 +97,20 @@ def training_metrics(task: LightningModule) -> dict[str, dict[str, Any]]:
 
 
 def restore_training_metrics(task: LightningModule, states: dict[str, dict[str, Any]]) -> None:
-    """Set the metrics over training batches to the states that `training_metrics` returned."""
+    """Set the metrics over training batches to the states that `training_metrics` returned.
+
+    Those of metrics that are not there, or have other states now, are left out.
+
+    Raises:
+        ValueError: If a state has another shape or type than the metric's own.
+    """
+    own = training_metrics(task)
     for name, state in states.items():
-        metric = getattr(task, name, None)
-        if isinstance(metric, Metric) and state.keys() == metric._defaults.keys():
+        metric = getattr(task, name) if name in own else None
+        if metric is not None and state.keys() == own[name].keys():
             for key, value in state.items():
+                if not same_kind(value, own[name][key]):
+                    raise ValueError(f"{name}.{key} is of another shape or type")
                 setattr(metric, key, _moved(value, metric.device))
             # else `compute` warns that nothing was counted
             metric._update_count = 1

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.file_names import ends_with, stem_of
-from datamodules.common.reading import IMAGE_EXTENSIONS, looks_like_image
+from datamodules.common.reading import looks_like_image
 from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed
+from eomt.utils.images import IMAGE_EXTENSIONS
+from eomt.utils.paths import check_text
 
 log = logging.getLogger("eomt")
 
@@ -39,7 +41,17 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Return the sorted names, relative to `folder`, of all files below it that end with one of `suffixes`.
 
     Spellings count as equal, see `ends_with`; hidden files are left out; linked folders are followed, each place once.
+
+    Raises:
+        UserError: A name is no text, see `check_text`.
     """
+    names = [name for name in _all_files(folder) if ends_with(name, *suffixes)]
+    for name in names:
+        check_text(folder / name)
+    return names
+
+
+def _all_files(folder: Path) -> list[str]:
     names = []
     # links may lead back to where they are
     seen: set[str] = set()
@@ -50,9 +62,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
         seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(parent).relative_to(folder)
-        names += [
-            (relative / name).as_posix() for name in files if ends_with(name, *suffixes) and not name.startswith(".")
-        ]
+        names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
     return sorted(names)
 
 
@@ -62,9 +72,12 @@ def find_image_files(folder: Path, endings: tuple[str, ...] = IMAGE_EXTENSIONS) 
     Args:
         folder: Holds images, and maybe other files.
         endings: How their names may end.
+
+    Raises:
+        UserError: A name is no text, see `check_text`.
     """
     names = find_files(folder, endings)
-    others = sorted(set(find_files(folder, ("",))) - set(names))
+    others = sorted(set(_all_files(folder)) - set(names))
     if left_out := [name for name in others if ends_with(name, *IMAGE_EXTENSIONS) or looks_like_image(folder / name)]:
         log.warning(
             "%s: %d images are left out, for their names do not end with %s: %s",
@@ -77,7 +90,7 @@ def find_images(path: Path, field: str) -> dict[str, Path]:
     """Return the images below a folder by name, or one image.
 
     Raises:
-        UserError: There is none; the field is named.
+        UserError: There is none; the field is named. Or a name is no text, see `check_text`.
     """
     if path.is_file():
         return {path.name: path}

@@ -15,14 +15,6 @@ from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 from eomt.utils.reading import check_regular
 
-COMMON_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-# of pictures that Pillow reads; not of documents (.eps), of maps of numbers (.pfm, .fits) and of icons, which are named
-RARE_EXTENSIONS = (
-    *(".jpe", ".jfif", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".gif", ".apng", ".avif", ".avifs", ".dib"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi", ".pcx", ".psd", ".sgi", ".rgb", ".rgba", ".bw", ".ras"),
-    *(".mpo", ".dds", ".im", ".icb", ".vda", ".vst", ".xbm", ".xpm", ".pxr"),
-)
-IMAGE_EXTENSIONS = COMMON_EXTENSIONS + RARE_EXTENSIONS
 # how files of images begin that Pillow may not open: damaged ones and a camera's own, and from the fifth byte on HEIC
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 CONTAINED = (b"ftyphei", b"ftypmif1")

@@ -10,7 +10,7 @@ from typing import Any
 from datamodules.common.areas import check_areas
 from datamodules.common.file_names import NameTable
 from datamodules.common.pairs import Pair, find_files, find_image_files, find_pairs
-from datamodules.common.reading import IMAGE_EXTENSIONS, read_mask
+from datamodules.common.reading import read_mask
 from datamodules.common.tables import read_table
 from datamodules.common.threads import map_in_threads
 from datamodules.defects.annotations import (
@@ -25,6 +25,7 @@ from datamodules.defects.annotations import (
 from datamodules.defects.run_length import parse_runs
 from datamodules.defects.supervisely import read_titles
 from eomt.errors import UserError, listed, shortened
+from eomt.utils.images import IMAGE_EXTENSIONS
 
 SEVERSTAL_CLASSES = ("defect_1", "defect_2", "defect_3", "defect_4")
 

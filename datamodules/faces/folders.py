@@ -8,9 +8,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from datamodules.common.pairs import find_image_files
-from datamodules.common.reading import IMAGE_EXTENSIONS, Box
+from datamodules.common.reading import Box
 from datamodules.common.splits import SPLITS
 from eomt.errors import UserError, listed
+from eomt.utils.images import IMAGE_EXTENSIONS
 from eomt.utils.patterns import Pattern
 
 BONA_FIDE, MORPH = 0, 1

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from datamodules.common.file_names import FileFinder
-from datamodules.common.reading import COMMON_EXTENSIONS, RARE_EXTENSIONS
+from eomt.utils.images import COMMON_EXTENSIONS, RARE_EXTENSIONS
 
 COCO_PREFIXES = ("", "COCO_train2014_", "COCO_val2014_", "COCO_test2015_")
 

@@ -153,9 +153,8 @@ def _samples(
 
 
 def _frames(folder: Path) -> list[tuple[str, Path, Path | None]]:
-    masks = stems_of(
-        (name for name in find_files(folder, ("",)) if name.count("/") == 1), f".labels/{FRAME_LABELS}", folder
-    )
+    found = [name for name in find_files(folder, (FRAME_LABELS,)) if name.count("/") == 1]
+    masks = stems_of(found, f".labels/{FRAME_LABELS}", folder)
     images = _by_stem(folder, [name for name in find_image_files(folder) if "/" not in name])
     return _paired(folder, images, {stem: folder / name for stem, name in masks.items()}, may_lack_masks=False)
 

@@ -1,6 +1,7 @@
 """The arguments of a command before they are parsed: what is given counts wherever it stands, or is refused."""
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from eomt.errors import UserError
-from eomt.utils.paths import expand_name
+from eomt.utils.paths import check_text, expand_name
 
 log = logging.getLogger("eomt")
 
@@ -28,8 +29,11 @@ def in_order(args: list[str]) -> list[str]:
     sets a whole component (`--trainer FILE`) before those of its parts (`--trainer.max_steps 9`).
 
     Raises:
-        UserError: If an option contradicts another, or is not looked at by the command.
+        UserError: If an option contradicts another, or is not looked at by the command; or if an argument, or the name
+            of the folder where the command runs, is no text.
     """
+    for text in (*args, os.getcwd()):
+        check_text(text)
     groups = [_expanded(group) for group in _groups(args)]
     command = _take_command(groups)
     _refuse_parts_of_null(groups)

@@ -3,6 +3,7 @@
 import logging
 import warnings
 
+from eomt.errors import printable
 from eomt.utils.distributed import rank
 
 log = logging.getLogger("eomt")
@@ -16,6 +17,17 @@ class _PrintHandler(logging.Handler):
             print(self.format(record), flush=True)
 
 
+def _clean(record: logging.LogRecord) -> bool:
+    """Write out what is no text in a line, such as the name of a file, for all handlers."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+def show(line: str) -> None:
+    """Print a line of a command's result, with what is no text in it written out."""
+    print(printable(line), flush=True)
+
+
 def set_up_output() -> None:
     """Print the log of this package, and silence library warnings that do not apply to it.
 
@@ -23,6 +35,8 @@ def set_up_output() -> None:
     """
     if not any(isinstance(handler, _PrintHandler) for handler in log.handlers):
         log.addHandler(_PrintHandler())
+    if _clean not in log.filters:
+        log.addFilter(_clean)
     log.setLevel(logging.INFO)
     log.propagate = False
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

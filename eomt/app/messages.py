@@ -102,12 +102,9 @@ def constructor_of(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error without line breaks.
-
-    The worker of a data loader sends a traceback as its message: only its last line is kept.
-    """
+    """Return the message of an error without line breaks."""
     if found := find_user_error(error):
-        return str(found).strip().splitlines()[-1].removeprefix("eomt.errors.UserError: ")
+        return str(found)
     lines = [line.strip(" -") for line in str(error).splitlines()]
     informative = [line for line in lines if line and not line.startswith(BOILERPLATE)]
     return " ".join(informative or lines)

@@ -18,7 +18,7 @@ from eomt.app.arguments import CONFIG_OPTIONS, option_value
 from eomt.app.leftovers import is_abandoned
 from eomt.errors import UserError
 from eomt.lora.files import is_adapter_folder
-from eomt.models.weights.files import DAMAGED
+from eomt.models.weights.files import DAMAGED, check_stored
 from eomt.utils.reading import Count, check_regular, checked
 
 log = logging.getLogger("eomt")
@@ -149,6 +149,7 @@ def step_of(path: Path, resumes: bool = False) -> int:
 def _read_checkpoint(path: Path, **options: bool) -> dict[str, Any]:
     remedy = "give another"
     check_regular(path, remedy)
+    check_stored(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, **options)
     except DAMAGED as error:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger
 
 from eomt.app import inspection
+from eomt.app.log import show
 from eomt.app.runs import load_checkpoint
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers
@@ -64,30 +65,30 @@ class Trainer(lightning.pytorch.Trainer):
         self._attach(model, ckpt_path)
         network = model.network
         for line in inspection.module_lines(network):
-            print(line)
-        print(inspection.adapter_line(network))
-        print(inspection.base_line(model, self.allow_random_base))
+            show(line)
+        show(inspection.adapter_line(network))
+        show(inspection.base_line(model, self.allow_random_base))
         self.optimizers = [model.configure_optimizers()["optimizer"]]
         if datamodule is None:
-            print(f"Batch: synthetic, of {ASSUMED_BATCH_SIZE}: there is no data; the audit takes one image of it")
+            show(f"Batch: synthetic, of {ASSUMED_BATCH_SIZE}: there is no data; the audit takes one image of it")
             batch = model.synthetic_batch(ASSUMED_BATCH_SIZE)
         elif reason := inspection.missing_data_reason(datamodule):
             batch = model.synthetic_batch(datamodule.batch_size)
-            print(f"Batch: synthetic: `fit` makes the data, and has not yet ({reason})")
+            show(f"Batch: synthetic: `fit` makes the data, and has not yet ({reason})")
         else:
             for line in inspection.data_lines(datamodule):
-                print(line)
+                show(line)
             batch = inspection.first_training_batch(model, datamodule)
         batch = self._to_device(model, batch)
         context = self.precision_plugin.forward_context
         for line in inspection.memory_lines(model, batch, context):
-            print(line, flush=True)
+            show(line)
         # one synthetic image shows as much as four
         audited = first_samples(batch, 1) if datamodule is None else batch
         with context():
             report = model.audit(audited, self.optimizers)
         report.require()
-        print(f"Audit: {report}")
+        show(f"Audit: {report}")
 
     def merge(
         self,
@@ -120,14 +121,14 @@ class Trainer(lightning.pytorch.Trainer):
                 f"merge: merged and adapted network differ by {difference:.1e} on {source} (relative; at most "
                 f"{TOLERANCE:.0e} is allowed), and nothing was written; check that all weights are finite and not large"
             )
-        print(f"Merged {count} adapters: answers differ by {difference:.1e} (relative) on {source}")
+        show(f"Merged {count} adapters: answers differ by {difference:.1e} (relative) on {source}")
         path = Path(output).resolve()
         if path.suffix == ORIGINAL_SUFFIX:
             merged.write_original(path)
         else:
             write_merged(merged, path, self.merged_config)
         size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
-        print(f"Merged model: {output} ({size:,} bytes)")
+        show(f"Merged model: {output} ({size:,} bytes)")
 
     def _attach(self, task: AdaptationTask, ckpt_path: str | None) -> None:
         """Attach a task, and fill it from a .ckpt file if there is one."""

@@ -1,5 +1,6 @@
 """Anomaly scores of whole images: score maps, a comparison of temperatures, tables, and names of figures."""
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from eomt.metrics.anomaly import FIGURES, AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, msp
 from eomt.metrics.components import ComponentSizes
 from eomt.utils.tables import text_table
+
+log = logging.getLogger("eomt")
 
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Temperatures of MSP that validation compares."""
@@ -108,8 +111,8 @@ def flat_figures(anomalies: dict[str, Figures], stage: str) -> dict[str, float]:
     }
 
 
-def anomaly_table(dataset: str, figures: Figures) -> str:
-    """Return the figures of a data set as text: a row for each score, and the best score."""
+def anomaly_table(dataset: str, figures: Figures) -> list[str]:
+    """Return the figures of a data set as lines of text: a row for each score, and the best score."""
     scores = [name for name in figures if name]
     images, share = int(figures[""]["images"]), figures[""]["anomalous"]
     rows = [[name, *(f"{figures[name].get(figure, math.nan):.4f}" for figure in FIGURES)] for name in scores]
@@ -119,6 +122,12 @@ def anomaly_table(dataset: str, figures: Figures) -> str:
     ]
     measured = [name for name in scores if not math.isnan(figures[name]["auprc"])]
     if not measured:
-        return "\n".join([*lines, "  No pixel is anomalous: there is nothing to measure"])
+        return [*lines, "  No pixel is anomalous: there is nothing to measure"]
     best = max(measured, key=lambda name: figures[name]["auprc"])
-    return "\n".join([*lines, f"  Best AuPRC: {best}, {figures[best]['auprc']:.4f}; by chance {share:.4f}"])
+    return [*lines, f"  Best AuPRC: {best}, {figures[best]['auprc']:.4f}; by chance {share:.4f}"]
+
+
+def report_anomalies(dataset: str, figures: Figures) -> None:
+    """Log the figures of a data set, see `anomaly_table`."""
+    for line in anomaly_table(dataset, figures):
+        log.info("%s", line)

@@ -20,10 +20,10 @@ from eomt.metrics.anomaly_scores import SCORES
 from eomt.models.eomt import EoMT, Prediction, anneal, class_and_void_scores, class_scores
 from eomt.tasks.anomaly_evaluation import (
     AnomalyEvaluation,
-    anomaly_table,
     auprc_by_temperature,
     best_temperature,
     flat_figures,
+    report_anomalies,
 )
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import AnomalyData, data_of
@@ -272,7 +272,7 @@ class SemanticSegmentation(AdaptationTask):
             for name in self.anomalies.scores:
                 self.log(f"test_auprc/{dataset}/{name}", figures[name]["auprc"], sync_dist=True)
             if self.trainer.is_global_zero:
-                log.info("%s", anomaly_table(dataset, figures))
+                report_anomalies(dataset, figures)
         if anomalies:
             self.all_figures["test_temperature"] = self.anomalies.temperature
             log.info("MSP and entropy were measured at temperature %g", self.anomalies.temperature)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -21,11 +22,14 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.configuration import Configuration
 from eomt.tasks.data import QuestionData, TrainingAnswers, data_of
 from eomt.tasks.feature_cache import FeatureCache
+from eomt.utils.reading import checked
 
 # value of the blank image in every channel
 GRAY = 128
 # number of tokens of a synthetic question and answer
 SYNTHETIC_TOKENS = 8
+# of a checkpoint
+ANSWERS: TypeAdapter[Any] = TypeAdapter(list[str] | None)
 
 # figures that validation and test log
 HEADLINE = ("accuracy", "exact_match", "f1", "accuracy_macro", "oov_rate")
@@ -366,7 +370,8 @@ class VisualQuestionAnswering(AdaptationTask):
             UserError: If the network chooses from another vocabulary than the checkpoint's.
         """
         super().on_load_checkpoint(checkpoint)
-        theirs, ours = checkpoint.get("answers"), self.network.answers
+        theirs = checked(checkpoint.get("answers"), ANSWERS, "ckpt_path: its answers", "give another checkpoint")
+        ours = self.network.answers
         if self.network.answer_head == "generative":
             known = ours if theirs is None else theirs
             self.network.answers = self.val_metric.vocabulary = self.test_metric.vocabulary = known

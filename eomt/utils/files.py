@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -12,6 +13,20 @@ from eomt.errors import UserError, shortened
 WRITING = ".writing-"
 # at the end of the name of a folder that another is about to replace
 REPLACED = ".replaced"
+# bytes of the longest name that file systems take
+MOST_BYTES = 255
+# characters of a name in that of a file which is not whole yet: of four bytes each, they leave room for the rest
+MOST_CHARACTERS = 20
+
+
+def fitting(path: Path) -> Path:
+    """Return a path whose last part fits into a file system; a longer one is cut, and ends in a digest of its whole."""
+    if len(os.fsencode(path.name)) <= MOST_BYTES:
+        return path
+    start, end = path.stem, f"-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}{path.suffix}"
+    while len(os.fsencode(start + end)) > MOST_BYTES:
+        start = start[:-1]
+    return path.with_name(start + end)
 
 
 def is_empty(folder: Path) -> bool:
@@ -83,7 +98,8 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:100]}{WRITING}", suffix=path.suffix, dir=path.parent)
+        prefix = f".{path.stem[:MOST_CHARACTERS]}{WRITING}"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix[:MOST_CHARACTERS], dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written to ({error.strerror}); choose another folder") from error

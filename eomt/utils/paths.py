@@ -6,11 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args, overload
 
+from eomt.errors import UserError, printable, shortened
+
 # a local path, or the name of something to fetch; str comes first, so that jsonargparse makes a str and leaves a
 # repository's name as it was written
 PathOrName = str | Path
 
 Other = TypeVar("Other")
+
+
+def check_text(path: str | Path) -> None:
+    """Check that a path is text: a name that is not can be written into no table and into no record of a run.
+
+    Raises:
+        UserError: If its bytes are no UTF-8, as in names of old archives.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        name = shortened(printable(str(path)), 160)
+        raise UserError(f"{name}: is no name in UTF-8, and no table could hold it; rename it") from error
 
 
 @overload
@@ -24,9 +39,15 @@ def expand(path: str | Path | None) -> Path | None:
 
     Args:
         path: A file or folder; it need not exist.
+
+    Raises:
+        UserError: If it is no text, see `check_text`.
     """
+    if path is None:
+        return None
+    check_text(path)
     # that of a user who is not there stays as it is, and is then no folder: Path.expanduser would raise
-    return None if path is None else Path(os.path.expanduser(path))
+    return Path(os.path.expanduser(path))
 
 
 def expand_name(name: PathOrName) -> str:
@@ -35,6 +56,7 @@ def expand_name(name: PathOrName) -> str:
     Args:
         name: A local path, or the name of something to fetch, such as a repository on the hub.
     """
+    check_text(name)
     return str(expand(name)) if str(name).startswith("~") else str(name)
 
 

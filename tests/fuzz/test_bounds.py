@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import copy
 import json
 import os
 import time
@@ -9,9 +10,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -115,6 +118,49 @@ def test_a_member_that_unpacks_to_more_than_any_image_is_refused(tmp_path: Path)
             file.write(bytes(2**22))
     with pytest.raises(UserError, match=r"a\.png: unpacks to 335544320 bytes"):
         read_image(ZipMember(tmp_path / "a.zip", "a.png"))
+
+
+def packed(file: Path, content: Any, again: int = 0) -> Path:
+    """Save with torch; `again` lists the largest member so often more, else all are deflated."""
+    torch.save(content, file)
+    with zipfile.ZipFile(file) as saved:
+        parts = {part.filename: saved.read(part) for part in saved.infolist()}
+        largest = max(saved.infolist(), key=lambda part: part.file_size)
+    if again:
+        with zipfile.ZipFile(file, "a") as archive:
+            for number in range(again):
+                twin = copy.copy(largest)
+                twin.filename = f"{largest.filename}{number}"
+                archive.filelist.append(twin)
+                archive._didModify = True  # type: ignore[attr-defined]
+    else:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, part in parts.items():
+                archive.writestr(name, part)
+    return file
+
+
+@pytest.mark.parametrize("again", [0, 50])
+def test_packed_weights_and_checkpoints_are_refused(tmp_path: Path, again: int) -> None:
+    """15 MB unpacked to 3 GB; PyTorch itself packs nothing, and lists each member once."""
+    content = {"state_dict": {"weight": torch.zeros(2**20)}, "global_step": 1}
+    for read, suffix in ((read_weights, "pt"), (step_of, "ckpt")):
+        file = packed(tmp_path / f"a.{suffix}", content, again)
+        with pytest.raises(UserError, match=rf"a\.{suffix}: is packed, and may unpack to any size; save it with"):
+            read(file)
+        torch.save(content, file)
+        read(file)
+
+
+def test_a_number_that_stands_for_a_billion_is_refused(tmp_path: Path) -> None:
+    for tensor in (torch.zeros(1).expand(10**5, 10**4), torch.sparse_coo_tensor(size=(10**5, 10**4))):
+        torch.save({"weight": tensor}, tmp_path / "a.pt")
+        with pytest.raises(UserError, match=r"'weight' of shape \[100000, 10000\] is larger than the file") as caught:
+            read_weights(tmp_path / "a.pt")
+        assert "\n" not in str(caught.value)
+    # as a buffer of positions is, in many models
+    torch.save({"positions": torch.arange(9).expand(3, -1)}, tmp_path / "a.pt")
+    assert read_weights(tmp_path / "a.pt")["positions"].shape == (3, 9)
 
 
 # ----------------------------------------------------------------------------------------------------------- YAML

@@ -1,6 +1,6 @@
 """Messages of errors: one line, whatever the user's files hold."""
 
-from eomt.errors import MOST_CHARACTERS, UserError, listed, shortened
+from eomt.errors import MOST_CHARACTERS, UserError, listed, printable, shortened
 
 
 def test_lists_in_messages_are_cut() -> None:
@@ -28,3 +28,21 @@ def test_no_error_is_longer_than_a_few_lines() -> None:
     assert message.startswith("train.csv: columns")
     assert message.endswith("; must have image too")
     assert str(UserError()) == ""
+
+
+def test_what_a_terminal_would_obey_is_written_out() -> None:
+    assert str(UserError("\x1b]0;owned\x07\x1b[2J.png: \u202egnp\x85 \udce9")) == (
+        r"\x1b]0;owned\x07\x1b[2J.png: \u202egnp \udce9"
+    )
+    assert printable("a\nb") == r"a\nb"
+    # what people write is left alone: accents, a narrow joiner of Persian, an emoji of four
+    for text in ("café", "\u0645\u06cc\u200c\u062e", "👩‍👩‍👧‍👦", "a\u00a0b"):
+        assert printable(text) == text
+
+
+def test_the_message_of_a_worker_is_its_last_line() -> None:
+    inner = UserError("a\nb.png: cannot be read")
+    sent = f"Caught UserError in DataLoader worker process 0.\nTraceback:\n  File x\neomt.errors.UserError: {inner}\n"
+    assert str(UserError(sent)) == "a b.png: cannot be read"
+    # other lines are all kept
+    assert str(UserError("config: two\n  lines")) == "config: two lines"

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from eomt.errors import UserError
 from eomt.utils.paths import PathOrName, expand, expand_name, is_path_type, path_fields
 
 
@@ -94,3 +95,9 @@ def test_the_command_line_makes_paths_of_path_types_and_saves_plain_text(argumen
     assert given[name] == value
     assert isinstance(given[name], type(value))
     assert file[name] == saved
+
+
+def test_a_path_that_no_record_could_hold_is_refused():
+    for read in (expand, expand_name, lambda path: expand(Path(path))):
+        with pytest.raises(UserError, match=r"/data/caf\\udce9: is no name in UTF-8"):
+            read("/data/caf\udce9")

@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -45,6 +46,8 @@ DAMAGED = (
     *(AttributeError, TypeError, AssertionError, struct.error, MemoryError, OverflowError),
 )
 COPY = "copy it again"
+# bytes of a tensor in which fewer stand for all of them, in a file that is smaller
+MOST_EXPANDED = 2**28
 
 
 class ModelConfig(TypedDict):
@@ -141,6 +144,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         if file.suffix.lower() == ".safetensors":
             state = load_file(file)
         else:
+            check_stored(file)
             with torch.serialization.safe_globals(HARMLESS):
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -154,11 +158,17 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state:
         raise UserError(f"{file}: holds no tensors by name; give the weights of a model")
+    most = max(file.stat().st_size, MOST_EXPANDED)
     for name, value in state.items():
         if not isinstance(name, str):
             raise UserError(f"{file}: holds {name!r}, which is no name of a tensor; give the weights of a model")
         if not isinstance(value, Tensor):
             raise UserError(f"{file}: {name!r} is no tensor but {type(value).__name__}; give weights alone")
+        # one number may stand for all of them, until somebody copies it
+        if value.layout is not torch.strided or value.nbytes > most:
+            raise UserError(
+                f"{file}: {name!r} of shape {list(value.shape)} is larger than the file; give plain tensors"
+            )
     return _unwrapped(state)
 
 
@@ -168,6 +178,27 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     while all(name.startswith(PARALLEL) for name in state):
         state = {name.removeprefix(PARALLEL): value for name, value in state.items()}
     return state
+
+
+def check_stored(file: Path) -> None:
+    """Check that a PyTorch file holds its tensors as they are: packed ones may unpack to any size.
+
+    PyTorch never packs them. What is no archive, as a file of before PyTorch 1.6, is left to its reader.
+
+    Raises:
+        UserError: If they are packed, or take more bytes than the file has.
+    """
+    try:
+        if not zipfile.is_zipfile(file):
+            return
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+        size = file.stat().st_size
+    except (*DAMAGED, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)}); {COPY}") from error
+    # members may share their bytes, too
+    if any(member.compress_type for member in members) or sum(member.file_size for member in members) > size:
+        raise UserError(f"{file}: is packed, and may unpack to any size; save it with torch.save, or give safetensors")
 
 
 def _check_beginning(file: Path) -> None:

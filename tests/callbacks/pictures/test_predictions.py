@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.pictures import predictions as prediction_pictures
 from callbacks.pictures.colors import palette
-from callbacks.pictures.output import log_image, picture_path
+from callbacks.pictures.output import log_image
 from callbacks.pictures.predictions import PredictionPictures, errors, spread
 from callbacks.pictures.prompts import PROMPT
 from datamodules.common.data_module import DataModule
@@ -407,10 +407,3 @@ def test_log_image_needs_neither_wandb_nor_tensorboard_for_other_loggers(tmp_pat
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert log_image([], "a", Image.new("RGB", (2, 2)), 0) is None
-
-
-def test_two_images_never_share_a_picture() -> None:
-    """One of the two was lost, though both were counted."""
-    names = ("a.jpg", "a.jpg.png", "a.png", "b/a.png", "a.png.png")
-    assert len({picture_path(name) for name in names}) == len(names)
-    assert picture_path("img_1.5x.png") == Path("img_1.5x.png")

@@ -157,9 +157,8 @@ def test_other_tasks_and_no_samples_are_refused() -> None:
 def test_scores_are_files_of_their_own_where_they_are_wanted(tmp_path: Path, save_scores: Any, stage: str) -> None:
     """15 H: .hdf5 in half precision is what SegmentMeIfYouCan's code reads."""
     task = SemanticSegmentation(make_eomt(num_classes=3), num_points=64, anomaly_scores=("rba", "void"))
-    trainer: Any = SimpleNamespace(
-        is_global_zero=True, default_root_dir=str(tmp_path), strategy=SimpleNamespace(broadcast=lambda value: value)
-    )
+    strategy = SimpleNamespace(broadcast=lambda value: value, barrier=lambda: None)
+    trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path), strategy=strategy)
     callback = AnomalyResults(1, save_scores)
     callback.setup(trainer, task, stage)
     getattr(callback, f"on_{stage}_epoch_start")(trainer, task)
@@ -177,14 +176,17 @@ def test_scores_are_files_of_their_own_where_they_are_wanted(tmp_path: Path, sav
                 assert np.array_equal(opened["value"][:], expected.astype(np.float16))
     with pytest.raises(UserError, match=r"farm/7\.png and farm/7\.jpg would share farm/7"):
         end(trainer, task, {"anomaly_maps": [maps]}, batch | {"name": ["farm/7.png"]}, 1)
+    # the longest names of images, of which one of scores would be longer by a letter
+    for name in ("x" * 251, "y" + "x" * 250):
+        end(trainer, task, {"anomaly_maps": [maps]}, batch | {"name": [f"farm/{name}.png"]}, 2)
+    assert len(list((tmp_path / "scores" / "rba" / "farm").iterdir())) == 3
 
 
 def test_frames_of_lost_and_found_have_the_names_of_the_benchmark(tmp_path: Path) -> None:
     """15 H: SegmentMeIfYouCan reads 7.hdf5, and 7_leftImg8bit.hdf5 was written."""
     task = SemanticSegmentation(make_eomt(num_classes=3), num_points=64, anomaly_scores=("rba",))
-    trainer: Any = SimpleNamespace(
-        is_global_zero=True, default_root_dir=str(tmp_path), strategy=SimpleNamespace(broadcast=lambda value: value)
-    )
+    strategy = SimpleNamespace(broadcast=lambda value: value, barrier=lambda: None)
+    trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path), strategy=strategy)
     callback = AnomalyResults(1, "hdf5")
     callback.setup(trainer, task, "test")
     callback.on_test_epoch_start(trainer, task)

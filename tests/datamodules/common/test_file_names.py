@@ -10,11 +10,12 @@ from PIL import Image
 
 from datamodules.common.file_names import FileFinder, NameTable
 from datamodules.common.pairs import find_images, find_pairs
-from datamodules.common.reading import RARE_EXTENSIONS, check_image, read_image
+from datamodules.common.reading import check_image, read_image
 from datamodules.common.splits import read_split_record
 from datamodules.common.tables import read_table
 from datamodules.questions.images import ImageFinder
 from eomt.errors import UserError
+from eomt.utils.images import RARE_EXTENSIONS
 from tests.datamodules.common.image_files import make_mask, write_pair
 from tests.datamodules.defects.defect_files import severstal, write_kaggle, write_supervisely
 from tests.datamodules.faces.face_files import morph_faces, write_face
