@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from eomt.errors import UserError
@@ -314,7 +315,7 @@ def test_a_decoder_keeps_the_vocabulary_that_it_was_trained_on(tokenizer: str, m
     other = make_task(tokenizer, "generative", LORA, network={"answers": ANSWERS})
     other.on_load_checkpoint(checkpoint)
     other.network.load_state_dict(task.network.state_dict())
-    other._trainer = SimpleNamespace(datamodule=None)  # type: ignore[assignment]
+    other._trainer = SimpleNamespace(datamodule=None, precision_plugin=Precision())  # type: ignore[assignment]
     other.setup("validate")
     other.validation_step(make_batch(), 0)
     assert logged(other, monkeypatch)["val_oov_rate"] == 1 / 4
