@@ -22,10 +22,9 @@ from callbacks.run.lora_checkpoint import LoRACheckpoint
 from callbacks.run.merge_on_save import MergeOnSave
 from callbacks.run.metrics_file import MetricsFile
 from callbacks.run.run_folder import PREDICTIONS, run_folder, set_aside, validation_metrics
-from eomt.lora.adapter_layer import lora_layers
+from eomt.lora.adapter_layer import count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.files import WEIGHTS_FILE as ADAPTER_FILE
-from eomt.lora.layers import count_lora_parameters
 from eomt.lora.summary import get_lora_stats, lora_summary
 from eomt.report import SUMMARY, print_report, verdict
 from eomt.tasks.base import AdaptationTask

@@ -12,10 +12,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from eomt.errors import UserError
-from eomt.lora.adapter_layer import adapter_parameters
+from eomt.lora.adapter_layer import adapter_parameters, count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
-from eomt.lora.layers import count_lora_parameters, lora_layers
 from eomt.lora.summary import lora_summary
 from eomt.lora.targets import is_inside
 from eomt.models.network import Network

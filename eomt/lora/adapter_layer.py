@@ -1,4 +1,4 @@
-"""The base class of all adapted layers, whichever backend they come from, and how they are found in a model."""
+"""The base class of all adapted layers, whichever backend they come from: found, counted and switched in a model."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from eomt.errors import UserError
+from eomt.utils.arguments import checked_arguments
 
 # the layers whose adapter ran, while `record_calls` is active; noted in `forward`, since a hook would switch off the
 # fast path of nn.TransformerEncoderLayer, which bypasses adapters
@@ -73,6 +74,28 @@ def adapter_parameters(model: nn.Module) -> dict[str, str]:
     }
 
 
+@checked_arguments
+def freeze_lora_params(model: nn.Module) -> None:
+    """Freeze everything that is not LoRA, so that only the adapters are trained (the name is the guide's).
+
+    Raises:
+        UserError: If the model is no module.
+    """
+    adapters = adapter_parameters(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in adapters)
+
+
+@checked_arguments
+def count_lora_parameters(model: nn.Module) -> int:
+    """Return the number of values in all adapters of `model`.
+
+    Raises:
+        UserError: If the model is no module.
+    """
+    return sum(model.get_parameter(name).numel() for name in adapter_parameters(model))
+
+
 def is_adapter_name(name: str) -> bool:
     """Return whether a name is that of an adapter's parameter or module, as lora_a here or lora_A.default in PEFT."""
     return any(part.startswith("lora_") for part in name.split("."))
@@ -134,6 +157,23 @@ def require_values(tensors: Mapping[str, Tensor], function: str) -> None:
         )
 
 
+def require_gradients(tensors: Mapping[str, Tensor], function: str) -> None:
+    """Check that no tensor was made in torch.inference_mode, after which autograd refuses it.
+
+    Args:
+        tensors: Name -> tensor.
+        function: Name of the caller, for the message.
+
+    Raises:
+        UserError: If one was; the message names it.
+    """
+    if made := [name for name, value in tensors.items() if value.is_inference()]:
+        raise UserError(
+            f"{function}: {made[0]!r} was made in torch.inference_mode, and can have no gradient; make it outside, or "
+            "under torch.no_grad"
+        )
+
+
 def require_merged(network: nn.Module) -> None:
     """Check that `network` holds no adapters.
 
@@ -162,3 +202,21 @@ def record_calls() -> Iterator[set[AdapterLayer]]:
         yield _called
     finally:
         _called = None
+
+
+@checked_arguments
+@contextlib.contextmanager
+def disable_adapters(model: nn.Module) -> Iterator[None]:
+    """Let the adapted model answer as its base does, within.
+
+    Raises:
+        UserError: If the model is no module.
+    """
+    layers = [layer for layer in lora_layers(model).values() if layer.adapter_enabled]
+    for layer in layers:
+        layer.adapter_enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.adapter_enabled = True

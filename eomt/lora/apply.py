@@ -2,20 +2,23 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from eomt.errors import UserError
 from eomt.lora.adaptable import as_adaptable
-from eomt.lora.adapter_layer import lora_layers, note_calls
+from eomt.lora.adapter_layer import lora_layers, note_calls, require_gradients
 from eomt.lora.backends import available_backend, inject_native, inject_peft
 from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation, record
 from eomt.lora.fingerprint import fingerprint
 from eomt.lora.supported_layers import all_modules, refusal, refuse_wrapped, shared_weights, unsuitable_reason
 from eomt.lora.targets import resolve_modules, resolve_targets
 from eomt.lora.trainable import drifting_statistics, expected_trainable, tied_outside
+from eomt.utils.arguments import checked_arguments
 from eomt.utils.patterns import Pattern
 
 
+@checked_arguments
 def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
     """Adapt `model` in place as `config` says, set what is trainable, and return it.
 
@@ -24,8 +27,8 @@ def apply_lora(model: nn.Module, config: LoRAConfig | None) -> nn.Module:
         config: The settings; None leaves the model as it is.
 
     Raises:
-        UserError: If the model is adapted already, a name or value cannot work, or a rank is larger than a layer's
-            weight allows.
+        UserError: If an argument is not of its type, the model is adapted already, a name or value cannot work, or a
+            rank is larger than a layer's weight allows.
     """
     if config is None:
         return model
@@ -82,9 +85,12 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
         plan: What to do, with exact paths; its fingerprint and backend are filled in.
 
     Raises:
-        UserError: If a layer cannot be adapted.
+        UserError: If a layer cannot be adapted, or the model was made in torch.inference_mode.
     """
     config = plan.config
+    # within that mode, a network that only answers can be adapted
+    if not torch.is_inference_mode_enabled():
+        require_gradients(dict(model.named_parameters()), "model")
     modules, shared = all_modules(model), shared_weights(model)
     for path in plan.adapters:
         if reason := unsuitable_reason(modules[path]) or refusal(modules, path, shared):

@@ -9,6 +9,7 @@ from torch import nn
 
 from eomt.errors import UserError, shortened
 from eomt.lora.dropout import keep_share
+from eomt.utils.arguments import checked_arguments
 
 
 @dataclass
@@ -85,15 +86,11 @@ class LoRAConfig:
             _check(good, name, pattern, "a mapping of module names to numbers")
         for name, ranks in (("rank", [self.rank]), ("rank_pattern", list(self.rank_pattern.values()))):
             for rank in ranks:
-                _check(
-                    isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1, name, rank, "an integer >= 1"
-                )
+                check_rank(rank, name)
         for name, alphas in (("lora_alpha", [self.lora_alpha]), ("alpha_pattern", list(self.alpha_pattern.values()))):
             for alpha in alphas:
-                _check(_is_number(alpha) and 0 < alpha < float("inf"), name, alpha, "a number above 0")
-        dropout = self.lora_dropout
-        good = _is_number(dropout) and 0 <= dropout < 1 and keep_share(dropout) > 0
-        _check(good, "lora_dropout", dropout, "at least 0 and at most 0.99999")
+                check_alpha(alpha, name)
+        check_dropout(self.lora_dropout)
         for name in ("target_modules", "exclude_modules", "trainable_modules"):
             names = getattr(self, name)
             is_list = isinstance(names, list | tuple) and all(isinstance(entry, str) and entry for entry in names)
@@ -157,8 +154,13 @@ class Adaptation:
     backend: str = "native"
 
 
+@checked_arguments
 def adaptation(model: nn.Module) -> Adaptation | None:
-    """Return what `apply_lora` or `load_adapter` did to `model`; None if it is not adapted."""
+    """Return what `apply_lora` or `load_adapter` did to `model`; None if it is not adapted.
+
+    Raises:
+        UserError: If the model is no module.
+    """
     return vars(model).get("adaptation")
 
 
@@ -168,6 +170,34 @@ def record(model: nn.Module, done: Adaptation | None) -> None:
         vars(model).pop("adaptation", None)
     else:
         vars(model)["adaptation"] = done
+
+
+def check_rank(rank: Any, name: str = "rank") -> None:
+    """Check the rank in a field.
+
+    Raises:
+        UserError: If it is no integer, or below 1.
+    """
+    _check(isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1, name, rank, "an integer >= 1")
+
+
+def check_alpha(alpha: Any, name: str = "lora_alpha") -> None:
+    """Check the alpha in a field.
+
+    Raises:
+        UserError: If it is no number above 0.
+    """
+    _check(_is_number(alpha) and 0 < alpha < float("inf"), name, alpha, "a number above 0")
+
+
+def check_dropout(dropout: Any) -> None:
+    """Check the dropout of adapters.
+
+    Raises:
+        UserError: If it is no number from 0 to 0.99999.
+    """
+    good = _is_number(dropout) and 0 <= dropout < 1 and keep_share(dropout) > 0
+    _check(good, "lora_dropout", dropout, "at least 0 and at most 0.99999")
 
 
 def _check(good: bool, name: str, value: Any, allowed: str) -> None:

@@ -45,15 +45,22 @@ from eomt.lora.peft_reading import check_targets, json_field, read_folder, read_
 from eomt.lora.supported_layers import peft_reason, refuse_wrapped
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import check_trainable, expected_trainable
+from eomt.utils.arguments import checked_arguments
 from eomt.utils.files import write_folder
 from eomt.utils.loaded import mark_loaded
 
 
+@checked_arguments
 def is_adapter_folder(path: str | Path) -> bool:
-    """Return whether `path` is a folder with an adapter in PEFT's format."""
+    """Return whether `path` is a folder with an adapter in PEFT's format.
+
+    Raises:
+        UserError: If it is no path.
+    """
     return (Path(path) / CONFIG_FILE).is_file()
 
 
+@checked_arguments
 def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None, check_called: bool = True) -> Path:
     """Write the adapters, the modules trained in full and the persistent buffers of `model`; return the folder.
 
@@ -64,8 +71,9 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | None = None, 
         check_called: Refuse an adapter that was never called though the model ran.
 
     Raises:
-        UserError: If the model is not adapted, an adapter has no effect, more was trained than adapters and named
-            modules, PEFT would confuse a named module with another, or the folder exists and is something else.
+        UserError: If an argument is not of its type, the model is not adapted, an adapter has no effect, more was
+            trained than adapters and named modules, PEFT would confuse a named module with another, or the folder
+            exists and is something else, or cannot be made.
     """
     refuse_wrapped(model, "save_adapter")
     done = adaptation(model)
@@ -173,6 +181,7 @@ def _inside(done: Adaptation, root: str) -> Adaptation:
     )
 
 
+@checked_arguments
 def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) -> nn.Module:
     """Adapt a plain model as the folder says, or fill a model with the same adapters; return it.
 
@@ -182,8 +191,8 @@ def load_adapter(model: nn.Module, folder: str | Path, check_base: bool = True) 
         check_base: Refuse an adapter that was trained on another base.
 
     Raises:
-        UserError: If a file is missing or damaged, a feature is not implemented, the base, the modules or the ranks are
-            different, or keys are missing or too many.
+        UserError: If an argument is not of its type, a file is missing or damaged, a feature is not implemented, the
+            base, the modules or the ranks are different, or keys are missing or too many.
     """
     folder = Path(folder)
     refuse_wrapped(model, "load_adapter")

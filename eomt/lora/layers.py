@@ -4,9 +4,8 @@ Each class derives from the layer that it replaces and keeps the names of its pa
 dict of the plain network loads into the adapted one, and only `lora_*` is missing.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
@@ -17,17 +16,20 @@ from torch import Tensor, nn
 from eomt.errors import UserError, listed
 from eomt.lora.adapter_layer import (
     AdapterLayer,
-    adapter_parameters,
     forget_calls,
     lora_layers,
     require_called,
     require_values,
     set_module,
 )
-from eomt.lora.config import record
-from eomt.lora.dropout import DroppedConvolution, draw_seed, keep_share
+from eomt.lora.adapter_layer import count_lora_parameters as count_lora_parameters
+from eomt.lora.adapter_layer import disable_adapters as disable_adapters
+from eomt.lora.adapter_layer import freeze_lora_params as freeze_lora_params
+from eomt.lora.config import check_alpha, check_dropout, check_rank, record
+from eomt.lora.dropout import DroppedConvolution, draw_seed
 from eomt.lora.product import Update, adapted_product, dtype_of, is_transformed
 from eomt.lora.supported_layers import all_modules, is_quantized, refusal, shared_weights, unsuitable_reason
+from eomt.utils.arguments import checked_arguments
 
 SLICES = ("query", "key", "value")
 
@@ -42,10 +44,9 @@ class LoRALayer(AdapterLayer):
     def _add_adapter(
         self, a_shape: tuple[int, ...], b_shape: tuple[int, ...], rank: int, alpha: float, dropout: float, rslora: bool
     ) -> None:
-        if not isinstance(rank, int) or rank < 1:
-            raise UserError(f"rank: {rank!r}; must be an integer >= 1")
-        if not (0 <= dropout < 1 and keep_share(dropout) > 0):
-            raise UserError(f"lora_dropout: {dropout!r}; must be at least 0 and at most 0.99999")
+        check_rank(rank)
+        check_alpha(alpha)
+        check_dropout(dropout)
         self.rank, self.lora_alpha, self.lora_dropout, self.use_rslora = rank, alpha, dropout, rslora
         self.adapter_enabled = True
         # fp32 whatever the base: B starts at zero and its first steps are below the resolution of bf16
@@ -99,7 +100,7 @@ class LoRALinear(LoRALayer, nn.Linear):
         lora_b: B, (out_features, r), zero at the start.
 
     Raises:
-        UserError: If the rank is below 1 or the dropout outside [0, 1).
+        UserError: If the rank is below 1, alpha not above 0, or the dropout outside [0, 1).
     """
 
     def __init__(
@@ -152,8 +153,8 @@ class LoRAAttention(LoRALayer, nn.Linear):
         lora_b: B of each slice, (k, out_features // 3, r), zero at the start.
 
     Raises:
-        UserError: If the width is no multiple of 3, a slice is unknown, the rank is below 1, or the dropout is outside
-            [0, 1).
+        UserError: If the width is no multiple of 3, a slice is unknown, the rank is below 1, alpha is not above 0, or
+            the dropout is outside [0, 1).
     """
 
     def __init__(
@@ -219,8 +220,8 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
         lora_b: B, (out_channels, r, 1, 1), zero at the start.
 
     Raises:
-        UserError: If groups is not 1 (the update of a grouped convolution has no such form), the rank is below 1, or
-            the dropout is outside [0, 1).
+        UserError: If groups is not 1 (the update of a grouped convolution has no such form), the rank is below 1,
+            alpha is not above 0, or the dropout is outside [0, 1).
     """
 
     def __init__(
@@ -298,13 +299,15 @@ def _share_parameters(adapted: Any, layer: nn.Module) -> Any:
     return adapted.train(layer.training)
 
 
+@checked_arguments
 def replace_linear_with_lora(
     module: nn.Module, rank: int = 8, lora_alpha: float = 16, lora_dropout: float = 0.1
 ) -> nn.Module:
     """Adapt every linear layer in `module`, in place, and return it; return the adapted layer if it is one itself.
 
     Raises:
-        UserError: If LoRA cannot adapt a layer, or its adapter would be bypassed; nothing is changed then.
+        UserError: If an argument is not of its type or range, LoRA cannot adapt a layer, or its adapter would be
+            bypassed; nothing is changed then.
     """
     modules, shared = all_modules(module), shared_weights(module)
     linear = {
@@ -326,18 +329,7 @@ def replace_linear_with_lora(
     return module
 
 
-def freeze_lora_params(model: nn.Module) -> None:
-    """Freeze everything that is not LoRA, so that only the adapters are trained (the name is the guide's)."""
-    adapters = adapter_parameters(model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in adapters)
-
-
-def count_lora_parameters(model: nn.Module) -> int:
-    """Return the number of values in all adapters of `model`."""
-    return sum(model.get_parameter(name).numel() for name in adapter_parameters(model))
-
-
+@checked_arguments
 def merge_lora_weights(model: nn.Module, check_called: bool = True) -> nn.Module:
     """Add every update to its base weight in fp32, in place, and return the model with plain layers.
 
@@ -346,8 +338,8 @@ def merge_lora_weights(model: nn.Module, check_called: bool = True) -> nn.Module
         check_called: Refuse an adapter that was never called though the model ran.
 
     Raises:
-        UserError: If the model holds no adapter, as after merging, or one that merging would let act for the first
-            time.
+        UserError: If an argument is not of its type, or the model holds no adapter, as after merging, or one that
+            merging would let act for the first time.
     """
     if check_called:
         require_called(model, "merge_lora_weights")
@@ -361,11 +353,12 @@ def merge_lora_weights(model: nn.Module, check_called: bool = True) -> nn.Module
     return _to_plain(model, merge=True)
 
 
+@checked_arguments
 def remove_adapters(model: nn.Module) -> nn.Module:
     """Remove the adapters, in place, and return the model: the base again, bit for bit (after PiSSA up to rounding).
 
     Raises:
-        UserError: If the model holds no adapter.
+        UserError: If the model is no module or holds no adapter.
     """
     return _to_plain(model, merge=False)
 
@@ -383,16 +376,3 @@ def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
     for path, layer in layers.items():
         set_module(model, path, layer.plain_layer(merge))
     return model
-
-
-@contextlib.contextmanager
-def disable_adapters(model: nn.Module) -> Iterator[None]:
-    """Let the adapted model answer as its base does, within."""
-    layers = [layer for layer in lora_layers(model).values() if layer.adapter_enabled]
-    for layer in layers:
-        layer.adapter_enabled = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.adapter_enabled = True

@@ -65,8 +65,8 @@ def is_transformed() -> bool:
 class AdaptedProduct(torch.autograd.Function):
     """The operation of `adapted_product`, for a base that is not trained.
 
-    Beside weights it keeps A dropout(x), (n, k r); of x what x is made of, where the graph keeps that anyway; of dropout
-    a seed; of weights under autocast no copy in the narrow dtype.
+    Beside weights it keeps A dropout(x), (n, k r); of x what x is made of, where the graph keeps that anyway; of
+    dropout a seed; of weights under autocast no copy in the narrow dtype.
     """
 
     @staticmethod

@@ -37,7 +37,7 @@ class Recipe:
 
 
 def recipe_of(x: Tensor) -> Recipe | None:
-    """Return how `x` is made again from tensors that its graph keeps, in values of the same dtype; None if it cannot be.
+    """Return how `x` is made again from tensors that its graph keeps; None if it cannot be.
 
     Args:
         x: Any tensor.

@@ -5,18 +5,22 @@ from typing import Any
 
 from torch import nn
 
-from eomt.lora.adapter_layer import is_adapter_name, lora_layers
+from eomt.lora.adapter_layer import count_lora_parameters, is_adapter_name, lora_layers
 from eomt.lora.backends import NO_PEFT
 from eomt.lora.config import LoRAConfig, adaptation
-from eomt.lora.layers import count_lora_parameters
+from eomt.utils.arguments import checked_arguments
 
 
+@checked_arguments
 def get_lora_stats(model: nn.Module) -> dict[str, Any]:
     """Return counts of a model, adapted or not.
 
     Returns:
         A dict with total_parameters (adapters included), trainable_parameters, lora_parameters, trainable_percent (0 to
         100) and adapted_modules (paths).
+
+    Raises:
+        UserError: If the model is no module.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -43,8 +47,13 @@ def count_layers(paths: Iterable[str]) -> int:
     return len(layers)
 
 
+@checked_arguments
 def print_lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> None:
-    """Print what is adapted and trained, in a few lines."""
+    """Print what is adapted and trained, in a few lines.
+
+    Raises:
+        UserError: If an argument is not of its type.
+    """
     print("\n".join(lora_summary(model, config)))
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -167,7 +167,16 @@ def _match_target(model: nn.Module, target: str, field: str) -> tuple[dict[str, 
         raise UserError(
             f"{field}: {target!r} matches {other[0]!r} ({', '.join(kinds[:3])}); LoRA adapts Linear and Conv2d layers"
         )
-    raise UserError(_no_match(field, target, _vocabulary(leaves) | _usable_words(leaves)))
+    if target == ALL_LINEAR or not leaves:
+        missing = "Linear" if leaves else "Linear or Conv2d"
+        remedy = f"name others: {listed(leaves, most=4)}" if leaves else "give the network that holds the layers"
+        raise UserError(
+            f"{field}: {target!r} matches nothing: inside {type(model).__name__} is no {missing} layer that LoRA can "
+            f"adapt; {remedy}"
+        )
+    # a network that numbers its layers has no words for them
+    words = _vocabulary(leaves) or set(leaves)
+    raise UserError(_no_match(field, target, words | _usable_words(leaves)))
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -195,9 +204,11 @@ def _vocabulary(paths: Iterable[str]) -> set[str]:
     return {part for path in paths for part in path.split(".") if not part.isdigit()}
 
 
-def _usable_words(leaves: Collection[str]) -> set[str]:
+def _usable_words(leaves: Mapping[str, nn.Module]) -> set[str]:
     words = {word for word in ALIASES if any(_stands_for(word, path) for path in leaves)}
-    return words | {ALL_LINEAR} | (set(SLICES) if FUSED & _vocabulary(leaves) else set())
+    if any(not isinstance(layer, nn.Conv2d) for layer in leaves.values()):
+        words.add(ALL_LINEAR)
+    return words | (set(SLICES) if FUSED & _vocabulary(leaves) else set())
 
 
 def _no_match(field: str, name: str, vocabulary: set[str]) -> str:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 
 # in the names of files and folders that are not whole yet
 WRITING = ".writing-"
@@ -53,14 +53,18 @@ def write_folder(folder: Path, write: Callable[[Path], object], is_ours: Callabl
         is_ours: Returns whether a folder that exists may be replaced; an empty one may always be.
 
     Raises:
-        UserError: If the folder exists, holds something, and `is_ours` says no.
+        UserError: If the folder exists, holds something, and `is_ours` says no, or it cannot be made.
     """
     folder = folder.resolve()
-    _check_replaceable(folder, is_ours)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}{REPLACED}")
-    shutil.rmtree(aside, ignore_errors=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{WRITING}", dir=folder.parent))
+    try:
+        _check_replaceable(folder, is_ours)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{WRITING}", dir=folder.parent))
+    except OSError as error:
+        cause = f"{error.strerror}: {shortened(str(error.filename), 80)}"
+        raise UserError(f"{shortened(str(folder), 120)}: cannot be made ({cause}); choose another folder") from error
     try:
         beside.chmod(0o755)
         write(beside)

@@ -10,8 +10,10 @@ from torch.utils._pytree import tree_map_only
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import lora_layers, set_module
 from eomt.lora.layers import merge_lora_weights
+from eomt.utils.arguments import checked_arguments
 from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomness
-from eomt.verification.audit import Outputs, call, evaluation_faults, shake, untouched
+from eomt.verification.audit import evaluation_faults, shake, untouched
+from eomt.verification.passes import Outputs, call, check_pass
 
 # the largest difference of merged and adapted answers, as a share of the largest answer
 TOLERANCE = 1e-4
@@ -19,6 +21,7 @@ TOLERANCE = 1e-4
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@checked_arguments
 def check_adapters(model: nn.Module, batch: Any, outputs: Outputs = call) -> None:
     """Check that each adapter changes the output, and that merging all of them does not.
 
@@ -32,12 +35,13 @@ def check_adapters(model: nn.Module, batch: Any, outputs: Outputs = call) -> Non
         outputs: Returns a model's answer to a batch as one tensor; by default the model is called with the batch.
 
     Raises:
-        UserError: If the model holds no adapter, one is never called or changes nothing, or merging changes answers;
-            the message names the first.
+        UserError: If an argument is not of its type, the model cannot answer the batch in a tensor, it holds no
+            adapter, one is never called or changes nothing, or merging changes answers; the message names the first.
     """
     layers = lora_layers(model)
     if not layers:
         raise UserError("check_adapters: the model holds no adapters; adapt it with apply_lora")
+    check_pass("check_adapters", model, batch)
     pairs = {pair: pair.requires_grad for layer in layers.values() for pair in (layer.lora_a, layer.lora_b)}
     with isolated_randomness(), untouched(model), torch.compiler.set_stance("force_eager"):
         try:

@@ -5,10 +5,9 @@ It takes any torch module; the caller gives functions that compute a loss and an
 
 import contextlib
 import copy
-import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +19,12 @@ from eomt.lora.adapter_layer import AdapterLayer, is_adapter_name, lora_layers, 
 from eomt.lora.config import adaptation
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import check_trainable
+from eomt.utils.arguments import checked_arguments
 from eomt.utils.loaded import loaded_in
 from eomt.utils.modes import evaluation_mode, isolated_randomness, training_mode
+from eomt.verification.passes import Loss, Outputs, answer_of, check_pass, loss_of
+from eomt.verification.passes import call as call
 
-Loss = Callable[[nn.Module, Any], Tensor]
-Outputs = Callable[[nn.Module, Any], Tensor]
 OptimizerStep = Callable[[Optimizer], Any]
 
 # the least that a step must move a tensor, as a share of its size: ten thousand such steps add up to a thousandth
@@ -71,6 +71,7 @@ class AuditReport:
             raise UserError(f"audit: {self}")
 
 
+@checked_arguments
 def audit(
     model: nn.Module,
     batch: Any,
@@ -104,8 +105,11 @@ def audit(
         step: Makes a step of an optimizer, as the training does, for example with clipped gradients.
 
     Raises:
-        UserError: If other parameters are trainable than the model's LoRAConfig implies.
+        UserError: If an argument is not of its type, the batch is empty, something was made in torch.inference_mode,
+            `loss` returns no scalar, `outputs` no tensor, or other parameters are trainable than the model's LoRAConfig
+            implies.
     """
+    check_pass("audit", model, batch)
     check_trainable(model)
     optimizers = list(optimizers) if optimizers is not None else []
     faults = _optimizer_faults(model, optimizers) if optimizers else []
@@ -145,42 +149,6 @@ def loaded_names(model: nn.Module) -> set[str]:
         holder = layer.base_weight_name.removesuffix("weight")
         found |= {f"{path}.{holder}{part}" for part in ("weight", "bias") if f"{path}.{part}" in found}
     return found
-
-
-def call(model: nn.Module, batch: Any) -> Tensor:
-    """Return all floating-point tensors of a model's answer, as one vector.
-
-    Args:
-        model: Called as `model(**batch)` with a mapping, `model(*batch)` with a tuple or list, else `model(batch)`.
-        batch: Input of the model.
-
-    Raises:
-        UserError: If the model does not take such a batch, or its answer holds no such tensor.
-    """
-    keywords, positions = (batch, ()) if isinstance(batch, Mapping) else ({}, batch)
-    if not isinstance(positions, tuple | list):
-        positions = (positions,)
-    name = type(model).__name__
-    try:
-        inspect.signature(model.forward).bind(*positions, **keywords)
-    except TypeError as error:
-        raise UserError(f"outputs: {name} cannot be called with the batch ({error}); give outputs=") from error
-    answer = model(*positions, **keywords)
-    tensors = [value for value in _tensors(answer) if value.is_floating_point()]
-    if not tensors:
-        raise UserError(f"outputs: {name} answers {type(answer).__name__}, without real numbers; give outputs=")
-    return torch.cat([value.flatten() for value in tensors])
-
-
-def _tensors(answer: Any) -> Iterator[Tensor]:
-    if isinstance(answer, Tensor):
-        yield answer
-    elif isinstance(answer, Mapping | tuple | list):
-        for value in answer.values() if isinstance(answer, Mapping) else answer:
-            yield from _tensors(value)
-    elif is_dataclass(answer):
-        for field in fields(answer):
-            yield from _tensors(getattr(answer, field.name))
 
 
 def _optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[str]:
@@ -224,11 +192,15 @@ def shake(layers: dict[str, AdapterLayer]) -> None:
 def _training_faults(model: nn.Module, batch: Any, loss: Loss, layers: dict[str, AdapterLayer]) -> list[str]:
     """Return a fault for each adapter that is not called, and for what gets no gradient from the loss."""
     with training_mode(model), torch.enable_grad(), record_calls() as called:
-        value = loss(model, batch)
+        value = loss_of(loss, model, batch)
         if not value.requires_grad:
             return [
                 "the loss does not depend on anything trainable "
                 "(is the network run under no_grad, or checkpointed with use_reentrant=True?)"
+            ]
+        if not value.isfinite():
+            return [
+                f"the loss is {value.item()}; look for such values in batch and weights, and for a division by zero"
             ]
         value.backward()
     faults = [f"{path!r} is never called in training" for path, layer in layers.items() if layer not in called]
@@ -311,9 +283,9 @@ def evaluation_faults(model: nn.Module, batch: Any, outputs: Outputs, layers: di
     """
     with evaluation_mode(model):
         with torch.no_grad(), isolated_randomness(), record_calls() as called:
-            without = outputs(model, batch)
+            without = answer_of(outputs, model, batch)
         with torch.enable_grad(), isolated_randomness():
-            answers = outputs(model, batch)
+            answers = answer_of(outputs, model, batch)
             if answers.requires_grad:
                 (answers * torch.randn_like(answers)).sum().backward()
     faults = [f"{path!r} is never called in evaluation" for path, layer in layers.items() if layer not in called]

@@ -1,0 +1,141 @@
+"""A pass of a model over a batch: what goes in, the loss or the answer that comes out, and what is refused."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eomt.errors import UserError, shortened
+from eomt.lora.adapter_layer import require_gradients
+from eomt.utils.arguments import described
+
+Loss = Callable[[nn.Module, Any], Tensor]
+Outputs = Callable[[nn.Module, Any], Tensor]
+
+
+def check_pass(function: str, model: nn.Module, batch: Any) -> None:
+    """Check that a model and a batch can be in a pass with gradients, and that the batch holds something.
+
+    Args:
+        function: Name of the caller, for the message.
+        model: Any module.
+        batch: What the model is to be called with.
+
+    Raises:
+        UserError: If the batch is None or empty, tensors were made in torch.inference_mode, or it is active.
+    """
+    tensors = list(_tensors(batch))
+    no_values = bool(tensors) and not any(value.numel() for value in tensors)
+    if batch is None or no_values or (isinstance(batch, Mapping | tuple | list) and not batch):
+        raise UserError(f"{function}: batch is empty: {described(batch)}; give one with at least one sample")
+    if torch.is_inference_mode_enabled():
+        raise UserError(f"{function}: called in torch.inference_mode, where nothing has a gradient; call it outside")
+    require_gradients({**dict(model.named_parameters()), **dict(model.named_buffers())}, function)
+    require_gradients({f"batch, tensor {number}": value for number, value in enumerate(tensors)}, function)
+
+
+def loss_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """Return the loss of a model on a batch.
+
+    Args:
+        loss: Function of a model and a batch.
+        model: Any module.
+        batch: Batch for `loss`.
+
+    Raises:
+        UserError: If `loss` does not take a model and a batch, or does not return one real number in a tensor.
+    """
+    remedy = "give a function such as lambda model, batch: criterion(model(batch[0]), batch[1])"
+    if isinstance(loss, nn.modules.loss._Loss):
+        raise UserError(f"loss: {type(loss).__name__} takes an answer and a target, not a model and a batch; {remedy}")
+    _check_call("loss: the function cannot be called with model and batch", loss, (model, batch), {}, remedy)
+    value = loss(model, batch)
+    if not isinstance(value, Tensor):
+        raise UserError(f"loss: returns {described(value)}; return the loss as a tensor with one number")
+    if value.numel() != 1 or not value.is_floating_point():
+        raise UserError(
+            f"loss: returns {value.dtype} of shape {list(value.shape)}; return one real number, such as its mean"
+        )
+    return value
+
+
+def answer_of(outputs: Outputs, model: nn.Module, batch: Any) -> Tensor:
+    """Return a model's answer to a batch.
+
+    Args:
+        outputs: Function of a model and a batch.
+        model: Any module.
+        batch: Batch for `outputs`.
+
+    Raises:
+        UserError: If `outputs` does not return a tensor with numbers in it.
+    """
+    answer = outputs(model, batch)
+    if not isinstance(answer, Tensor):
+        raise UserError(f"outputs: returns {described(answer)}; return the model's answer as one tensor")
+    if not answer.numel():
+        raise UserError(
+            f"outputs: returns a tensor of shape {list(answer.shape)}, without numbers; give a larger batch"
+        )
+    return answer
+
+
+def call(model: nn.Module, batch: Any) -> Tensor:
+    """Return all floating-point tensors of a model's answer, as one vector.
+
+    Args:
+        model: Called as `model(**batch)` with a mapping, `model(*batch)` with a tuple or list, else `model(batch)`.
+        batch: Input of the model.
+
+    Raises:
+        UserError: If the model does not take such a batch, or its answer holds no such tensor.
+    """
+    keywords, positions = (batch, ()) if isinstance(batch, Mapping) else ({}, batch)
+    if not isinstance(positions, tuple | list):
+        positions = (positions,)
+    name = type(model).__name__
+    _check_call(f"outputs: {name} cannot be called with the batch", model.forward, positions, keywords, "give outputs=")
+    try:
+        answer = model(*positions, **keywords)
+    except RuntimeError as error:
+        # so PyTorch refuses shapes, dtypes and devices; its subclasses (memory, recursion) speak of something else
+        if type(error) is not RuntimeError:
+            raise
+        reason = shortened(str(error).partition("\n")[0], 120)
+        raise UserError(
+            f"outputs: {name} cannot answer the batch ({reason}); give a batch that fits it, or outputs="
+        ) from error
+    tensors = [value for value in _tensors(answer) if value.is_floating_point()]
+    if not tensors:
+        raise UserError(f"outputs: {name} answers {type(answer).__name__}, without real numbers; give outputs=")
+    return torch.cat([value.flatten() for value in tensors])
+
+
+def _check_call(
+    what: str, function: Callable[..., Any], positions: Any, keywords: Mapping[str, Any], remedy: str
+) -> None:
+    """Check that a function takes such arguments, without calling it."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        # a builtin that does not tell
+        return
+    try:
+        signature.bind(*positions, **keywords)
+    except TypeError as error:
+        raise UserError(f"{what} ({error}); {remedy}") from error
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in mappings, tuples, lists and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))
