@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import signal
 import threading
 import time
 from typing import Any
@@ -58,7 +59,9 @@ def peer_error(error: BaseException, trainer: Trainer | None) -> UserError | Non
 
 
 def watch_ranks(trainer: Trainer) -> None:
-    """End this process soon after one that it has started fails, even where it waits for it in a library."""
+    """End this process soon after one that it has started fails, and on Ctrl-C, even where it waits in a library."""
+    if trainer.num_nodes > 1 and threading.current_thread() is threading.main_thread():
+        _wait_killably(trainer)
     if getattr(trainer.strategy.launcher, "procs", None) is not None:
         # Lightning would kill this process within five seconds, and the exit status would be that of a kill
         subprocess_script._launch_process_observer = lambda child_processes: None
@@ -82,6 +85,24 @@ def check_launch(trainer: Trainer) -> None:
             f"trainer.devices: torchrun started {started} processes, and each would train alone; give "
             "--trainer.strategy ddp and as many --trainer.devices as processes of a node"
         )
+
+
+def _wait_killably(trainer: Trainer) -> None:
+    """Let Ctrl-C and SIGTERM end this process while it waits for other machines.
+
+    It waits in a library, where no handler of Python's is called.
+    """
+    connect = trainer.strategy.setup_environment
+
+    def connect_killably() -> None:
+        handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            connect()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    vars(trainer.strategy)["setup_environment"] = connect_killably
 
 
 def _watch(trainer: Trainer) -> None:

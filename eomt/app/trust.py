@@ -1,12 +1,14 @@
 """What is taken from a configuration that lies beside weights: whoever made the weights wrote it, too."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 import yaml
 
 from eomt.app.arguments import CONFIG_OPTIONS, option_values, without_other_data
@@ -23,6 +25,11 @@ COMPONENTS = ("model", "data")
 PLAIN = ("seed_everything", "audit")
 # of the trainer: fields whose texts choose from a list of Lightning's own; any other text may name a class
 TEXTS = ("precision", "accelerator", "strategy", "devices", "gradient_clip_algorithm", "max_time")
+# how many processes a configuration beside weights may start or wait for
+MOST_PROCESSES = {
+    "devices": lambda: max(os.cpu_count() or 1, torch.cuda.device_count()),
+    "num_nodes": lambda: max(int(os.environ.get(name, "1")) for name in ("GROUP_WORLD_SIZE", "SLURM_NNODES")),
+}
 CHOICE = re.compile(r"[\w:-]{1,60}")
 
 
@@ -46,7 +53,7 @@ def with_saved_config(args: list[str]) -> list[str]:
     if "--trust" not in args:
         found, left = _taken_from(config, args)
         if left:
-            log.info("%s: left out, since it is not of this package: %s (--trust takes all)", config, listed(left))
+            log.info("%s: left out, as it was not given here: %s (--trust takes all)", config, listed(left))
         given = yaml.safe_dump(found, sort_keys=False)
     # of two equal options the later one counts, so an alias becomes the path that it stands for
     args = [args[0], "--config", given, *args[1:], "--ckpt_path", str(weights)]
@@ -100,9 +107,11 @@ def _refuse_drawing(path: Path, data: Any, given: list[str]) -> None:
 
 
 def _refusal(path: Path, address: str, found: str) -> UserError:
+    why = "not of this package, and its code would run"
+    if address.removeprefix("trainer.") in MOST_PROCESSES:
+        why = "more than this machine has, or was started on"
     return UserError(
-        f"{path}: {address} is {shortened(found, 60)}, which is not of this package, and its code would run; "
-        "if you trust whoever made it, add --trust"
+        f"{path}: {address} is {shortened(found, 60)}, which is {why}; if you trust whoever made it, add --trust"
     )
 
 
@@ -119,12 +128,22 @@ def _own_parts(trainer: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]
                 left |= foreign
         elif name == "default_root_dir":
             continue
+        elif name in MOST_PROCESSES and not _are_here(name, value):
+            left[f"trainer.{name}"] = str(value)
         elif _is_plain(name, value):
             kept[name] = value
         else:
             found = value.get("class_path", value) if isinstance(value, dict) else value
             left[f"trainer.{name}"] = str(found)
     return kept, left
+
+
+def _are_here(name: str, value: Any) -> bool:
+    """Return whether a number of processes is one that this machine, or its launcher, has room for."""
+    numbers = value if isinstance(value, list) else [value]
+    parts = [part for number in numbers for part in str(number).split(",")]
+    most = MOST_PROCESSES[name]()
+    return len(parts) <= most and all(not part.strip().isdigit() or int(part) <= most for part in parts)
 
 
 def _is_plain(name: str, value: Any) -> bool:

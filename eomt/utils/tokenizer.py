@@ -46,7 +46,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         raise UserError(f"tokenizer: {source} holds no tokenizer (such as {TOKENIZER_FILES[0]}); give a folder of one")
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right")
+            # null would ask on the terminal whether code of others may run
+            tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", trust_remote_code=False)
     # the library in Rust below raises bare exceptions
     except Exception as error:
         if "sentencepiece" in str(error).lower():
@@ -86,6 +87,6 @@ def _positions_beside(place: str) -> int | None:
     """Return how many tokens the model beside a tokenizer can take; None if there is no model, or no limit."""
     try:
         with quiet():
-            return usable_positions(AutoConfig.from_pretrained(place))
+            return usable_positions(AutoConfig.from_pretrained(place, trust_remote_code=False))
     except READING_ERRORS:
         return None

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from eomt.app.ranks import peer_error
 from eomt.errors import UserError
 from tests.cli_runs import Workspace, make_workspace, refusal
 from tests.documents import ROOT
+from tests.forks import Program
 from tests.ranks import TWO_RANKS, one_thread, run_on_ranks
 
 
@@ -118,6 +122,24 @@ def test_spawned_ranks_are_refused_before_the_first_step(
     spawned = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn")
     assert "trainer.strategy: spawned" in refusal(capsys, workspace, "fit", "--run_name", "spawned", *spawned)
     assert not (workspace.runs / "spawned").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_wait_for_other_machines_can_be_ended(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    nodes = ("--trainer.num_nodes", "2", "--trainer.accelerator", "cpu", "--trainer.devices", "1")
+    program = Program(lambda: workspace.fit(f"nodes_{number.name}", *nodes), tmp_path / "output")
+    with socket.socket() as peer:
+        # it listens once it waits
+        while peer.connect_ex(("127.0.0.1", port)):
+            assert not program.has_ended(), program.output.read_text()
+            time.sleep(0.05)
+    program.send(number)
+    assert program.finish(20) == -number
 
 
 def test_processes_of_torchrun_that_would_train_alone_are_refused(

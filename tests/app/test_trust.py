@@ -87,7 +87,17 @@ def added_callback(config: dict[str, Any], trace: Path) -> None:
     config["trainer"]["callbacks+"] = "lightning.pytorch.callbacks.DeviceStatsMonitor"
 
 
+def many_processes(config: dict[str, Any], trace: Path) -> None:
+    config["trainer"] |= {"devices": 4000, "accelerator": "cpu"}
+
+
+def other_machines(config: dict[str, Any], trace: Path) -> None:
+    config["trainer"] |= {"num_nodes": 2, "accelerator": "cpu"}
+
+
 LEFT_OUT: list[Spoil] = [
+    many_processes,
+    other_machines,
     names_in_the_trainer,
     dotted_names,
     added_callback,

@@ -26,6 +26,18 @@ def set_config(folder: Path, fields: dict) -> None:
     (folder / "config.json").write_text(json.dumps(fields))
 
 
+def test_code_beside_a_tokenizer_is_neither_run_nor_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_tokenizer(tmp_path / "tokenizer")
+    set_field(folder, "auto_map", {"AutoTokenizer": ["theirs.T", None]})
+    set_field(folder, "tokenizer_class", "T")
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\nclass T:\n    pass\n")
+    # whoever is asked says yes
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(UserError, match=r"tokenizer: .* cannot be read"):
+        load_tokenizer(str(folder))
+    assert not (tmp_path / "trace").exists()
+
+
 def test_a_folder_gives_a_fast_tokenizer_that_pads_on_the_right(tmp_path: Path) -> None:
     folder = make_tokenizer(tmp_path / "tokenizer")
     set_field(folder, "padding_side", "left")

@@ -42,7 +42,7 @@ def read_model_config(source: Source, field: str) -> PreTrainedConfig:
     try:
         if isinstance(source, str):
             with quiet():
-                return AutoConfig.from_pretrained(find_model(source, field))
+                return AutoConfig.from_pretrained(find_model(source, field), trust_remote_code=False)
         if "model_type" not in source:
             raise UserError(f"{field}: has no model_type; give that of a Hugging Face model, such as dinov2 or bart")
         return AutoConfig.for_model(**source)
