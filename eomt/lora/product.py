@@ -40,7 +40,7 @@ def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b
         update: How the adapter acts.
     """
     dtype = dtype_of(x)
-    if weight.requires_grad or (bias is not None and bias.requires_grad) or is_transformed():
+    if weight.requires_grad or is_transformed():
         return _in_plain_operations(x, weight, bias, a, b, update, dtype)
     with torch.autocast(x.device.type, enabled=False):
         recipe = recipe_of(x) if torch.is_grad_enabled() else None
@@ -63,7 +63,7 @@ def is_transformed() -> bool:
 
 
 class AdaptedProduct(torch.autograd.Function):
-    """The operation of `adapted_product`, for a base that is not trained.
+    """The operation of `adapted_product`, for a W that is not trained.
 
     Beside weights it keeps A dropout(x), (n, k r); of x what x is made of, where the graph keeps that anyway; of
     dropout a seed; of weights under autocast no copy in the narrow dtype.
@@ -98,30 +98,32 @@ class AdaptedProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, A and B from that of the output, (..., out)."""
+        """Return the gradients of x, b, A and B from that of the output, (..., out)."""
         weight, a, b, h, *kept = ctx.saved_tensors
+        needs_x, _, needs_bias, needs_a, needs_b = ctx.needs_input_grad[:5]
         update: Update = ctx.update
-        needs_x, needs_a, needs_b = (ctx.needs_input_grad[place] for place in (0, 3, 4))
-        grad_x = grad_a = grad_b = keep = None
+        grad_x = grad_bias = grad_a = grad_b = keep = rows = None
         with torch.autocast(ctx.device, enabled=False):
             grad = grad.reshape(-1, grad.shape[-1])
             parts = _parts(grad, h, b.to(ctx.dtype), update)
+            pairs_a = a.flatten(0, -2).to(ctx.dtype)
+            if needs_bias:
+                grad_bias = grad.sum(0)
             if needs_b:
-                grad_b = torch.stack([part.t() @ inner for part, inner, _ in parts]).view(b.shape).to(b.dtype)
+                grad_b = torch.stack([part.t() @ inner for part, inner, _ in parts]).view(b.shape)
             grad_h = torch.cat([part @ pair for part, _, pair in parts], 1)
             grad_h.mul_(update.scaling / keep_share(update.dropout))
             if needs_a or update.dropout:
                 rows = (ctx.make(*kept) if ctx.make else kept[0]).reshape(len(grad), a.shape[-1]).to(ctx.dtype)
-                keep = keep_mask(rows, update.dropout, ctx.seed) if update.dropout else None
+            if rows is not None and update.dropout:
+                keep = keep_mask(rows, update.dropout, ctx.seed)
             if needs_x:
                 grad_x = grad @ weight.to(ctx.dtype)
-                pairs = a.flatten(0, -2).to(ctx.dtype)
-                grad_x = grad_x.addmm_(grad_h, pairs) if keep is None else grad_x.add_((grad_h @ pairs).mul_(keep))
+                grad_x = grad_x.addmm_(grad_h, pairs_a) if keep is None else grad_x.add_((grad_h @ pairs_a).mul_(keep))
                 grad_x = grad_x.view(ctx.shape)
-            if needs_a:
-                dropped = rows if keep is None else keep.mul_(rows)
-                grad_a = (grad_h.t() @ dropped).view(a.shape).to(a.dtype)
-        return grad_x, None, None, grad_a, grad_b, None, None, None, None
+            if rows is not None and needs_a:
+                grad_a = (grad_h.t() @ (rows if keep is None else keep.mul_(rows))).view(a.shape)
+        return grad_x, None, grad_bias, grad_a, grad_b, None, None, None, None
 
 
 def _parts(y: Tensor, h: Tensor, b: Tensor, update: Update) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -135,12 +137,14 @@ def _parts(y: Tensor, h: Tensor, b: Tensor, update: Update) -> list[tuple[Tensor
 def _in_plain_operations(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, update: Update, dtype: torch.dtype
 ) -> Tensor:
-    """Return what `adapted_product` returns, for compilers, function transforms, and bases that are trained."""
+    """Return what `adapted_product` returns, for compilers, function transforms, and a W that is trained."""
     y = F.linear(x, weight, bias)
     h = F.linear(F.dropout(x.to(dtype), update.dropout), a.flatten(0, -2).to(dtype)) * update.scaling
     if update.slices is None:
         return y + F.linear(h, b.to(dtype))
     thirds = list(y.unflatten(-1, (3, -1)).unbind(-2))
-    for index, inner, pair in zip(update.slices, h.unflatten(-1, (len(b), -1)).unbind(-2), b.to(dtype), strict=True):
+    for index, inner, pair in zip(
+        update.slices, h.unflatten(-1, (len(update.slices), -1)).unbind(-2), b.to(dtype).unbind(), strict=True
+    ):
         thirds[index] = thirds[index] + F.linear(inner, pair)
     return torch.cat(thirds, -1)

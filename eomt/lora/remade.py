@@ -45,19 +45,23 @@ def recipe_of(x: Tensor) -> Recipe | None:
     if x.grad_fn is None or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
         return None
     node: Any = x.grad_fn
+    place = x.output_nr
     steps: list[Step] = []
     try:
         for _ in range(LONGEST_WAY):
+            # of several outputs, the others are statistics
+            if place != 0:
+                return None
             kind = node.name().partition("Backward")[0]
             if (base := _base(kind, node)) is not None:
                 kept, make = base
                 return Recipe(tuple(tensor.detach() for tensor in kept), _in_turn(make, steps[::-1]))
             step = _step(kind, node)
-            inputs = [function for function, _ in node.next_functions if function is not None]
+            inputs = [entry for entry in node.next_functions if entry[0] is not None]
             if step is None or len(inputs) != 1:
                 return None
             steps.append(step)
-            (node,) = inputs
+            ((node, place),) = inputs
     # of another version of torch, or changed in place: then the backward pass of its own operation says so
     except (AttributeError, RuntimeError):
         return None
@@ -91,6 +95,9 @@ def _base(kind: str, node: Any) -> tuple[tuple[Tensor, ...], Callable[..., Tenso
         return (node._saved_self,), lambda x: F.gelu(x, approximate=approximate)
     if kind == "Silu":
         return (node._saved_self,), F.silu
+    if kind.startswith("ScaledDotProduct") and hasattr(node, "_saved_output"):
+        # attention keeps it itself; what follows may be a copy in another order
+        return (node._saved_output,), lambda x: x
     if kind == "Mul" and node._saved_self is not None and node._saved_other is not None:
         return (node._saved_self, node._saved_other), lambda a, b: (a * b).to(dtype)
     return None
@@ -118,6 +125,13 @@ def _step(kind: str, node: Any) -> Step | None:
     if kind == "Transpose":
         pair = _signed(node._saved_dim0), _signed(node._saved_dim1)
         return lambda value: value.transpose(*pair)
+    if kind == "Select":
+        dim, index = _signed(node._saved_dim), _signed(node._saved_index)
+        return lambda value: value.select(dim, index)
+    if kind == "Slice":
+        dim, start, end, step = (_signed(getattr(node, f"_saved_{name}")) for name in ("dim", "start", "end", "step"))
+        chosen = slice(start, end, step)
+        return lambda value: value[(slice(None),) * (dim % value.dim()) + (chosen,)]
     if kind == "Roll":
         shifts, over = [_signed(shift) for shift in node._saved_shifts], [_signed(dim) for dim in node._saved_dims]
         return lambda value: value.roll(shifts, over)
