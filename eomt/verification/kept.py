@@ -1,6 +1,8 @@
 """What autograd keeps from a forward pass for the backward pass, in bytes, and what of it adapters alone keep."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eomt.lora.adapter_layer import lora_layers
+from eomt.verification.memory import Step, checkpointing_set, isolated_step
 
 # of `eomt.lora.product`: it keeps W, A, B and A x before what it makes x of
 ADAPTED, BEFORE_INPUT = "AdaptedProductBackward", 4
@@ -52,6 +55,28 @@ def kept_bytes(network: nn.Module, output: Tensor) -> Kept:
         of_inputs[path] = sum(sizes[address] for address in found)
         others |= found
     return Kept(sum(size for address, size in sizes.items() if address not in own), of_inputs)
+
+
+def adapter_inputs(
+    model: nn.Module,
+    step: Step,
+    batch: dict[str, Any],
+    forward_context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> dict[str, int]:
+    """Return path of each native adapter of a linear layer -> bytes of its input that a step keeps for it alone.
+
+    Nothing of the model is changed; activation checkpointing is switched off for it.
+
+    Args:
+        model: The model that is trained.
+        step: Returns the loss of a batch as in training.
+        batch: On the model's device.
+        forward_context: Context around the forward pass, for its precision.
+    """
+    with isolated_step(model), checkpointing_set(model, False):
+        with forward_context():
+            loss = step(batch)
+        return kept_bytes(model, loss).of_inputs if loss.requires_grad else {}
 
 
 def _nodes(output: Tensor) -> Iterator[Any]:
