@@ -7,7 +7,8 @@ to the activations alone. Every method that trains something in the first block 
 
 A step is forward, loss and backward, without the optimizer. Time is CPU time of the process, which other processes on
 the machine disturb less than wall-clock time. The methods take turns in every round, so that all of them see the same
-disturbances. Each turn has two steps, of which the second is timed.
+disturbances. Each turn has two steps, of which the second is timed. Kept memory is read from the graph, each storage
+once, without parameters and buffers.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from weakref import WeakSet
+from typing import Any
 
 import timm
 import torch
@@ -26,6 +27,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
+from eomt.verification.kept import kept_bytes
 
 BATCH, PIXELS, CLASSES, RANK, ALPHA = 8, 224, 10, 8, 16
 # the linear layers of the blocks: timm's names, then Hugging Face's
@@ -63,15 +65,13 @@ def frozen(network: nn.Module) -> nn.Module:
 
 def native(network: nn.Module, dropout: float) -> nn.Module:
     """Adapt a network with this package's layers."""
-    config = LoRAConfig(
-        rank=RANK,
-        lora_alpha=ALPHA,
-        lora_dropout=dropout,
-        target_modules=["attention", "mlp"],
-        freeze_base_model=True,
-        trainable_modules=["head"],
-    )
-    return apply_lora(network, config)
+    return apply_lora(network, configured(lora_dropout=dropout))
+
+
+def configured(**changes: Any) -> LoRAConfig:
+    """Return the configuration of the comparison with some fields changed."""
+    usual: dict[str, Any] = {"rank": RANK, "lora_alpha": ALPHA, "target_modules": ["attention", "mlp"]}
+    return LoRAConfig(**usual | {"freeze_base_model": True, "trainable_modules": ["head"]} | changes)
 
 
 def peft(network: nn.Module, dropout: float, use_dora: bool = False) -> nn.Module:
@@ -82,6 +82,20 @@ def peft(network: nn.Module, dropout: float, use_dora: bool = False) -> nn.Modul
     return network
 
 
+# what saves memory, beside what does not: fields of the configuration; None for full fine-tuning
+LEVERS: dict[str, dict[str, Any] | None] = {
+    "everything (full fine-tuning)": None,
+    "`[attention, mlp]`": {},
+    "`[attention, mlp]`, `rank: 64` instead of 8": {"rank": 64},
+    "`[mlp]`": {"target_modules": ["mlp"]},
+    "`[attention]`": {"target_modules": ["attention"]},
+    "`[attention, mlp]`, `layers: last:6` of 12": {"layers": "last:6"},
+    "`[qkv]`, `layers: last:6`": {"target_modules": ["qkv"], "layers": "last:6"},
+    "`[attention, mlp]`, `layers: last:3`": {"layers": "last:3"},
+    "heads only": {"enabled": False},
+    "`[attention, mlp]`, `backend: peft`": {"backend": "peft"},
+    "the same with `use_dora: true`, dropout 0": {"backend": "peft", "use_dora": True, "lora_dropout": 0.0},
+}
 # every method, with the function that prepares a plain network for it
 WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "head only": frozen,
@@ -117,39 +131,6 @@ def step(network: nn.Module, image: Tensor) -> None:
     image.grad = None
 
 
-class Kept:
-    """A tensor that autograd keeps; deleted with the part of the graph that holds it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-def kept_bytes(network: nn.Module, image: Tensor) -> int:
-    """Return the bytes that autograd keeps from a forward pass for the backward pass.
-
-    Each storage counts once, whatever views of it are kept, and only if it is still held after the pass. Parameters and
-    buffers do not count, since they exist anyway. Checkpointed parts do not count either: autograd does not hold them.
-    """
-    holders: WeakSet[Kept] = WeakSet()
-
-    def hold(tensor: Tensor) -> Kept:
-        holder = Kept(tensor)
-        holders.add(holder)
-        return holder
-
-    with torch.autograd.graph.saved_tensors_hooks(hold, lambda holder: holder.tensor):
-        output = network(image)
-    storages = [holder.tensor.untyped_storage() for holder in holders]
-    kept = {storage.data_ptr(): storage.nbytes() for storage in storages}
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
-    # used here, so that the graph exists until it is counted
-    assert output.requires_grad
-    for holder in list(holders):
-        # without a backward pass, a graph with hooks is never freed
-        del holder.tensor
-    return sum(size for address, size in kept.items() if address not in own)
-
-
 def return_freed_memory() -> None:
     """Return freed memory to the system, so that no method starts with memory that another fragmented."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -158,7 +139,7 @@ def return_freed_memory() -> None:
 def measure(title: str, build: Callable[[], nn.Module], rounds: int) -> None:
     """Print the table of one network."""
     made = {way: make(build, way) for way in WAYS}
-    kept = {way: kept_bytes(*made[way]) for way in WAYS}
+    kept = {way: kept_bytes(network, network(image)).total for way, (network, image) in made.items()}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way in WAYS:
@@ -180,10 +161,29 @@ def measure(title: str, build: Callable[[], nn.Module], rounds: int) -> None:
         )
 
 
+def print_levers() -> None:
+    """Print what is kept, and what gradients and AdamW take, for other targets, in fp32 and under autocast."""
+    print("| adapted | activations MiB | with bf16 autocast | gradients + AdamW MiB |")
+    print("|---|---|---|---|")
+    for name, changes in LEVERS.items():
+        torch.manual_seed(0)
+        network = fused() if changes is None else apply_lora(fused(), configured(**changes))
+        image = torch.randn(BATCH, 3, PIXELS, PIXELS)
+        kept = kept_bytes(network.train(), network(image)).total
+        with torch.autocast("cpu", torch.bfloat16):
+            kept_narrow = kept_bytes(network, network(image)).total
+        trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        print(f"| {name} | {kept / 2**20:.0f} | {kept_narrow / 2**20:.0f} | {3 * 4 * trained / 2**20:.0f} |")
+
+
 def main() -> None:
-    """Measure, and print both tables."""
+    """Measure, and print the tables; with 0 rounds only that of memory for other targets."""
     torch.set_num_threads(1)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    print_levers()
+    if not rounds:
+        return
+    print()
     measure("timm ViT-S, fused qkv", fused, rounds)
     print()
     measure("Hugging Face DINOv2 of ViT-S's size, separate q, k, v", Dinov2Classifier, rounds)

@@ -24,9 +24,12 @@ from eomt.tasks.first_batch import first_supervised
 from eomt.utils.modes import isolated_randomness
 from eomt.utils.tables import text_table
 from eomt.verification.audit import AuditReport, loaded_names, random_base_faults
+from eomt.verification.kept import adapter_inputs
 from eomt.verification.memory import TrainingMemory, checkpointing_set, checkpointing_switches, training_memory
 
 Row = tuple[str, ...]
+# adapters that keep their input
+NAMED = 4
 
 
 def module_lines(network: nn.Module) -> Iterator[str]:
@@ -233,6 +236,32 @@ def memory_lines(
         as_set = all(switch.checkpointing is checkpointing for switch in switches)
         name = f"checkpointing {'on' if checkpointing else 'off'}{' (as set)' if as_set else ''}"
         yield f"  {name + ':':29}{_memory_text(memory)}"
+    if line := inputs_line(task, batch, forward_context):
+        yield line
+
+
+def inputs_line(
+    task: AdaptationTask, batch: dict[str, Any], forward_context: Callable[[], AbstractContextManager[Any]]
+) -> str | None:
+    """Return a line that names the adapters that keep their input for the backward pass; None without adapters.
+
+    Args:
+        task: The task, on the device of training.
+        batch: A training batch, on the same device.
+        forward_context: Makes the context of the forward pass, such as autocast.
+    """
+    done = adaptation(task.network)
+    if done is None or not done.adapters:
+        return None
+    if done.backend == "peft":
+        return "Inputs of adapters: PEFT's layers keep them for the backward pass; backend: native makes them again"
+    sizes = adapter_inputs(task, task.unlogged_step, task.first_samples(batch, 1), forward_context)
+    kept = {path.removeprefix("network."): size for path, size in sizes.items() if size}
+    line = f"Inputs of adapters: the backward pass makes {len(sizes) - len(kept)} of {len(sizes)} again"
+    if not kept:
+        return line
+    names = ", ".join([*list(kept)[:NAMED], *(["..."] if len(kept) > NAMED else [])])
+    return f"{line}; kept ({_mebibytes(sum(kept.values()))} MiB an image): {names}"
 
 
 def _memory_text(memory: TrainingMemory) -> str:

@@ -1,63 +1,42 @@
 """Input dropout for LoRA without a copy of the input: the backward pass draws the mask again, from its seed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LEVELS = 2**16
 
 
-def dropped_projection(x: Tensor, a: Tensor, dropout: float, training: bool) -> Tensor:
-    """Return F.linear(dropout(x), a), (..., r), in the dtype of autocast, or else of `x`.
-
-    Args:
-        x: Input, (..., in).
-        a: A, (r, in).
-        dropout: Probability of dropping an element.
-        training: Whether anything is dropped.
-    """
-    device = x.device.type
-    # autocast leaves doubles alone
-    autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
-    x, a = x.to(dtype), a.to(dtype)
-    if not training or dropout == 0:
-        return F.linear(x, a)
-    if torch.compiler.is_compiling():
-        # the compiler itself draws the mask again in the backward pass
-        return F.linear(F.dropout(x, dropout), a)
-    # drawn on the CPU, so that no GPU has to be waited for
-    seed = int(torch.randint(2**62, ()))
-    with torch.autocast(device, enabled=False):
-        return DroppedProjection.apply(x, a, dropout, seed)
-
-
-class DroppedProjection(torch.autograd.Function):
-    """F.linear(dropout(x), a) that keeps only a seed for its backward pass, beside `x`, which is kept anyway."""
+class DroppedConvolution(torch.autograd.Function):
+    """A convolution of dropout(x) with A that keeps only a seed beside `x`, which the base's convolution keeps too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, dropout: float, seed: int) -> Tensor:
-        """Map x (..., in) with a (r, in) to (..., r)."""
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, convolve: Callable[[Tensor, Tensor], Tensor], dropout: float, seed: int
+    ) -> Tensor:
+        """Return convolve(dropout(x), a)."""
         ctx.save_for_backward(x, a)
-        ctx.dropout, ctx.seed = dropout, seed
-        return F.linear(keep_mask(x, dropout, seed).mul_(x), a) / keep_share(dropout)
+        ctx.convolve, ctx.dropout, ctx.seed = convolve, dropout, seed
+        return convolve(keep_mask(x, dropout, seed).mul_(x), a) / keep_share(dropout)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """Return the gradients of x (..., in) and a (r, in) from that of the output, grad (..., r)."""
-        x, a = ctx.saved_tensors
-        keep = keep_mask(x, ctx.dropout, ctx.seed)
-        grad = grad / keep_share(ctx.dropout)
-        grad_x = grad.matmul(a).mul_(keep) if ctx.needs_input_grad[0] else None
-        grad_a = None
-        if ctx.needs_input_grad[1]:
-            # the mask is not needed again
-            grad_a = grad.reshape(-1, len(a)).t().matmul(keep.mul_(x).reshape(-1, x.shape[-1]))
-        return grad_x, grad_a, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and A from that of the output."""
+        x, a = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
+        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+            y = ctx.convolve(keep_mask(x, ctx.dropout, ctx.seed) * x, a) / keep_share(ctx.dropout)
+        needed = [tensor for tensor, wanted in zip((x, a), ctx.needs_input_grad, strict=False) if wanted]
+        found = iter(torch.autograd.grad(y, needed, grad))
+        return *(next(found) if wanted else None for wanted in ctx.needs_input_grad[:2]), None, None, None
+
+
+def draw_seed() -> int:
+    """Return a seed for `keep_mask`, drawn on the CPU, so that no GPU has to be waited for."""
+    return int(torch.randint(2**62, ()))
 
 
 def keep_share(dropout: float) -> float:
@@ -71,6 +50,8 @@ def keep_mask(x: Tensor, dropout: float, seed: int) -> Tensor:
     Four elements share a 64-bit draw, which on a CPU takes a quarter of the time of four draws. A product with a mask
     of the same dtype takes a quarter of the time of one with a bool mask.
     """
+    if x.is_meta:
+        return torch.empty_like(x)
     generator = torch.Generator(x.device).manual_seed(seed)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
     draws.random_(-(2**63), None, generator=generator)

@@ -6,6 +6,7 @@ dict of the plain network loads into the adapted one, and only `lora_*` is missi
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -25,7 +26,8 @@ from eomt.lora.adapter_layer import count_lora_parameters as count_lora_paramete
 from eomt.lora.adapter_layer import disable_adapters as disable_adapters
 from eomt.lora.adapter_layer import freeze_lora_params as freeze_lora_params
 from eomt.lora.config import check_alpha, check_dropout, check_rank, record
-from eomt.lora.dropout import dropped_projection
+from eomt.lora.dropout import DroppedConvolution, draw_seed
+from eomt.lora.product import Update, adapted_product, dtype_of, is_transformed
 from eomt.lora.supported_layers import all_modules, is_quantized, refusal, shared_weights, unsuitable_reason
 from eomt.utils.arguments import checked_arguments
 
@@ -80,6 +82,9 @@ class LoRALayer(AdapterLayer):
             plain.weight = nn.Parameter(merged, requires_grad=False)
         return plain.train(self.training)
 
+    def _update(self, slices: list[int] | None = None) -> Update:
+        return Update(self.scaling, self.lora_dropout if self.training else 0.0, slices)
+
     def adapter_repr(self) -> str:
         """Return the settings of the adapter, for `extra_repr`."""
         return f"rank={self.rank}, lora_alpha={self.lora_alpha}, lora_dropout={self.lora_dropout}"
@@ -121,13 +126,9 @@ class LoRALinear(LoRALayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features)."""
-        x2 = x.reshape(-1, self.in_features)
-        y = F.linear(x2, self.weight, self.bias)
-        if self._adapter_runs():
-            h = dropped_projection(x2, self.lora_a, self.lora_dropout, self.training) * self.scaling  # (n, r)
-            # into y: one pass over it instead of a product, a sum and a copy
-            y = y.addmm_(h, self.lora_b.t().to(h.dtype))
-        return y.view(*x.shape[:-1], self.out_features)
+        if not self._adapter_runs():
+            return F.linear(x, self.weight, self.bias)
+        return adapted_product(x, self.weight, self.bias, self.lora_a, self.lora_b, self._update())
 
     def delta_weight(self) -> Tensor:
         """Return the update s B A, (out_features, in_features)."""
@@ -193,17 +194,9 @@ class LoRAAttention(LoRALayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features)."""
-        y = F.linear(x, self.weight, self.bias)
         if not self._adapter_runs():
-            return y
-        k = len(self.slices)
-        h = dropped_projection(x, self.lora_a.flatten(0, 1), self.lora_dropout, self.training) * self.scaling
-        h = h.reshape(-1, k, self.rank).transpose(0, 1)  # (k, n, r)
-        update = torch.bmm(h, self.lora_b.transpose(1, 2).to(h.dtype)).transpose(0, 1)  # (n, k, out / 3)
-        parts = list(y.reshape(-1, 3, self.out_features // 3).unbind(1))
-        for position, index in enumerate(self.slice_indices):
-            parts[index] = parts[index] + update[:, position]
-        return torch.stack(parts, 1).view(y.shape)
+            return F.linear(x, self.weight, self.bias)
+        return adapted_product(x, self.weight, self.bias, self.lora_a, self.lora_b, self._update(self.slice_indices))
 
     def delta_weight(self) -> Tensor:
         """Return the update, (out_features, in_features): s B A in each adapted slice, zero in the others."""
@@ -264,9 +257,18 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
         y = self._conv_forward(x, self.weight, self.bias)
         if not self._adapter_runs():
             return y
-        x = F.dropout(x, self.lora_dropout, self.training)
-        h = self._conv_forward(x, self.lora_a.to(x.dtype), None) * self.scaling
+        h = self._projected(x) * self.scaling
         return y + F.conv2d(h, self.lora_b.to(h.dtype))
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """Return the convolution of dropout(x) with A."""
+        dropout = self.lora_dropout if self.training else 0
+        dtype = dtype_of(x)
+        x, a = x.to(dtype), self.lora_a.to(dtype)
+        if not dropout or is_transformed():
+            return self._conv_forward(F.dropout(x, dropout), a, None)
+        with torch.autocast(x.device.type, enabled=False):
+            return DroppedConvolution.apply(x, a, partial(self._conv_forward, bias=None), dropout, draw_seed())
 
     def delta_weight(self) -> Tensor:
         """Return the update, (out_channels, in_channels, kh, kw): B's 1 x 1 kernels mix those of A."""

@@ -163,15 +163,7 @@ def step_peaks(
     """Return the peak bytes of a step's forward and of its backward pass, gradients included."""
     device = _device_of(model)
     meter = CudaBytes(device) if device.type == "cuda" else LiveBytes()
-    eager = torch.compiler.set_stance("force_eager")
-    with (
-        isolated_randomness(),
-        untouched(model),
-        training_mode(model),
-        eager,
-        torch.enable_grad(),
-        meter,
-    ):
+    with isolated_step(model), meter:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 # gradients of the step before: Lightning frees them only after the forward pass
@@ -186,6 +178,14 @@ def step_peaks(
         if loss.requires_grad:
             loss.backward()
         return forward, meter.peak
+
+
+@contextlib.contextmanager
+def isolated_step(model: nn.Module) -> Iterator[None]:
+    """Let a training step within leave no trace in weights, gradients, buffers, metrics and random states."""
+    eager = torch.compiler.set_stance("force_eager")
+    with isolated_randomness(), untouched(model), training_mode(model), eager, torch.enable_grad():
+        yield
 
 
 def checkpointing_switches(network: nn.Module) -> list[Network]:

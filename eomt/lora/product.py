@@ -1,0 +1,150 @@
+"""W x + b + s B A dropout(x) as one operation, which keeps next to nothing of its own for the backward pass."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from eomt.lora.dropout import draw_seed, keep_mask, keep_share
+from eomt.lora.remade import Recipe, recipe_of
+
+
+@dataclass(frozen=True)
+class Update:
+    """How an adapter acts.
+
+    Attributes:
+        scaling: s.
+        dropout: Probability of dropping an element of the input of A; 0 outside of training.
+        slices: Places of the thirds of the output that have a pair of their own, k of them; None for one pair that
+            changes the whole output.
+    """
+
+    scaling: float
+    dropout: float
+    slices: list[int] | None = None
+
+
+def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, update: Update) -> Tensor:
+    """Return W x + b + s B A dropout(x), (..., out), in the dtype of autocast, or else of `x`.
+
+    Args:
+        x: Input, (..., in).
+        weight: W, (out, in).
+        bias: b, (out,), or None.
+        a: A, (r, in), or with slices (k, r, in).
+        b: B, (out, r), or with slices (k, out / 3, r).
+        update: How the adapter acts.
+    """
+    dtype = dtype_of(x)
+    if weight.requires_grad or is_transformed():
+        return _in_plain_operations(x, weight, bias, a, b, update, dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        recipe = recipe_of(x) if torch.is_grad_enabled() else None
+        seed = draw_seed() if update.dropout else 0
+        return AdaptedProduct.apply(x, weight, bias, a, b, update, dtype, seed, recipe)
+
+
+def dtype_of(x: Tensor) -> torch.dtype:
+    """Return the dtype in which a linear layer or a convolution of `x` is computed."""
+    device = x.device.type
+    # autocast leaves doubles alone
+    autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if autocast else x.dtype
+
+
+def is_transformed() -> bool:
+    """Return whether operations are read by a compiler, which makes again by itself what is cheap, or by torch.func."""
+    is_read = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_read or torch._C._are_functorch_transforms_active()
+
+
+class AdaptedProduct(torch.autograd.Function):
+    """The operation of `adapted_product`, for a W that is not trained.
+
+    Beside weights it keeps A dropout(x), (n, k r); of x what x is made of, where the graph keeps that anyway; of
+    dropout a seed; of weights under autocast no copy in the narrow dtype.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        update: Update,
+        dtype: torch.dtype,
+        seed: int,
+        recipe: Recipe | None,
+    ) -> Tensor:
+        """Return the sum, (..., out)."""
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        y = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
+        dropped = keep_mask(rows, update.dropout, seed).mul_(rows) if update.dropout else rows
+        h = F.linear(dropped, a.flatten(0, -2).to(dtype)).mul_(update.scaling / keep_share(update.dropout))
+        # into y: one pass over it instead of a product, a sum and a copy
+        for part, inner, pair in _parts(y, h, b.to(dtype), update):
+            part.addmm_(inner, pair.t())
+        ctx.save_for_backward(weight, a, b, h, *((rows,) if recipe is None else recipe.kept))
+        ctx.update, ctx.dtype, ctx.seed, ctx.shape, ctx.device = update, dtype, seed, x.shape, x.device.type
+        ctx.make = None if recipe is None else recipe.make
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, b, A and B from that of the output, (..., out)."""
+        weight, a, b, h, *kept = ctx.saved_tensors
+        needs_x, _, needs_bias, needs_a, needs_b = ctx.needs_input_grad[:5]
+        update: Update = ctx.update
+        grad_x = grad_bias = grad_a = grad_b = keep = rows = None
+        with torch.autocast(ctx.device, enabled=False):
+            grad = grad.reshape(-1, grad.shape[-1])
+            parts = _parts(grad, h, b.to(ctx.dtype), update)
+            pairs_a = a.flatten(0, -2).to(ctx.dtype)
+            if needs_bias:
+                grad_bias = grad.sum(0)
+            if needs_b:
+                grad_b = torch.stack([part.t() @ inner for part, inner, _ in parts]).view(b.shape)
+            grad_h = torch.cat([part @ pair for part, _, pair in parts], 1)
+            grad_h.mul_(update.scaling / keep_share(update.dropout))
+            if needs_a or update.dropout:
+                rows = (ctx.make(*kept) if ctx.make else kept[0]).reshape(len(grad), a.shape[-1]).to(ctx.dtype)
+            if rows is not None and update.dropout:
+                keep = keep_mask(rows, update.dropout, ctx.seed)
+            if needs_x:
+                grad_x = grad @ weight.to(ctx.dtype)
+                grad_x = grad_x.addmm_(grad_h, pairs_a) if keep is None else grad_x.add_((grad_h @ pairs_a).mul_(keep))
+                grad_x = grad_x.view(ctx.shape)
+            if rows is not None and needs_a:
+                grad_a = (grad_h.t() @ (rows if keep is None else keep.mul_(rows))).view(a.shape)
+        return grad_x, None, grad_bias, grad_a, grad_b, None, None, None, None
+
+
+def _parts(y: Tensor, h: Tensor, b: Tensor, update: Update) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return, for each pair, its part of the output, (n, out'), of h, (n, r), and its B, (out', r)."""
+    if update.slices is None:
+        return [(y, h, b)]
+    thirds, inner = y.unflatten(1, (3, -1)), h.unflatten(1, (len(b), -1))
+    return [(thirds[:, index], inner[:, place], b[place]) for place, index in enumerate(update.slices)]
+
+
+def _in_plain_operations(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, update: Update, dtype: torch.dtype
+) -> Tensor:
+    """Return what `adapted_product` returns, for compilers, function transforms, and a W that is trained."""
+    y = F.linear(x, weight, bias)
+    h = F.linear(F.dropout(x.to(dtype), update.dropout), a.flatten(0, -2).to(dtype)) * update.scaling
+    if update.slices is None:
+        return y + F.linear(h, b.to(dtype))
+    thirds = list(y.unflatten(-1, (3, -1)).unbind(-2))
+    for index, inner, pair in zip(
+        update.slices, h.unflatten(-1, (len(update.slices), -1)).unbind(-2), b.to(dtype).unbind(), strict=True
+    ):
+        thirds[index] = thirds[index] + F.linear(inner, pair)
+    return torch.cat(thirds, -1)

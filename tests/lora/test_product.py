@@ -1,0 +1,138 @@
+"""W x + b + s B A dropout(x) as one operation: its gradients, and what it keeps and refuses."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eomt.lora.dropout import DroppedConvolution, keep_mask, keep_share
+from eomt.lora.layers import LoRAAttention, LoRAConv2d, LoRALinear
+from eomt.lora.product import AdaptedProduct, Update, adapted_product
+
+DOUBLE = {"dtype": torch.double, "requires_grad": True}
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, update: Update, seed: int) -> Tensor:
+    dropped = x * keep_mask(x, update.dropout, seed) / keep_share(update.dropout) if update.dropout else x
+    y = F.linear(x, weight, bias)
+    if update.slices is None:
+        return y + update.scaling * F.linear(F.linear(dropped, a), b)
+    thirds = list(y.chunk(3, -1))
+    for index, one_a, one_b in zip(update.slices, a, b, strict=True):
+        thirds[index] = thirds[index] + update.scaling * F.linear(F.linear(dropped, one_a), one_b)
+    return torch.cat(thirds, -1)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (2, 3, 9), (9,), (0, 9)])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("slices", [None, [0, 1, 2], [0, 2], [1]])
+def test_gradients_are_those_of_plain_operations(
+    shape: tuple[int, ...], dropout: float, slices: list[int] | None
+) -> None:
+    x, bias = torch.randn(shape, **DOUBLE), torch.randn(12, **DOUBLE)
+    weight = torch.randn(12, 9, dtype=torch.double)
+    k = () if slices is None else (len(slices),)
+    a, b = torch.randn(*k, 2, 9, **DOUBLE), torch.randn(*k, 12 if slices is None else 4, 2, **DOUBLE)
+    update = Update(1.5, dropout, slices)
+    y = AdaptedProduct.apply(x, weight, bias, a, b, update, torch.double, 7, None)
+    expected = plain(x, weight, bias, a, b, update, 7)
+    torch.testing.assert_close(y, expected)
+    grad = torch.randn_like(y)
+    found = torch.autograd.grad(y, (x, bias, a, b), grad)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (x, bias, a, b), grad))
+
+
+@pytest.mark.parametrize("trained", [(3,), (4,), (0, 3), (2, 4)])
+def test_only_what_is_trained_gets_a_gradient(trained: tuple[int, ...]) -> None:
+    tensors = [torch.randn(shape) for shape in ((5, 4), (6, 4), (6,), (2, 4), (6, 2))]
+    for place in trained:
+        tensors[place].requires_grad_()
+    adapted_product(*tensors, Update(1.0, 0.2)).sum().backward()
+    assert [place for place, tensor in enumerate(tensors) if tensor.grad is not None] == list(trained)
+
+
+def test_gradients_of_an_expanded_gradient_and_a_turned_input() -> None:
+    x = torch.randn(4, 3, 5, **DOUBLE)
+    layer = LoRAAttention(4, 9, rank=2, lora_dropout=0.0, slices=("query", "value")).double()
+    nn.init.normal_(layer.lora_b)
+    y = layer(x.transpose(0, 2))
+    found = torch.autograd.grad(y.sum(), (x, layer.lora_a, layer.lora_b))
+    update = Update(layer.scaling, 0.0, [0, 2])
+    expected = plain(x.transpose(0, 2), layer.weight, layer.bias, layer.lora_a, layer.lora_b, update, 0)
+    torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), (x, layer.lora_a, layer.lora_b)))
+
+
+@pytest.mark.parametrize("layer", [LoRALinear(8, 6, rank=2), LoRAAttention(8, 6, rank=2, slices=("key",))])
+def test_read_by_a_compiler_or_torch_func_it_answers_alike(layer: nn.Module) -> None:
+    nn.init.normal_(layer.lora_b)
+    layer = layer.eval()
+    x = torch.randn(3, 8)
+    expected = layer(x)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), expected)
+    torch.testing.assert_close(torch.jit.trace(layer, (x,))(x), expected)
+    gradient = torch.func.grad(lambda x: layer(x).sum())(x)
+    (wanted,) = torch.autograd.grad(layer(x.requires_grad_()).sum(), x)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_autocast_inside_of_the_backward_pass_changes_nothing() -> None:
+    layer = LoRALinear(8, 8, rank=2, lora_dropout=0.0)
+    nn.init.normal_(layer.lora_b)
+    found = []
+    for within in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(torch.ones(3, 8))
+            if within:
+                y.float().sum().backward()
+        if not within:
+            y.float().sum().backward()
+        found.append(layer.lora_a.grad)
+    assert found[0].dtype == torch.float32
+    assert torch.equal(*found)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x = torch.randn(3, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(LoRALinear(8, 8, rank=2)(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_an_input_that_was_changed_in_place_is_refused() -> None:
+    x = torch.randn(3, 8)
+    y = LoRALinear(8, 8, rank=2)(x)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_a_convolution_with_dropout_has_the_gradients_of_a_masked_copy(padding_mode: str) -> None:
+    layer = LoRAConv2d(3, 4, 3, rank=2, padding=1, stride=2, padding_mode=padding_mode).double()
+    x = torch.randn(2, 3, 6, 6, **DOUBLE)
+
+    def convolve(x: Tensor, a: Tensor) -> Tensor:
+        return layer._conv_forward(x, a, None)
+
+    found = DroppedConvolution.apply(x, layer.lora_a, convolve, 0.3, 7)
+    expected = convolve(x * keep_mask(x, 0.3, 7) / keep_share(0.3), layer.lora_a)
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(found)
+    inputs = (x, layer.lora_a)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(expected, inputs, grad))
+
+
+def test_a_convolution_with_dropout_keeps_no_copy_of_its_input() -> None:
+    layer = LoRAConv2d(8, 8, 3, rank=2, lora_dropout=0.3)
+    x = torch.randn(2, 8, 16, 16, requires_grad=True)
+    kept: set[int] = set()
+
+    def remember(tensor: Tensor) -> Tensor:
+        if tensor.shape == x.shape:
+            kept.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        layer(x)
+    assert kept == {x.untyped_storage().data_ptr()}
