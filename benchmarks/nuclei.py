@@ -3,7 +3,7 @@
 WEIGHTS is DINOv2-small in Hugging Face layout. DATA is a folder of images and masks with train and val.
 
 Four ways of training configs/eomt_lora.yaml are compared. For each, one seed searches the learning rate over the same
-four values; three other seeds are then run at the best rate. Every run is a process of its own on one thread. Runs that
+five values; three other seeds are then run at the best rate. Every run is a process of its own on one thread. Runs that
 exist are not repeated.
 """
 
@@ -24,7 +24,7 @@ METHODS = {
     "LoRA r=8, attention + MLP": ["--model.lora_config.target_modules", "[attention, mlp]"],
     "full fine-tuning": ["--model.lora_config", "null"],
 }
-RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
+RATES = ("3e-5", "1e-4", "3e-4", "1e-3", "3e-3")
 SEEDS = (1, 2, 3)
 STEPS = 150
 
