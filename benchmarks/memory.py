@@ -26,7 +26,7 @@ from eomt.app.trainer import Trainer
 from eomt.lora.config import LoRAConfig
 from eomt.models import EoMT, ViT
 from eomt.tasks import SemanticSegmentation
-from eomt.verification.memory import TrainingMemory, training_memory
+from eomt.verification.memory import TrainingMemory, step_memory
 
 BATCH, PIXELS, CLASSES, QUERIES, STEPS = 4, 224, 19, 100, 3
 HEADS = ["q", "class_head", "mask_head", "upscale"]
@@ -76,7 +76,7 @@ def estimate(way: str, checkpointing: bool) -> TrainingMemory:
     task = make_task(way, checkpointing)
     task.trainer = trainer = make_trainer(1)
     trainer.optimizers = [task.configure_optimizers()["optimizer"]]
-    return training_memory(task, task.unlogged_step, task.synthetic_batch(2), BATCH)
+    return step_memory(task, task.unlogged_step, task.synthetic_batch(2), BATCH).at(BATCH)
 
 
 def measure(way: str, checkpointing: bool) -> int:

@@ -11,12 +11,13 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.lora.adapter_layer import adapter_parameters, count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
 from eomt.lora.summary import lora_summary
 from eomt.lora.targets import is_inside
+from eomt.models.memory import memory_of, memory_set, settings_of
 from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import TaskData
@@ -25,11 +26,13 @@ from eomt.utils.modes import isolated_randomness
 from eomt.utils.tables import text_table
 from eomt.verification.audit import AuditReport, loaded_names, random_base_faults
 from eomt.verification.kept import adapter_inputs
-from eomt.verification.memory import TrainingMemory, checkpointing_set, checkpointing_switches, training_memory
+from eomt.verification.memory import StepMemory, TrainingMemory, step_memory
 
 Row = tuple[str, ...]
 # adapters that keep their input
 NAMED = 4
+# share of a GPU's memory for its context and what its allocator cannot use
+RESERVED = 0.1
 
 
 def module_lines(network: nn.Module) -> Iterator[str]:
@@ -214,30 +217,51 @@ def first_training_batch(task: AdaptationTask, datamodule: TaskData) -> dict[str
 
 
 def memory_lines(
-    task: AdaptationTask, batch: dict[str, Any], forward_context: Callable[[], AbstractContextManager[Any]]
+    task: AdaptationTask,
+    batch: dict[str, Any],
+    forward_context: Callable[[], AbstractContextManager[Any]],
+    gpu_memory: int | None,
 ) -> Iterator[str]:
-    """Yield estimates of a training step's peak memory, with and without activation checkpointing.
+    """Yield a table of a training step's peak memory, its time, and the largest batch, for each setting of `memory`.
 
     Args:
         task: The task, on the device of training.
         batch: A training batch, on the same device.
         forward_context: Makes the context of the forward pass, such as autocast.
+        gpu_memory: Bytes of the GPU for which the largest batch is named; None names none.
     """
     images = len(batch["image"])
     # a batch has one name for each sample, and several samples may share an image
     yield f"Peak memory of training, batch of {len(batch['name'])} on one {task.device.type} device (estimate, AdamW)"
-    switches = checkpointing_switches(task.network)
-    if not switches:
-        memory = training_memory(task, task.unlogged_step, batch, images, forward_context, task.first_samples)
-        yield f"  {_memory_text(memory)}; no module has a `checkpointing` switch"
-    for checkpointing in (False, True) if switches else ():
-        with checkpointing_set(task.network, checkpointing):
-            memory = training_memory(task, task.unlogged_step, batch, images, forward_context, task.first_samples)
-        as_set = all(switch.checkpointing is checkpointing for switch in switches)
-        name = f"checkpointing {'on' if checkpointing else 'off'}{' (as set)' if as_set else ''}"
-        yield f"  {name + ':':29}{_memory_text(memory)}"
-    if line := inputs_line(task, batch, forward_context):
+    current, first = memory_of(task.network), None
+    for setting in settings_of(task.network):
+        with memory_set(task.network, setting):
+            found = step_memory(task, task.unlogged_step, batch, images, forward_context, task.first_samples)
+        first = first or found
+        name = f"memory: {setting}{' (as set)' if setting == current else ''}"
+        line = f"  {name + ':':25}{_memory_text(found.at(images))}; time {found.seconds / first.seconds:.2f}"
+        if gpu_memory is not None:
+            line += f"; at most {_largest(found, gpu_memory)} images in {gpu_memory / 1e9:.3g} GB"
         yield line
+    if kept := inputs_line(task, batch, forward_context):
+        yield kept
+
+
+def _largest(found: StepMemory, gpu_memory: int) -> str:
+    size = found.largest_batch(round(gpu_memory * (1 - RESERVED)))
+    return "? (give a batch of two)" if size is None else f"{size:,}"
+
+
+def bytes_of(text: str) -> int:
+    """Return the bytes that a text such as 8GB, 24 GiB or 800MB names.
+
+    Raises:
+        UserError: If it names none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT])(i?)B", text.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise UserError(f"gpu_memory: {shortened(text)!r}; give a number with its unit, such as 8GB or 24GiB")
+    return round(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1))
 
 
 def inputs_line(

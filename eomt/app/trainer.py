@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger
 
@@ -49,7 +50,13 @@ class Trainer(lightning.pytorch.Trainer):
 
         vars(connector)["log_metrics"] = at_step
 
-    def inspect(self, model: AdaptationTask, datamodule: Any = None, ckpt_path: str | None = None) -> None:
+    def inspect(
+        self,
+        model: AdaptationTask,
+        datamodule: Any = None,
+        ckpt_path: str | None = None,
+        gpu_memory: str | None = None,
+    ) -> None:
         """Show what would be trained, its size, memory and data, and audit it; nothing is trained or written.
 
         Args:
@@ -58,11 +65,16 @@ class Trainer(lightning.pytorch.Trainer):
                 batch is synthetic.
             ckpt_path: A .ckpt file, an adapter or merged folder, latest or best to inspect; None inspects the state
                 before training.
+            gpu_memory: Memory of a GPU, such as 8GB, for which the largest batch is named; None takes that of the GPU
+                that is used, if one is.
 
         Raises:
             UserError: If a fault would stop a fit.
         """
+        limit = None if gpu_memory is None else inspection.bytes_of(gpu_memory)
         self._attach(model, ckpt_path)
+        if limit is None and model.device.type == "cuda":
+            limit = torch.cuda.get_device_properties(model.device).total_memory
         network = model.network
         for line in inspection.module_lines(network):
             show(line)
@@ -81,7 +93,7 @@ class Trainer(lightning.pytorch.Trainer):
             batch = inspection.first_training_batch(model, datamodule)
         batch = self._to_device(model, batch)
         context = self.precision_plugin.forward_context
-        for line in inspection.memory_lines(model, batch, context):
+        for line in inspection.memory_lines(model, batch, context, limit):
             show(line)
         # one synthetic image shows as much as four
         audited = first_samples(batch, 1) if datamodule is None else batch

@@ -84,22 +84,31 @@ class AdaptedProduct(torch.autograd.Function):
     ) -> Tensor:
         """Return the sum, (..., out)."""
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        y = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
         dropped = keep_mask(rows, update.dropout, seed).mul_(rows) if update.dropout else rows
         h = F.linear(dropped, a.flatten(0, -2).to(dtype)).mul_(update.scaling / keep_share(update.dropout))
-        # into y: one pass over it instead of a product, a sum and a copy
-        for part, inner, pair in _parts(y, h, b.to(dtype), update):
-            part.addmm_(inner, pair.t())
-        ctx.save_for_backward(weight, a, b, h, *((rows,) if recipe is None else recipe.kept))
+        ctx.save_for_backward(weight, a, b, h, bias, *((rows,) if recipe is None else recipe.kept))
         ctx.update, ctx.dtype, ctx.seed, ctx.shape, ctx.device = update, dtype, seed, x.shape, x.device.type
-        ctx.make = None if recipe is None else recipe.make
-        return y.view(*x.shape[:-1], y.shape[-1])
+        ctx.make = _the_one if recipe is None else recipe.make
+        return _sum(rows, weight, bias, b, h, update).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def recipe(node: Any) -> Recipe:
+        """Return how the output of such an operation, which is in a graph, is made again from what it keeps."""
+        weight, _, b, h, bias, *kept = node.saved_tensors
+        update, dtype, make = node.update, node.dtype, node.make
+        shape = (*node.shape[:-1], len(weight))
+
+        def sum_again(weight: Tensor, b: Tensor, h: Tensor, bias: Tensor | None, *kept: Tensor) -> Tensor:
+            rows = make(*kept).reshape(len(h), -1).to(dtype)
+            return _sum(rows, weight, bias, b, h, update).view(shape)
+
+        return Recipe((weight, b, h, bias, *kept), sum_again)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, b, A and B from that of the output, (..., out)."""
-        weight, a, b, h, *kept = ctx.saved_tensors
+        weight, a, b, h, _, *kept = ctx.saved_tensors
         needs_x, _, needs_bias, needs_a, needs_b = ctx.needs_input_grad[:5]
         update: Update = ctx.update
         grad_x = grad_bias = grad_a = grad_b = keep = rows = None
@@ -114,7 +123,7 @@ class AdaptedProduct(torch.autograd.Function):
             grad_h = torch.cat([part @ pair for part, _, pair in parts], 1)
             grad_h.mul_(update.scaling / keep_share(update.dropout))
             if needs_a or update.dropout:
-                rows = (ctx.make(*kept) if ctx.make else kept[0]).reshape(len(grad), a.shape[-1]).to(ctx.dtype)
+                rows = ctx.make(*kept).reshape(len(grad), a.shape[-1]).to(ctx.dtype)
             if rows is not None and update.dropout:
                 keep = keep_mask(rows, update.dropout, ctx.seed)
             if needs_x:
@@ -124,6 +133,20 @@ class AdaptedProduct(torch.autograd.Function):
             if rows is not None and needs_a:
                 grad_a = (grad_h.t() @ (rows if keep is None else keep.mul_(rows))).view(a.shape)
         return grad_x, None, grad_bias, grad_a, grad_b, None, None, None, None
+
+
+def _the_one(x: Tensor) -> Tensor:
+    return x
+
+
+def _sum(rows: Tensor, weight: Tensor, bias: Tensor | None, b: Tensor, h: Tensor, update: Update) -> Tensor:
+    """Return W x + b + B h for rows x, (n, in), and h, (n, k r), in their dtype."""
+    dtype = rows.dtype
+    y = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
+    # into y: one pass over it instead of a product, a sum and a copy
+    for part, inner, pair in _parts(y, h, b.to(dtype), update):
+        part.addmm_(inner, pair.t())
+    return y
 
 
 def _parts(y: Tensor, h: Tensor, b: Tensor, update: Update) -> list[tuple[Tensor, Tensor, Tensor]]:

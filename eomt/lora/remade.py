@@ -32,7 +32,7 @@ class Recipe:
         make: Makes it of these.
     """
 
-    kept: tuple[Tensor, ...]
+    kept: tuple[Tensor | None, ...]
     make: Callable[..., Tensor]
 
 
@@ -53,6 +53,9 @@ def recipe_of(x: Tensor) -> Recipe | None:
             if place != 0:
                 return None
             kind = node.name().partition("Backward")[0]
+            if kind == "Remade":
+                recipe = node._forward_cls.recipe(node)
+                return Recipe(recipe.kept, _in_turn(recipe.make, steps[::-1]))
             if (base := _base(kind, node)) is not None:
                 kept, make = base
                 return Recipe(tuple(tensor.detach() for tensor in kept), _in_turn(make, steps[::-1]))

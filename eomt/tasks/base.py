@@ -21,6 +21,7 @@ from eomt.lora.files import fill, trained_state
 from eomt.lora.fingerprint import same_base
 from eomt.lora.record import RECORD, adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
+from eomt.models.memory import Memory, memory_of, set_memory
 from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
 from eomt.utils.distributed import seed_by_rank
@@ -51,6 +52,8 @@ class AdaptationTask(LightningModule, ABC):
             0.9.
         warmup: Share of the run in which the learning rate rises from 0.
         compile: Compile the network (torch.compile); the first steps are slow then.
+        memory: What is kept for the backward pass: "floor" (what a frozen network keeps), "less" or "least" (next to
+            nothing, for more time), see `inspect`; None leaves the network's own `checkpointing`.
 
     Attributes:
         network_class: Class of the networks that the task trains.
@@ -81,6 +84,7 @@ class AdaptationTask(LightningModule, ABC):
         schedule: Literal["cosine", "poly"] = "cosine",
         warmup: float = 0.1,
         compile: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         super().__init__()
         for name in ("network_class", "monitor", "file_metrics"):
@@ -104,6 +108,10 @@ class AdaptationTask(LightningModule, ABC):
         self.network = network
         self.lr, self.head_lr, self.weight_decay, self.layer_decay = lr, head_lr, weight_decay, layer_decay
         self.schedule, self.warmup = schedule, warmup
+        if memory is not None:
+            if memory != "least" and memory_of(network) != "floor":
+                raise UserError(f"memory: {memory}, but checkpointing of the network is true; leave one of them out")
+            set_memory(network, memory)
         if compile:
             network.compile_blocks()
         self.weights: str | None = None

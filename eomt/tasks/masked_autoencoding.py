@@ -16,6 +16,7 @@ from eomt.losses.morph import mae_loss
 from eomt.metrics.mean_patch import MeanPatchLoss
 from eomt.models.mae import MAEPictures, MAEPrediction, MaskedAutoencoder
 from eomt.models.masking import num_kept
+from eomt.models.memory import Memory
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 
@@ -44,6 +45,7 @@ class MaskedAutoencoding(AdaptationTask):
         schedule: See AdaptationTask.
         warmup: See AdaptationTask.
         compile: See AdaptationTask.
+        memory: See AdaptationTask.
         mask_ratio: Share of the patches that is removed, above 0 and below 1; None takes the network's.
 
     Raises:
@@ -65,6 +67,7 @@ class MaskedAutoencoding(AdaptationTask):
         schedule: Literal["cosine", "poly"] = "cosine",
         warmup: float = 0.05,
         compile: bool = False,
+        memory: Memory | None = None,
         mask_ratio: float | None = None,
     ) -> None:
         self.check_network(network)
@@ -77,6 +80,7 @@ class MaskedAutoencoding(AdaptationTask):
         super().__init__(
             network, lora_config, lr=base_lr, weight_decay=weight_decay, schedule=schedule, warmup=warmup,
             compile=compile,
+            memory=memory,
         )  # fmt: skip
         self.base_lr = base_lr
         self.evaluation_loss = MeanMetric()

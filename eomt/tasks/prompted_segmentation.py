@@ -65,7 +65,7 @@ class PromptedSegmentation(AdaptationTask):
         dice_weight: Weight of the Dice loss.
         iou_weight: Weight of the loss of predicted IoUs.
         object_weight: Weight of the loss of object scores.
-        **training: Further arguments of AdaptationTask: lr, head_lr, schedule, warmup, compile.
+        **training: Further arguments of AdaptationTask: lr, head_lr, schedule, warmup, compile, memory.
 
     Raises:
         UserError: For a value that is not allowed.

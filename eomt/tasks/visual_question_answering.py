@@ -68,7 +68,7 @@ class VisualQuestionAnswering(AdaptationTask):
         language: Language whose rules decide whether two answers are equal; None takes that of the data.
         feature_cache: Memory in GiB for features of images. They are kept from one epoch to the next if the vision
             encoder is frozen and has no adapters.
-        **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile.
+        **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile, memory.
 
     Raises:
         UserError: For a value that is not allowed.

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from eomt.lora.adapter_layer import lora_layers
-from eomt.verification.memory import Step, checkpointing_set, isolated_step
+from eomt.models.memory import memory_set
+from eomt.verification.memory import Step, isolated_step
 
-# of `eomt.lora.product`: it keeps W, A, B and A x before what it makes x of
-ADAPTED, BEFORE_INPUT = "AdaptedProductBackward", 4
+# of `eomt.lora.product`: it keeps W, A, B, A x and b before what it makes x of
+ADAPTED, BEFORE_INPUT = "AdaptedProductBackward", 5
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def kept_bytes(network: nn.Module, output: Tensor) -> Kept:
         saved = list(_saved(node))
         sizes |= {_address(tensor): tensor.untyped_storage().nbytes() for tensor in saved}
         if node.name() == ADAPTED and (path := paths.get(_address(saved[1]))):
-            inputs[path] = saved[BEFORE_INPUT:]
+            inputs[path] = saved[BEFORE_INPUT - (node.saved_tensors[BEFORE_INPUT - 1] is None) :]
         else:
             others |= {_address(tensor) for tensor in saved}
     of_inputs = {}
@@ -65,7 +66,7 @@ def adapter_inputs(
 ) -> dict[str, int]:
     """Return path of each native adapter of a linear layer -> bytes of its input that a step keeps for it alone.
 
-    Nothing of the model is changed; activation checkpointing is switched off for it.
+    Nothing of the model is changed.
 
     Args:
         model: The model that is trained.
@@ -73,7 +74,7 @@ def adapter_inputs(
         batch: On the model's device.
         forward_context: Context around the forward pass, for its precision.
     """
-    with isolated_step(model), checkpointing_set(model, False):
+    with isolated_step(model), memory_set(model, "floor"):
         with forward_context():
             loss = step(batch)
         return kept_bytes(model, loss).of_inputs if loss.requires_grad else {}

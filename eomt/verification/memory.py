@@ -1,7 +1,8 @@
-"""Peak memory of a training step, extrapolated from small ones that are run."""
+"""Peak memory of a training step on any batch, extrapolated from small ones that are run."""
 
 import contextlib
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from eomt.models.network import Network
 from eomt.utils.modes import isolated_randomness, training_mode
 from eomt.verification.audit import untouched
 
@@ -116,15 +116,59 @@ def first_samples(batch: dict[str, Any], size: int) -> dict[str, Any]:
     }
 
 
-def training_memory(
+@dataclass(frozen=True)
+class StepMemory:
+    """What small training steps took, from which those on larger batches follow, linearly.
+
+    Attributes:
+        weights: Bytes of parameters and buffers.
+        gradients: Bytes of the gradients of the trained parameters.
+        in_optimizer: Bytes at the peak of the optimizer's step, gradients included.
+        inputs: Bytes of a batch's tensors, for each image.
+        peaks: Bytes at the peaks of the forward and of the backward pass, on one image and, if there were, on two.
+        seconds: Duration of a step on one image.
+    """
+
+    weights: int
+    gradients: int
+    in_optimizer: int
+    inputs: int
+    peaks: tuple[tuple[int, int], ...]
+    seconds: float
+
+    def at(self, batch_size: int) -> TrainingMemory:
+        """Return the peak memory of training with AdamW on batches of so many images."""
+        # each phase grows linearly with the batch size; their maximum does not
+        phases = zip(*self.peaks, strict=True)
+        in_step = max(phase[0] + (phase[-1] - phase[0]) * (batch_size - 1) for phase in phases)
+        activations = max(in_step, self.in_optimizer) - self.gradients + self.inputs * batch_size
+        return TrainingMemory(self.weights, self.gradients, 2 * self.gradients, activations)
+
+    def largest_batch(self, limit: int) -> int | None:
+        """Return the number of images of the largest batch whose training takes at most so many bytes.
+
+        It is 0 where one image takes more; None where steps on one image alone were run.
+        """
+        if len(self.peaks) < 2:
+            return None
+        size = 0
+        step = 1 << 20
+        while step:
+            if self.at(size + step).total <= limit:
+                size += step
+            step //= 2
+        return size
+
+
+def step_memory(
     model: nn.Module,
     step: Step,
     batch: dict[str, Any],
     batch_size: int,
     forward_context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     first: Callable[[dict[str, Any], int], dict[str, Any]] = first_samples,
-) -> TrainingMemory:
-    """Return the peak memory of training with AdamW, extrapolated linearly from steps on one and on two samples.
+) -> StepMemory:
+    """Run training steps on one and on two samples, and return what they took.
 
     Weights, gradients, buffers, metrics and random states are afterwards as before.
 
@@ -139,18 +183,16 @@ def training_memory(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = _bytes(trained)
     sizes = (1, 2) if batch_size > 1 else (1,)
-    peaks = [step_peaks(model, step, first(batch, size), forward_context) for size in sizes]
-    # each phase grows linearly with the batch size; their maximum does not
-    in_step = max(phase[0] + (phase[-1] - phase[0]) * (batch_size - 1) for phase in zip(*peaks, strict=True))
-    inputs = _bytes(tree_iter(first(batch, 1))) * batch_size
+    peaks = tuple(step_peaks(model, step, first(batch, size), forward_context) for size in sizes)
     # AdamW takes the root of the second average: on CUDA of all tensors at once, elsewhere of one at a time (twice)
     largest = max((_bytes([parameter]) for parameter in trained), default=0)
-    in_optimizer = gradients + (gradients if _device_of(model).type == "cuda" else 2 * largest)
-    return TrainingMemory(
+    return StepMemory(
         weights=_bytes([*model.parameters(), *model.buffers()]),
         gradients=gradients,
-        optimizer_states=2 * gradients,
-        activations=max(in_step, in_optimizer) - gradients + inputs,
+        in_optimizer=gradients + (gradients if _device_of(model).type == "cuda" else 2 * largest),
+        inputs=_bytes(tree_iter(first(batch, 1))),
+        peaks=peaks,
+        seconds=_seconds(model, step, first(batch, 1), forward_context),
     )
 
 
@@ -180,30 +222,28 @@ def step_peaks(
         return forward, meter.peak
 
 
+def _seconds(
+    model: nn.Module, step: Step, batch: dict[str, Any], forward_context: Callable[[], AbstractContextManager[Any]]
+) -> float:
+    """Return the duration of a training step without the optimizer; another like it ran before."""
+    device = _device_of(model)
+    with isolated_step(model):
+        start = time.perf_counter()
+        with forward_context():
+            loss = step(batch)
+        if loss.requires_grad:
+            loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+
 @contextlib.contextmanager
 def isolated_step(model: nn.Module) -> Iterator[None]:
     """Let a training step within leave no trace in weights, gradients, buffers, metrics and random states."""
     eager = torch.compiler.set_stance("force_eager")
     with isolated_randomness(), untouched(model), training_mode(model), eager, torch.enable_grad():
         yield
-
-
-def checkpointing_switches(network: nn.Module) -> list[Network]:
-    """Return the networks in `network`, itself included, that have a switch `checkpointing`."""
-    return [module for module in network.modules() if isinstance(module, Network) and module.checkpointing is not None]
-
-
-@contextlib.contextmanager
-def checkpointing_set(network: nn.Module, checkpointing: bool) -> Iterator[None]:
-    """Set every switch `checkpointing` in `network` within, and put it back afterwards."""
-    before = {module: module.checkpointing for module in checkpointing_switches(network)}
-    for module in before:
-        module.checkpointing = checkpointing
-    try:
-        yield
-    finally:
-        for module, value in before.items():
-            module.checkpointing = value
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -136,14 +136,31 @@ def test_data_memory_and_verdict_are_told(workspace: Workspace, capsys: pytest.C
     assert f"Base: {workspace.folder / 'base'}" in output
     assert output.splitlines()[-1].startswith("Audit: all 24 adapters act and learn; 1 modules trained in full learn")
     assert "Peak memory of training, batch of 2 on one cpu device" in output
-    totals = {name: float(total) for name, total in re.findall(r"checkpointing (on|off).*?: +([\d.]+) MiB", output)}
-    assert 0 < totals["on"] < totals["off"]
+    totals = {name: float(total) for name, total in re.findall(r"memory: (\w+).*?: +([\d.]+) MiB", output)}
+    assert 0 < totals["least"] < totals["less"] <= totals["floor"]
+    assert "Inputs of adapters: the backward pass makes 23 of 24 again; kept" in output
 
 
 def test_the_switch_that_is_set_is_marked(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "checkpointing off (as set)" in inspect(workspace, capsys)
-    args = ("--model.network.encoder.checkpointing", "true")
-    assert "checkpointing on (as set)" in inspect(workspace, capsys, *args)
+    assert "memory: floor (as set)" in inspect(workspace, capsys)
+    assert "memory: less (as set)" in inspect(workspace, capsys, "--model.memory", "less")
+    for args in (("--model.memory", "least"), ("--model.network.encoder.checkpointing", "true")):
+        assert "memory: least (as set)" in inspect(workspace, capsys, *args)
+
+
+def test_two_settings_that_contradict_each_other_are_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("--model.memory", "floor", "--model.network.encoder.checkpointing", "true")
+    assert "memory: floor, but checkpointing of the network is true" in refusal(capsys, workspace, "inspect", *args)
+
+
+def test_the_largest_batch_for_a_gpu_is_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    output = inspect(workspace, capsys, "--gpu_memory", "2 GiB")
+    sizes = [int(size.replace(",", "")) for size in re.findall(r"at most ([\d,]+) images in 2.15 GB", output)]
+    assert len(sizes) == 3
+    assert 8 < sizes[0] <= sizes[1] < sizes[2]
+    assert "gpu_memory: '8'; give a number with its unit" in refusal(capsys, workspace, "inspect", "--gpu_memory", "8")
 
 
 def test_the_batch_size_of_the_config_counts(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +168,7 @@ def test_the_batch_size_of_the_config_counts(workspace: Workspace, capsys: pytes
     for batch_size in ("1", "4"):
         output = inspect(workspace, capsys, "--data.batch_size", batch_size)
         assert f"batch of {batch_size} on" in output
-        (total,) = re.findall(r"checkpointing off.*?activations ([\d.]+)", output)
+        (total,) = re.findall(r"memory: floor.*?activations ([\d.]+)", output)
         totals.append(float(total))
     # at most four times as much, printed with one decimal
     assert 2.5 < totals[1] / totals[0] <= 4 + 0.25 / totals[0]

@@ -3,20 +3,18 @@
 import gc
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from eomt.app.trainer import Trainer
 from eomt.lora.config import LoRAConfig
+from eomt.models.memory import SETTINGS, memory_of, memory_set
 from eomt.tasks import SemanticSegmentation
 from eomt.utils.modes import isolated_randomness
 from eomt.verification.memory import (
     LiveBytes,
-    checkpointing_set,
-    checkpointing_switches,
     first_samples,
+    step_memory,
     step_peaks,
-    training_memory,
 )
 from tests.tiny import make_eomt
 
@@ -61,14 +59,14 @@ def allocated_peak(task: SemanticSegmentation, batch_size: int) -> int:
 
 def test_the_estimate_is_near_what_the_allocator_saw_in_training() -> None:
     for config in (LORA, LoRAConfig(enabled=False, trainable_modules=["class_head"], freeze_base_model=True), None):
-        for checkpointing in (False, True):
+        for setting in SETTINGS:
             task = make_task(config)
-            with checkpointing_set(task.network, checkpointing):
-                memory = training_memory(task, task.unlogged_step, task.synthetic_batch(2), 5)
+            with memory_set(task.network, setting):
+                memory = step_memory(task, task.unlogged_step, task.synthetic_batch(2), 5).at(5)
                 measured = allocated_peak(task, 5)
             # the weights were there before the profiler
             estimate = memory.total - memory.weights
-            assert abs(estimate / measured - 1) < 0.03, (config, checkpointing, estimate, measured)
+            assert abs(estimate / measured - 1) < 0.03, (config, setting, estimate, measured)
 
 
 def test_what_autograd_keeps_lives_and_what_nobody_holds_does_not() -> None:
@@ -104,7 +102,7 @@ def test_gradients_and_adamw_are_12_bytes_a_trained_number() -> None:
     for config in (LORA, None):
         task = make_task(config)
         trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
-        memory = training_memory(task, task.unlogged_step, task.synthetic_batch(2), 2)
+        memory = step_memory(task, task.unlogged_step, task.synthetic_batch(2), 2).at(2)
         assert memory.gradients == 4 * trained
         assert memory.optimizer_states == 8 * trained
         assert memory.total - memory.activations - memory.weights == 12 * trained
@@ -117,19 +115,32 @@ def test_a_straight_line_through_one_and_two_samples_meets_six() -> None:
     inputs = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
     with isolated_randomness():
         direct = max(step_peaks(task, task.unlogged_step, batch, torch.enable_grad)) - gradients + inputs
-    assert abs(training_memory(task, task.unlogged_step, batch, 6).activations / direct - 1) < 0.03
+    assert abs(step_memory(task, task.unlogged_step, batch, 6).at(6).activations / direct - 1) < 0.03
 
 
-def test_checkpointing_needs_less_and_is_set_back() -> None:
+def test_each_setting_needs_less_and_is_set_back() -> None:
     task = make_task(LORA)
-    (switch,) = checkpointing_switches(task.network)
-    found = {}
-    for checkpointing in (False, True):
-        with checkpointing_set(task.network, checkpointing):
-            found[checkpointing] = training_memory(task, task.unlogged_step, task.synthetic_batch(2), 8).activations
-    assert found[True] < 0.8 * found[False]
-    assert switch.checkpointing is False
-    assert checkpointing_switches(nn.Linear(2, 2)) == []
+    found = []
+    for setting in SETTINGS:
+        with memory_set(task.network, setting):
+            assert memory_of(task.network) == setting
+            found.append(step_memory(task, task.unlogged_step, task.synthetic_batch(2), 8).at(8).activations)
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.8 * found[0]
+    assert memory_of(task.network) == "floor"
+
+
+def test_the_largest_batch_fits_and_the_next_does_not() -> None:
+    task = make_task(LORA)
+    found = step_memory(task, task.unlogged_step, task.synthetic_batch(2), 2)
+    limit = 3 * found.at(8).total
+    size = found.largest_batch(limit)
+    assert size is not None
+    assert size > 8
+    assert found.at(size).total <= limit < found.at(size + 1).total
+    assert found.largest_batch(found.weights) == 0
+    alone = step_memory(task, task.unlogged_step, task.synthetic_batch(1), 1)
+    assert alone.largest_batch(limit) is None
 
 
 def test_nothing_is_left_changed() -> None:
@@ -140,7 +151,7 @@ def test_nothing_is_left_changed() -> None:
     given.grad = torch.ones_like(given)
     before = {name: value.clone() for name, value in task.state_dict().items()}
     random = torch.get_rng_state()
-    training_memory(task, task.unlogged_step, batch, 3)
+    step_memory(task, task.unlogged_step, batch, 3)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.equal(given.grad, torch.ones_like(given))
