@@ -25,9 +25,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
+from eomt.lora.activations import make_inputs_again
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.verification.kept import kept_bytes
+from eomt.verification.memory import LiveBytes
 
 BATCH, PIXELS, CLASSES, RANK, ALPHA = 8, 224, 10, 8, 16
 # the linear layers of the blocks: timm's names, then Hugging Face's
@@ -68,6 +70,12 @@ def native(network: nn.Module, dropout: float) -> nn.Module:
     return apply_lora(network, configured(lora_dropout=dropout))
 
 
+def less(network: nn.Module) -> nn.Module:
+    """Let inputs of activations be made again in the backward pass, too."""
+    make_inputs_again(network, True)
+    return network
+
+
 def configured(**changes: Any) -> LoRAConfig:
     """Return the configuration of the comparison with some fields changed."""
     usual: dict[str, Any] = {"rank": RANK, "lora_alpha": ALPHA, "target_modules": ["attention", "mlp"]}
@@ -86,6 +94,8 @@ def peft(network: nn.Module, dropout: float, use_dora: bool = False) -> nn.Modul
 LEVERS: dict[str, dict[str, Any] | None] = {
     "everything (full fine-tuning)": None,
     "`[attention, mlp]`": {},
+    "`[attention, mlp]`, `memory: less`": {"memory": "less"},
+    "`[attention, mlp]`, `memory: least`": {"memory": "least"},
     "`[attention, mlp]`, `rank: 64` instead of 8": {"rank": 64},
     "`[mlp]`": {"target_modules": ["mlp"]},
     "`[attention]`": {"target_modules": ["attention"]},
@@ -101,6 +111,7 @@ WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "head only": frozen,
     "floor: frozen, gradient to the image": frozen,
     "native LoRA, dropout 0": lambda network: native(network, 0.0),
+    "native LoRA, dropout 0, less": lambda network: less(native(network, 0.0)),
     "native LoRA, dropout 0.1": lambda network: native(network, 0.1),
     "PEFT LoRA, dropout 0": lambda network: peft(network, 0.0),
     "PEFT LoRA, dropout 0.1": lambda network: peft(network, 0.1),
@@ -161,19 +172,33 @@ def measure(title: str, build: Callable[[], nn.Module], rounds: int) -> None:
         )
 
 
+def held_bytes(network: nn.Module, image: Tensor) -> int:
+    """Return the bytes that are held after a forward pass, whoever keeps them: checkpointing does so by itself."""
+    with LiveBytes() as meter:
+        output = network(image)
+    assert output.requires_grad
+    return meter.live
+
+
 def print_levers() -> None:
     """Print what is kept, and what gradients and AdamW take, for other targets, in fp32 and under autocast."""
     print("| adapted | activations MiB | with bf16 autocast | gradients + AdamW MiB |")
     print("|---|---|---|---|")
-    for name, changes in LEVERS.items():
+    for name, fields in LEVERS.items():
+        changes = dict(fields or {})
+        memory = changes.pop("memory", "floor")
         torch.manual_seed(0)
-        network = fused() if changes is None else apply_lora(fused(), configured(**changes))
+        network = fused() if fields is None else apply_lora(fused(), configured(**changes))
+        make_inputs_again(network.train(), memory == "less")
+        network.set_grad_checkpointing(memory == "least")
         image = torch.randn(BATCH, 3, PIXELS, PIXELS)
-        kept = kept_bytes(network.train(), network(image)).total
+        held = held_bytes(network, image)
         with torch.autocast("cpu", torch.bfloat16):
-            kept_narrow = kept_bytes(network, network(image)).total
+            held_narrow = held_bytes(network, image)
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-        print(f"| {name} | {kept / 2**20:.0f} | {kept_narrow / 2**20:.0f} | {3 * 4 * trained / 2**20:.0f} |")
+        print(
+            f"| {name} | {held / 2**20:.0f} | {held_narrow / 2**20:.0f} | {3 * 4 * trained / 2**20:.0f} |", flush=True
+        )
 
 
 def main() -> None:

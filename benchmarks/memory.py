@@ -1,10 +1,10 @@
 """Does `inspect` estimate the peak memory of training well? `python -m benchmarks.memory`.
 
-EoMT on a random ViT-S trains in three ways, each with and without activation checkpointing: 224 px, synthetic batches
-of 4, fp32, one thread, on the CPU. The estimate comes from `eomt.verification.memory`, on steps of one and two samples.
-The measurement is independent of it: Lightning trains a few steps in a fresh process, and the kernel reports the
-highest resident memory, less what was resident before the network was built. By then a tiny training has loaded and
-warmed up the libraries.
+EoMT on a random ViT-S trains in three ways, each with every setting of `model.memory`: 224 px, synthetic batches of 4,
+fp32, one thread, on the CPU. The estimate comes from `eomt.verification.memory`, on steps of one and two samples. The
+measurement is independent of it: Lightning trains a few steps in a fresh process, and the kernel reports the highest
+resident memory, less what was resident before the network was built. By then a tiny training has loaded and warmed up
+the libraries.
 
 The allocator returns large blocks at once, so that resident memory is memory in use.
 """
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,6 +25,7 @@ from eomt.app.log import set_up_output
 from eomt.app.trainer import Trainer
 from eomt.lora.config import LoRAConfig
 from eomt.models import EoMT, ViT
+from eomt.models.memory import SETTINGS, Memory
 from eomt.tasks import SemanticSegmentation
 from eomt.verification.memory import TrainingMemory, step_memory
 
@@ -43,12 +44,12 @@ MEBIBYTE = 2**20
 
 
 def make_task(
-    way: str, checkpointing: bool, backbone: str = "vit_small_patch16_224", pixels: int = PIXELS
+    way: str, memory: Memory, backbone: str = "vit_small_patch16_224", pixels: int = PIXELS
 ) -> SemanticSegmentation:
     """Return a task with random weights, to be trained in one of `WAYS`."""
     torch.manual_seed(0)
-    encoder = ViT(backbone, (pixels, pixels), pretrained=False, checkpointing=checkpointing)
-    return SemanticSegmentation(EoMT(encoder, CLASSES, QUERIES), WAYS[way])
+    encoder = ViT(backbone, (pixels, pixels), pretrained=False)
+    return SemanticSegmentation(EoMT(encoder, CLASSES, QUERIES), WAYS[way], memory=memory)
 
 
 def make_trainer(steps: int) -> Trainer:
@@ -71,22 +72,22 @@ def train(task: SemanticSegmentation, batch_size: int, steps: int) -> None:
     make_trainer(steps).fit(task, DataLoader(batches, batch_size=None))
 
 
-def estimate(way: str, checkpointing: bool) -> TrainingMemory:
+def estimate(way: str, memory: Memory) -> TrainingMemory:
     """Return the estimate that `inspect` prints."""
-    task = make_task(way, checkpointing)
+    task = make_task(way, memory)
     task.trainer = trainer = make_trainer(1)
     trainer.optimizers = [task.configure_optimizers()["optimizer"]]
     return step_memory(task, task.unlogged_step, task.synthetic_batch(2), BATCH).at(BATCH)
 
 
-def measure(way: str, checkpointing: bool) -> int:
+def measure(way: str, memory: Memory) -> int:
     """Return the bytes resident at the peak of training, less those resident before."""
-    train(make_task(way, checkpointing, "test_vit", 64), BATCH, 2)
+    train(make_task(way, memory, "test_vit", 64), BATCH, 2)
     gc.collect()
     before = _resident("VmRSS")
     # resets the kernel's record of the highest resident memory
     Path("/proc/self/clear_refs").write_text("5")
-    train(make_task(way, checkpointing), BATCH, STEPS)
+    train(make_task(way, memory), BATCH, STEPS)
     return _resident("VmHWM") - before
 
 
@@ -96,9 +97,9 @@ def _resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def in_fresh_process(what: str, way: str, checkpointing: bool) -> dict[str, int]:
+def in_fresh_process(what: str, way: str, memory: Memory) -> dict[str, int]:
     """Run this module as a program in a process of its own, and return what it prints."""
-    command = [sys.executable, "-m", "benchmarks.memory", what, way, str(int(checkpointing))]
+    command = [sys.executable, "-m", "benchmarks.memory", what, way, memory]
     environment = os.environ | HONEST_MALLOC | ONE_THREAD
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -108,17 +109,17 @@ def in_fresh_process(what: str, way: str, checkpointing: bool) -> dict[str, int]
 
 def main() -> None:
     """Measure, and print the table."""
-    print("| | checkpointing | weights | gradients + AdamW | activations | estimate | measured | off by |")
+    print("| | memory | weights | gradients + AdamW | activations | estimate | measured | off by |")
     print("|---|---|---|---|---|---|---|---|")
     for way in WAYS:
-        for checkpointing in (False, True):
-            found = TrainingMemory(**in_fresh_process("estimate", way, checkpointing))
-            measured = in_fresh_process("measure", way, checkpointing)["peak"]
+        for memory in SETTINGS:
+            found = TrainingMemory(**in_fresh_process("estimate", way, memory))
+            measured = in_fresh_process("measure", way, memory)["peak"]
             states = found.gradients + found.optimizer_states
             figures = (found.weights, states, found.activations, found.total, measured)
             cells = " | ".join(f"{figure / MEBIBYTE:.0f}" for figure in figures)
             off = 100 * (found.total / measured - 1)
-            print(f"| {way} | {'on' if checkpointing else 'off'} | {cells} | {off:+.0f} % |", flush=True)
+            print(f"| {way} | {memory} | {cells} | {off:+.0f} % |", flush=True)
 
 
 if __name__ == "__main__":
@@ -127,6 +128,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
     elif sys.argv[1] == "estimate":
-        print(json.dumps(vars(estimate(sys.argv[2], sys.argv[3] == "1"))))
+        print(json.dumps(vars(estimate(sys.argv[2], cast(Memory, sys.argv[3])))))
     else:
-        print(json.dumps({"peak": measure(sys.argv[2], sys.argv[3] == "1")}))
+        print(json.dumps({"peak": measure(sys.argv[2], cast(Memory, sys.argv[3]))}))

@@ -115,7 +115,7 @@ def resource_error(error: BaseException) -> UserError | None:
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return UserError(
             f"memory: the device is out of memory ({str(error).splitlines()[0][:80]}); try a smaller "
-            "--data.batch_size with --trainer.accumulate_grad_batches, --model.network.encoder.checkpointing true, "
+            "--data.batch_size with --trainer.accumulate_grad_batches, --model.memory least, "
             "a smaller img_size or --model.lora_config.layers last:4"
         )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
