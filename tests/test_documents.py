@@ -109,7 +109,7 @@ def test_an_option_of_the_documents_exists(option: str) -> None:
     if " " not in option:
         assert any(option.removeprefix("--") in fields(config) for config in JOBS)
         return
-    command = "merge" if option.startswith("--output") else "fit"
+    command = "merge" if option.startswith("--output") else "inspect" if option.startswith("--gpu") else "fit"
     parse_with_some_config(shlex.split(f"python main.py {command} {option}"))
 
 

@@ -60,20 +60,21 @@ def option_value(args: list[str], *names: str) -> str | None:
     return next(reversed(option_values(args, *names)), None)
 
 
-def refuse_other_weights(args: list[str]) -> None:
-    """Check that no adapters nor other weights are given beside a merged folder, which holds the whole network.
+def refuse_adapters(args: list[str]) -> None:
+    """Check that no adapters are asked for beside a merged folder, which has none; say which weights are not read.
 
     Raises:
         UserError: If some are.
     """
     for group in _groups(args):
         name = _name(group)
-        is_source = name.startswith("--model.network") and name.endswith(".pretrained")
-        if is_source or (name.startswith("--model.lora_config") and _value(group) not in OFF):
+        if name.startswith("--model.lora_config") and _value(group) not in OFF:
             raise UserError(
-                f"{name[2:]}: --ckpt_path is a merged folder, which holds all weights and no adapters; leave it out, "
-                "or start from that folder with --model.network.pretrained in place of --ckpt_path"
+                f"{name[2:]}: --ckpt_path is a merged folder, which has no adapters; leave it out, or start from that "
+                "folder with --model.network.pretrained in place of --ckpt_path"
             )
+        if name.startswith("--model.network") and name.endswith(".pretrained"):
+            log.info("%s: not read, since the merged folder in --ckpt_path holds all weights", name[2:])
 
 
 def without_other_data(args: list[str], read: Callable[[Path], dict[str, Any]]) -> list[str]:

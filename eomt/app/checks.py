@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from jsonargparse import Namespace
 
-from eomt.app.arguments import refuse_other_weights
+from eomt.app.arguments import refuse_adapters
 from eomt.app.config import class_of, named_paths, network_class_of
 from eomt.app.runs import Checkpoint, step_of
 from eomt.errors import UserError, shortened
@@ -47,7 +47,7 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
             f"would round to nothing and files differ from their base; give {HALF_WEIGHTS[config.trainer.precision]}"
         )
     if checkpoint and checkpoint.kind == "merged":
-        refuse_other_weights(given)
+        refuse_adapters(given)
     if command == "merge":
         _check_merge(config, checkpoint)
     if checkpoint and checkpoint.kind == "ckpt":

@@ -89,7 +89,9 @@ class AdaptedProduct(torch.autograd.Function):
         ctx.save_for_backward(weight, a, b, h, bias, *((rows,) if recipe is None else recipe.kept))
         ctx.update, ctx.dtype, ctx.seed, ctx.shape, ctx.device = update, dtype, seed, x.shape, x.device.type
         ctx.make = _the_one if recipe is None else recipe.make
-        return _sum(rows, weight, bias, b, h, update).view(*x.shape[:-1], len(weight))
+        y = _sum(rows, weight, bias, b, h, update)
+        # a view would forbid what follows to change it in place, as DINOv3 adds its biases
+        return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])
 
     @staticmethod
     def recipe(node: Any) -> Recipe:

@@ -171,7 +171,7 @@ def test_out_of_memory_names_the_switches(
     monkeypatch.setattr(EoMT, "forward", fail)
     error = refusal(capsys, workspace, "fit", "--run_name", "memory")
     assert message in error
-    for switch in ("--data.batch_size", "checkpointing", "img_size", "layers"):
+    for switch in ("--data.batch_size", "--model.memory least", "img_size", "layers"):
         assert switch in error
 
 

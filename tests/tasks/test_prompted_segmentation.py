@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
 from eomt.errors import UserError
@@ -24,7 +25,9 @@ def make_task(prompt_free: bool = False, lora: LoRAConfig | None = None, **argum
     torch.manual_seed(0)
     network = make_sam2(prompt_free=prompt_free, num_classes=len(NAMES))
     task = PromptedSegmentation(network, lora or default_lora(prompt_free), **arguments)
-    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(class_names=NAMES), state=SimpleNamespace(fn="test"))
+    trainer: Any = SimpleNamespace(
+        datamodule=SimpleNamespace(class_names=NAMES), state=SimpleNamespace(fn="test"), precision_plugin=Precision()
+    )
     task._trainer = trainer
     task.setup("test")
     return task.eval()

@@ -118,7 +118,8 @@ def test_a_test_split_of_masks_and_anomalies_measures_both(tmp_path: Path, caplo
             for figure, value in figures[score].items():
                 assert task.all_figures[f"test_{figure}/{dataset}/{score}"] == pytest.approx(value, abs=1e-4), figure
             assert logged[f"test_auprc/{dataset}/{score}"] == pytest.approx(figures[score]["auprc"], abs=1e-4)
-        table = next(text for text in caplog.messages if text.startswith(f"{dataset}: 2 images"))
+        start = next(place for place, text in enumerate(caplog.messages) if text.startswith(f"{dataset}: 2 images"))
+        table = "\n".join(caplog.messages[start : start + len(SCORES) + 3])
         best = max(SCORES, key=lambda score: figures[score]["auprc"])
         assert f"Best AuPRC: {best}" in table
         assert all(score in table for score in SCORES)
