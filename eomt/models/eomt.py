@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import require_merged
@@ -232,6 +233,12 @@ class EoMT(Network):
 
     def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> Prediction:
         """Return the prediction from tokens (B, Q + prefix + h * w, D)."""
+        if (self.remakes_outputs or self.encoder.checkpointing) and torch.is_grad_enabled():
+            # at four times the resolution of the tokens, they keep more than all blocks do
+            return checkpoint(self._prediction, tokens, grid, use_reentrant=False)
+        return self._prediction(tokens, grid)
+
+    def _prediction(self, tokens: Tensor, grid: tuple[int, int]) -> Prediction:
         tokens = self.encoder.norm(tokens)
         num_q = self.q.num_embeddings
         queries, patches = tokens[:, :num_q], tokens[:, num_q + self.encoder.num_prefix_tokens :]

@@ -26,7 +26,7 @@ def memory_of(network: nn.Module) -> Memory | None:
         return "least"
     if True in states:
         return None
-    return "less" if any(isinstance(module, RemadeActivation) for module in network.modules()) else "floor"
+    return "less" if _is_less(network) else "floor"
 
 
 def set_memory(network: nn.Module, memory: Memory) -> None:
@@ -35,7 +35,8 @@ def set_memory(network: nn.Module, memory: Memory) -> None:
     Args:
         network: An adapted or plain network, changed in place.
         memory: "floor" keeps what the frozen network keeps, and nothing more for adapters; "less" makes inputs of
-            activations behind adapted layers again, too; "least" whole blocks (activation checkpointing).
+            activations behind adapted layers again, too, and EoMT's predictions at their high resolution; "least" whole
+            blocks (activation checkpointing).
 
     Raises:
         UserError: If it is "least", and no part of the network can be checkpointed.
@@ -45,7 +46,7 @@ def set_memory(network: nn.Module, memory: Memory) -> None:
         raise UserError(f"memory: least, but no part of {type(network).__name__} can be checkpointed; give less")
     for switch in switches:
         switch.checkpointing = memory == "least"
-    make_inputs_again(network, memory == "less")
+    _set_less(network, memory == "less")
 
 
 def settings_of(network: nn.Module) -> tuple[Memory, ...]:
@@ -57,11 +58,23 @@ def settings_of(network: nn.Module) -> tuple[Memory, ...]:
 def memory_set(network: nn.Module, memory: Memory) -> Iterator[None]:
     """Let a network have another setting within."""
     switches = {switch: switch.checkpointing for switch in checkpointing_switches(network)}
-    remade = memory_of(network) == "less"
+    less = _is_less(network)
     set_memory(network, memory)
     try:
         yield
     finally:
         for switch, checkpointing in switches.items():
             switch.checkpointing = checkpointing
-        make_inputs_again(network, remade)
+        _set_less(network, less)
+
+
+def _is_less(network: nn.Module) -> bool:
+    remakes = any(isinstance(module, Network) and module.remakes_outputs for module in network.modules())
+    return remakes or any(isinstance(module, RemadeActivation) for module in network.modules())
+
+
+def _set_less(network: nn.Module, less: bool) -> None:
+    make_inputs_again(network, less)
+    for module in network.modules():
+        if isinstance(module, Network):
+            module.remakes_outputs = less

@@ -40,6 +40,8 @@ class Network(Adaptable):
             not known.
         checkpointing: Whether activations are computed again in the backward pass; None where that cannot be switched
             once the network is built.
+        remakes_outputs: Whether parts behind the blocks that keep more than these are computed again, too; of no effect
+            where there are none.
     """
 
     files: ClassVar[frozenset[str]] = frozenset({WEIGHT_FILES[0]})
@@ -47,6 +49,7 @@ class Network(Adaptable):
     img_size: tuple[int, int]
     class_names: list[str] | None = None
     checkpointing: bool | None = None
+    remakes_outputs: bool = False
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
