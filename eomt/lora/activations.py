@@ -5,15 +5,14 @@ layer keeps, which costs its product once more. The second layer, which needs th
 has made, so that nothing is made twice.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from eomt.lora.adapter_layer import set_module
+from eomt.lora.dropout import once
 from eomt.lora.product import AdaptedProduct, is_transformed
-from eomt.lora.remade import Recipe
+from eomt.lora.remade import KeptElsewhereError, Recipe, read_saved
 
 # modules of functions without parameters, each of which takes a tensor and returns one of its shape
 MODULES = ("torch.nn.modules.activation", "transformers.activations", "timm.layers.activations")
@@ -33,12 +32,18 @@ class RemadeActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activation of x, of any shape."""
-        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-        if not torch.is_grad_enabled() or is_transformed() or hooks is not None:
+        if not torch.is_grad_enabled() or is_transformed() or _has_hooks(self.inner):
             return self.inner(x)
-        if not isinstance(x.grad_fn, AdaptedProduct._backward_cls):
+        node = x.grad_fn
+        is_sum = isinstance(node, AdaptedProduct._backward_cls)
+        # a change in place after the layer would not be made again
+        if not is_sum or x._version != cast(Any, node).version or not cast(Any, node).has_input:
             return self.inner(x)
-        return Remade.apply(x, self.inner, AdaptedProduct.recipe(x.grad_fn))
+        try:
+            recipe = AdaptedProduct.recipe_of_sum(node)
+        except KeptElsewhereError:
+            return self.inner(x)
+        return Remade.apply(x, self.inner, recipe)
 
 
 class Remade(torch.autograd.Function):
@@ -48,29 +53,38 @@ class Remade(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, inner: nn.Module, recipe: Recipe) -> Tensor:
         """Return the activation of x."""
         ctx.save_for_backward(*recipe.kept)
-        # what the layer behind has made again already
-        ctx.inner, ctx.make, ctx.made = inner, recipe.make, []
+        ctx.inner, ctx.make = inner, recipe.make
+        device = x.device.type
+        # some activations are computed in fp32 under autocast
+        ctx.autocast = {"enabled": torch.is_autocast_enabled(device), "dtype": torch.get_autocast_dtype(device)}
+        # x, once a layer behind has made it again
+        ctx.made = None
         return inner(x)
 
     @staticmethod
-    def recipe(node: Any) -> Recipe:
+    def recipe_of_output(node: Any) -> Recipe:
         """Return how the output of such an operation, which is in a graph, is made again from what it keeps."""
 
         def activate_again(*kept: Tensor) -> Tensor:
-            x = node.make(*kept)
-            node.made.append(x)
-            return node.inner(x)
+            if node.made is None:
+                node.made = node.make(*kept)
+            with torch.autocast(node.made.device.type, **node.autocast):
+                return node.inner.forward(node.made)
 
-        return Recipe(node.saved_tensors, activate_again)
+        return Recipe(read_saved(node), activate_again)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient of x from that of the output."""
-        x = ctx.made.pop() if ctx.made else ctx.make(*ctx.saved_tensors)
+        x = ctx.made
+        ctx.made = None
+        if x is None:
+            with torch.autocast(grad.device.type, enabled=False):
+                x = ctx.make(*ctx.saved_tensors)
         x = x.detach().requires_grad_()
-        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-            y = ctx.inner(x)
+        with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast):
+            y = ctx.inner.forward(x)
         (found,) = torch.autograd.grad(y, x, grad)
         return found, None, None
 
@@ -82,11 +96,16 @@ def make_inputs_again(network: nn.Module, again: bool) -> None:
         network: Any module, changed in place; names of parameters stay.
         again: Whether inputs are made again.
     """
-    for path, module in list(network.named_modules()):
-        if not again and isinstance(module, RemadeActivation):
-            set_module(network, path, module.inner)
-        elif again and path and is_activation(module) and not path.endswith(".inner"):
-            set_module(network, path, RemadeActivation(module))
+    # a module may have several places, and keeps them
+    wrapped: dict[int, RemadeActivation] = {}
+    for parent in list(network.modules()):
+        if isinstance(parent, RemadeActivation):
+            continue
+        for name, module in parent._modules.items():
+            if isinstance(module, RemadeActivation):
+                parent._modules[name] = module if again else module.inner
+            elif again and module is not None and is_activation(module):
+                parent._modules[name] = wrapped.setdefault(id(module), RemadeActivation(module))
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -94,4 +113,9 @@ def is_activation(module: nn.Module) -> bool:
     has_state = any(True for _ in module.children()) or bool(module._parameters) or bool(module._buffers)
     in_place = getattr(module, "inplace", False)
     is_plain = type(module).__module__ in MODULES and not isinstance(module, nn.RReLU | nn.MultiheadAttention)
-    return is_plain and not has_state and not in_place and not module._forward_hooks
+    return is_plain and not has_state and not in_place and not _has_hooks(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(own) or torch.nn.modules.module._has_any_global_hook()

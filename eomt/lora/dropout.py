@@ -1,13 +1,33 @@
 """Input dropout for LoRA without a copy of the input: the backward pass draws the mask again, from its seed."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from eomt.errors import UserError
 
 LEVELS = 2**16
+
+
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the backward pass of an operation without second derivatives, which refuses to be asked for them.
+
+    torch's own `once_differentiable` refuses them only where the gradient of the output has a graph, too.
+    """
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise UserError(
+                "backward: create_graph asks for second derivatives, which adapted layers do not have; merge the "
+                "adapters first (merge_lora_weights)"
+            )
+        return backward(ctx, *grads)
+
+    return checked
 
 
 class DroppedConvolution(torch.autograd.Function):
@@ -23,7 +43,7 @@ class DroppedConvolution(torch.autograd.Function):
         return convolve(keep_mask(x, dropout, seed).mul_(x), a) / keep_share(dropout)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and A from that of the output."""
         x, a = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
@@ -36,7 +56,7 @@ class DroppedConvolution(torch.autograd.Function):
 
 def draw_seed() -> int:
     """Return a seed for `keep_mask`, drawn on the CPU, so that no GPU has to be waited for."""
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))
 
 
 def keep_share(dropout: float) -> float:

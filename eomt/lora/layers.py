@@ -254,6 +254,8 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, in_channels, H, W) to (B, out_channels, H', W')."""
+        # once for both convolutions, so that autograd keeps one copy
+        x = x.to(dtype_of(x))
         y = self._conv_forward(x, self.weight, self.bias)
         if not self._adapter_runs():
             return y
@@ -263,8 +265,7 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
     def _projected(self, x: Tensor) -> Tensor:
         """Return the convolution of dropout(x) with A."""
         dropout = self.lora_dropout if self.training else 0
-        dtype = dtype_of(x)
-        x, a = x.to(dtype), self.lora_a.to(dtype)
+        a = self.lora_a.to(x.dtype)
         if not dropout or is_transformed():
             return self._conv_forward(F.dropout(x, dropout), a, None)
         with torch.autocast(x.device.type, enabled=False):

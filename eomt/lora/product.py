@@ -1,15 +1,14 @@
 """W x + b + s B A dropout(x) as one operation, which keeps next to nothing of its own for the backward pass."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from eomt.lora.dropout import draw_seed, keep_mask, keep_share
-from eomt.lora.remade import Recipe, recipe_of
+from eomt.lora.dropout import draw_seed, keep_mask, keep_share, once
+from eomt.lora.remade import Recipe, read_saved, recipe_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b
         update: How the adapter acts.
     """
     dtype = dtype_of(x)
-    if weight.requires_grad or is_transformed():
+    if weight.requires_grad or weight.is_complex() or is_transformed():
         return _in_plain_operations(x, weight, bias, a, b, update, dtype)
     with torch.autocast(x.device.type, enabled=False):
         recipe = recipe_of(x) if torch.is_grad_enabled() else None
@@ -59,7 +58,7 @@ def dtype_of(x: Tensor) -> torch.dtype:
 def is_transformed() -> bool:
     """Return whether operations are read by a compiler, which makes again by itself what is cheap, or by torch.func."""
     is_read = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return is_read or torch._C._are_functorch_transforms_active()
+    return is_read or torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 class AdaptedProduct(torch.autograd.Function):
@@ -86,28 +85,39 @@ class AdaptedProduct(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
         dropped = keep_mask(rows, update.dropout, seed).mul_(rows) if update.dropout else rows
         h = F.linear(dropped, a.flatten(0, -2).to(dtype)).mul_(update.scaling / keep_share(update.dropout))
-        ctx.save_for_backward(weight, a, b, h, bias, *((rows,) if recipe is None else recipe.kept))
+        # frozen adapters need no input
+        kept = () if not ctx.needs_input_grad[3] else (rows,) if recipe is None else recipe.kept
+        ctx.save_for_backward(weight, a, b, h, bias, *kept)
         ctx.update, ctx.dtype, ctx.seed, ctx.shape, ctx.device = update, dtype, seed, x.shape, x.device.type
+        ctx.has_input = bool(kept)
         ctx.make = _the_one if recipe is None else recipe.make
         y = _sum(rows, weight, bias, b, h, update)
         # a view would forbid what follows to change it in place, as DINOv3 adds its biases
-        return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])
+        y = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])
+        ctx.version = y._version
+        return y
 
     @staticmethod
-    def recipe(node: Any) -> Recipe:
-        """Return how the output of such an operation, which is in a graph, is made again from what it keeps."""
-        weight, _, b, h, bias, *kept = node.saved_tensors
+    def recipe_of_sum(node: Any) -> Recipe:
+        """Return how the output of such an operation, which is in a graph, is made again from what it keeps.
+
+        It is no `recipe_of_output`, since it costs a product.
+
+        Raises:
+            KeptElsewhereError: If hooks keep it.
+        """
+        weight, _, b, h, bias, *kept = cast(list[Any], read_saved(node))
         update, dtype, make = node.update, node.dtype, node.make
         shape = (*node.shape[:-1], len(weight))
 
         def sum_again(weight: Tensor, b: Tensor, h: Tensor, bias: Tensor | None, *kept: Tensor) -> Tensor:
-            rows = make(*kept).reshape(len(h), -1).to(dtype)
+            rows = make(*kept).reshape(len(h), weight.shape[1]).to(dtype)
             return _sum(rows, weight, bias, b, h, update).view(shape)
 
         return Recipe((weight, b, h, bias, *kept), sum_again)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, b, A and B from that of the output, (..., out)."""
         weight, a, b, h, _, *kept = ctx.saved_tensors
@@ -124,10 +134,11 @@ class AdaptedProduct(torch.autograd.Function):
                 grad_b = torch.stack([part.t() @ inner for part, inner, _ in parts]).view(b.shape)
             grad_h = torch.cat([part @ pair for part, _, pair in parts], 1)
             grad_h.mul_(update.scaling / keep_share(update.dropout))
-            if needs_a or update.dropout:
+            if needs_a:
                 rows = ctx.make(*kept).reshape(len(grad), a.shape[-1]).to(ctx.dtype)
-            if rows is not None and update.dropout:
-                keep = keep_mask(rows, update.dropout, ctx.seed)
+            if update.dropout:
+                like = grad.new_empty(len(grad), a.shape[-1], dtype=ctx.dtype) if rows is None else rows
+                keep = keep_mask(like, update.dropout, ctx.seed)
             if needs_x:
                 grad_x = grad @ weight.to(ctx.dtype)
                 grad_x = grad_x.addmm_(grad_h, pairs_a) if keep is None else grad_x.add_((grad_h @ pairs_a).mul_(keep))

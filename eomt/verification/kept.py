@@ -82,7 +82,7 @@ def adapter_inputs(
 
 def _nodes(output: Tensor) -> Iterator[Any]:
     """Yield every operation in the graph of a tensor once."""
-    waiting: list[Any] = [output.grad_fn]
+    waiting: list[Any] = [] if output.grad_fn is None else [output.grad_fn]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()

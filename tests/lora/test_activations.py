@@ -106,3 +106,66 @@ def test_under_checkpointing_nothing_is_read_twice() -> None:
 )
 def test_what_counts_as_an_activation(module: nn.Module, expected: bool) -> None:
     assert is_activation(module) is expected
+
+
+def test_what_is_shared_or_nested_is_made_again_too() -> None:
+    shared = nn.GELU()
+    network = nn.ModuleDict({"inner": nn.Sequential(nn.Linear(2, 2), shared), "other": nn.Sequential(shared)})
+    make_inputs_again(network, True)
+    assert isinstance(network["inner"][1], RemadeActivation)
+    assert network["inner"][1] is network["other"][0]
+    make_inputs_again(network, False)
+    assert network["inner"][1] is network["other"][0] is shared
+
+
+def mlps(number: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [part for _ in range(number) for part in (LoRALinear(8, 8, rank=2), nn.GELU())]
+    network = nn.Sequential(*layers).double()
+    for layer in network[::2]:
+        nn.init.normal_(layer.lora_b)
+    return network
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (0, 8)])
+def test_in_a_row_and_on_no_sample_gradients_are_those_of_plain_activations(shape: tuple[int, ...]) -> None:
+    network, x = mlps(4), torch.randn(shape, dtype=torch.double, requires_grad=True)
+    found = []
+    for again in (False, True):
+        make_inputs_again(network, again)
+        torch.manual_seed(1)
+        y = network(x)
+        found.append(torch.autograd.grad(y.pow(3).sum(), (x, network[0].lora_a, network[0].lora_b), retain_graph=True))
+        # nothing is left of what was made
+        assert getattr(y.grad_fn, "made", None) is None
+    assert all(map(torch.equal, *found))
+
+
+def test_hooks_and_changes_in_place_are_seen() -> None:
+    network = mlps(2)
+    make_inputs_again(network, True)
+    calls = []
+    network[1].inner.register_forward_pre_hook(lambda *_: calls.append(1))
+    x = torch.randn(5, 8, dtype=torch.double)
+    network(x).sum().backward()
+    assert calls == [1]
+    plain = mlps(2)
+    gradients = []
+    for model in (plain, mlps(2)):
+        make_inputs_again(model, model is not plain)
+        torch.manual_seed(1)
+        y = model[0](x)
+        with torch.no_grad():
+            y[:, 0] = 0
+        model[1:](y).sum().backward()
+        gradients.append(model[0].lora_a.grad)
+    assert torch.equal(*gradients)
+
+
+def test_a_backward_pass_within_autocast_computes_in_the_dtype_of_the_forward_pass() -> None:
+    network = mlps(1).float()
+    make_inputs_again(network, True)
+    y = network(torch.randn(5, 8)).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        y.backward()
+    assert network[0].lora_a.grad.dtype == torch.float32

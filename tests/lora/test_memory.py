@@ -91,10 +91,11 @@ NETWORKS: dict[str, Make] = {
     "MAE": lambda: (tiny_morph.tiny_model(), images(tiny_morph.SIDE)),
     "BART": lambda: (transformers.BartModel(bart()), TEXT),
 }
-# inputs that nothing else keeps: of the first layers, behind which nothing is trained, and sums with positions
+# inputs that nothing else keeps: of the first layers, before which nothing is trained, and sums with positions
 ALONE = {
     "BART": {"encoder.layers.0.self_attn.k_proj", "decoder.layers.0.self_attn.k_proj"},
-    "SAM 2": {"vision_encoder.backbone.blocks.0.attn.qkv"},
+    # of windows that are padded
+    "SAM 2": {f"vision_encoder.backbone.blocks.{index}.attn.qkv" for index in (0, 1, 2, 4)},
 }
 SUMS_IN_SAM2 = "mask_decoder.transformer."
 

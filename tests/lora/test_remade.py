@@ -1,6 +1,7 @@
 """Inputs that are made again of what their graph keeps."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +22,30 @@ for module in (NORM, UNBIASED, TRAINED, RMS, LLAMA):
 
 
 def windows(x: Tensor) -> Tensor:
-    """Windows of 2 x 2 over a padded map, shifted."""
-    x = F.pad(NORM(x).view(2, 3, 3, 8), (0, 0, 0, 1, 0, 1)).roll((1, -1), (1, 2))
-    return x.view(2, 2, 2, 2, 2, 8).permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, 4, 8)
+    """Windows of 3 x 1 over a map, shifted."""
+    x = NORM(x).view(2, 3, 3, 8).roll((1, -1), (1, 2))
+    return x.view(2, 1, 3, 3, 1, 8).permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, 3, 8)
+
+
+class Clone(torch.autograd.Function):
+    """An operation with the name of one of torch's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * grad
+
+
+def gradient_of_gelu(x: Tensor) -> Tensor:
+    return torch.autograd.grad(F.gelu(x).pow(2).sum(), x, create_graph=True)[0]
+
+
+@torch.no_grad()
+def doubled(x: Tensor) -> Tensor:
+    return x.mul_(2)
 
 
 def gated(x: Tensor) -> Tensor:
@@ -60,7 +82,7 @@ def test_what_is_made_again_is_what_was_there(name: str) -> None:
     x = MADE[name](source * 1)
     recipe = recipe_of(x)
     assert recipe is not None
-    assert not any(tensor.requires_grad for tensor in recipe.kept)
+    assert not any(tensor is not None and tensor.requires_grad for tensor in recipe.kept)
     made = recipe.make(*recipe.kept)
     assert made.dtype == x.dtype
     # the statistics of a norm are used, not made again, so that the last bit may differ
@@ -76,6 +98,14 @@ def test_what_is_made_again_is_what_was_there(name: str) -> None:
         lambda x: F.linear(x, torch.ones(4, 8)),
         lambda x: x.split(4, -1)[1],
         lambda x: F.dropout(F.gelu(x), 0.5, True),
+        # the graph does not say with what
+        lambda x: F.pad(NORM(x), (0, 0, 0, 1), value=1.0),
+        gradient_of_gelu,
+        lambda x: Clone.apply(NORM(x)),
+        lambda x: doubled(F.gelu(x)),
+        lambda x: NORM(x).to("meta"),
+        lambda x: F.layer_norm(x.bfloat16(), (8,)),
+        lambda x: torch.ops.aten.slice(x, 1, None, 2),
     ],
 )
 def test_anything_else_is_kept(make: Callable[[Tensor], Tensor]) -> None:
@@ -89,7 +119,19 @@ def test_nothing_is_read_where_something_else_keeps_tensors() -> None:
         raise AssertionError("activation checkpointing would compute a block here")
 
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
-        assert recipe_of(NORM(source * 1)) is None
+        inside = NORM(source * 1)
+        assert recipe_of(inside) is None
+    # a layer behind a checkpointed block
+    assert recipe_of(inside) is None
+    assert recipe_of(F.silu(source * 1) * inside) is not None
+
+
+def test_a_constant_that_was_changed_in_place_is_noticed() -> None:
+    constant = torch.ones(8)
+    recipe = recipe_of(F.gelu(torch.randn(2, 8, requires_grad=True) * 1) * constant)
+    assert recipe is not None
+    # kept as the operation keeps it, which notes versions
+    assert any(tensor is not None and tensor.data_ptr() == constant.data_ptr() for tensor in recipe.kept)
 
 
 def test_a_source_that_was_changed_in_place_is_not_used() -> None:
