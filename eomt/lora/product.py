@@ -94,7 +94,7 @@ class AdaptedProduct(torch.autograd.Function):
         y = _sum(rows, weight, bias, b, h, update)
         # a view would forbid what follows to change it in place, as DINOv3 adds its biases
         y = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])
-        ctx.version = y._version
+        ctx.version = None if y.is_inference() else y._version
         return y
 
     @staticmethod

@@ -127,6 +127,15 @@ def test_the_output_may_be_changed_in_place() -> None:
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(layer(x).sum(), x)[0])
 
 
+def test_in_inference_mode_it_answers_alike() -> None:
+    layer = LoRAAttention(8, 6, rank=2).eval()
+    nn.init.normal_(layer.lora_b)
+    x = torch.randn(3, 8)
+    with torch.inference_mode():
+        found = layer(x)
+    assert torch.equal(found, layer(x))
+
+
 def test_complex_weights_have_the_gradients_of_plain_operations() -> None:
     layer = LoRALinear(4, 3, rank=2, lora_dropout=0.0, dtype=torch.complex128)
     nn.init.normal_(layer.lora_b)
