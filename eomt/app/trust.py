@@ -53,7 +53,7 @@ def with_saved_config(args: list[str]) -> list[str]:
     if "--trust" not in args:
         found, left = _taken_from(config, args)
         if left:
-            log.info("%s: left out, as it was not given here: %s (--trust takes all)", config, listed(left))
+            log.info("%s: left out, and not taken from there: %s (--trust takes all)", config, listed(left))
         given = yaml.safe_dump(found, sort_keys=False)
     # of two equal options the later one counts, so an alias becomes the path that it stands for
     args = [args[0], "--config", given, *args[1:], "--ckpt_path", str(weights)]

@@ -143,7 +143,7 @@ class AdaptedProduct(torch.autograd.Function):
                 grad_x = grad @ weight.to(ctx.dtype)
                 grad_x = grad_x.addmm_(grad_h, pairs_a) if keep is None else grad_x.add_((grad_h @ pairs_a).mul_(keep))
                 grad_x = grad_x.view(ctx.shape)
-            if rows is not None and needs_a:
+            if rows is not None:
                 grad_a = (grad_h.t() @ (rows if keep is None else keep.mul_(rows))).view(a.shape)
         return grad_x, None, grad_bias, grad_a, grad_b, None, None, None, None
 

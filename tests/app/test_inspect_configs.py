@@ -68,7 +68,9 @@ def test_every_shipped_configuration_can_be_inspected(
     assert output.splitlines()[-1].startswith("Audit: ")
     found = activations(output)
     assert found["less"] <= found["floor"]
-    # the first block is most of the tiny stand-in of SAM 2, and is computed again as a whole
+    # a block that is computed again keeps its adapters' four inputs beside the ten units of the floor, and may be the
+    # most of a network, as the first block is of the tiny stand-in of SAM 2
+    assert found["least"] <= 14 / 10 * found["floor"]
     if "Adapted modules\n" in output and name != "sam2_lora.yaml":
         assert found["least"] < found["floor"]
 

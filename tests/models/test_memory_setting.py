@@ -1,13 +1,17 @@
 """The switch `memory`: the same answers and gradients, whatever is kept."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.models.memory import SETTINGS, memory_of, set_memory, settings_of
 from eomt.tasks import SemanticSegmentation
+from tests.cli_runs import make_workspace
 from tests.tiny import make_eomt, make_image
 
 LORA = LoRAConfig(target_modules=["attention", "mlp"], trainable_modules=["class_head"], freeze_base_model=True)
@@ -45,3 +49,15 @@ def test_a_switch_of_the_network_s_own_counts_and_contradicts_another_setting() 
     assert memory_of(network) == "least"
     with pytest.raises(UserError, match="memory: less, but checkpointing of the network is true"):
         SemanticSegmentation(network, LORA, memory="less")
+
+
+def test_a_run_with_less_trains_and_merges_as_one_at_the_floor(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    runs = [workspace.fit(setting, "--model.memory", setting) for setting in SETTINGS]
+    states = [torch.load(run / "final_lora_step8.ckpt", weights_only=True)["state_dict"] for run in runs]
+    merged = [load_file(next(run.glob("best_merged_*")) / "model.safetensors") for run in runs]
+    for found in (states, merged):
+        for other in found[1:]:
+            assert other.keys() == found[0].keys()
+            for name, value in other.items():
+                torch.testing.assert_close(value, found[0][name], rtol=1e-3, atol=1e-4)
