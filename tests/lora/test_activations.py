@@ -134,21 +134,28 @@ def test_in_a_row_and_on_no_sample_gradients_are_those_of_plain_activations(shap
     for again in (False, True):
         make_inputs_again(network, again)
         torch.manual_seed(1)
-        y = network(x)
+        first = network[:2](x)
+        y = network[2:](first)
         found.append(torch.autograd.grad(y.pow(3).sum(), (x, network[0].lora_a, network[0].lora_b), retain_graph=True))
-        # nothing is left of what was made
-        assert getattr(y.grad_fn, "made", None) is None
+        # the layer behind has made it, and nothing is left of it
+        assert hasattr(first.grad_fn, "made") == again
+        assert getattr(first.grad_fn, "made", None) is None
     assert all(map(torch.equal, *found))
 
 
 def test_hooks_and_changes_in_place_are_seen() -> None:
-    network = mlps(2)
-    make_inputs_again(network, True)
-    calls = []
-    network[1].inner.register_forward_pre_hook(lambda *_: calls.append(1))
     x = torch.randn(5, 8, dtype=torch.double)
-    network(x).sum().backward()
-    assert calls == [1]
+    gradients, calls = [], []
+    for again in (False, True):
+        network = mlps(2)
+        make_inputs_again(network, again)
+        activation = network[1].inner if again else network[1]
+        activation.register_forward_pre_hook(lambda _, given: (calls.append(1), (2 * given[0],))[1])
+        torch.manual_seed(1)
+        network(x).sum().backward()
+        gradients.append(network[0].lora_a.grad)
+    assert calls == [1, 1]
+    assert torch.equal(*gradients)
     plain = mlps(2)
     gradients = []
     for model in (plain, mlps(2)):
@@ -169,3 +176,14 @@ def test_a_backward_pass_within_autocast_computes_in_the_dtype_of_the_forward_pa
     with torch.autocast("cpu", torch.bfloat16):
         y.backward()
     assert network[0].lora_a.grad.dtype == torch.float32
+
+
+def test_what_hooks_keep_is_not_read() -> None:
+    def unpack(_: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("activation checkpointing would compute a block here")
+
+    network = mlps(1)
+    make_inputs_again(network, True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        inside = network[0](torch.randn(5, 8, dtype=torch.double))
+    assert network[1](inside).grad_fn.name().startswith("Gelu")
