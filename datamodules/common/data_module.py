@@ -81,6 +81,11 @@ class DataModule(LightningDataModule):
         """Names of the images in each split, as the argument `splits` takes them from a JSON file; may be empty."""
         return {}
 
+    @property
+    def repeats_images(self) -> bool:
+        """Whether the same pixels can come again in a later epoch of training; not if each time draws new ones."""
+        return True
+
     def note_unused(self, names: Sequence[str], reason: str) -> None:
         """Say once which constructor arguments have no effect, of those that do not have their default.
 

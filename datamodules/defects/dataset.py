@@ -1,7 +1,7 @@
 """Samples of images with one mask for each class they show."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,10 +76,12 @@ class AugmentedDefectDataset(Dataset[dict[str, Any]]):
     Args:
         samples: The files.
         img_size: Height and width of images and masks.
-        augment: Whether to change anything but the size.
+        augment: Whether to change anything but the size; "mirror" leaves brightness and contrast as they are.
     """
 
-    def __init__(self, samples: Sequence[AnnotatedImage], img_size: tuple[int, int], augment: bool) -> None:
+    def __init__(
+        self, samples: Sequence[AnnotatedImage], img_size: tuple[int, int], augment: bool | Literal["mirror"]
+    ) -> None:
         self.samples = samples
         self.img_size = img_size
         self.augment = augment
@@ -106,8 +108,9 @@ class AugmentedDefectDataset(Dataset[dict[str, Any]]):
 
     def _change(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         flipped = [axis for axis in (-1, -2) if torch.rand(()) < 0.5]
+        image, masks = image.flip(flipped), masks.flip(flipped)
         # before the resize, for the file's pixels are fewer
-        return self.jitter(image.flip(flipped)), masks.flip(flipped)
+        return image if self.augment == "mirror" else self.jitter(image), masks
 
 
 def collate_defects(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch.utils.data import DataLoader
 
@@ -46,7 +46,9 @@ class Severstal(ImageDataModule):
         class_names: Names of the classes, by class id; Supervisely's titles must be among them. Null for
             Severstal's, or for what the titles or masks of all splits show.
         include_clean: Whether images without a defect take part; they serve only a mode without prompts.
-        augment: Whether training images are mirrored both ways and vary in brightness and contrast, at random.
+        augment: Whether training images are mirrored both ways and vary in brightness and contrast, at random. "mirror"
+            does only the former: a frozen image encoder then computes the four views of an image once, see
+            `model.feature_cache`.
         val_fraction: Share of validation where the split is seeded.
         test_fraction: Share of test where the split is seeded.
         split_seed: Seed of that split.
@@ -73,7 +75,7 @@ class Severstal(ImageDataModule):
         num_workers: int = 2,
         class_names: list[str] | None = None,
         include_clean: bool = False,
-        augment: bool = True,
+        augment: bool | Literal["mirror"] = True,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         split_seed: int = 0,
@@ -102,6 +104,11 @@ class Severstal(ImageDataModule):
             layouts = list(self._found_layouts().values())
             self._class_names = layouts[0].class_names(set().union(*(layout.labels() for layout in layouts)))
         return list(self._class_names)
+
+    @property
+    def repeats_images(self) -> bool:
+        """Whether training images are at most mirrored."""
+        return self.augment is not True
 
     @property
     def is_split_by_seed(self) -> bool:

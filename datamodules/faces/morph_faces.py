@@ -203,6 +203,11 @@ class MorphFaces(FaceDataModule):
             sampler = self._training_sampler()
             self._check_batch_size(len(sampler) * self._world_size)
 
+    @property
+    def repeats_images(self) -> bool:
+        """Whether training images are not changed at random."""
+        return self.transform is None
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out."""
         dataset = AugmentedFaces(self.faces("train"), self.img_size, self.transform)

@@ -104,6 +104,12 @@ class SegmentationDataModule(ImageDataModule, ABC):
         """Names of the classes, by class id."""
 
     @property
+    def repeats_images(self) -> bool:
+        """Whether training images are at most mirrored; crops out of larger images may still differ each time."""
+        varies = self.augment and (self.color_jitter or self.scale_range[0] != self.scale_range[1])
+        return not varies and self.outliers is None
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)

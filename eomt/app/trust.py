@@ -86,6 +86,10 @@ def _taken_from(path: Path, given: list[str]) -> tuple[dict[str, Any], list[str]
     taken["trainer"], left = _own_parts(trainer if isinstance(trainer, dict) else {})
     if given[0] == "fit" and left:
         raise _refusal(path, *next(iter(left.items())))
+    arguments = (taken.get("model") or {}).get("init_args") or {}
+    # a training does not hang on it, and whoever made the weights must not choose where files are read and written
+    if arguments.pop("feature_folder", None) is not None:
+        left["model.feature_folder"] = ""
     return taken, list(left)
 
 

@@ -212,11 +212,11 @@ class EoMT(Network):
             In training `num_blocks + 1` predictions. In evaluation only the final one and those that masked attention
             needs; there a block is masked if its probability is at least one half, so that answers are deterministic.
         """
-        tokens, grid, rope = self.encoder.embed(image)
         first = len(self.encoder.blocks) - self.num_blocks
+        (tokens, grid, rope), done = self.encoder.begin(image, first)
         probabilities = self.attn_mask_probs.tolist() if self.masked_attn_enabled else [0.0] * self.num_blocks
         predictions: list[Prediction] = []
-        for index in range(len(self.encoder.blocks)):
+        for index in range(done, len(self.encoder.blocks)):
             attn_mask = None
             if index == first:
                 tokens = torch.cat((self.q.weight.expand(len(tokens), -1, -1), tokens), dim=1)

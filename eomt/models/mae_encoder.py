@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, ViTMAEModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
 
 from eomt.errors import UserError
+from eomt.models.parts.frozen_features import weights_of
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.weights.mae import (
@@ -115,6 +116,19 @@ class MAEEncoder(RecomputingNetwork):
         in_order = torch.arange(height * width, device=image.device).expand(len(image), -1)
         return embeddings(pixels, noise=in_order, interpolate_pos_encoding=True)[0]
 
+    def begin(self, image: Tensor, most: int) -> tuple[Tensor, int]:
+        """Return the input of block k and k: everything below it is frozen, and kept as `enter` says.
+
+        Args:
+            image: Images as in `embed`.
+            most: Highest k.
+
+        Raises:
+            UserError: As in `embed`.
+        """
+        before = weights_of(self.normalize, self.model.embeddings)
+        return self.enter(image, before, list(self.model.layers)[:most], self.embed, self.run_block)
+
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Return rows and columns of patches of `image` (B, 3, H, W).
 
@@ -137,8 +151,8 @@ class MAEEncoder(RecomputingNetwork):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to normalized tokens (B, 1 + h * w, D), the class token first."""
-        tokens = self.embed(image)
-        for index in range(self.num_blocks):
+        tokens, done = self.begin(image, self.num_blocks)
+        for index in range(done, self.num_blocks):
             tokens = self.run_block(index, tokens)
         return self.norm(tokens)
 

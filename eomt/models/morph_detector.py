@@ -112,8 +112,10 @@ class MorphDetector(Network):
         Raises:
             UserError: If the images have another size.
         """
-        tokens = self.encoder.embed(image)
-        for index in range(self.encoder.num_blocks):
+        # MixStyle changes what stands behind its first block
+        fixed = self.encoder.num_blocks if self.mixstyle is None else min(self.mixstyle_blocks, default=0)
+        tokens, done = self.encoder.begin(image, fixed)
+        for index in range(done, self.encoder.num_blocks):
             tokens = self.encoder.run_block(index, tokens)
             if self.mixstyle is not None and index in self.mixstyle_blocks:
                 tokens = self.mixstyle(tokens, label)

@@ -1,15 +1,18 @@
 """The contract that every network keeps: what the rest of the package asks it."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.lora.adaptable import Adaptable
+from eomt.models.parts.frozen_features import FeatureCache, Features, is_frozen, weights_of
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.modes import evaluation_mode
 
 # constructor arguments as a configuration has them, before anything is built
 Arguments = MutableMapping[str, Any]
@@ -42,6 +45,7 @@ class Network(Adaptable):
             once the network is built.
         remakes_outputs: Whether parts behind the blocks that keep more than these are computed again, too; of no effect
             where there are none.
+        feature_cache: Where outputs of frozen parts are kept from one epoch to the next; None keeps none.
     """
 
     files: ClassVar[frozenset[str]] = frozenset({WEIGHT_FILES[0]})
@@ -50,6 +54,7 @@ class Network(Adaptable):
     class_names: list[str] | None = None
     checkpointing: bool | None = None
     remakes_outputs: bool = False
+    feature_cache: FeatureCache | None = None
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
@@ -76,6 +81,74 @@ class Network(Adaptable):
         minutes.
         """
         self.compile()
+
+    # -- frozen parts ------------------------------------------------------------------------------------------------
+
+    def frozen_features(
+        self,
+        part: str,
+        images: Tensor,
+        module: nn.Module,
+        below: Sequence[Tensor],
+        encode: Callable[[Tensor], Features],
+    ) -> Features:
+        """Return what a part computes from images: if it is frozen, without a graph and once for each image.
+
+        A frozen part is in evaluation mode even in training: dropout there would only add noise.
+
+        Args:
+            part: See `FeatureCache.features`.
+            images: Images (B, 3, H, W).
+            module: A module that holds the part, for its mode.
+            below: Weights and buffers of the part.
+            encode: Computes its outputs, each (B, ...).
+        """
+        if images.requires_grad or not is_frozen(below):
+            return encode(images)
+        cache, training = self.feature_cache, self.training
+        with torch.no_grad(), evaluation_mode(module):
+            if cache is None or not cache.is_used(training):
+                return encode(images)
+
+            def compute(indices: list[int]) -> list[Features]:
+                found = encode(images if len(indices) == len(images) else images[indices])
+                return list(zip(*(tensor.unbind() for tensor in found), strict=True))
+
+            rows = cache.features(part, images.cpu().unbind(), below, compute, training)
+            return tuple(torch.stack(tensors) for tensors in zip(*rows, strict=True))
+
+    def enter(
+        self,
+        image: Tensor,
+        before: list[Tensor],
+        blocks: Sequence[nn.Module],
+        embed: Callable[[Tensor], Tensor],
+        run_block: Callable[[int, Tensor], Tensor],
+    ) -> tuple[Tensor, int]:
+        """Return the input of block k and k: everything below it is frozen, as `frozen_features` does.
+
+        Args:
+            image: Images (B, 3, H, W).
+            before: Weights and buffers before the first block.
+            blocks: Blocks of this network that may be below.
+            embed: Computes the input of the first block.
+            run_block: Computes the output of a block from its number and input.
+        """
+        below, depth = list(before), 0
+        while is_frozen(below) and depth < len(blocks) and is_frozen(weights := weights_of(blocks[depth])):
+            below += weights
+            depth += 1
+        if not depth:
+            return embed(image), 0
+
+        def encode(images: Tensor) -> Features:
+            tokens = embed(images)
+            for index in range(depth):
+                tokens = run_block(index, tokens)
+            return (tokens,)
+
+        (tokens,) = self.frozen_features(f"{depth} blocks", image, self, below, encode)
+        return tokens, depth
 
     # -- files -------------------------------------------------------------------------------------------------------
 

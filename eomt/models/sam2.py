@@ -15,6 +15,7 @@ from transformers import Sam2Model
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.models.network import Arguments
+from eomt.models.parts.frozen_features import Features, is_frozen, weights_of
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction, pool_levels
@@ -197,14 +198,29 @@ class SAM2(RecomputingNetwork):
                 f"image: {image.shape[-2]} x {image.shape[-1]} pixels, the network takes {height} x {width}; "
                 "resize the image or set img_size"
             )
+        encoder, decoder = self.model.vision_encoder, self.model.mask_decoder
+        below = weights_of(self.normalize, encoder)
+        behind = [self.model.no_memory_embedding, *weights_of(decoder.conv_s0, decoder.conv_s1)]
+        if is_frozen(behind):
+            # a fifth as large as the levels
+            both = below + behind
+            found = self.frozen_features("features", image, encoder, both, lambda x: self._features(self._levels(x)))
+            return SAM2Features(*found)
+        return self._features(self.frozen_features("levels", image, encoder, below, self._levels))
+
+    def _levels(self, image: Tensor) -> Features:
+        """Return the levels of the image encoder, (B, D, h, w): strides 4, 8 and 16."""
         # get_image_embeddings would run under no_grad
-        stride_4, stride_8, embedding = self.model.vision_encoder(self.normalize(image)).fpn_hidden_states
+        return tuple(self.model.vision_encoder(self.normalize(image)).fpn_hidden_states)
+
+    def _features(self, levels: Features) -> SAM2Features:
+        stride_4, stride_8, embedding = levels
         decoder = self.model.mask_decoder
         return SAM2Features(
             embedding + self.model.no_memory_embedding.view(1, -1, 1, 1),
             decoder.conv_s1(stride_8),
             decoder.conv_s0(stride_4),
-            pool_levels((embedding, stride_8, stride_4)),
+            pool_levels(levels[::-1]),
         )
 
     def decode(

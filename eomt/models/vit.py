@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
 from eomt.models.network import Network, check_img_size
+from eomt.models.parts.frozen_features import weights_of
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.weights.backbone.load import WANTED, load_backbone
 from eomt.models.weights.backbone.names import Backbone
@@ -30,6 +31,8 @@ from eomt.utils.paths import PathOrName, expand_source
 
 # blocks that take an attention mask; the other blocks of timm's ViTs do not
 PLAIN_BLOCKS = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}
+# children of a timm model that do not stand before its blocks
+BEHIND = ("blocks", "norm", "fc_norm", "head_drop", "head")
 
 
 class Embedding(NamedTuple):
@@ -146,6 +149,31 @@ class ViT(Network):
         tokens = self.backbone.norm_pre(self.backbone.patch_drop(self.backbone._pos_embed(tokens)))
         return Embedding(tokens, grid, None)
 
+    def begin(self, image: Tensor, most: int) -> tuple[Embedding, int]:
+        """Return the input of block k and k: everything below it is frozen, and kept as `enter` says.
+
+        Args:
+            image: Images as in `embed`.
+            most: Highest k.
+
+        Raises:
+            UserError: As in `embed`.
+        """
+        height, width = image.shape[-2:]
+        grid = (height // self.patch_size, width // self.patch_size)
+        positions: Any = self.backbone.rope if isinstance(self.backbone, Eva) else None
+        rope = None if positions is None else positions.get_embed(shape=grid)
+        before = weights_of(self.normalize, *(m for name, m in self.backbone.named_children() if name not in BEHIND))
+        before += [*self.backbone.parameters(recurse=False), *self.backbone.buffers(recurse=False)]
+        tokens, done = self.enter(
+            image,
+            before,
+            list(self.blocks)[:most],
+            lambda images: self.embed(images).tokens,
+            lambda index, tokens: self.run_block(index, tokens, rope=rope),
+        )
+        return Embedding(tokens, grid, rope), done
+
     def run_block(
         self, index: int, tokens: Tensor, attn_mask: Tensor | None = None, rope: Tensor | None = None
     ) -> Tensor:
@@ -167,8 +195,8 @@ class ViT(Network):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to normalized patch features (B, D, h, w)."""
-        tokens, grid, rope = self.embed(image)
-        for index in range(len(self.blocks)):
+        (tokens, grid, rope), done = self.begin(image, len(self.blocks))
+        for index in range(done, len(self.blocks)):
             tokens = self.run_block(index, tokens, rope=rope)
         return self.norm(tokens)[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 

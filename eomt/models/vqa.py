@@ -15,9 +15,10 @@ from eomt.lora.config import LoRAConfig
 from eomt.lora.summary import print_lora_summary
 from eomt.models.parts.answer_heads import check_heads, make_classifier, make_type_head
 from eomt.models.parts.freezing import freeze_models
+from eomt.models.parts.frozen_features import is_frozen, weights_of
 from eomt.models.parts.gated_fusion import GatedFusion
 from eomt.models.parts.recomputing import RecomputingNetwork
-from eomt.models.parts.text_states import decoder_tokens, encoder_arguments, masked_mean, question_states
+from eomt.models.parts.text_states import decoder_tokens, encoder_arguments, kept_question_states, masked_mean
 from eomt.models.parts.text_tower import decoder_of, encoder_of, load_tokenizer_for, make_text_tower
 from eomt.models.parts.vision_lora import ALPHA, DROPOUT, RANK, vision_lora_config
 from eomt.models.parts.vision_tower import make_vision_tower
@@ -175,11 +176,6 @@ class DeterministicVQA(RecomputingNetwork):
         parts = ("vision_projection", "fusion", "classifier", "type_head")
         return tuple(name for name in parts if hasattr(self, name))
 
-    @property
-    def vision_is_frozen(self) -> bool:
-        """Whether nothing in the vision encoder is trained, so that its features of an image never change."""
-        return not any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
-
     def depth_of(self, parameter: str) -> int | None:
         """Return 0 for embeddings, i + 1 for block i of the vision encoder; None outside of it."""
         inner = parameter.removeprefix("vision_encoder.model.")
@@ -195,7 +191,7 @@ class DeterministicVQA(RecomputingNetwork):
         super().train(mode)
         towers = (self.vision_encoder, encoder_of(self.text_model), decoder_of(self.text_model))
         for tower in towers:
-            if mode and tower is not None and not any(p.requires_grad for p in tower.parameters()):
+            if mode and tower is not None and is_frozen(tower.parameters()):
                 tower.eval()
         return self
 
@@ -217,12 +213,15 @@ class DeterministicVQA(RecomputingNetwork):
     # -- answers -----------------------------------------------------------------------------------------------------
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Return patch tokens of images, (I, N, Dv).
+        """Return patch tokens of images, (I, N, Dv); those of a frozen encoder are kept in `feature_cache`.
 
         Args:
             images: RGB images, uint8 (0 to 255) or floating point (0 to 1), (I, 3, H, W).
         """
-        return self.vision_encoder(images)
+        encoder = self.vision_encoder
+        below = weights_of(encoder)
+        (tokens,) = self.frozen_features("vision encoder", images, encoder, below, lambda x: (encoder(x),))
+        return tokens
 
     def forward(
         self,
@@ -342,7 +341,8 @@ class DeterministicVQA(RecomputingNetwork):
             image_index = torch.arange(len(input_ids), device=input_ids.device)
         mask = (attention_mask != 0).long()
         vision = self.vision_projection(vision_tokens.to(self.vision_projection.weight.dtype))
-        states = question_states(encoder_of(self.text_model), input_ids, mask)
+        cache, training = self.feature_cache, self.training
+        states = kept_question_states(cache, encoder_of(self.text_model), input_ids, mask, training)
         return vision, self.fusion(states, vision, image_index), mask, image_index
 
     # -- training and files ------------------------------------------------------------------------------------------

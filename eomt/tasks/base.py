@@ -24,16 +24,16 @@ from eomt.lora.trainable import check_trainable
 from eomt.models.memory import Memory, memory_of, set_memory
 from eomt.models.network import Network
 from eomt.tasks.configuration import Configuration
+from eomt.tasks.kept_features import forget_random_images, keep_features
+from eomt.tasks.schedule import Schedule, schedule_factor
 from eomt.utils.distributed import seed_by_rank
 from eomt.utils.reading import checked
-from eomt.utils.trainer import has_step_limit, run_progress, steps_between_logs
+from eomt.utils.trainer import steps_between_logs
 from eomt.verification.audit import AuditReport, audit
 from eomt.verification.memory import first_samples
 
 # before the names of the network's tensors in a checkpoint
 NETWORK = "network."
-# of a run that only its time limits, for the learning rate
-TIME_PARTS = 10_000
 
 
 class AdaptationTask(LightningModule, ABC):
@@ -54,6 +54,11 @@ class AdaptationTask(LightningModule, ABC):
         compile: Compile the network (torch.compile); the first steps are slow then.
         memory: What is kept for the backward pass: "floor" (what a frozen network keeps), "less" or "least" (next to
             nothing, for more time), see `inspect`; None leaves the network's own `checkpointing`.
+        feature_cache: Memory in GiB, shared by the processes of a node, for outputs of frozen parts at the start of the
+            network, which are kept from one epoch to the next where images are the same again; 0 keeps none. Parts
+            without adapters are meant: an image encoder, or its blocks below `layers: last:k`.
+        feature_folder: Folder where these are also written, for other processes and later runs on the same weights and
+            images; None writes none.
 
     Attributes:
         network_class: Class of the networks that the task trains.
@@ -81,10 +86,12 @@ class AdaptationTask(LightningModule, ABC):
         head_lr: float | None = None,
         weight_decay: float = 0.05,
         layer_decay: float = 1.0,
-        schedule: Literal["cosine", "poly"] = "cosine",
+        schedule: Schedule = "cosine",
         warmup: float = 0.1,
         compile: bool = False,
         memory: Memory | None = None,
+        feature_cache: float = 4.0,
+        feature_folder: Path | None = None,
     ) -> None:
         super().__init__()
         for name in ("network_class", "monitor", "file_metrics"):
@@ -97,6 +104,7 @@ class AdaptationTask(LightningModule, ABC):
             ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
             ("layer_decay", layer_decay, 0 < layer_decay <= 1, "above 0 and at most 1"),
             ("warmup", warmup, 0 <= warmup < 1, "at least 0 and below 1"),
+            ("feature_cache", feature_cache, 0 <= feature_cache < math.inf, "at least 0"),
         ):
             if not good:
                 raise UserError(f"{name}: {shortened(str(value))}; must be {allowed}")
@@ -114,6 +122,8 @@ class AdaptationTask(LightningModule, ABC):
             set_memory(network, memory)
         if compile:
             network.compile_blocks()
+        self.feature_cache = feature_cache
+        self.feature_folder = None if feature_folder is None else Path(feature_folder).expanduser()
         self.weights: str | None = None
         self.all_figures: dict[str, float] = {}
 
@@ -247,19 +257,7 @@ class AdaptationTask(LightningModule, ABC):
                 "(enabled: false) nor trainable_modules; `validate` measures the base as it is"
             )
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        # a run that only its time limits is measured in parts of it
-        timed = not has_step_limit(self.trainer)
-        total = TIME_PARTS if timed else int(self.trainer.estimated_stepping_batches)
-        warmup = round(self.warmup * total)
-
-        def factor(step: int) -> float:
-            if timed:
-                step = int(TIME_PARTS * run_progress(self.trainer))
-            if step < warmup:
-                return (step + 1) / warmup
-            done = min(1.0, (step - warmup) / max(1, total - warmup))
-            return 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else (1 - done) ** 0.9
-
+        factor = schedule_factor(self.trainer, self.schedule, self.warmup)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -305,6 +303,7 @@ class AdaptationTask(LightningModule, ABC):
         self.trainer.precision_plugin.convert_module(self)
         if stage == "fit":
             seed_by_rank(self.global_rank)
+        keep_features(self.network, self.feature_cache, self.feature_folder, self.trainer)
 
     def on_train_start(self) -> None:
         """Set learning rates and weight decays of a resumed run to those of its configuration.
@@ -321,6 +320,10 @@ class AdaptationTask(LightningModule, ABC):
             factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
             group |= {"initial_lr": wanted["lr"], "lr": wanted["lr"] * factor, "weight_decay": wanted["weight_decay"]}
             group["name"] = wanted["name"]
+
+    def on_train_epoch_end(self) -> None:
+        """No longer keep features of training images where these differ each time."""
+        forget_random_images(self.network, self.current_epoch)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch; log it, its parts, the learning rate and the task's training metrics."""

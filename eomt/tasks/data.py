@@ -69,6 +69,10 @@ class TaskData(Protocol):
         """Whether training draws all classes equally often."""
 
     @property
+    def repeats_images(self) -> bool:
+        """Whether the same pixels can come again in a later epoch of training."""
+
+    @property
     def predict_path(self) -> Path | None:
         """Path of new images without labels to predict; None where a split is predicted."""
 

@@ -49,7 +49,8 @@ class MorphDetection(AdaptationTask):
         threshold_at: Operating point of the decision threshold: eer, the equal error rate; or macer 5, the fewest bona
             fide images rejected while at most 5 percent of the morphs pass; or bscer 5, the other way round.
         rollout: Let `predict` also draw which patches reach the class token (attention rollout).
-        **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile, memory.
+        **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile, memory,
+            feature_cache, feature_folder.
 
     Raises:
         UserError: For a value that is not allowed.

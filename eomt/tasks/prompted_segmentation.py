@@ -65,7 +65,8 @@ class PromptedSegmentation(AdaptationTask):
         dice_weight: Weight of the Dice loss.
         iou_weight: Weight of the loss of predicted IoUs.
         object_weight: Weight of the loss of object scores.
-        **training: Further arguments of AdaptationTask: lr, head_lr, schedule, warmup, compile, memory.
+        **training: Further arguments of AdaptationTask: lr, head_lr, schedule, warmup, compile, memory,
+            feature_cache, feature_folder.
 
     Raises:
         UserError: For a value that is not allowed.

@@ -83,7 +83,7 @@ class SemanticSegmentation(AdaptationTask):
             that SegmentMeIfYouCan does not evaluate; in its own 50 and 10 (obstacle track) or 500 and 100 (anomaly
             track) count.
         **training: Further arguments of AdaptationTask: lr, head_lr, weight_decay, layer_decay, schedule, warmup,
-            compile, memory.
+            compile, memory, feature_cache, feature_folder.
 
     Attributes:
         keeps_anomaly_maps: Whether steps return anomaly maps, which are large; set by who draws them.

@@ -21,7 +21,6 @@ from eomt.models.weights.vqa import TOKENIZER, longest_question, tokenizer_sourc
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.configuration import Configuration
 from eomt.tasks.data import QuestionData, TrainingAnswers, data_of
-from eomt.tasks.feature_cache import FeatureCache
 from eomt.utils.reading import checked
 
 # value of the blank image in every channel
@@ -66,9 +65,8 @@ class VisualQuestionAnswering(AdaptationTask):
         num_beams: Width of beam search, for networks that write their answers.
         max_answer_tokens: Highest number of tokens of such an answer.
         language: Language whose rules decide whether two answers are equal; None takes that of the data.
-        feature_cache: Memory in GiB for features of images. They are kept from one epoch to the next if the vision
-            encoder is frozen and has no adapters.
-        **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile, memory.
+        **training: Further arguments of AdaptationTask: head_lr, weight_decay, schedule, warmup, compile, memory,
+            feature_cache, feature_folder.
 
     Raises:
         UserError: For a value that is not allowed.
@@ -89,7 +87,6 @@ class VisualQuestionAnswering(AdaptationTask):
         num_beams: int = 1,
         max_answer_tokens: int = 16,
         language: str | None = None,
-        feature_cache: float = 4.0,
         **training: Any,
     ) -> None:
         self.check_network(network)
@@ -97,7 +94,6 @@ class VisualQuestionAnswering(AdaptationTask):
             ("type_head_weight", type_head_weight, 0),
             ("num_beams", num_beams, 1),
             ("max_answer_tokens", max_answer_tokens, 1),
-            ("feature_cache", feature_cache, 0),
         ):
             if not value >= least:
                 raise UserError(f"{name}: {value}; must be at least {least}")
@@ -114,21 +110,18 @@ class VisualQuestionAnswering(AdaptationTask):
         self.type_head_weight, self.num_beams, self.max_answer_tokens = type_head_weight, num_beams, max_answer_tokens
         self.language = language or "en"
         self.criterion, self.evaluation_criterion = AnswerLoss(label_smoothing), AnswerLoss()
-        self.cache = FeatureCache(feature_cache)
         self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
         self.val_metric, self.test_metric = VQAMetric(network.answers), VQAMetric(network.answers)
         self.blank_accuracy = MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Check the vocabulary of the weights, forget features, and count answers that are too long to be written.
+        """Check the vocabulary of the weights, and count answers that are too long to be written.
 
         Raises:
             UserError: If the weights belong to another vocabulary.
         """
         super().setup(stage)
         self.network.check_vocabulary()
-        # weights may have been changed between two runs
-        self.cache.clear()
         data = data_of(self.trainer)
         if stage == "fit" and self.network.answer_head == "generative" and isinstance(data, QuestionData):
             data.count_long_answers(self.max_answer_tokens)
@@ -253,17 +246,7 @@ class VisualQuestionAnswering(AdaptationTask):
             batch["attention_mask"],
             batch["labels"] if network.answer_head == "generative" else None,
             batch["image_index"],
-            self._kept_tokens(network, batch),
         )
-
-    def _kept_tokens(self, network: DeterministicVQA, batch: dict[str, Any]) -> Tensor | None:
-        """Return the features of the images, `(I, N, Dv)`, if they never change, else None.
-
-        Features of a copy of the network are not kept.
-        """
-        if network is not self.network or not network.vision_is_frozen:
-            return None
-        return self.cache.tokens(batch["image"], network.vision_encoder, network.encode_images)
 
     def _target(self, batch: dict[str, Any]) -> Tensor:
         return batch["labels"] if self.network.answer_head == "generative" else batch["answer_index"]
@@ -320,8 +303,7 @@ class VisualQuestionAnswering(AdaptationTask):
 
     def _tokens(self, batch: dict[str, Any]) -> Tensor:
         """Return the features of the images, `(I, N, Dv)`, to be computed once per batch."""
-        kept = self._kept_tokens(self.network, batch)
-        return self.network.encode_images(batch["image"]) if kept is None else kept
+        return self.network.encode_images(batch["image"])
 
     def _blank_tokens(self, batch: dict[str, Any]) -> Tensor:
         """Return the features of a gray image, `(1, N, Dv)`."""

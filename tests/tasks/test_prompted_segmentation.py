@@ -26,7 +26,10 @@ def make_task(prompt_free: bool = False, lora: LoRAConfig | None = None, **argum
     network = make_sam2(prompt_free=prompt_free, num_classes=len(NAMES))
     task = PromptedSegmentation(network, lora or default_lora(prompt_free), **arguments)
     trainer: Any = SimpleNamespace(
-        datamodule=SimpleNamespace(class_names=NAMES), state=SimpleNamespace(fn="test"), precision_plugin=Precision()
+        datamodule=SimpleNamespace(class_names=NAMES, repeats_images=True),
+        num_devices=1,
+        state=SimpleNamespace(fn="test"),
+        precision_plugin=Precision(),
     )
     task._trainer = trainer
     task.setup("test")

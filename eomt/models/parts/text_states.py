@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from eomt.models.parts.frozen_features import FeatureCache, Features, is_frozen, weights_of
 from eomt.utils.labels import IGNORED_TOKEN
 
 
@@ -26,6 +27,37 @@ def question_states(encoder: PreTrainedModel, input_ids: Tensor, mask: Tensor) -
         input_ids, mask = pairs.chunk(2, dim=1)
     states = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
     return states if inverse is None else states[inverse]
+
+
+def kept_question_states(
+    cache: FeatureCache | None, encoder: PreTrainedModel, input_ids: Tensor, mask: Tensor, training: bool
+) -> Tensor:
+    """Return the states of questions, (B, T, D), 0 behind the last token; those of a frozen encoder are kept.
+
+    Args:
+        cache: Where they are kept; None keeps none.
+        encoder: As in `question_states`.
+        input_ids: As there.
+        mask: As there.
+        training: Whether a training step asks.
+    """
+    below = weights_of(encoder)
+    if cache is None or not cache.is_used(training) or not is_frozen(below):
+        return question_states(encoder, input_ids, mask)
+    # how many tokens other questions of a batch have must not matter
+    lengths = [int(row.nonzero().max()) + 1 if row.any() else 0 for row in mask.cpu()]
+    pairs = torch.stack((input_ids, mask), dim=1).cpu()
+    questions = [pair[:, :length] for pair, length in zip(pairs, lengths, strict=True)]
+
+    def compute(indices: list[int]) -> list[Features]:
+        states = question_states(encoder, input_ids[indices], mask[indices])
+        return [(row[: lengths[index]],) for row, index in zip(states, indices, strict=True)]
+
+    rows = [states for (states,) in cache.features("text encoder", questions, below, compute, training)]
+    padded = rows[0].new_zeros(*input_ids.shape, rows[0].shape[-1])
+    for row, states in zip(padded, rows, strict=True):
+        row[: len(states)] = states
+    return padded
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
