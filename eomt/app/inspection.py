@@ -22,6 +22,7 @@ from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import TaskData
 from eomt.tasks.first_batch import first_supervised
+from eomt.tasks.kept_features import kept_parts
 from eomt.utils.modes import isolated_randomness
 from eomt.utils.tables import text_table
 from eomt.verification.audit import AuditReport, loaded_names, random_base_faults
@@ -286,6 +287,35 @@ def inputs_line(
         return line
     names = ", ".join([*list(kept)[:NAMED], *(["..."] if len(kept) > NAMED else [])])
     return f"{line}; kept ({_mebibytes(sum(kept.values()))} MiB an image): {names}"
+
+
+def kept_line(
+    task: AdaptationTask,
+    batch: dict[str, Any],
+    data: TaskData | None,
+    forward_context: Callable[[], AbstractContextManager[Any]],
+) -> str | None:
+    """Return a line that names the frozen parts whose outputs are kept; None where there are none.
+
+    Args:
+        task: The task, on the device of training.
+        batch: A training batch, on the same device.
+        data: Its data; None without.
+        forward_context: Makes the context of the forward pass, such as autocast.
+    """
+
+    def run() -> None:
+        with forward_context():
+            task.outputs(task.network, batch)
+
+    parts = kept_parts(task.network, run)
+    if not parts:
+        return None
+    names = ", ".join(f"{part} ({_mebibytes(size)} MiB a sample)" for part, size in parts.items())
+    if not task.feature_cache and task.feature_folder is None:
+        return f"Frozen at the start: {names}; computed each time, as feature_cache is 0"
+    line = f"Frozen at the start: {names}; kept from one epoch to the next, up to {task.feature_cache:g} GiB"
+    return line if data is None or data.repeats_images else f"{line}, of validation: training images are drawn anew"
 
 
 def _memory_text(memory: TrainingMemory) -> str:

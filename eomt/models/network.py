@@ -147,7 +147,7 @@ class Network(Adaptable):
                 tokens = run_block(index, tokens)
             return (tokens,)
 
-        (tokens,) = self.frozen_features(f"{depth} blocks", image, self, below, encode)
+        (tokens,) = self.frozen_features(f"first {depth} blocks", image, self, below, encode)
         return tokens, depth
 
     # -- files -------------------------------------------------------------------------------------------------------

@@ -204,9 +204,11 @@ class SAM2(RecomputingNetwork):
         if is_frozen(behind):
             # a fifth as large as the levels
             both = below + behind
-            found = self.frozen_features("features", image, encoder, both, lambda x: self._features(self._levels(x)))
+            found = self.frozen_features(
+                "image encoder", image, encoder, both, lambda x: self._features(self._levels(x))
+            )
             return SAM2Features(*found)
-        return self._features(self.frozen_features("levels", image, encoder, below, self._levels))
+        return self._features(self.frozen_features("levels of the image encoder", image, encoder, below, self._levels))
 
     def _levels(self, image: Tensor) -> Features:
         """Return the levels of the image encoder, (B, D, h, w): strides 4, 8 and 16."""

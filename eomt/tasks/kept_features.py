@@ -1,13 +1,17 @@
 """When outputs of frozen parts are kept: for which weights, and for which images."""
 
 import logging
+import math
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Trainer
 
 from eomt.models.network import Network
 from eomt.models.parts.frozen_features import FeatureCache
 from eomt.tasks.data import data_of
+from eomt.utils.modes import evaluation_mode
 
 log = logging.getLogger("eomt")
 
@@ -24,9 +28,25 @@ def keep_features(network: Network, limit: float, folder: Path | None, trainer: 
     cache = FeatureCache(limit / max(1, trainer.num_devices), folder)
     data = data_of(trainer)
     cache.in_training = data is None or data.repeats_images
-    for module in network.modules():
-        if isinstance(module, Network):
-            module.feature_cache = cache
+    _give(network, cache)
+
+
+@torch.no_grad()
+def kept_parts(network: Network, run: Callable[[], object]) -> dict[str, int]:
+    """Return the frozen parts at the start of a network whose outputs can be kept, with the bytes of a sample.
+
+    Args:
+        network: The network of a task.
+        run: Runs it once.
+    """
+    former, cache = network.feature_cache, FeatureCache(math.inf)
+    _give(network, cache)
+    try:
+        with evaluation_mode(network):
+            run()
+    finally:
+        _give(network, former)
+    return cache.bytes_of_parts()
 
 
 def forget_random_images(network: Network, epoch: int) -> None:
@@ -41,3 +61,9 @@ def forget_random_images(network: Network, epoch: int) -> None:
         cache.in_training = False
         cache.clear()
         log.info("Training images differ each time: features of frozen parts are kept for validation alone")
+
+
+def _give(network: Network, cache: FeatureCache | None) -> None:
+    for module in network.modules():
+        if isinstance(module, Network):
+            module.feature_cache = cache

@@ -300,3 +300,22 @@ def test_commands_that_need_data_say_so(workspace: Workspace, capsys: pytest.Cap
     for command in ("fit", "validate", "test", "predict"):
         assert f"data: null, but {command} needs data" in refusal(capsys, workspace, command, "--data", "null")
     assert not list(workspace.runs.glob("tiny_*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.augment", "false"], "kept from one epoch to the next, up to 4 GiB\n"),
+        ([], "up to 4 GiB, of validation: training images are drawn anew\n"),
+        (["--model.feature_cache", "0"], "; computed each time, as feature_cache is 0\n"),
+    ],
+)
+def test_it_says_what_is_frozen_at_the_start(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    heads = ["--model.lora_config.enabled", "false", "--model.lora_config.freeze_base_model", "true"]
+    heads += ["--model.lora_config.trainable_modules", "[q, class_head, mask_head, upscale]"]
+    assert "Frozen at the start" not in inspect(workspace, capsys)
+    output = inspect(workspace, capsys, *heads, *options)
+    assert re.search(r"^Frozen at the start: first \d+ blocks \(\d+\.\d MiB a sample\)", output, re.MULTILINE)
+    assert said in output

@@ -70,6 +70,10 @@ def folder(config: dict[str, Any], trace: Path) -> None:
     config["trainer"]["default_root_dir"] = str(trace)
 
 
+def features(config: dict[str, Any], trace: Path) -> None:
+    config["model"]["init_args"]["feature_folder"] = str(trace)
+
+
 def names_in_the_trainer(config: dict[str, Any], trace: Path) -> None:
     """Texts are names of classes, too."""
     config["trainer"] |= {"logger": "TensorBoardLogger", "profiler": "simple.Profiler", "plugins": "evil.Foo"}
@@ -215,7 +219,8 @@ def foreign(workspace: Workspace, tmp_path: Path, pattern: str, spoil: Spoil) ->
 
 @pytest.mark.parametrize(
     ("pattern", "spoil"),
-    [(FORMS[0], spoil) for spoil in (*LEFT_OUT, folder)] + [(pattern, lambda_callback) for pattern in FORMS[1:]],
+    [(FORMS[0], spoil) for spoil in (*LEFT_OUT, features, folder)]
+    + [(pattern, lambda_callback) for pattern in FORMS[1:]],
 )
 def test_what_only_adds_to_a_command_is_left_out(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: str, spoil: Spoil

@@ -56,13 +56,18 @@ class FeatureCache:
         self.folder = folder
         self.in_training = True
         self.asked = self.found = 0
-        self._stores: dict[object, _Store] = {}
+        self._stores: dict[tuple[str, object], _Store] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureCache, ()
 
     def __len__(self) -> int:
         return sum(len(store.samples) for store in self._stores.values())
+
+    def bytes_of_parts(self) -> dict[str, int]:
+        """Return the bytes that a sample of each part takes in memory, on average."""
+        kept = {part: [*map(_size, store.samples.values())] for (part, _), store in self._stores.items()}
+        return {part: sum(sizes) // len(sizes) for part, sizes in kept.items() if sizes}
 
     def clear(self) -> None:
         """Forget everything, as where weights may have changed unseen by autograd (`parameter.data`)."""
