@@ -25,8 +25,8 @@ from torch import Tensor
 
 from eomt.lora.config import LoRAConfig
 from eomt.models import SAM2, EoMT, ViT
+from eomt.models.frozen_features import FeatureCache
 from eomt.models.network import Network
-from eomt.models.parts.frozen_features import FeatureCache
 from eomt.prompts.training_prompts import PromptSampling
 from eomt.tasks import PromptedSegmentation, SemanticSegmentation
 

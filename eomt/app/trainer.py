@@ -95,8 +95,8 @@ class Trainer(lightning.pytorch.Trainer):
         context = self.precision_plugin.forward_context
         for line in inspection.memory_lines(model, batch, context, limit):
             show(line)
-        if line := inspection.kept_line(model, batch, datamodule, context):
-            show(line)
+        if kept := inspection.kept_line(model, batch, datamodule, context):
+            show(kept)
         # one synthetic image shows as much as four
         audited = first_samples(batch, 1) if datamodule is None else batch
         with context():

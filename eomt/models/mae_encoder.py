@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, ViTMAEModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
 
 from eomt.errors import UserError
-from eomt.models.parts.frozen_features import weights_of
+from eomt.models.frozen_features import weights_of
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.weights.mae import (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eomt.errors import UserError
 from eomt.lora.adaptable import Adaptable
-from eomt.models.parts.frozen_features import FeatureCache, Features, is_frozen, weights_of
+from eomt.models.frozen_features import FeatureCache, Features, is_frozen, weights_of
 from eomt.utils.hub import WEIGHT_FILES
 from eomt.utils.modes import evaluation_mode
 

@@ -14,8 +14,8 @@ from transformers import Sam2Model
 
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
+from eomt.models.frozen_features import Features, is_frozen, weights_of
 from eomt.models.network import Arguments
-from eomt.models.parts.frozen_features import Features, is_frozen, weights_of
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction, pool_levels

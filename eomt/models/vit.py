@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
+from eomt.models.frozen_features import weights_of
 from eomt.models.network import Network, check_img_size
-from eomt.models.parts.frozen_features import weights_of
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.weights.backbone.load import WANTED, load_backbone
 from eomt.models.weights.backbone.names import Backbone

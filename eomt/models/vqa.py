@@ -13,9 +13,9 @@ from eomt.lora.adapter_layer import require_merged
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.lora.summary import print_lora_summary
+from eomt.models.frozen_features import is_frozen, weights_of
 from eomt.models.parts.answer_heads import check_heads, make_classifier, make_type_head
 from eomt.models.parts.freezing import freeze_models
-from eomt.models.parts.frozen_features import is_frozen, weights_of
 from eomt.models.parts.gated_fusion import GatedFusion
 from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.parts.text_states import decoder_tokens, encoder_arguments, kept_question_states, masked_mean

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
+from eomt.models.frozen_features import FeatureCache
 from eomt.models.network import Network
-from eomt.models.parts.frozen_features import FeatureCache
 from eomt.tasks.data import data_of
 from eomt.utils.modes import evaluation_mode
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from eomt.models.parts.frozen_features import FeatureCache, Features, is_frozen, weights_of
+from eomt.models.frozen_features import FeatureCache, Features, is_frozen, weights_of
 from eomt.utils.labels import IGNORED_TOKEN
 
 

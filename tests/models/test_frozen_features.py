@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.models import MorphDetector
+from eomt.models.frozen_features import FeatureCache
 from eomt.models.mixstyle import MixStyle
 from eomt.models.network import Network
-from eomt.models.parts.frozen_features import FeatureCache
 from tests import tiny, tiny_morph, tiny_sam2, tiny_vqa
 
 FROZEN: dict[str, Any] = {"enabled": False, "freeze_base_model": True}
