@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 
 from eomt import __version__
 from eomt.errors import UserError
+from eomt.lora.adapter_layer import AdapterLayer
 from eomt.utils.files import write_file
 
 log = logging.getLogger("eomt")
 
 GIBIBYTE = 2**30
+# stands for an adapter among weights
+_SWITCHED = torch.zeros((), requires_grad=True)
 # features of one sample, without the batch dimension
 Features = tuple[Tensor, ...]
 
@@ -27,7 +31,8 @@ Features = tuple[Tensor, ...]
 class _Store:
     """Features of one part of a network in one precision, as long as its weights stay what they are."""
 
-    state: object = None
+    weights: list[Tensor] = field(default_factory=list)
+    versions: list[tuple[int, int | None]] = field(default_factory=list)
     samples: dict[bytes, Features] = field(default_factory=dict)
     # name of its folder on the disk; None until the weights are read for it
     name: str | None = None
@@ -121,11 +126,12 @@ class FeatureCache:
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         precision = autocast, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         store = self._stores.setdefault((part, precision), _Store())
-        # where they are, and how often they were written to
-        state = [(tensor.data_ptr(), tensor._version) for tensor in weights]
-        if state != store.state:
+        # which they are, where, and how often they were written to; held, so that no other can come to their place
+        versions = [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in weights]
+        same = len(weights) == len(store.weights) and all(map(operator.is_, weights, store.weights))
+        if not same or versions != store.versions:
             self.free += sum(_size(features) for features in store.samples.values())
-            store.state, store.samples, store.name = state, {}, None
+            store.weights, store.versions, store.samples, store.name = weights, versions, {}, None
         if self.folder is not None and store.name is None:
             store.name = _digest_of_weights(f"{part} {precision} {device.type} {__version__}", weights)
         return store
@@ -169,14 +175,20 @@ class FeatureCache:
         return self.folder / store.name / f"{key.hex()}.safetensors"
 
 
-def is_frozen(tensors: Iterable[Tensor]) -> bool:
-    """Return whether none of some weights is trained."""
-    return not any(tensor.requires_grad for tensor in tensors)
+def is_frozen(weights: Iterable[Tensor]) -> bool:
+    """Return whether none of the weights from `weights_of` is trained, and no adapter is among them."""
+    return not any(tensor.requires_grad for tensor in weights)
 
 
 def weights_of(*modules: nn.Module) -> list[Tensor]:
-    """Return all parameters and buffers of modules."""
-    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    """Return all parameters and buffers of modules; an adapted layer has one more, which counts as trained.
+
+    A frozen adapter may still be switched off and on, which no weight shows.
+    """
+    inner = [part for module in modules for part in module.modules()]
+    found = [tensor for part in inner for tensor in (*part._parameters.values(), *part._buffers.values())]
+    adapted = [_SWITCHED for part in inner if isinstance(part, AdapterLayer)]
+    return [tensor for tensor in (*found, *adapted) if tensor is not None]
 
 
 def _size(features: Features) -> int:

@@ -303,7 +303,9 @@ class AdaptationTask(LightningModule, ABC):
         self.trainer.precision_plugin.convert_module(self)
         if stage == "fit":
             seed_by_rank(self.global_rank)
-        keep_features(self.network, self.feature_cache, self.feature_folder, self.trainer)
+        # other commands see each image once
+        limit = self.feature_cache if stage == "fit" else 0.0
+        keep_features(self.network, limit, self.feature_folder, self.trainer)
 
     def on_train_start(self) -> None:
         """Set learning rates and weight decays of a resumed run to those of its configuration.

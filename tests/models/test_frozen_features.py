@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eomt.lora.adapter_layer import lora_layers
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.models import MorphDetector
@@ -352,3 +353,31 @@ def test_training_asks_only_where_its_images_come_again() -> None:
     assert (len(cache), cache.asked) == (0, 0)
     network.eval()(image)
     assert len(cache) == 4
+
+
+def test_a_frozen_adapter_is_never_below() -> None:
+    """It may be switched off, which no weight shows."""
+    network, image = tiny_morph.make_detector(), tiny_morph.make_image()
+    apply_lora(network, LoRAConfig(target_modules=["query"], freeze_base_model=True))
+    network.requires_grad_(False)
+    for layer in lora_layers(network).values():
+        nn.init.normal_(layer.lora_b)
+    keep(network, FeatureCache(1.0))
+    adapted = network(image).logits
+    for layer in lora_layers(network).values():
+        layer.adapter_enabled = False
+    assert not torch.equal(network(image).logits, adapted)
+
+
+def test_weights_that_take_the_place_of_others_are_not_taken_for_them() -> None:
+    network, image = frozen_detector()
+    cache = FeatureCache(1.0)
+    module = network.encoder.model.layers[0].mlp.fc1
+    for _ in range(20):
+        shape = module.weight.shape
+        del module.weight
+        module.weight = nn.Parameter(torch.randn(shape), requires_grad=False)
+        keep(network, cache)
+        found = network(image).logits
+        keep(network, None)
+        equal([found], [network(image).logits])

@@ -9,6 +9,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from eomt.models.frozen_features import FeatureCache, Features, is_frozen, weights_of
 from eomt.utils.labels import IGNORED_TOKEN
+from eomt.utils.modes import evaluation_mode
 
 
 def question_states(encoder: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def question_states(encoder: PreTrainedModel, input_ids: Tensor, mask: Tensor) -
 def kept_question_states(
     cache: FeatureCache | None, encoder: PreTrainedModel, input_ids: Tensor, mask: Tensor, training: bool
 ) -> Tensor:
-    """Return the states of questions, (B, T, D), 0 behind the last token; those of a frozen encoder are kept.
+    """Return the states of questions, (B, T, D); a frozen encoder computes them without a graph, and once if kept.
 
     Args:
         cache: Where they are kept; None keeps none.
@@ -42,8 +43,22 @@ def kept_question_states(
         training: Whether a training step asks.
     """
     below = weights_of(encoder)
-    if cache is None or not cache.is_used(training) or not is_frozen(below):
+    if not is_frozen(below):
         return question_states(encoder, input_ids, mask)
+    with torch.no_grad(), evaluation_mode(encoder):
+        if cache is None or not cache.is_used(training):
+            return question_states(encoder, input_ids, mask)
+        return _kept_states(cache, encoder, input_ids, mask, below, training)
+
+
+def _kept_states(
+    cache: FeatureCache,
+    encoder: PreTrainedModel,
+    input_ids: Tensor,
+    mask: Tensor,
+    below: list[Tensor],
+    training: bool,
+) -> Tensor:
     # how many tokens other questions of a batch have must not matter
     lengths = [int(row.nonzero().max()) + 1 if row.any() else 0 for row in mask.cpu()]
     pairs = torch.stack((input_ids, mask), dim=1).cpu()
