@@ -17,6 +17,7 @@ from eomt.lora.config import LoRAConfig
 from eomt.models.network import Arguments
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
+from eomt.models.parts.sam2_encoder import pyramid, use_lean_blocks
 from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction, pool_levels
 from eomt.models.weights.sam2.config import (
     SIZES,
@@ -198,13 +199,15 @@ class SAM2(RecomputingNetwork):
                 "resize the image or set img_size"
             )
         # get_image_embeddings would run under no_grad
-        stride_4, stride_8, embedding = self.model.vision_encoder(self.normalize(image)).fpn_hidden_states
+        encoder = self.model.vision_encoder
+        states = encoder.backbone(self.normalize(image)).intermediate_hidden_states
+        stride_4, stride_8, embedding = pyramid(encoder.neck, states)[: encoder.num_feature_levels]
         decoder = self.model.mask_decoder
         return SAM2Features(
             embedding + self.model.no_memory_embedding.view(1, -1, 1, 1),
             decoder.conv_s1(stride_8),
             decoder.conv_s0(stride_4),
-            pool_levels((embedding, stride_8, stride_4)),
+            pool_levels((embedding, stride_8, stride_4)) if self.prompt_free else embedding.new_empty(len(image), 0),
         )
 
     def decode(
@@ -378,9 +381,10 @@ def _make_model(weights: SAM2Weights | None, size: str) -> Sam2Model:
             nn.init.trunc_normal_(model.no_memory_embedding, std=0.02)
             # both hold the same matrix in all trained weights
             model.get_buffer(POSITIONS_TWICE[0]).copy_(model.get_buffer(POSITIONS_TWICE[1]))
-        return model
-    with torch.device("meta"):
-        model = Sam2Model(weights.config)
-    model.load_state_dict(weights.state, assign=True)
-    mark_loaded(model, weights.state)
+    else:
+        with torch.device("meta"):
+            model = Sam2Model(weights.config)
+        model.load_state_dict(weights.state, assign=True)
+        mark_loaded(model, weights.state)
+    use_lean_blocks(model.vision_encoder.backbone)
     return model

@@ -1,0 +1,161 @@
+"""The image encoder of SAM 2 (Hiera, Ryali et al., arXiv:2306.00989) with transformers' weights, without what it wastes.
+
+transformers pads the input of a window attention, so that its projections run over the padding too, and computes
+another attention whose result it does not use. Its neck makes positions that only the memory of the video model needs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleBlock, Sam2VisionNeck
+
+from eomt.lora.product import is_transformed
+
+
+class HieraBlock(GradientCheckpointingLayer):
+    """A block of Hiera: attention inside of windows, or of everything, and an MLP.
+
+    A window at the edge may reach beyond the map. There query, key and value of a padded place are those of a zero,
+    which is the bias. So the map is padded behind the projection, and cropped before the next one.
+
+    Args:
+        block: transformers' block, whose modules become those of this one, under the same names.
+    """
+
+    def __init__(self, block: Sam2MultiScaleBlock) -> None:
+        super().__init__()
+        self.layer_norm1, self.attn, self.layer_norm2, self.mlp = (
+            block.layer_norm1,
+            block.attn,
+            block.layer_norm2,
+            block.mlp,
+        )
+        self.proj = block.proj if block.dim != block.dim_out else None
+        self.window_size = block.window_size
+        self.query_stride = block.query_stride
+        self.train(block.training)
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        """Return what follows from a map, (B, H, W, D); D may grow while H and W shrink."""
+        normalized = self.layer_norm1(hidden_states)
+        shortcut = hidden_states if self.proj is None else self._pooled(self.proj(normalized))
+        hidden_states = shortcut + self._attend(normalized)
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        window = (self.window_size, self.window_size) if self.window_size else (height, width)
+        heads = self.attn.num_attention_heads
+        query, key, value = split_windows(self.attn.qkv(x), self.attn.qkv.bias, window)
+        query = self._pooled(query)
+        rows, columns = query.shape[1:3]
+        attended = F.scaled_dot_product_attention(
+            *(part.flatten(1, 2).unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+        )
+        stride = window[0] // rows
+        attended = attended.transpose(1, 2).reshape(-1, rows, columns, query.shape[-1])
+        return self.attn.proj(join_windows(attended, (height // stride, width // stride)))
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """Return maxima of places, (B, H', W', D), of a map, (B, H, W, D); the map where nothing is pooled."""
+        if self.query_stride is None:
+            return x
+        return F.max_pool2d(x.permute(0, 3, 1, 2), self.query_stride).permute(0, 2, 3, 1)
+
+
+def split_windows(qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return query, key and value of windows, (B windows, h, w, D) each, from those of a map.
+
+    Args:
+        qkv: (B, H, W, 3 D).
+        bias: What places beyond the map have, (3 D,).
+        window: Height and width, (h, w).
+    """
+    if is_transformed():
+        return _split(qkv, bias, window)
+    return Windows.apply(qkv, bias, window)
+
+
+class Windows(torch.autograd.Function):
+    """The operation of `split_windows`, whose gradients go to their places in one pass over them."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value."""
+        ctx.shape, ctx.bias_dtype = qkv.shape, bias.dtype
+        return _split(qkv, bias, window)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return the gradients of the map and of the bias."""
+        batch, height, width, channels = ctx.shape
+        rows, columns = grads[0].shape[1:3]
+        down, across = -(-height // rows), -(-width // columns)
+        whole = grads[0].new_empty(batch, down, rows, across, columns, 3, channels // 3)
+        for place, grad in enumerate(grads):
+            windows = grad.reshape(batch, down, across, rows, columns, -1)
+            whole[..., place, :] = windows.transpose(2, 3)
+        whole = whole.view(batch, down * rows, across * columns, channels)
+        inside = whole[:, :height, :width]
+        grad_bias = None
+        if ctx.needs_input_grad[1]:
+            beyond = whole.sum((0, 1, 2)) - inside.sum((0, 1, 2))
+            grad_bias = beyond.to(ctx.bias_dtype)
+        return inside, grad_bias, None
+
+
+def _split(qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    batch, height, width, channels = qkv.shape
+    rows, columns = window
+    down, across = -(-height // rows), -(-width // columns)
+    if (down * rows, across * columns) != (height, width):
+        padded = bias.to(qkv.dtype).repeat(batch, down * rows, across * columns, 1)
+        padded[:, :height, :width] = qkv
+        qkv = padded
+    windows = qkv.view(batch, down, rows, across, columns, channels).transpose(2, 3)
+    query, key, value = windows.reshape(-1, rows, columns, channels).chunk(3, -1)
+    return query, key, value
+
+
+def join_windows(windows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a map, (B, H, W, D), of its windows, (B windows, h, w, D), without what lies beyond it.
+
+    Args:
+        windows: Of all maps, row by row.
+        size: Height and width of a map.
+    """
+    height, width = size
+    rows, columns = windows.shape[1:3]
+    down, across = -(-height // rows), -(-width // columns)
+    windows = windows.view(-1, down, across, rows, columns, windows.shape[-1]).transpose(2, 3)
+    return windows.reshape(-1, down * rows, across * columns, windows.shape[-1])[:, :height, :width]
+
+
+def pyramid(neck: Sam2VisionNeck, states: Sequence[Tensor]) -> list[Tensor]:
+    """Return feature maps of all levels, (B, D, h, w) each, from the finest to the coarsest.
+
+    Args:
+        neck: transformers' neck.
+        states: What the stages of the encoder return, (B, h, w, D') each, from the finest to the coarsest.
+    """
+    levels: list[Tensor] = []
+    # from the coarsest, which is added to the next ones; convolutions are listed in this order
+    for index, (convolution, state) in enumerate(zip(neck.convs, reversed(states), strict=True)):
+        level = convolution(state.permute(0, 3, 1, 2))
+        if levels and len(states) - 1 - index in neck.fpn_top_down_levels:
+            level = level + F.interpolate(levels[-1].float(), scale_factor=2.0, mode="nearest").to(level.dtype)
+        levels.append(level)
+    return levels[::-1]
+
+
+def use_lean_blocks(backbone: nn.Module) -> None:
+    """Put a `HieraBlock` in the place of each of transformers' blocks; names of parameters stay."""
+    blocks = backbone.blocks
+    assert isinstance(blocks, nn.ModuleList)
+    for index, block in enumerate(blocks):
+        assert isinstance(block, Sam2MultiScaleBlock)
+        blocks[index] = HieraBlock(block)
