@@ -17,7 +17,8 @@ from eomt.lora.config import LoRAConfig
 from eomt.models.network import Arguments
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
-from eomt.models.parts.sam2_encoder import pyramid, use_lean_blocks
+from eomt.models.parts.sam2_decoder import predict_masks, use_remade_sums
+from eomt.models.parts.sam2_encoder import pyramid, stages, use_lean_blocks
 from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction, pool_levels
 from eomt.models.weights.sam2.config import (
     SIZES,
@@ -200,7 +201,7 @@ class SAM2(RecomputingNetwork):
             )
         # get_image_embeddings would run under no_grad
         encoder = self.model.vision_encoder
-        states = encoder.backbone(self.normalize(image)).intermediate_hidden_states
+        states = stages(encoder.backbone, self.normalize(image))
         stride_4, stride_8, embedding = pyramid(encoder.neck, states)[: encoder.num_feature_levels]
         decoder = self.model.mask_decoder
         return SAM2Features(
@@ -243,14 +244,11 @@ class SAM2(RecomputingNetwork):
         if boxes is not None:
             boxes = self._for_prompt_encoder(boxes.unflatten(-1, (2, 2))).flatten(-2)
         if masks is not None:
-            # the decoder takes one mask prompt per image, so that every object gets a copy of the image
-            features = SAM2Features(*(level.repeat_interleave(count, dim=0) for level in features))
-            points, labels, boxes = (None if p is None else p.flatten(0, 1)[:, None] for p in (points, labels, boxes))
             masks = masks.flatten(0, 1).to(self.model.prompt_encoder.no_mask_embed.weight.dtype)
         # bf16 would round coordinates to 4 of 1024 pixels
         with torch.autocast(features.embedding.device.type, enabled=False):
             sparse, dense = self.model.prompt_encoder(points, labels, boxes, masks)
-        return self._decode(features, sparse, dense, multimask, (batch, count))
+        return self._decode(features, sparse, dense.unflatten(0, (batch, -1)), multimask)
 
     def decode_classes(self, features: SAM2Features) -> SAM2Prediction:
         """Return one mask for each class, from the class prompts: N is the number of classes, M is 1.
@@ -260,10 +258,9 @@ class SAM2(RecomputingNetwork):
         """
         assert self.class_prompts is not None, "needs prompt_free=True"
         assert self.presence is not None
-        batch, count = len(features.embedding), self.class_prompts.num_embeddings
-        sparse = self.class_tokens().expand(batch, -1, -1, -1)
+        sparse = self.class_tokens().expand(len(features.embedding), -1, -1, -1)
         _, dense = self.model.prompt_encoder(None, None, None, None)
-        prediction = self._decode(features, sparse, dense, False, (batch, count))
+        prediction = self._decode(features, sparse, dense[None], False)
         pooled = F.layer_norm(features.pooled, features.pooled.shape[-1:])
         return prediction._replace(object_logits=self.presence(pooled)[..., None].float())
 
@@ -290,26 +287,12 @@ class SAM2(RecomputingNetwork):
         """Return masks for images (B, 3, H, W): `encode` and then `decode`, with their arguments."""
         return self.decode(self.encode(image), points, labels, boxes, masks, multimask)
 
-    def _decode(
-        self, features: SAM2Features, sparse: Tensor, dense: Tensor, multimask: bool, shape: tuple[int, int]
-    ) -> SAM2Prediction:
-        """Return masks of shape (B, N) from prompts: sparse (B', N', T, D), dense (B' or 1, D, h, w), B' N' = B N.
-
-        B' is the number of images in `features`.
-        """
+    def _decode(self, features: SAM2Features, sparse: Tensor, dense: Tensor, multimask: bool) -> SAM2Prediction:
+        """Return masks of prompts: sparse (B, N, T, D), dense (B, N, D, h, w) or with 1 for B or N."""
         with torch.autocast(sparse.device.type, enabled=False):
             positions = self.model.get_image_wide_positional_embeddings()  # (1, D, h, w)
-        mask_logits, iou_scores, _, object_logits = self.model.mask_decoder(
-            image_embeddings=features.embedding,
-            image_positional_embeddings=positions.expand(len(features.embedding), -1, -1, -1),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask,
-            high_resolution_features=[features.stride_4, features.stride_8],
-        )
-        return SAM2Prediction(
-            *(x.float().reshape(*shape, *x.shape[2:]) for x in (mask_logits, iou_scores, object_logits))
-        )
+        prediction = predict_masks(self.model.mask_decoder, features, positions, sparse, dense, multimask)
+        return SAM2Prediction(*(part.float() for part in prediction))
 
     def _for_prompt_encoder(self, coordinates: Tensor) -> Tensor:
         """Return coordinates (..., 2) in pixels as if the image were square, as the prompt encoder expects."""
@@ -387,4 +370,5 @@ def _make_model(weights: SAM2Weights | None, size: str) -> Sam2Model:
         model.load_state_dict(weights.state, assign=True)
         mark_loaded(model, weights.state)
     use_lean_blocks(model.vision_encoder.backbone)
+    use_remade_sums(model.mask_decoder.transformer)
     return model

@@ -1,17 +1,18 @@
 """The image encoder of SAM 2 (Hiera, Ryali et al., arXiv:2306.00989) with transformers' weights, without what it wastes.
 
 transformers pads the input of a window attention, so that its projections run over the padding too, and computes
-another attention whose result it does not use. Its neck makes positions that only the memory of the video model needs.
+another attention whose result it does not use. It cuts maps into windows and joins them again in every block, and its
+neck makes positions that only the memory of the video model needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleBlock, Sam2VisionNeck
+from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel, Sam2MultiScaleBlock, Sam2VisionNeck
 
 from eomt.lora.product import is_transformed
 
@@ -86,39 +87,53 @@ class Windows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value."""
-        ctx.shape, ctx.bias_dtype = qkv.shape, bias.dtype
+        ctx.shape, ctx.window, ctx.bias_dtype = qkv.shape, window, bias.dtype
         return _split(qkv, bias, window)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Return the gradients of the map and of the bias."""
         batch, height, width, channels = ctx.shape
-        rows, columns = grads[0].shape[1:3]
-        down, across = -(-height // rows), -(-width // columns)
-        whole = grads[0].new_empty(batch, down, rows, across, columns, 3, channels // 3)
+        whole = grads[0].new_empty(batch, height, width, 3, channels // 3)
+        beyond = torch.zeros(3, channels // 3, dtype=ctx.bias_dtype, device=whole.device)
         for place, grad in enumerate(grads):
-            windows = grad.reshape(batch, down, across, rows, columns, -1)
-            whole[..., place, :] = windows.transpose(2, 3)
-        whole = whole.view(batch, down * rows, across * columns, channels)
-        inside = whole[:, :height, :width]
-        grad_bias = None
-        if ctx.needs_input_grad[1]:
-            beyond = whole.sum((0, 1, 2)) - inside.sum((0, 1, 2))
-            grad_bias = beyond.to(ctx.bias_dtype)
-        return inside, grad_bias, None
+            windows = by_place(grad, (height, width))
+            for (down, across), (rows, columns) in places((height, width), ctx.window):
+                window = windows[:, down.start // ctx.window[0], across.start // ctx.window[1]]
+                whole[:, down, across, place] = window[:, :rows, :columns]
+                if ctx.needs_input_grad[1]:
+                    beyond[place] += window[:, rows:].sum((0, 1, 2)) + window[:, :rows, columns:].sum((0, 1, 2))
+        return whole.view(ctx.shape), beyond.flatten() if ctx.needs_input_grad[1] else None, None
 
 
 def _split(qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     batch, height, width, channels = qkv.shape
-    rows, columns = window
-    down, across = -(-height // rows), -(-width // columns)
-    if (down * rows, across * columns) != (height, width):
-        padded = bias.to(qkv.dtype).repeat(batch, down * rows, across * columns, 1)
-        padded[:, :height, :width] = qkv
-        qkv = padded
-    windows = qkv.view(batch, down, rows, across, columns, channels).transpose(2, 3)
-    query, key, value = windows.reshape(-1, rows, columns, channels).chunk(3, -1)
+    if (height, width) != window:
+        count = -(-height // window[0]) * -(-width // window[1])
+        found = qkv.new_empty(batch * count, *window, channels)
+        windows = by_place(found, (height, width))
+        for (down, across), (rows, columns) in places((height, width), window):
+            into = windows[:, down.start // window[0], across.start // window[1]]
+            into[:, :rows, :columns] = qkv[:, down, across]
+            into[:, rows:] = into[:, :rows, columns:] = bias
+        qkv = found
+    query, key, value = qkv.chunk(3, -1)
     return query, key, value
+
+
+def by_place(windows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return windows, (B windows, h, w, D), by their place in a map of height and width `size`, (B, down, across, ...).
+    """
+    rows, columns = windows.shape[1:3]
+    return windows.unflatten(0, (-1, -(-size[0] // rows), -(-size[1] // columns)))
+
+
+def places(size: tuple[int, int], window: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple[int, int]]]:
+    """Yield where each window lies in a map of height and width `size`, and its height and width inside of the map."""
+    for top in range(0, size[0], window[0]):
+        for left in range(0, size[1], window[1]):
+            bottom, right = min(top + window[0], size[0]), min(left + window[1], size[1])
+            yield (slice(top, bottom), slice(left, right)), (bottom - top, right - left)
 
 
 def join_windows(windows: Tensor, size: tuple[int, int]) -> Tensor:
@@ -130,9 +145,49 @@ def join_windows(windows: Tensor, size: tuple[int, int]) -> Tensor:
     """
     height, width = size
     rows, columns = windows.shape[1:3]
+    if (rows, columns) == size:
+        return windows
     down, across = -(-height // rows), -(-width // columns)
-    windows = windows.view(-1, down, across, rows, columns, windows.shape[-1]).transpose(2, 3)
+    windows = windows.reshape(-1, down, across, rows, columns, windows.shape[-1]).transpose(2, 3)
     return windows.reshape(-1, down * rows, across * columns, windows.shape[-1])[:, :height, :width]
+
+
+def stages(backbone: Sam2HieraDetModel, pixels: Tensor) -> list[Tensor]:
+    """Return what the stages of the encoder return, (B, h, w, D) each, from the finest to the coarsest.
+
+    Outside of attention a block treats each place by itself. So where windows cover a map, they stay maps of their own
+    from block to block, until a block has others.
+
+    Args:
+        backbone: With a `HieraBlock` in each place.
+        pixels: Normalized images, (B, 3, H, W).
+    """
+    x = backbone.patch_embed(pixels)
+    x = x + backbone._get_pos_embed(x.shape[1:3])
+    size = (x.shape[1], x.shape[2])
+    states = []
+    for index, block in enumerate(backbone.blocks):
+        assert isinstance(block, HieraBlock)
+        window = block.window_size
+        covers = bool(window) and size[0] % window == 0 and size[1] % window == 0
+        layout = (window, window) if covers else size
+        if layout != tuple(x.shape[1:3]):
+            x = cut(join_windows(x, size), layout)
+        before = x.shape[1]
+        x = block(x)
+        stride = before // x.shape[1]
+        size = (size[0] // stride, size[1] // stride)
+        if index in backbone.stage_ends:
+            states.append(join_windows(x, size))
+    return states
+
+
+def cut(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Return windows, (B windows, h, w, D), that cover a map, (B, H, W, D), without a rest."""
+    batch, height, width, channels = x.shape
+    rows, columns = window
+    windows = x.reshape(batch, height // rows, rows, width // columns, columns, channels).transpose(2, 3)
+    return windows.reshape(-1, rows, columns, channels)
 
 
 def pyramid(neck: Sam2VisionNeck, states: Sequence[Tensor]) -> list[Tensor]:
@@ -152,10 +207,8 @@ def pyramid(neck: Sam2VisionNeck, states: Sequence[Tensor]) -> list[Tensor]:
     return levels[::-1]
 
 
-def use_lean_blocks(backbone: nn.Module) -> None:
+def use_lean_blocks(backbone: Sam2HieraDetModel) -> None:
     """Put a `HieraBlock` in the place of each of transformers' blocks; names of parameters stay."""
-    blocks = backbone.blocks
-    assert isinstance(blocks, nn.ModuleList)
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(backbone.blocks):
         assert isinstance(block, Sam2MultiScaleBlock)
-        blocks[index] = HieraBlock(block)
+        backbone.blocks[index] = HieraBlock(block)
