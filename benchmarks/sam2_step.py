@@ -1,4 +1,4 @@
-"""The cost of a training step of SAM 2, against transformers with PEFT. `python -m benchmarks.sam2_step [ROUNDS [SIDE]]`.
+"""A training step of SAM 2 against transformers with PEFT. `python -m benchmarks.sam2_step [ROUNDS [SIDE]]`.
 
 A SAM 2 of the tiny size (Hiera-T) with random weights is written in Hugging Face's layout, and opened as transformers'
 `Sam2Model`. First the answers of both to the same boxes are compared, and their losses. Then both train LoRA of rank 8
@@ -7,14 +7,14 @@ at batch 2, one box an image, fp32, one thread, on images of SIDE pixels (256):
 - encoder and decoder: attention and MLP of every block of the image encoder, and attention of the mask decoder.
 - decoder alone: attention of the mask decoder.
 
-A step is forward, loss and backward, without the optimizer. The loss is the same: focal, Dice, predicted IoU and object
-score at the size of the image. transformers has none for SAM 2, so that its masks get it in plain operations; its images
-are normalized before, which is not timed.
+A step is forward, loss and backward, without the optimizer. The loss is the same: focal, Dice, predicted IoU and
+object score at the size of the image. transformers has none for SAM 2, so that its masks get it in plain operations;
+its images are normalized before, which is not timed.
 
 Time is CPU time of the process, which other processes on the machine disturb less than wall-clock time. Both networks
 take turns in every round, so that both see the same disturbances. Each turn has two runs, of which the second is timed.
-Kept memory is read from the graph, each storage once, without parameters and buffers. The floor is what the same network
-keeps when it is frozen and the gradient goes to the image.
+Kept memory is read from the graph, each storage once, without parameters and buffers. The floor is what a step takes
+and keeps where the network is frozen and the gradient goes to the image.
 """
 
 import copy

@@ -1,8 +1,8 @@
 """Sums before adapted layers, such as queries plus their positions, that are made again in the backward pass.
 
-A sum keeps neither of its parts, so that the graph behind it does not say what it is made of, and an adapted layer would
-keep it. Where one part can be made again, and the other is kept for long, as positions are for a whole network, the sum
-can be made again, too.
+A sum keeps neither of its parts, so that the graph behind it does not say what it is made of, and an adapted layer
+would keep it. Where one part can be made again, and the other is kept anyway, as positions are for a whole network, the
+sum can be made again, too.
 """
 
 from collections.abc import Callable

@@ -18,8 +18,8 @@ from eomt.models.network import Arguments
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
 from eomt.models.parts.sam2_decoder import predict_masks, use_remade_sums
-from eomt.models.parts.sam2_encoder import pyramid, stages, use_lean_blocks
-from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction, pool_levels
+from eomt.models.parts.sam2_encoder import features_of, stages, use_lean_blocks
+from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction
 from eomt.models.weights.sam2.config import (
     SIZES,
     as_pair,
@@ -200,16 +200,8 @@ class SAM2(RecomputingNetwork):
                 "resize the image or set img_size"
             )
         # get_image_embeddings would run under no_grad
-        encoder = self.model.vision_encoder
-        states = stages(encoder.backbone, self.normalize(image))
-        stride_4, stride_8, embedding = pyramid(encoder.neck, states)[: encoder.num_feature_levels]
-        decoder = self.model.mask_decoder
-        return SAM2Features(
-            embedding + self.model.no_memory_embedding.view(1, -1, 1, 1),
-            decoder.conv_s1(stride_8),
-            decoder.conv_s0(stride_4),
-            pool_levels((embedding, stride_8, stride_4)) if self.prompt_free else embedding.new_empty(len(image), 0),
-        )
+        found = stages(self.model.vision_encoder.backbone, self.normalize(image))
+        return features_of(self.model, found, pools=self.prompt_free)
 
     def decode(
         self,

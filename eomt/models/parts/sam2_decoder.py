@@ -1,6 +1,6 @@
 """The mask decoder of SAM 2 (arXiv:2408.00714) with transformers' weights: only the masks that are asked for.
 
-transformers computes all four masks and keeps what it enlarges; images are copied for each of their prompts.
+transformers computes all four masks, and copies fine features for each prompt; its sums are kept by adapted layers.
 """
 
 from typing import Any, cast
@@ -90,9 +90,9 @@ def predict_masks(
     height, width = features.embedding.shape[-2:]
     own = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(batch, count, -1, -1), sparse], 2).to(own.dtype)
-    image = (features.embedding[:, None] + dense).expand(-1, count, -1, -1, -1)
-    image = image.flatten(0, 1).flatten(2).transpose(1, 2)[:, None]  # (B N, 1, h w, D)
-    positions = positions.flatten(2).transpose(1, 2)[:, None]  # (1, 1, h w, D)
+    image = as_tokens(features.embedding)[:, None] + as_tokens(dense)
+    image = image.expand(batch, count, -1, -1).reshape(batch * count, 1, height * width, -1)
+    positions = as_tokens(positions)[:, None]  # (1, 1, h w, D)
     tokens, image = transform(decoder.transformer, tokens, image, positions)
 
     chosen = slice(1, None) if multimask else slice(0, 1)
@@ -108,6 +108,11 @@ def predict_masks(
         decoder.iou_prediction_head(tokens[:, :, IOU_TOKEN])[:, :, chosen],
         decoder.pred_obj_score_head(tokens[:, :, OBJECT_TOKEN]),
     )
+
+
+def as_tokens(maps: Tensor) -> Tensor:
+    """Return maps, (..., D, h, w), as tokens, (..., h w, D)."""
+    return maps.flatten(-2).transpose(-1, -2)
 
 
 def transform(

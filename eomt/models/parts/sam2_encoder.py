@@ -1,4 +1,4 @@
-"""The image encoder of SAM 2 (Hiera, Ryali et al., arXiv:2306.00989) with transformers' weights, without what it wastes.
+"""The image encoder of SAM 2 (Hiera, Ryali et al., arXiv:2306.00989) with transformers' weights and less to do.
 
 transformers pads the input of a window attention, so that its projections run over the padding too, and computes
 another attention whose result it does not use. It cuts maps into windows and joins them again in every block, and its
@@ -6,15 +6,17 @@ neck makes positions that only the memory of the video model needs.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Sam2Model
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel, Sam2MultiScaleBlock, Sam2VisionNeck
+from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel, Sam2MultiScaleBlock
 
 from eomt.lora.product import is_transformed
+from eomt.models.parts.sam2_outputs import SAM2Features, pool_levels
 
 
 class HieraBlock(GradientCheckpointingLayer):
@@ -122,8 +124,7 @@ def _split(qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[Tensor, 
 
 
 def by_place(windows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return windows, (B windows, h, w, D), by their place in a map of height and width `size`, (B, down, across, ...).
-    """
+    """Return windows, (B windows, h, w, D), by their place in a map of (height, width), (B, down, across, h, w, D)."""
     rows, columns = windows.shape[1:3]
     return windows.unflatten(0, (-1, -(-size[0] // rows), -(-size[1] // columns)))
 
@@ -152,8 +153,15 @@ def join_windows(windows: Tensor, size: tuple[int, int]) -> Tensor:
     return windows.reshape(-1, down * rows, across * columns, windows.shape[-1])[:, :height, :width]
 
 
-def stages(backbone: Sam2HieraDetModel, pixels: Tensor) -> list[Tensor]:
-    """Return what the stages of the encoder return, (B, h, w, D) each, from the finest to the coarsest.
+class Stage(NamedTuple):
+    """What a stage of the encoder returns."""
+
+    windows: Tensor  # of the map, (B windows, h', w', D); the map itself, (B, h, w, D), where there are none
+    size: tuple[int, int]  # of the map, (h, w)
+
+
+def stages(backbone: Sam2HieraDetModel, pixels: Tensor) -> list[Stage]:
+    """Return what the stages of the encoder return, from the finest to the coarsest.
 
     Outside of attention a block treats each place by itself. So where windows cover a map, they stay maps of their own
     from block to block, until a block has others.
@@ -165,7 +173,7 @@ def stages(backbone: Sam2HieraDetModel, pixels: Tensor) -> list[Tensor]:
     x = backbone.patch_embed(pixels)
     x = x + backbone._get_pos_embed(x.shape[1:3])
     size = (x.shape[1], x.shape[2])
-    states = []
+    found = []
     for index, block in enumerate(backbone.blocks):
         assert isinstance(block, HieraBlock)
         window = block.window_size
@@ -178,8 +186,8 @@ def stages(backbone: Sam2HieraDetModel, pixels: Tensor) -> list[Tensor]:
         stride = before // x.shape[1]
         size = (size[0] // stride, size[1] // stride)
         if index in backbone.stage_ends:
-            states.append(join_windows(x, size))
-    return states
+            found.append(Stage(x, size))
+    return found
 
 
 def cut(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -190,21 +198,73 @@ def cut(x: Tensor, window: tuple[int, int]) -> Tensor:
     return windows.reshape(-1, rows, columns, channels)
 
 
-def pyramid(neck: Sam2VisionNeck, states: Sequence[Tensor]) -> list[Tensor]:
-    """Return feature maps of all levels, (B, D, h, w) each, from the finest to the coarsest.
+def features_of(model: Sam2Model, found: Sequence[Stage], pools: bool) -> SAM2Features:
+    """Return what the decoder needs of images.
 
     Args:
-        neck: transformers' neck.
-        states: What the stages of the encoder return, (B, h, w, D') each, from the finest to the coarsest.
+        model: With neck and decoder.
+        found: The stages of the encoder.
+        pools: Also return `pooled`, for which the neck's levels must be there; else those that the decoder reads
+            through another convolution are not: the two are computed as one.
     """
-    levels: list[Tensor] = []
-    # from the coarsest, which is added to the next ones; convolutions are listed in this order
-    for index, (convolution, state) in enumerate(zip(neck.convs, reversed(states), strict=True)):
-        level = convolution(state.permute(0, 3, 1, 2))
-        if levels and len(states) - 1 - index in neck.fpn_top_down_levels:
-            level = level + F.interpolate(levels[-1].float(), scale_factor=2.0, mode="nearest").to(level.dtype)
-        levels.append(level)
-    return levels[::-1]
+    neck, decoder = model.vision_encoder.neck, model.mask_decoder
+    last = len(found) - 1
+    heads = {0: decoder.conv_s0, 1: decoder.conv_s1}
+    levels: dict[int, Stage] = {}
+    fine: dict[int, Tensor] = {}
+    # from the coarsest, which is added to the next ones; the neck's convolutions are in this order, too
+    for index in range(last, -1, -1):
+        convolution, is_sum = neck.convs[last - index], index in neck.fpn_top_down_levels and index < last
+        if index in heads and not is_sum and not pools:
+            fine[index] = as_map(one_after_another(convolution, heads[index], found[index]))
+            continue
+        level = at_each_place(convolution, found[index])
+        if is_sum:
+            above = F.interpolate(as_map(levels[index + 1]).float(), scale_factor=2.0, mode="nearest")
+            level = Stage(joined(level) + above.permute(0, 2, 3, 1).to(level.windows.dtype), level.size)
+        levels[index] = level
+        if index in heads:
+            fine[index] = as_map(at_each_place(heads[index], level))
+    embedding = as_map(levels[2])
+    pooled = pool_levels([as_map(levels[index]) for index in (2, 1, 0)]) if pools else embedding.new_empty(0)
+    return SAM2Features(
+        embedding + model.no_memory_embedding.view(1, -1, 1, 1),
+        fine[1],
+        fine[0],
+        pooled.view(len(embedding), -1),
+    )
+
+
+def one_after_another(first: nn.Module, second: nn.Module, stage: Stage) -> Stage:
+    """Return what two convolutions make of a stage; as one product where both look at one place at a time."""
+    if not (is_pointwise(first) and is_pointwise(second)):
+        return at_each_place(second, at_each_place(first, stage))
+    weight, outer = first.weight.flatten(1), second.weight.flatten(1)
+    bias = second.bias if first.bias is None else F.linear(first.bias, outer, second.bias)
+    return Stage(F.linear(stage.windows, outer @ weight, bias), stage.size)
+
+
+def at_each_place(convolution: nn.Module, stage: Stage) -> Stage:
+    """Return what a convolution makes of a stage; as a product, which keeps no input, where it looks at one place."""
+    if is_pointwise(convolution):
+        return Stage(F.linear(stage.windows, convolution.weight.flatten(1), convolution.bias), stage.size)
+    return Stage(convolution(as_map(stage)).permute(0, 2, 3, 1), stage.size)
+
+
+def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return whether a module is a plain convolution, without adapter, of one place at a time."""
+    # a subclass may compute something else
+    return type(module) is nn.Conv2d and module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0)
+
+
+def joined(stage: Stage) -> Tensor:
+    """Return the map of a stage, (B, h, w, D)."""
+    return join_windows(*stage)
+
+
+def as_map(stage: Stage) -> Tensor:
+    """Return the map of a stage with its channels first, (B, D, h, w)."""
+    return joined(stage).permute(0, 3, 1, 2)
 
 
 def use_lean_blocks(backbone: Sam2HieraDetModel) -> None:
