@@ -72,13 +72,16 @@ class PromptedMaskLoss(nn.Module):
         """
         with torch.autocast(device_type=targets.device.type, enabled=False):
             mask_logits, iou_scores, object_logits = map(at_least_float32, (mask_logits, iou_scores, object_logits))
-            with torch.no_grad():
-                # mask by mask: one enlarged mask per object at a time
-                compared = [compare(masks, targets) for masks in mask_logits.unbind(dim=2)]
-                focal, dice, actual_iou = (torch.stack(values, dim=2) for values in zip(*compared, strict=True))
-                best = (self.focal_weight * focal + self.dice_weight * dice).argmin(dim=2)  # (B, N)
-            best_logits = mask_logits.take_along_dim(best[:, :, None, None, None], dim=2).squeeze(2)
-            focal, dice, _ = checkpoint(compare, best_logits, targets, use_reentrant=False, preserve_rng_state=False)
+            best_logits, actual_iou = mask_logits[:, :, 0], None
+            if mask_logits.shape[2] > 1:
+                with torch.no_grad():
+                    # mask by mask: one enlarged mask per object at a time
+                    compared = [compare(masks, targets) for masks in mask_logits.unbind(dim=2)]
+                    focal, dice, actual_iou = (torch.stack(values, dim=2) for values in zip(*compared, strict=True))
+                    best = (self.focal_weight * focal + self.dice_weight * dice).argmin(dim=2)  # (B, N)
+                best_logits = mask_logits.take_along_dim(best[:, :, None, None, None], dim=2).squeeze(2)
+            focal, dice, iou = checkpoint(compare, best_logits, targets, use_reentrant=False, preserve_rng_state=False)
+            actual_iou = iou[:, :, None] if actual_iou is None else actual_iou
 
             occupied = targets.any(dim=3).any(dim=2)
             present = valid & occupied

@@ -18,7 +18,9 @@ from eomt.models.frozen_features import Features, is_frozen, weights_of
 from eomt.models.network import Arguments
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
-from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction, pool_levels
+from eomt.models.parts.sam2_decoder import predict_masks, use_remade_sums
+from eomt.models.parts.sam2_encoder import Stage, features_of, joined, stages, use_lean_blocks
+from eomt.models.parts.sam2_outputs import POOLED, SAM2Features, SAM2Prediction
 from eomt.models.weights.sam2.config import (
     SIZES,
     as_pair,
@@ -198,32 +200,25 @@ class SAM2(RecomputingNetwork):
                 f"image: {image.shape[-2]} x {image.shape[-1]} pixels, the network takes {height} x {width}; "
                 "resize the image or set img_size"
             )
-        encoder, decoder = self.model.vision_encoder, self.model.mask_decoder
-        below = weights_of(self.normalize, encoder)
-        behind = [self.model.no_memory_embedding, *weights_of(decoder.conv_s0, decoder.conv_s1)]
-        if is_frozen(behind):
-            # a fifth as large as the levels
-            both = below + behind
-            found = self.frozen_features(
-                "image encoder", image, encoder, both, lambda x: self._features(self._levels(x))
-            )
-            return SAM2Features(*found)
-        return self._features(self.frozen_features("levels of the image encoder", image, encoder, below, self._levels))
-
-    def _levels(self, image: Tensor) -> Features:
-        """Return the levels of the image encoder, (B, D, h, w): strides 4, 8 and 16."""
         # get_image_embeddings would run under no_grad
-        return tuple(self.model.vision_encoder(self.normalize(image)).fpn_hidden_states)
+        model, encoder = self.model, self.model.vision_encoder
+        below = weights_of(self.normalize, encoder.backbone)
+        behind = [model.no_memory_embedding]
+        behind += weights_of(encoder.neck, model.mask_decoder.conv_s0, model.mask_decoder.conv_s1)
+        if is_frozen(below) and not is_frozen(behind):
+            maps = self.frozen_features("blocks of the image encoder", image, encoder, below, self._maps)
+            found = [Stage(x, (x.shape[1], x.shape[2])) for x in maps]
+            return features_of(model, found, pools=self.prompt_free)
 
-    def _features(self, levels: Features) -> SAM2Features:
-        stride_4, stride_8, embedding = levels
-        decoder = self.model.mask_decoder
-        return SAM2Features(
-            embedding + self.model.no_memory_embedding.view(1, -1, 1, 1),
-            decoder.conv_s1(stride_8),
-            decoder.conv_s0(stride_4),
-            pool_levels(levels[::-1]),
-        )
+        def encode(images: Tensor) -> Features:
+            return features_of(model, stages(encoder.backbone, self.normalize(images)), pools=self.prompt_free)
+
+        return SAM2Features(*self.frozen_features("image encoder", image, encoder, below + behind, encode))
+
+    def _maps(self, image: Tensor) -> Features:
+        """Return what the stages of the image encoder return, (B, h, w, D) each."""
+        found = stages(self.model.vision_encoder.backbone, self.normalize(image))
+        return tuple(joined(stage) for stage in found)
 
     def decode(
         self,
@@ -258,14 +253,11 @@ class SAM2(RecomputingNetwork):
         if boxes is not None:
             boxes = self._for_prompt_encoder(boxes.unflatten(-1, (2, 2))).flatten(-2)
         if masks is not None:
-            # the decoder takes one mask prompt per image, so that every object gets a copy of the image
-            features = SAM2Features(*(level.repeat_interleave(count, dim=0) for level in features))
-            points, labels, boxes = (None if p is None else p.flatten(0, 1)[:, None] for p in (points, labels, boxes))
             masks = masks.flatten(0, 1).to(self.model.prompt_encoder.no_mask_embed.weight.dtype)
         # bf16 would round coordinates to 4 of 1024 pixels
         with torch.autocast(features.embedding.device.type, enabled=False):
             sparse, dense = self.model.prompt_encoder(points, labels, boxes, masks)
-        return self._decode(features, sparse, dense, multimask, (batch, count))
+        return self._decode(features, sparse, dense.unflatten(0, (batch, -1)), multimask)
 
     def decode_classes(self, features: SAM2Features) -> SAM2Prediction:
         """Return one mask for each class, from the class prompts: N is the number of classes, M is 1.
@@ -275,10 +267,9 @@ class SAM2(RecomputingNetwork):
         """
         assert self.class_prompts is not None, "needs prompt_free=True"
         assert self.presence is not None
-        batch, count = len(features.embedding), self.class_prompts.num_embeddings
-        sparse = self.class_tokens().expand(batch, -1, -1, -1)
+        sparse = self.class_tokens().expand(len(features.embedding), -1, -1, -1)
         _, dense = self.model.prompt_encoder(None, None, None, None)
-        prediction = self._decode(features, sparse, dense, False, (batch, count))
+        prediction = self._decode(features, sparse, dense[None], False)
         pooled = F.layer_norm(features.pooled, features.pooled.shape[-1:])
         return prediction._replace(object_logits=self.presence(pooled)[..., None].float())
 
@@ -305,26 +296,12 @@ class SAM2(RecomputingNetwork):
         """Return masks for images (B, 3, H, W): `encode` and then `decode`, with their arguments."""
         return self.decode(self.encode(image), points, labels, boxes, masks, multimask)
 
-    def _decode(
-        self, features: SAM2Features, sparse: Tensor, dense: Tensor, multimask: bool, shape: tuple[int, int]
-    ) -> SAM2Prediction:
-        """Return masks of shape (B, N) from prompts: sparse (B', N', T, D), dense (B' or 1, D, h, w), B' N' = B N.
-
-        B' is the number of images in `features`.
-        """
+    def _decode(self, features: SAM2Features, sparse: Tensor, dense: Tensor, multimask: bool) -> SAM2Prediction:
+        """Return masks of prompts: sparse (B, N, T, D), dense (B, N, D, h, w) or with 1 for B or N."""
         with torch.autocast(sparse.device.type, enabled=False):
             positions = self.model.get_image_wide_positional_embeddings()  # (1, D, h, w)
-        mask_logits, iou_scores, _, object_logits = self.model.mask_decoder(
-            image_embeddings=features.embedding,
-            image_positional_embeddings=positions.expand(len(features.embedding), -1, -1, -1),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask,
-            high_resolution_features=[features.stride_4, features.stride_8],
-        )
-        return SAM2Prediction(
-            *(x.float().reshape(*shape, *x.shape[2:]) for x in (mask_logits, iou_scores, object_logits))
-        )
+        prediction = predict_masks(self.model.mask_decoder, features, positions, sparse, dense, multimask)
+        return SAM2Prediction(*(part.float() for part in prediction))
 
     def _for_prompt_encoder(self, coordinates: Tensor) -> Tensor:
         """Return coordinates (..., 2) in pixels as if the image were square, as the prompt encoder expects."""
@@ -396,9 +373,11 @@ def _make_model(weights: SAM2Weights | None, size: str) -> Sam2Model:
             nn.init.trunc_normal_(model.no_memory_embedding, std=0.02)
             # both hold the same matrix in all trained weights
             model.get_buffer(POSITIONS_TWICE[0]).copy_(model.get_buffer(POSITIONS_TWICE[1]))
-        return model
-    with torch.device("meta"):
-        model = Sam2Model(weights.config)
-    model.load_state_dict(weights.state, assign=True)
-    mark_loaded(model, weights.state)
+    else:
+        with torch.device("meta"):
+            model = Sam2Model(weights.config)
+        model.load_state_dict(weights.state, assign=True)
+        mark_loaded(model, weights.state)
+    use_lean_blocks(model.vision_encoder.backbone)
+    use_remade_sums(model.mask_decoder.transformer)
     return model

@@ -77,14 +77,14 @@ CASES: dict[str, tuple[Callable[[], Network], Callable[[], Tensor], Answer, dict
         tiny_sam2.make_image,
         of_sam2,
         {"enabled": True, "target_modules": ["mask_decoder.transformer"]},
-        "model.vision_encoder.neck.convs.0.weight",
+        "model.vision_encoder.backbone.patch_embed.projection.weight",
     ),
-    "sam2, what the levels pass": (
+    "sam2, what stands behind its blocks": (
         tiny_sam2.make_sam2,
         tiny_sam2.make_image,
         of_sam2,
         {"trainable_modules": ["conv_s0"]},
-        "model.vision_encoder.neck.convs.0.weight",
+        "model.vision_encoder.backbone.patch_embed.projection.weight",
     ),
     "morphs, head": (
         tiny_morph.make_detector,

@@ -134,7 +134,7 @@ def test_a_click_gets_three_masks_and_everything_else_one(monkeypatch: pytest.Mo
 def test_an_image_is_encoded_once_for_all_modes(prompt_free: bool) -> None:
     task = make_task(prompt_free)
     calls: list[int] = []
-    task.network.model.vision_encoder.register_forward_hook(lambda *args: calls.append(1))
+    task.network.model.vision_encoder.backbone.patch_embed.register_forward_hook(lambda *args: calls.append(1))
     task._evaluate(collate(samples()[:4]))
     assert len(calls) == 1
     assert set(task.metrics) == {"box", "centre", "points", "none"}

@@ -16,7 +16,7 @@ class SAM2Features(NamedTuple):
     embedding: Tensor  # (B, D, h, w)
     stride_8: Tensor  # (B, D / 4, 2h, 2w)
     stride_4: Tensor  # (B, D / 8, 4h, 4w)
-    pooled: Tensor  # (B, 9 D), what the whole image shows: see `pool_levels`
+    pooled: Tensor  # (B, 9 D), what the whole image shows: see `pool_levels`; (B, 0) if no class prompts ask for it
 
     def select(self, index: int | slice | list[int] | Tensor) -> "SAM2Features":
         """Return those of some images of the batch; a number takes one, without the batch dimension."""
