@@ -1,7 +1,7 @@
 """Memory and work of training steps of real size, counted without a GPU.
 
-`python -m benchmarks.accounting [TEXT [PRECISION]]` counts the networks whose name holds TEXT, all without it, and adds
-them to `benchmarks/results`; a precision is "bf16 autocast" or "fp32".
+`python -m benchmarks.accounting [NETWORK [PRECISION [WAY]]]` counts what has these texts in its name, such as "SAM 2",
+"bf16" and "least", and adds it to `benchmarks/results`.
 
 Steps run on tensors without values (PyTorch's FakeTensorMode, whose tensors are those of the meta device): every
 operation says which shapes it returns, autograd builds its graph, and adapted layers read it, as on real tensors. A
@@ -48,6 +48,7 @@ HEADS = ["q", "class_head", "mask_head", "upscale"]
 GPUS = {"8 GB": 8e9, "24 GB": 24e9, "80 GB": 80e9}
 # of a GPU's memory, as in `inspect`
 USABLE = 0.9
+FLOOR = "native LoRA, floor"
 PRECISIONS = ["bf16 autocast", "fp32"]
 RESULT = Path(__file__).parent / "results" / "meta device accounting, no GPU"
 
@@ -216,7 +217,7 @@ WAYS: dict[str, Way] = {
     "full fine-tuning": Way(None),
     "PEFT LoRA, dropout 0.1": Way({"backend": "peft"}),
     "PEFT LoRA, dropout 0": Way({"backend": "peft", "lora_dropout": 0.0}),
-    "native LoRA, floor": Way({}),
+    FLOOR: Way({}),
     "native LoRA, less": Way({}, "less"),
     "native LoRA, least": Way({}, "least"),
 }
@@ -260,11 +261,12 @@ def account(subject: Subject, way: Way, narrow: bool) -> Account:
     with without_values(), attention:
         network.to_empty(device="cpu")
         set_memory(network, way.memory)
-        # adapted layers add into their output, which the counter of operations does not know
+        kept, *of_one = peaks_of(network, step, make_batch(subject.pixels, 1), narrow)
+        _, *of_two = peaks_of(network, step, make_batch(subject.pixels, 2), narrow)
+        # adapted layers add into their output, which the counter of operations does not know; it holds tensors itself
         known = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
         with FlopCounterMode(display=False, custom_mapping=known) as counter:
-            kept, *of_one = peaks_of(network, step, make_batch(subject.pixels, 1), narrow)
-        _, *of_two = peaks_of(network, step, make_batch(subject.pixels, 2), narrow)
+            peaks_of(network, step, make_batch(subject.pixels, 1), narrow)
     trained = bytes_of(parameter for parameter in network.parameters() if parameter.requires_grad)
     memory = StepMemory(
         weights=bytes_of([*network.parameters(), *network.buffers()]),
@@ -309,54 +311,54 @@ def without_values() -> Iterator[None]:
         yield
 
 
-def record_of(name: str, precision: str) -> list[dict[str, Any]]:
-    """Return a record of each way to train a network."""
-    records: list[dict[str, Any]] = []
-    full = 0
-    for way, settings in WAYS.items():
-        found = account(SUBJECTS[name], settings, precision != "fp32")
-        full = full or found.operations
-        one = found.memory.at(1)
-        fitting = {gpu: found.memory.largest_batch(round(size * USABLE)) for gpu, size in GPUS.items()}
-        records.append(
-            {"way": way, "kept": found.kept, "weights": one.weights, "gradients": one.gradients}
-            | {"optimizer states": one.optimizer_states, "peak of one image": one.total, "largest batch": fitting}
-            | {"operations": found.operations, "share of full": found.operations / full}
-        )  # fmt: skip
-    return records
+def record_of(found: Account) -> dict[str, Any]:
+    """Return what is written down of a way to train."""
+    one = found.memory.at(1)
+    fitting = {gpu: found.memory.largest_batch(round(size * USABLE)) for gpu, size in GPUS.items()}
+    peaks = {"peak of one image": one.total, "largest batch": fitting}
+    return {"kept": found.kept, **vars(one), **peaks, "operations": found.operations}
 
 
-def table_of(name: str, records: list[dict[str, Any]]) -> list[str]:
+def table_of(title: str, records: dict[str, dict[str, Any]]) -> list[str]:
     """Return the lines of a network's table."""
     fitting = " | ".join(f"batch in {gpu}" for gpu in GPUS)
-    lines = [f"| {name} | kept GB | peak GB | {fitting} | TFLOP | share of full |", "|---|" + "---|" * (len(GPUS) + 4)]
-    for record in records:
+    lines = [f"| {title} | kept GB | peak GB | {fitting} | TFLOP | to the floor |", "|---|" + "---|" * (len(GPUS) + 4)]
+    floor = records.get(FLOOR, {}).get("operations")
+    for way in (way for way in WAYS if way in records):
+        record = records[way]
         sizes = " | ".join(f"{size:,}" for size in record["largest batch"].values())
         memory = f"{record['kept'] / 1e9:.2f} | {record['peak of one image'] / 1e9:.2f}"
-        work = f"{record['operations'] / 1e12:.2f} | {record['share of full']:.2f}"
-        lines.append(f"| {record['way']} | {memory} | {sizes} | {work} |")
+        ratio = f"{record['operations'] / floor:.2f}" if floor else ""
+        lines.append(f"| {way} | {memory} | {sizes} | {record['operations'] / 1e12:.2f} | {ratio} |")
     return lines
 
 
-def main(text: str, precisions: list[str]) -> None:
-    """Count the networks whose name holds a text, print their tables, and add them to the results."""
-    for precision, name in itertools.product(precisions or PRECISIONS, SUBJECTS):
-        if text not in name:
+def add_to_results(title: str, way: str, record: dict[str, Any]) -> list[str]:
+    """Add a record to the files of results, and return the lines of its table."""
+    RESULT.parent.mkdir(exist_ok=True)
+    path = RESULT.with_suffix(".json")
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    known.setdefault(title, {})[way] = record
+    path.write_text(json.dumps(known, indent=1) + "\n")
+    lines = [f"# {RESULT.name}", "", "Counted by `python -m benchmarks.accounting`; nothing was measured on a GPU."]
+    for known_title in sorted(known):
+        lines += ["", *table_of(known_title, known[known_title])]
+    RESULT.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    return table_of(title, known[title])
+
+
+def main(text: str = "", precision: str = "", chosen_way: str = "") -> None:
+    """Count the chosen networks and ways, print their tables, and add them to the results."""
+    for kind, name in itertools.product(PRECISIONS, SUBJECTS):
+        if text not in name or precision not in kind:
             continue
-        title = f"{name}, {precision}"
-        records = record_of(name, precision)
-        print("\n".join(table_of(title, records)), flush=True)
-        RESULT.parent.mkdir(exist_ok=True)
-        path = RESULT.with_suffix(".json")
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        known[title] = records
-        path.write_text(json.dumps(known, indent=1) + "\n")
-        lines = [f"# {RESULT.name}", "", "Counted by `python -m benchmarks.accounting`; nothing was measured on a GPU."]
-        for known_title, of_network in known.items():
-            lines += ["", *table_of(known_title, of_network)]
-        RESULT.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        lines: list[str] = []
+        for way in (way for way in WAYS if chosen_way in way):
+            found = account(SUBJECTS[name], WAYS[way], kind != "fp32")
+            lines = add_to_results(f"{name}, {kind}", way, record_of(found))
+        print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    main(sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:])
+    main(*sys.argv[1:])

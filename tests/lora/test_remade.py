@@ -116,7 +116,7 @@ def test_anything_else_is_kept(make: Callable[[Tensor], Tensor]) -> None:
     "make", [NORM, RMS, F.gelu, F.silu, lambda x: x * x.exp(), lambda x: F.scaled_dot_product_attention(x, x, x)]
 )
 def test_nothing_is_read_where_something_else_keeps_tensors(make: Callable[[Tensor], Tensor]) -> None:
-    """Each checkpointed block ran twice in the forward pass: to ask whether attention keeps its output read it."""
+    """Checkpointed blocks ran twice up to their attention: to ask whether it keeps its output was to read it."""
     source = torch.randn(2, 1, 9, 8, requires_grad=True)
 
     def unpack(_: Tensor) -> Tensor:

@@ -29,8 +29,9 @@ def test_a_step_without_values_takes_the_bytes_and_operations_of_a_real_one(way:
     lora = None if fields is None else LoRAConfig(**usual | fields)
 
     def count(network: Classifier) -> tuple[tuple[int, int, int], dict[str, int]]:
+        peaks = peaks_of(network, step, make_batch(SIDE, 2), narrow)
         with FlopCounterMode(display=False) as counter:
-            peaks = peaks_of(network, step, make_batch(SIDE, 2), narrow)
+            peaks_of(network, step, make_batch(SIDE, 2), narrow)
         return peaks, {str(name): number for name, number in counter.get_flop_counts()["Global"].items()}
 
     network = Classifier("test_vit", SIDE)
