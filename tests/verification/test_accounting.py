@@ -58,5 +58,5 @@ def test_attention_of_a_gpu_keeps_no_square_matrix_but_the_mask(dtype: torch.dty
     rows = batch * heads * tokens
     # query, key, value, output, and the logarithm of a sum for each row
     expected = 4 * rows * width * dtype.itemsize + 4 * rows + of_mask
-    # beside these the random state of dropout
-    assert expected <= kept <= expected + 32
+    # beside these the random state of dropout, which is a few bytes
+    assert expected <= kept <= expected + 64
