@@ -135,7 +135,8 @@ def _base(node: Any) -> Recipe | None:
         return Recipe((_read(node, "self"),), lambda x: F.gelu(x, approximate=approximate))
     if kind == "Silu":
         return Recipe((_read(node, "self"),), F.silu)
-    if kind.startswith("ScaledDotProduct") and hasattr(node, "_saved_output"):
+    # to ask for the tensor itself would run a hook, which computes a whole checkpointed block
+    if kind.startswith("ScaledDotProduct") and hasattr(node, "_raw_saved_output"):
         # attention keeps it itself; what follows may be a copy in another order
         return Recipe((_read(node, "output"),), lambda x: x)
     if kind == "Mul" and (a := _read(node, "self")) is not None and (b := _read(node, "other")) is not None:

@@ -10,8 +10,7 @@ from torchmetrics import MeanMetric
 
 from eomt.errors import UserError, listed
 from eomt.lora.config import LoRAConfig
-from eomt.losses import PromptedMaskLoss
-from eomt.losses.prompted_masks import sum_of
+from eomt.losses.prompted_masks import PromptedMaskLoss, sum_of
 from eomt.metrics import PromptedSegmentationMetric
 from eomt.metrics.class_answers import ClassAnswers
 from eomt.metrics.constant_answers import RIVALS, BestConstantRule
@@ -32,6 +31,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_maps
 from eomt.tasks.prompted_figures import Mode, figures_to_log, notes_of_classes, notes_of_prompts, watched_mode
+from eomt.verification.memory import repeated
 
 # of the loss of class masks: with 1, three quarters of which are of absent classes, all masks became empty
 ABSENT_MASKS = 0.2
@@ -179,17 +179,21 @@ class PromptedSegmentation(AdaptationTask):
         return self.network.prompt_free or any(len(masks) for masks in batch["masks"])
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
-        """Return random images, each with a rectangle as its only object."""
+        """Return random images with a rectangle for as many objects as training takes of an image."""
         generator = torch.Generator().manual_seed(0)
         height, width = self.network.img_size
-        mask = torch.zeros(1, height, width, dtype=torch.bool)
+        mask = torch.zeros(self.sampling.max_objects, height, width, dtype=torch.bool)
         mask[:, height // 4 : height // 2, width // 4 : width // 2] = True
         return {
             "image": torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8, generator=generator),
             "masks": [mask.clone() for _ in range(batch_size)],
-            "class_ids": [torch.zeros(1, dtype=torch.int64) for _ in range(batch_size)],
+            "class_ids": [torch.zeros(len(mask), dtype=torch.int64) for _ in range(batch_size)],
             "name": [f"synthetic {index}" for index in range(batch_size)],
         }
+
+    def first_samples(self, batch: dict[str, Any], size: int) -> dict[str, Any]:
+        """Return the image with the most objects `size` times: training fills the others up to as many."""
+        return repeated(batch, max(range(len(batch["masks"])), key=lambda index: len(batch["masks"][index])), size)
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Return mask logits, predicted IoUs and object scores for a fixed box and a fixed click, `(B, K)`.
@@ -221,8 +225,6 @@ class PromptedSegmentation(AdaptationTask):
         if self.ends_logged_step():
             self.log("train_iou", self.train_iou.compute(), prog_bar=True)
             self.train_iou.reset()
-
-    # -- evaluation --------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Add a batch to the metrics of every mode; return `prediction`, `mask` and `prompts` as in `predict_step`."""

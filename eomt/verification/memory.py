@@ -116,6 +116,15 @@ def first_samples(batch: dict[str, Any], size: int) -> dict[str, Any]:
     }
 
 
+def repeated(batch: dict[str, Any], index: int, size: int) -> dict[str, Any]:
+    """Return one sample of a batch of tensors and lists `size` times."""
+    chosen = [index] * size
+    return {
+        name: value[chosen] if isinstance(value, Tensor) else [value[number] for number in chosen]
+        for name, value in batch.items()
+    }
+
+
 @dataclass(frozen=True)
 class StepMemory:
     """What small training steps took, from which those on larger batches follow, linearly.

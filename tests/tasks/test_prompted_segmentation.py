@@ -115,6 +115,20 @@ def test_the_loss_is_the_sum_over_clicks_and_falls(probability: float, clicks: i
     assert float(loss.detach()) < 0.8 * float(losses["loss"].detach())
 
 
+def test_memory_is_estimated_on_the_image_with_the_most_objects() -> None:
+    """Of images with one and with four objects, a second image seemed to cost seven objects."""
+    task = make_task(sampling=PromptSampling(max_objects=4))
+    batch = task.synthetic_batch(3)
+    for name in ("masks", "class_ids"):
+        batch[name] = [batch[name][0][:1], batch[name][1][:3], batch[name][2][:0]]
+    for size in (1, 2):
+        first = task.first_samples(batch, size)
+        assert [len(masks) for masks in first["masks"]] == [3] * size
+        assert first["image"].equal(batch["image"][[1] * size])
+        assert first["name"] == ["synthetic 1"] * size
+        task.losses(first)
+
+
 def test_a_click_gets_three_masks_and_everything_else_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for probability, first in ((0.0, True), (1.0, False)):
         task = make_task(sampling=PromptSampling(probability, correction_clicks=2))
