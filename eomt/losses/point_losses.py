@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.linalg import vecdot
 
+from eomt.errors import UserError
 from eomt.losses.point_sampling import as_rows, sample_each, sample_shared, spread_each
-
 
 # so many points of all queries, or masks at all their points, stay in the cache of a CPU
 POINTS, MASKS = 2048, 16
@@ -66,6 +65,17 @@ class PointLosses(torch.autograd.Function):
     """Losses of N masks, each at points of its own, whose gradient is computed with them.
 
     Only the gradient of the mask logits is kept for the backward pass: masks have fewer pixels than points.
+
+    Args:
+        masks: Mask logits, `(N, h, w)`.
+        points: `(N, P, 2)`.
+        targets: Share of each point that belongs to the mask's target, `(N, P)`.
+        known: Share of each point that is not ignored, `(N, P)`, nowhere less than the targets.
+        mask_weight: Weight of the binary cross entropy, a mean over the known points.
+        dice_weight: Weight of the dice loss.
+
+    Returns:
+        Three scalars, sums over the masks: both losses weighted, which alone has a gradient, and each of them.
     """
 
     @staticmethod
@@ -78,19 +88,7 @@ class PointLosses(torch.autograd.Function):
         mask_weight: float,
         dice_weight: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute binary cross entropy (mean over the known points) and dice loss, both summed over the masks.
-
-        Args:
-            masks: Mask logits, `(N, h, w)`.
-            points: `(N, P, 2)`.
-            targets: Share of each point that belongs to the mask's target, `(N, P)`.
-            known: Share of each point that is not ignored, `(N, P)`, nowhere less than the targets.
-            mask_weight: Weight of the binary cross entropy.
-            dice_weight: Weight of the dice loss.
-
-        Returns:
-            Three scalars: the weighted sum, which alone has a gradient, and both losses.
-        """
+        """Compute the losses, and the gradient if there will be a backward pass."""
         logits = sample_each(masks, points)
         p = logits.sigmoid()
         num_known = known.sum(dim=1).clamp(min=1)
@@ -112,9 +110,9 @@ class PointLosses(torch.autograd.Function):
         return mask_weight * cross_entropy + dice_weight * dice, cross_entropy, dice
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the mask logits from that of the weighted sum."""
+        if torch.is_grad_enabled():
+            raise UserError("backward: create_graph asks for second derivatives, which losses at points do not have")
         (gradient,) = ctx.saved_tensors
         return gradient * grad, None, None, None, None, None
-

@@ -13,7 +13,7 @@ from transformers.models.eomt.modeling_eomt import EomtLoss
 
 from eomt.errors import UserError
 from eomt.losses import MaskClassificationLoss
-from eomt.losses.mask_classification import Assignment, pairwise_losses, point_losses
+from eomt.losses.mask_classification import Assignment
 from eomt.utils.labels import IGNORE_INDEX
 
 NUM_CLASSES, NUM_POINTS = 6, 64
@@ -163,18 +163,6 @@ def test_costs_that_are_not_finite_are_avoided(value: float) -> None:
     (assignment,) = fixed_loss().match(costs, present)
 
     assert sorted(assignment.query[0].tolist()) == [0, 2, 3]
-
-
-def test_pairwise_losses_are_the_losses_of_each_pair() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, known = torch.randn(NUM_POINTS, 4, generator=generator), torch.rand(NUM_POINTS, generator=generator)
-    targets = known * torch.rand(3, NUM_POINTS, generator=generator)
-
-    pairwise = torch.stack(pairwise_losses(logits, targets, known))
-
-    for target, query in itertools.product(range(3), range(4)):
-        one_pair = torch.stack(point_losses(logits[:, query][None], targets[target][None], known[None]))
-        torch.testing.assert_close(pairwise[:, target, query], one_pair)
 
 
 def test_predictions_that_are_not_finite_do_not_crash() -> None:
