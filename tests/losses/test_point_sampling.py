@@ -87,9 +87,9 @@ def test_points_are_taken_by_index() -> None:
     assert torch.equal(take_points(points, chosen), points[chosen])
 
 
-@pytest.mark.parametrize("count", [0, 1, 13, 40])
+@pytest.mark.parametrize("count", [0, 1, 1300, 4000])
 def test_the_least_are_found(count: int) -> None:
-    values = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(5, 4000, generator=torch.Generator().manual_seed(0))
     values[0, 7], values[1, ::2] = torch.inf, torch.inf
 
     found = least(values, count)
