@@ -11,6 +11,9 @@ and MLP of every block, and queries and heads in full. The rows are:
 - loss alone: from given predictions to their gradients.
 - annealed evaluation: forward with masked attention switched off, without adapters.
 
+Kept is what autograd holds after the forward pass and the loss of a training step, read from the graph: each storage
+counts once, and parameters and buffers do not.
+
 Time is CPU time of the process, which other processes on the machine disturb less than wall-clock time. Both networks
 take turns in every round, so that both see the same disturbances. Each turn has two runs, of which the second is timed.
 """
@@ -22,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +39,7 @@ from eomt.losses import MaskClassificationLoss
 from eomt.models import EoMT, ViT
 from eomt.models.weights.backbone.names import Backbone
 from eomt.utils.hub import quiet
+from eomt.verification.kept import kept_bytes
 
 WIDTH, DEPTH, NUM_HEADS, NUM_BLOCKS, NUM_QUERIES, NUM_CLASSES = 192, 8, 3, 4, 100, 19
 BATCH, PIXELS, RANK, ALPHA, DROPOUT = 2, 192, 8, 16, 0.1
@@ -114,15 +119,14 @@ def _with_updates(network: Any) -> Any:
     return network.train()
 
 
-def our_step(network: EoMT, criterion: MaskClassificationLoss, image: Tensor, mask: Tensor) -> None:
-    """Run forward, loss and backward, and remove the gradients."""
-    criterion([tuple(prediction) for prediction in network(image)], mask)["loss"].backward()
-    network.zero_grad(set_to_none=True)
+def forward_and_loss(network: EoMT, criterion: MaskClassificationLoss, image: Tensor, mask: Tensor) -> Tensor:
+    """Return the loss of a training step."""
+    return criterion([tuple(prediction) for prediction in network(image)], mask)["loss"]
 
 
-def their_step(network: EomtForUniversalSegmentation, batch: dict[str, Any]) -> None:
+def step(network: nn.Module, loss: Callable[[], Tensor]) -> None:
     """Run forward, loss and backward, and remove the gradients."""
-    network(**batch).loss.backward()
+    loss().backward()
     network.zero_grad(set_to_none=True)
 
 
@@ -192,15 +196,18 @@ def main() -> None:
     sliced = adapt_ours(ours, ("query", "key", "value", "proj", "mlp"))
     fused, adapted = adapt_ours(ours, ("attention", "mlp")), adapt_theirs(theirs)
     predictions = [(p.mask_logits, p.class_logits) for p in ours.train()(image)]
+    losses: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+        "training step": (sliced, lambda: forward_and_loss(sliced, criterion, image, mask)),
+        "training step, one pair on qkv": (fused, lambda: forward_and_loss(fused, criterion, image, mask)),
+    }
+
+    def their_step_loss() -> Tensor:
+        return adapted(**batch).loss
+
     rows: dict[str, tuple[Run, Run]] = {
-        "training step": (
-            lambda: our_step(sliced, criterion, image, mask),
-            lambda: their_step(adapted, batch),
-        ),
-        "training step, one pair on qkv": (
-            lambda: our_step(fused, criterion, image, mask),
-            lambda: their_step(adapted, batch),
-        ),
+        name: (partial(step, *of_ours), partial(step, adapted, their_step_loss)) for name, of_ours in losses.items()
+    }
+    rows |= {
         "loss alone": (
             lambda: our_loss(criterion, predictions, mask),
             lambda: their_loss(theirs, predictions, batch),
@@ -215,6 +222,13 @@ def main() -> None:
     for name, runs in rows.items():
         one, other = medians(runs, rounds)
         print(f"| {name} | {one:.0f} | {other:.0f} | {one / other:.2f} |", flush=True)
+
+    print("\n| kept | this package, MiB | transformers and PEFT, MiB | ratio |")
+    print("|---|---|---|---|")
+    other = kept_bytes(adapted, their_step_loss()).total / 2**20
+    for name, (network, loss) in losses.items():
+        one = kept_bytes(network, loss()).total / 2**20
+        print(f"| {name} | {one:.0f} | {other:.0f} | {one / other:.2f} |")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from eomt.errors import UserError, listed
-from eomt.losses.point_sampling import class_indicator, neighbors, sample_each, sample_shared
+from eomt.losses.point_losses import MASKS, PointLosses, at_once, pairwise_losses
+from eomt.losses.point_sampling import as_rows, labels_around, least, neighbors, sample_shared, shares_of, take_points
 from eomt.utils.distributed import mean_over_ranks
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -103,17 +104,16 @@ class MaskClassificationLoss(nn.Module):
             present = present.scatter_(1, mask.flatten(1), True)[:, :IGNORE_INDEX]  # (B, 255), labels found in an image
 
             assignments = self.match(self.matching_costs(mask_logits, class_logits, mask), present)
-            mask_loss, dice_loss = self.mask_losses(mask_logits, mask, assignments)
+            weighted, mask_loss, dice_loss = self.mask_losses(mask_logits, mask, assignments)
             count = present.sum().float()
             # in evaluation ranks may have different numbers of windows and must not wait for one another
             normalizer = (mean_over_ranks(count) if self.training else count).clamp(min=1)
-            mask_loss, dice_loss = mask_loss / normalizer, dice_loss / normalizer
             class_loss = self.class_loss(class_logits, assignments, present.any(dim=1))
-            loss = self.mask_weight * mask_loss + self.dice_weight * dice_loss + self.class_weight * class_loss
+            loss = weighted / normalizer + self.class_weight * class_loss
         return {
             "loss": loss,
-            "mask_loss": mask_loss.detach(),
-            "dice_loss": dice_loss.detach(),
+            "mask_loss": mask_loss / normalizer,
+            "dice_loss": dice_loss / normalizer,
             "class_loss": class_loss.detach(),
         }
 
@@ -135,16 +135,14 @@ class MaskClassificationLoss(nn.Module):
         """
         points = self.sample_points((len(mask), self.num_points), mask.device)
         labels, weight = labels_around(mask, points)
-        known = known_share(labels, weight)
         index, logit_weight = neighbors(points, *mask_logits[0].shape[-2:])
         classes = torch.arange(self.num_classes, device=mask.device)
         costs = []
         for image in range(len(mask)):
-            targets = class_indicator(labels[image], weight[image], classes)
-            # layer by layer, since the (P, L * Q) tensors of all together leave the cache: twice as slow on a CPU
+            targets, known = shares_of(labels[image], weight[image], classes)
             for layer in mask_logits:
-                logits = sample_shared(layer[image].float(), index[image], logit_weight[image])
-                mask_costs, dice_costs = pairwise_losses(logits, targets, known[image])
+                masks = layer[image].float()
+                mask_costs, dice_costs = pairwise_losses(masks, index[image], logit_weight[image], targets, known)
                 costs.append(self.mask_weight * mask_costs + self.dice_weight * dice_costs)
 
         class_costs = -class_logits.softmax(dim=-1)[..., :-1].transpose(0, 1)  # (B, L, Q, C)
@@ -188,7 +186,7 @@ class MaskClassificationLoss(nn.Module):
 
     def mask_losses(
         self, mask_logits: list[Tensor], mask: Tensor, assignments: list[Assignment]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute binary cross entropy and dice loss of the matched queries, summed over all pairs of all layers.
 
         Args:
@@ -197,7 +195,7 @@ class MaskClassificationLoss(nn.Module):
             assignments: One per image.
 
         Returns:
-            Two scalars, not yet normalized.
+            Three scalars, not yet normalized: the weighted sum of both, and each of them, detached.
         """
         num_queries = mask_logits[0].shape[1]
         rows = torch.cat([image * num_queries + a.query for image, a in enumerate(assignments)], dim=1)  # (L, n)
@@ -206,34 +204,38 @@ class MaskClassificationLoss(nn.Module):
         ).float()  # (L, n, h, w)
 
         num_random_points = self.num_points - self.num_uncertain_points
-        drawn = self.sample_points((len(mask), self.num_candidates + num_random_points), mask.device)
-        labels, weight = labels_around(mask, drawn)
-        known = known_share(labels, weight)
-        index, logit_weight = neighbors(drawn[:, : self.num_candidates], *matched.shape[-2:])
-        points, targets, shares = [], [], []
-        for image, logits in enumerate(matched.detach().split([a.query.shape[1] for a in assignments], dim=1)):
+        points = self.sample_points((len(mask), self.num_candidates + num_random_points), mask.device)
+        labels, weight = labels_around(mask, points)
+        index, logit_weight = neighbors(points[:, : self.num_candidates], *matched.shape[-2:])
+        # a graph even where nothing is matched
+        losses = [(matched[:, :0].sum(), *matched.new_zeros(2))]
+        for image, logits in enumerate(matched.split([a.query.shape[1] for a in assignments], dim=1)):
             classes, _, target = assignments[image]
             if not len(classes):
                 continue
-            candidate_logits = sample_shared(logits.flatten(0, 1), index[image], logit_weight[image])  # (K', L * n_i)
-            chosen = self.choose_points(candidate_logits, known[image]).unflatten(0, target.shape)  # (L, n_i, P)
-            indicator = class_indicator(labels[image], weight[image], classes)  # (T, K)
-            points.append(drawn[image][chosen])
-            targets.append(indicator[target].gather(-1, chosen))
-            shares.append(known[image][chosen])
-        if not points:
-            return matched.sum(), matched.sum()  # sums of nothing: 0, with a graph
-
-        point_logits = sample_each(matched.flatten(0, 1), torch.cat(points, dim=1).flatten(0, 1))  # (L * n, P)
-        return point_losses(
-            point_logits, torch.cat(targets, dim=1).flatten(0, 1), torch.cat(shares, dim=1).flatten(0, 1)
-        )
+            targets, known = shares_of(labels[image], weight[image], classes)
+            size = at_once(MASKS, target.numel(), mask.device)
+            for masks, place in zip(logits.flatten(0, 1).split(size), target.flatten().split(size), strict=True):
+                candidates = sample_shared(as_rows(masks), index[image], logit_weight[image])
+                chosen = self.choose_points(candidates, known)  # (N, P)
+                losses.append(
+                    PointLosses.apply(
+                        masks,
+                        take_points(points[image], chosen),
+                        targets.flatten().take(chosen + place[:, None] * len(known)),
+                        known.expand(len(masks), -1).gather(1, chosen),
+                        self.mask_weight,
+                        self.dice_weight,
+                    )
+                )
+        weighted, mask_loss, dice_loss = (torch.stack(values).sum() for values in zip(*losses, strict=True))
+        return weighted, mask_loss, dice_loss
 
     def choose_points(self, logits: Tensor, known: Tensor) -> Tensor:
         """Choose the points of one image at which each mask is compared: the least certain candidates, then the rest.
 
         Args:
-            logits: Mask logits at the candidates, `(number of candidates, N)`; overwritten.
+            logits: Mask logits at the candidates, `(number of candidates, N)`.
             known: Share of each point that is not ignored, candidates first, `(K,)`.
 
         Returns:
@@ -241,8 +243,9 @@ class MaskClassificationLoss(nn.Module):
         """
         num_candidates, num_masks = logits.shape
         # no point is spent where nothing is known
-        certainty = logits.abs_().masked_fill_(known[:num_candidates, None] == 0, torch.inf)
-        uncertain = certainty.t().topk(self.num_uncertain_points, dim=1, largest=False, sorted=False).indices
+        unknown = torch.where(known[:num_candidates] == 0, torch.inf, 0.0)
+        certainty = logits.t().contiguous().abs_().add_(unknown)
+        uncertain = least(certainty, self.num_uncertain_points)
         rest = torch.arange(num_candidates, len(known), device=known.device).expand(num_masks, -1)
         return torch.cat([uncertain, rest], dim=1)
 
@@ -264,53 +267,3 @@ class MaskClassificationLoss(nn.Module):
         weights = self.class_weights[targets] * supervised[:, None]
         smallest = torch.finfo(weights.dtype).tiny  # all images ignored: 0 instead of 0 / 0
         return ((weights * losses).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp(min=smallest)).sum()
-
-
-def labels_around(mask: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return labels and bilinear weights, `(B, P, 4)` both, of the pixels of `(B, H, W)` around points `(B, P, 2)`."""
-    index, weight = neighbors(points, *mask.shape[-2:])
-    return mask.flatten(1).gather(1, index.flatten(1)).view_as(index), weight
-
-
-def known_share(labels: Tensor, weight: Tensor) -> Tensor:
-    """Return the share `(B, P)` of each point that is not ignored, from labels and weights `(B, P, 4)`.
-
-    At the edge, what lies outside the image is ignored as far as what lies inside; elsewhere the weights add up to 1.
-    """
-    return 1 - ((labels == IGNORE_INDEX) * weight).sum(dim=-1) / weight.sum(dim=-1)
-
-
-def pairwise_losses(logits: Tensor, targets: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute binary cross entropy and dice loss, as in `point_losses`, of every prediction with every target.
-
-    Args:
-        logits: `(P, N)`.
-        targets: Share of each point that belongs to each target, `(C, P)`.
-        known: Share of each point that is not ignored, `(P,)`.
-
-    Returns:
-        Two tensors `(C, N)`.
-    """
-    # softplus(x) is the loss of a negative, softplus(x) - x that of a positive
-    cross_entropy = (known @ F.softplus(logits) - targets @ logits) / known.sum().clamp(min=1)
-    probabilities = logits.sigmoid()
-    overlap = targets @ probabilities
-    total = known @ probabilities + targets.sum(dim=1, keepdim=True)
-    return cross_entropy, 1 - (2 * overlap + 1) / (total + 1)
-
-
-def point_losses(logits: Tensor, targets: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute binary cross entropy (mean over the known points) and dice loss, both summed over the masks.
-
-    Args:
-        logits: `(N, P)`.
-        targets: Share of each point that belongs to the mask, `(N, P)`.
-        known: Share of each point that is not ignored, `(N, P)`, nowhere less than the targets.
-    """
-    # a point is `targets` of a positive and `known - targets` of a negative
-    cross_entropy = (known * F.softplus(logits) - targets * logits).sum(dim=1) / known.sum(dim=1).clamp(min=1)
-    probabilities = logits.sigmoid()
-    overlap = (probabilities * targets).sum(dim=1)
-    total = (probabilities * known).sum(dim=1) + targets.sum(dim=1)
-    dice = 1 - (2 * overlap + 1) / (total + 1)
-    return cross_entropy.sum(), dice.sum()

@@ -26,8 +26,8 @@ from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_source
 
-# queries whose masks are interpolated at once
-QUERIES = 8
+# queries of an image whose masks are interpolated at once
+QUERIES = 32
 
 
 class Prediction(NamedTuple):
@@ -68,7 +68,9 @@ class ScaleBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, D, h, w) to (B, D, 2 h, 2 w)."""
         x = F.pixel_shuffle(self.conv1(x), 2).add_(self.bias[:, None, None])
-        return self.norm(self.conv2(self.act(x)))
+        # x is channels last; on a CPU an activation takes twice the time where it sees another shape than memory has
+        x = self.act(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.norm(self.conv2(x))
 
 
 class EoMT(Network):
@@ -285,12 +287,23 @@ def class_and_void_scores(prediction: Prediction, size: tuple[int, int] | None =
     with torch.autocast(prediction.mask_logits.device.type, enabled=False):
         classes = prediction.class_logits.float().softmax(-1).transpose(1, 2)
         scores = classes.new_zeros(*classes.shape[:2], height * width)
-        # a few queries at a time: the masks of all of them at the size of an image are many times its scores
-        parts = zip(classes.split(QUERIES, dim=2), prediction.mask_logits.split(QUERIES, dim=1), strict=True)
-        for of_class, mask_logits in parts:
-            masks = F.interpolate(mask_logits.float(), (height, width), mode="bilinear").sigmoid()
-            scores.baddbmm_(of_class, masks.flatten(2))
+        for image, mask_logits in enumerate(prediction.mask_logits):
+            # a few queries at a time: the masks of all of them at the size of an image are many times its scores
+            parts = zip(classes[image].split(QUERIES, dim=1), mask_logits.split(QUERIES), strict=True)
+            for of_class, logits in parts:
+                # channels last: interpolation takes a quarter of the time on a CPU
+                logits = logits[None].float().contiguous(memory_format=torch.channels_last)
+                masks = F.interpolate(logits, (height, width), mode="bilinear").sigmoid_()
+                scores[image].addmm_(of_class, masks[0].flatten(1))
         return scores.unflatten(2, (height, width))
+
+
+def most_likely_classes(scores: Tensor) -> Tensor:
+    """Return the class with the highest score, int64 (..., H, W), the first of equal ones, from scores (..., C, H, W).
+
+    On a CPU it takes a quarter of the time of argmax.
+    """
+    return scores.max(-3).indices
 
 
 def anneal(fractions: Sequence[tuple[float, float]], progress: float, power: float = 0.9) -> list[float]:

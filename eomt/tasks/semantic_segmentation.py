@@ -17,7 +17,14 @@ from eomt.losses.outlier_exposure import outlier_loss
 from eomt.metrics import SegmentationMetric
 from eomt.metrics.anomaly import AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES
-from eomt.models.eomt import EoMT, Prediction, anneal, class_and_void_scores, class_scores
+from eomt.models.eomt import (
+    EoMT,
+    Prediction,
+    anneal,
+    class_and_void_scores,
+    class_scores,
+    most_likely_classes,
+)
 from eomt.tasks.anomaly_evaluation import (
     AnomalyEvaluation,
     auprc_by_temperature,
@@ -32,6 +39,7 @@ from eomt.tasks.windows import (
     View,
     WindowResult,
     covering_size,
+    make_views,
     over_views,
     over_windows,
     resize_image,
@@ -133,7 +141,7 @@ class SemanticSegmentation(AdaptationTask):
             )
         _check_weights(class_weights, outlier_weight, network.num_classes)
         self.window_batch_size = window_batch_size
-        self.test_views = _views(test_overlap, test_flip, test_scales)
+        self.test_views = make_views(test_overlap, test_flip, test_scales)
         self.criterion = MaskClassificationLoss(
             network.num_classes, mask_weight, dice_weight, class_weight, no_object_weight, num_points
         )
@@ -210,7 +218,7 @@ class SemanticSegmentation(AdaptationTask):
     def training_metrics(self, batch: dict[str, Any], output: list[Prediction]) -> None:
         """Log `train_iou`, `train_dice` and `train_accuracy` of the final layer."""
         scores = class_scores(output[-1], tuple(batch["mask"].shape[-2:]))
-        self.train_metric.update(scores.argmax(1), batch["mask"])
+        self.train_metric.update(most_likely_classes(scores), batch["mask"])
         if self.ends_logged_step():
             figures = self.train_metric.compute()
             self.log_dict({f"train_{name}": figures[name] for name in ("iou", "dice", "accuracy")}, prog_bar=True)
@@ -281,7 +289,7 @@ class SemanticSegmentation(AdaptationTask):
         """Return `prediction`, class ids, int64 `(B, H, W)` at the image's size; `anomaly_maps` as in `test_step`."""
         predictions, maps = [], []
         for result in self._results(batch["image"], None, self.test_views):
-            predictions.append(result.maps[:-1].argmax(0))
+            predictions.append(most_likely_classes(result.maps[:-1]))
             if self.keeps_anomaly_maps:
                 maps.append(self.anomalies.maps(result.maps))
         return {"prediction": _like(batch["image"], predictions)} | ({"anomaly_maps": maps} if maps else {})
@@ -298,7 +306,7 @@ class SemanticSegmentation(AdaptationTask):
         """
         predictions, losses = [], []
         for result in self._results(image, mask):
-            predictions.append(result.maps[:-1].argmax(0))
+            predictions.append(most_likely_classes(result.maps[:-1]))
             if result.loss is not None:
                 losses.append(result.loss)
         return torch.stack(predictions), torch.stack(losses) if losses else None
@@ -340,7 +348,7 @@ class SemanticSegmentation(AdaptationTask):
         masks, truths = batch.get("mask"), batch.get("anomaly")
         predictions, maps = [], []
         for index, result in enumerate(self._results(batch["image"], masks, views)):
-            predictions.append(result.maps[:-1].argmax(0))
+            predictions.append(most_likely_classes(result.maps[:-1]))
             # samples without a name only complete the last step of a rank, and do not count
             real = bool(batch["name"][index])
             if truths is not None:
@@ -378,15 +386,6 @@ class SemanticSegmentation(AdaptationTask):
 def _like(images: Images, predictions: list[Tensor]) -> Images:
     """Return predictions as one tensor if the images are one tensor, else as a list."""
     return torch.stack(predictions) if isinstance(images, Tensor) else predictions
-
-
-def _views(overlap: float, flip: bool, scales: Sequence[float]) -> list[View]:
-    """Return the views of an image in `test`, after a check of what describes them."""
-    if not 0 <= overlap < 1:
-        raise UserError(f"test_overlap: {overlap}; must be at least 0 and below 1")
-    if not scales or not all(1 <= scale <= 8 for scale in scales):
-        raise UserError(f"test_scales: [{listed(scales)}]; must be one or more numbers from 1 to 8")
-    return [View(scale, mirrored, overlap) for scale in scales for mirrored in ((False, True) if flip else (False,))]
 
 
 def _check_weights(class_weights: list[float] | None, outlier_weight: float, num_classes: int) -> None:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from eomt.errors import UserError, listed
+
 
 class WindowResult(NamedTuple):
     """The prediction for K windows."""
@@ -70,6 +72,19 @@ class View(NamedTuple):
     scale: float = 1.0  # size of the image, in parts of the one that just covers a window; at least 1
     flip: bool = False  # mirror the image, and its maps back
     overlap: float = 0.0  # see `window_corners`
+
+
+def make_views(overlap: float, flip: bool, scales: Sequence[float]) -> list[View]:
+    """Return the views of an image in `test`: each scale, as it is and, with `flip`, mirrored.
+
+    Raises:
+        UserError: For an overlap or a scale that cannot be.
+    """
+    if not 0 <= overlap < 1:
+        raise UserError(f"test_overlap: {overlap}; must be at least 0 and below 1")
+    if not scales or not all(1 <= scale <= 8 for scale in scales):
+        raise UserError(f"test_scales: [{listed(scales)}]; must be one or more numbers from 1 to 8")
+    return [View(scale, mirrored, overlap) for scale in scales for mirrored in ((False, True) if flip else (False,))]
 
 
 class _Canvas:

@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -12,8 +14,8 @@ from transformers import EomtConfig
 from transformers.models.eomt.modeling_eomt import EomtLoss
 
 from eomt.errors import UserError
-from eomt.losses import MaskClassificationLoss
-from eomt.losses.mask_classification import Assignment, pairwise_losses, point_losses
+from eomt.losses import MaskClassificationLoss, mask_classification
+from eomt.losses.mask_classification import Assignment
 from eomt.utils.labels import IGNORE_INDEX
 
 NUM_CLASSES, NUM_POINTS = 6, 64
@@ -127,6 +129,82 @@ def test_losses_and_gradients_equal_transformers(
         torch.testing.assert_close(ours_gradient, theirs_gradient, atol=1e-6, rtol=1e-4)
 
 
+# ---------------------------------------------------------------------------------------- against its definition
+
+
+def values_at(maps: Tensor, points: Tensor) -> Tensor:
+    """Return dense maps `(N, H, W)` at points `(P, 2)`, `(N, P)`."""
+    return F.grid_sample(maps[None], 2 * points[None, None] - 1, align_corners=False)[0, :, 0]
+
+
+def plain_pair_losses(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross entropy and dice loss of one mask at P points."""
+    p = logits.sigmoid()
+    error = -(target * logits.sigmoid().log() + (known - target) * (-logits).sigmoid().log())
+    dice = 1 - (2 * (p * target).sum() + 1) / ((p * known).sum() + target.sum() + 1)
+    return error.sum() / known.sum().clamp(min=1), dice
+
+
+def plain_criterion(loss: LossAtFixedPoints, predictions: Predictions, mask: Tensor) -> Tensor:
+    """Return the loss in float64, pair by pair, from dense masks."""
+    num_rest = NUM_POINTS - loss.num_uncertain_points
+    matching, drawn = (
+        loss.sample_points((len(mask), count), torch.device("cpu")).double()
+        for count in (NUM_POINTS, loss.num_candidates + num_rest)
+    )
+    total, num_targets = torch.zeros((), dtype=torch.float64), 0
+    class_targets = torch.full((len(predictions), *predictions[0][1].shape[:2]), NUM_CLASSES)
+    for image, labels in enumerate(mask):
+        classes = [int(label) for label in labels.unique() if label != IGNORE_INDEX]
+        num_targets += len(classes)
+        dense = torch.stack([labels == label for label in (*classes, IGNORE_INDEX)]).double()
+        dense = torch.cat([dense, torch.ones_like(dense[:1])])
+        for layer, (masks, class_logits) in enumerate(predictions):
+            at_points = values_at(dense, matching[image])
+            known, logits = 1 - at_points[-2] / at_points[-1], values_at(masks[image], matching[image])
+            costs = [
+                [
+                    5 * sum(plain_pair_losses(mine, target, known)) - 2 * scores[label]
+                    for target, label in zip(at_points, classes, strict=False)
+                ]
+                for mine, scores in zip(logits.detach(), class_logits[image].detach().softmax(-1), strict=True)
+            ]
+            at_points, logits = values_at(dense, drawn[image]), values_at(masks[image], drawn[image])
+            known = 1 - at_points[-2] / at_points[-1]
+            for query, target in zip(*linear_sum_assignment(torch.tensor(costs).numpy()), strict=True):
+                certainty = logits[query].abs().where(known > 0, torch.inf)[: loss.num_candidates]
+                chosen = certainty.argsort()[: loss.num_uncertain_points].tolist()
+                chosen += range(loss.num_candidates, len(known))
+                total = total + 5 * sum(
+                    plain_pair_losses(logits[query, chosen], at_points[target, chosen], known[chosen])
+                )
+                class_targets[layer, image, query] = classes[target]
+    weight = loss.class_weights.double()
+    of_classes = [
+        F.cross_entropy(class_logits.flatten(0, 1), targets.flatten(), weight)
+        for (_, class_logits), targets in zip(predictions, class_targets, strict=True)
+    ]
+    return total / num_targets + 2 * torch.stack(of_classes).sum()
+
+
+@pytest.mark.parametrize("masks_at_once", [2, 100])
+def test_loss_and_gradients_equal_the_definition(masks_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_classification, "MASKS", masks_at_once)
+    loss, mask = fixed_loss(), make_mask()
+    mask[0, 5:9, 2:11], mask[1, :, 17:] = IGNORE_INDEX, IGNORE_INDEX
+    ours = make_predictions(num_layers=2)
+    plain = [(a.detach().double().requires_grad_(), b.detach().double().requires_grad_()) for a, b in ours]
+
+    found, expected = loss(ours, mask)["loss"], plain_criterion(loss, plain, mask)
+    found.backward()
+    expected.backward()
+
+    torch.testing.assert_close(found.double(), expected, atol=0, rtol=1e-6)
+    for mine, theirs in zip(gradients(ours), gradients(plain), strict=True):
+        assert theirs.abs().max() > 1e-3
+        torch.testing.assert_close(mine.double(), theirs, atol=1e-7, rtol=1e-4)
+
+
 # ---------------------------------------------------------------------------------------- matching
 
 
@@ -163,18 +241,6 @@ def test_costs_that_are_not_finite_are_avoided(value: float) -> None:
     (assignment,) = fixed_loss().match(costs, present)
 
     assert sorted(assignment.query[0].tolist()) == [0, 2, 3]
-
-
-def test_pairwise_losses_are_the_losses_of_each_pair() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, known = torch.randn(NUM_POINTS, 4, generator=generator), torch.rand(NUM_POINTS, generator=generator)
-    targets = known * torch.rand(3, NUM_POINTS, generator=generator)
-
-    pairwise = torch.stack(pairwise_losses(logits, targets, known))
-
-    for target, query in itertools.product(range(3), range(4)):
-        one_pair = torch.stack(point_losses(logits[:, query][None], targets[target][None], known[None]))
-        torch.testing.assert_close(pairwise[:, target, query], one_pair)
 
 
 def test_predictions_that_are_not_finite_do_not_crash() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.models import EoMT
-from eomt.models.eomt import Prediction, ScaleBlock, anneal, class_and_void_scores, class_scores
+from eomt.models.eomt import Prediction, ScaleBlock, anneal, class_and_void_scores, class_scores, most_likely_classes
 from tests.tiny import make_eomt, make_image
 
 
@@ -101,11 +101,20 @@ def test_class_scores_sum_the_queries_without_no_object() -> None:
 def test_mask_logits_are_interpolated_and_not_scores() -> None:
     """15 A: as in both references; a score interpolated after the sigmoid is another one at each edge."""
     torch.manual_seed(0)
-    prediction = Prediction(4 * torch.randn(2, 19, 5, 7), torch.randn(2, 19, 5))
+    # more queries than are interpolated at once
+    prediction = Prediction(4 * torch.randn(2, 75, 5, 7), torch.randn(2, 75, 5))
     masks = F.interpolate(prediction.mask_logits, (20, 30), mode="bilinear").sigmoid()
     expected = torch.einsum("bqc,bqhw->bchw", prediction.class_logits.softmax(-1), masks)
     torch.testing.assert_close(class_and_void_scores(prediction, (20, 30)), expected)
     torch.testing.assert_close(class_scores(prediction, (20, 30)), expected[:, :-1])
+
+
+def test_the_most_likely_class_is_the_first_of_the_highest() -> None:
+    scores = torch.randint(0, 4, (2, 6, 5, 7), generator=torch.Generator().manual_seed(0)).float()
+    first = torch.tensor([[column.tolist().index(column.max()) for column in image.flatten(1).t()] for image in scores])
+
+    assert torch.equal(most_likely_classes(scores), first.view(2, 5, 7))
+    assert torch.equal(most_likely_classes(scores[0]), first[0].view(5, 7))
 
 
 def test_depth_of_orders_the_backbone_and_leaves_the_heads() -> None:
