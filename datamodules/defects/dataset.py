@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.reading import orientation_of, read_image
+from datamodules.common.reading import orientation_of, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.defects.annotations import AnnotatedImage
 
@@ -22,7 +22,7 @@ def read_sample(sample: AnnotatedImage) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         UserError: A file is damaged, or the annotation does not fit the image.
     """
-    image = F.pil_to_tensor(read_image(sample.image))
+    image = read_pixels(sample.image)
     height, width = image.shape[-2:]
     masks = sample.annotation.masks((height, width), orientation_of(sample.image))
     stacked = np.stack([*masks.values()]) if masks else np.zeros((0, height, width), dtype=bool)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.reading import Box, check_image, orientation_of, read_image, turned_box
+from datamodules.common.reading import Box, check_image, orientation_of, read_pixels, turned_box
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.faces.boxes import face_window
 from datamodules.faces.folders import BONA_FIDE, Face
@@ -46,7 +46,7 @@ def _turned_box(face: Face, size: tuple[int, int]) -> Box | None:
 
 def read_window(face: Face, size: tuple[int, int]) -> Tensor:
     """Return the part of an image that is shown at `size`, not yet resized, (3, H, W) uint8 RGB."""
-    image = F.pil_to_tensor(read_image(face.image))
+    image = read_pixels(face.image)
     shape = (image.shape[-2], image.shape[-1])
     left, top, right, bottom = face_window(shape, _turned_box(face, shape), size)
     return image[:, top:bottom, left:right]

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.reading import read_image
+from datamodules.common.reading import read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.questions.rows import QuestionRow
 from datamodules.questions.tokens import TokenTable
@@ -93,7 +93,7 @@ class QuestionDataset(Dataset[dict[str, Any]]):
         return samples
 
     def _read(self, row: QuestionRow) -> Tensor:
-        return F.resize(F.pil_to_tensor(read_image(row.image)), list(self.size), antialias=True)
+        return F.resize(read_pixels(row.image), list(self.size), antialias=True)
 
     def _texts(self, row: QuestionRow) -> dict[str, Any]:
         index = self.index_of_answer.get(normalize_answer(row.answer, self.language), UNKNOWN_ANSWER)
