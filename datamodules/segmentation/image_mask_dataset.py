@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.common.kept import KeptSamples
 from datamodules.common.pairs import Pair, check_same_size
 from datamodules.common.reading import Color, read_mask, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
@@ -52,7 +53,9 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
 
 
 class AugmentedDataset(Dataset[dict[str, Any]]):
-    """Randomly changed samples, for training; an index comes with the seed of the changes.
+    """Randomly changed samples, for training, decoded once each, see `KeptSamples`.
+
+    An index comes with the seed of the changes.
 
     Args:
         samples: Images with their masks.
@@ -64,6 +67,7 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
         self, samples: ImageMaskDataset, transform: TrainTransform, outliers: OutlierPaste | None = None
     ) -> None:
         self.samples = samples
+        self.read = KeptSamples(samples.read)
         self.transform = transform
         self.outliers = outliers
 
@@ -73,7 +77,7 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
         # Lightning's overfit_batches takes the sampler away, and with it the seeds
         position, seed = index if isinstance(index, tuple) else (index, index)
-        image, ids = self.samples.read(position)
+        image, ids = self.read(position)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the GPU's generator too, which belongs to the network
             torch.default_generator.manual_seed(seed)
