@@ -342,7 +342,7 @@ def _labels(path: ImageFile, image: Image.Image, class_colors: list[Color] | Non
             raise UserError(f"{path}: mask of more than 8 bits (mode {image.mode}); class_colors wants colors")
         return _labels_of_colors(path, np.asarray(image.convert("RGB")), class_colors)
     if image.mode in ("1", "L", "P"):
-        return np.asarray(image).astype(np.uint8, copy=False)
+        return np.array(image).astype(np.uint8, copy=False)
     if image.mode == "LA":
         return np.asarray(image)[..., 0]
     if image.mode in DEEP_MODES and image.mode != "F":

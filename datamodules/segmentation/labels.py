@@ -3,6 +3,7 @@
 import numpy as np
 
 from datamodules.common.checks import check_class_names
+from datamodules.common.label_arrays import look_up
 from datamodules.common.reading import Color
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed
@@ -148,7 +149,7 @@ class LabelTable:
             self._table[list(class_map)] = list(class_map.values())
         self._table[ignore_labels] = IGNORE_INDEX
         narrow = self._table[:256]
-        self._narrow = np.where(narrow < 0, DOUBTFUL, narrow).astype(np.uint8).tobytes()
+        self._narrow = np.where(narrow < 0, DOUBTFUL, narrow).astype(np.uint8)
 
     def file_labels(self) -> list[int]:
         """Return the raw label of each class; of several the smallest."""
@@ -161,8 +162,7 @@ class LabelTable:
             UserError: A label is neither a class nor ignored; `file` is named.
         """
         if raw.dtype == np.uint8:
-            # as bytes, which takes a sixth of the time of an index
-            ids = np.frombuffer(bytearray(raw).translate(self._narrow), dtype=np.uint8).reshape(raw.shape)
+            ids = look_up(self._narrow, raw)
             if not (ids == DOUBTFUL).any():
                 return ids
         exact = self._table[raw]
