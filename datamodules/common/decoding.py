@@ -27,10 +27,9 @@ def decode_rgb(image: Image.Image) -> np.ndarray | None:
     sampling = tuple(tuple(component[1:3]) for component in getattr(image, "layer", ()))
     if image.format != "JPEG" or image.mode not in ("L", "RGB") or sampling not in COMPARED_SAMPLINGS or file is None:
         return None
-    place = file.tell()
+    # Pillow, where it decodes afterwards, goes to the beginning too
     file.seek(0)
     content = bytearray(file.read())
-    file.seek(place)
     try:
         pixels = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), ImageReadMode.RGB)
     except RuntimeError:
