@@ -14,11 +14,11 @@ from eomt.utils.labels import IGNORE_INDEX
 
 def test_the_masks_of_the_reference_are_those_of_this_package(tmp_path: Path) -> None:
     module = partial(ImageMaskFolder, class_map="cityscapes", flip=False, color_jitter=False)
-    data = Data("small", (32, 48), 4, 32, FOLDER_FILES, module)
+    data = Data("small", (32, 32), 4, 32, FOLDER_FILES, module)
     data.write(tmp_path)
     ours = data.opened(tmp_path, 0)
     pairs = ours.find_splits()["val"]
-    transform = ReferenceTransform((32, 48), (1.0, 1.0), hue=True)
+    transform = ReferenceTransform((32, 32), (1.0, 1.0), hue=True)
     reference = ReferenceDataset(pairs, CITYSCAPES_LABEL_IDS, transform)
     for index, batch in enumerate(ours.val_dataloader()):
         image, target = reference[index]
