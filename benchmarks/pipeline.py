@@ -1,4 +1,6 @@
-"""Images per second of a training pipeline, against that of EoMT's authors. `python -m benchmarks.pipeline [ROUNDS]`.
+"""Images per second of a training pipeline, against that of EoMT's authors. `python -m benchmarks.pipeline`.
+
+`python -m benchmarks.pipeline [ROUNDS [png] [jpeg] [small]]` measures some of the data alone.
 
 Training samples of road scenes (1024 x 2048 pixels, with Cityscapes' label ids) and of small images (256 x 256) are
 read from files, changed at random (scale, crop, mirror, colors), and put into batches: by this package's data modules,
@@ -93,25 +95,13 @@ class Data:
         return data
 
 
-DATA = (
-    Data("road scenes, PNG of 1024 x 2048, crop 512", (1024, 2048), 12, 512, CITYSCAPES_FILES, Cityscapes),
-    Data(
-        "road scenes, JPEG of 1024 x 2048, crop 512",
-        (1024, 2048),
-        12,
-        512,
-        FOLDER_FILES,
-        partial(ImageMaskFolder, class_map="cityscapes"),
-    ),
-    Data(
-        "small images, JPEG of 256 x 256, crop 224",
-        (256, 256),
-        200,
-        224,
-        FOLDER_FILES,
-        partial(ImageMaskFolder, class_map="cityscapes"),
-    ),
-)
+ROAD, SMALL = (1024, 2048), (256, 256)
+folder_of_scenes = partial(ImageMaskFolder, class_map="cityscapes")
+DATA = {
+    "png": Data("road scenes, PNG of 1024 x 2048, crop 512", ROAD, 12, 512, CITYSCAPES_FILES, Cityscapes),
+    "jpeg": Data("road scenes, JPEG of 1024 x 2048, crop 512", ROAD, 12, 512, FOLDER_FILES, folder_of_scenes),
+    "small": Data("small images, JPEG of 256 x 256, crop 224", SMALL, 100, 224, FOLDER_FILES, folder_of_scenes),
+}
 
 
 def photograph(size: tuple[int, int], number: int) -> np.ndarray:
@@ -209,8 +199,8 @@ def main() -> None:
     """Measure, and print the tables."""
     torch.set_num_threads(1)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    for data in DATA:
-        compare(data, rounds)
+    for name in sys.argv[2:] or DATA:
+        compare(DATA[name], rounds)
 
 
 if __name__ == "__main__":
