@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import StubImageFile
+from torch import Tensor
 
+from datamodules.common.decoding import decode_rgb
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 from eomt.utils.reading import check_regular
@@ -32,9 +35,9 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.T,
+    5: lambda pixels: pixels.swapaxes(0, 1),
     6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].T,
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels),
 }
 
@@ -88,13 +91,29 @@ def _refuse_unusable(path: ImageFile, image: Image.Image) -> None:
         )
 
 
-def read_image(path: ImageFile) -> Image.Image:
+def read_pixels(path: ImageFile) -> Tensor:
     """Read an image as RGB, turned as its EXIF orientation says.
+
+    Returns:
+        (3, H, W) uint8; a pixel's colors lie side by side in memory, as torchvision resizes them fastest.
 
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
-    return _read_as(path, "RGB")
+    with _opened(path) as image:
+        _refuse_unusable(path, image)
+        stored = decode_rgb(image)
+        pixels = np.array(_upright(image, "RGB")) if stored is None else turned(stored, _orientation(image))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def read_image(path: ImageFile) -> Image.Image:
+    """Read an image as `read_pixels` does, for Pillow.
+
+    Raises:
+        UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
+    """
+    return Image.fromarray(read_pixels(path).permute(1, 2, 0).numpy())
 
 
 def read_small_image(path: ImageFile, side: int) -> Image.Image:
@@ -103,7 +122,10 @@ def read_small_image(path: ImageFile, side: int) -> Image.Image:
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
-    return _read_as(path, "RGB", (side, side))
+    with _opened(path) as image:
+        _refuse_unusable(path, image)
+        image.draft(None, (side, side))
+        return _upright(image, "RGB")
 
 
 def read_image_with_opacity(path: ImageFile) -> Image.Image:
@@ -112,15 +134,16 @@ def read_image_with_opacity(path: ImageFile) -> Image.Image:
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
-    return _read_as(path, "RGBA")
-
-
-def _read_as(path: ImageFile, mode: str, least: tuple[int, int] | None = None) -> Image.Image:
     with _opened(path) as image:
         _refuse_unusable(path, image)
-        if least is not None:
-            image.draft(None, least)
-        return ImageOps.exif_transpose(image).convert(mode)
+        return _upright(image, "RGBA")
+
+
+def _upright(image: Image.Image, mode: str) -> Image.Image:
+    """Return an opened image in a mode, turned as its EXIF orientation says; it may be turned itself."""
+    ImageOps.exif_transpose(image, in_place=True)
+    # an image of the same mode would be copied
+    return image if image.mode == mode else image.convert(mode)
 
 
 def has_transparency(path: ImageFile) -> bool:
@@ -237,7 +260,7 @@ def stored_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels, (H, W), as an EXIF orientation says: what lives in the file's pixels follows the image."""
+    """Turn stored pixels, (H, W) or (H, W, C), as an EXIF orientation says: what lives in them follows the image."""
     # PyTorch takes no array that is read backwards
     return np.ascontiguousarray(TURNS[orientation](pixels))
 
@@ -319,7 +342,7 @@ def _labels(path: ImageFile, image: Image.Image, class_colors: list[Color] | Non
             raise UserError(f"{path}: mask of more than 8 bits (mode {image.mode}); class_colors wants colors")
         return _labels_of_colors(path, np.asarray(image.convert("RGB")), class_colors)
     if image.mode in ("1", "L", "P"):
-        return np.asarray(image).astype(np.uint8, copy=False)
+        return np.array(image).astype(np.uint8, copy=False)
     if image.mode == "LA":
         return np.asarray(image)[..., 0]
     if image.mode in DEEP_MODES and image.mode != "F":

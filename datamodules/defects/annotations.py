@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from datamodules.common.label_arrays import count_labels
 from datamodules.common.pairs import Pair, check_same_size
 from datamodules.common.reading import read_mask, stored_size, turned
 from datamodules.common.zip_members import ImageFile
@@ -91,7 +92,7 @@ class MaskFile:
 
 def mask_values(raw: np.ndarray) -> list[int]:
     """Return the values other than the background in a mask, rising."""
-    return [int(value) for value in np.flatnonzero(np.bincount(raw.ravel())) if value != BACKGROUND]
+    return [value for value in count_labels(raw) if value != BACKGROUND]
 
 
 def class_of_value(value: int, num_classes: int, file: ImageFile) -> int:

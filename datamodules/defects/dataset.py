@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.reading import orientation_of, read_image
+from datamodules.common.kept import KeptSamples
+from datamodules.common.reading import orientation_of, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.defects.annotations import AnnotatedImage
 
@@ -22,7 +23,7 @@ def read_sample(sample: AnnotatedImage) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         UserError: A file is damaged, or the annotation does not fit the image.
     """
-    image = F.pil_to_tensor(read_image(sample.image))
+    image = read_pixels(sample.image)
     height, width = image.shape[-2:]
     masks = sample.annotation.masks((height, width), orientation_of(sample.image))
     stacked = np.stack([*masks.values()]) if masks else np.zeros((0, height, width), dtype=bool)
@@ -69,7 +70,9 @@ class DefectDataset(Dataset[dict[str, Any]]):
 
 
 class AugmentedDefectDataset(Dataset[dict[str, Any]]):
-    """Samples for training: image and masks at the network's size; an index comes with the seed of its changes.
+    """Samples for training, decoded once each, see `KeptSamples`: image and masks at the network's size.
+
+    An index comes with the seed of its changes.
 
     Half of the images are mirrored, half are turned upside down, brightness and contrast vary by a fifth.
 
@@ -85,6 +88,7 @@ class AugmentedDefectDataset(Dataset[dict[str, Any]]):
         self.samples = samples
         self.img_size = img_size
         self.augment = augment
+        self.read = KeptSamples(self._decode)
         self.jitter = v2.ColorJitter(brightness=0.2, contrast=0.2)
 
     def __len__(self) -> int:
@@ -93,7 +97,7 @@ class AugmentedDefectDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
         # Lightning's overfit_batches takes the sampler away, and with it the seeds
         position, seed = index if isinstance(index, tuple) else (index, index)
-        image, masks, class_ids = read_sample(self.samples[position])
+        image, masks, class_ids = self.read(position)
         if self.augment:
             with torch.random.fork_rng(devices=[]):
                 # torch.manual_seed would seed the GPU's generator too, which belongs to the network
@@ -105,6 +109,9 @@ class AugmentedDefectDataset(Dataset[dict[str, Any]]):
             "class_ids": class_ids,
             "name": self.samples[position].name,
         }
+
+    def _decode(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        return read_sample(self.samples[position])
 
     def _change(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         flipped = [axis for axis in (-1, -2) if torch.rand(()) < 0.5]

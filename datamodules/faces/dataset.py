@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.reading import Box, check_image, orientation_of, read_image, turned_box
+from datamodules.common.kept import KeptSamples
+from datamodules.common.reading import Box, check_image, orientation_of, read_pixels, turned_box
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.faces.boxes import face_window
 from datamodules.faces.folders import BONA_FIDE, Face
@@ -46,7 +47,7 @@ def _turned_box(face: Face, size: tuple[int, int]) -> Box | None:
 
 def read_window(face: Face, size: tuple[int, int]) -> Tensor:
     """Return the part of an image that is shown at `size`, not yet resized, (3, H, W) uint8 RGB."""
-    image = F.pil_to_tensor(read_image(face.image))
+    image = read_pixels(face.image)
     shape = (image.shape[-2], image.shape[-1])
     left, top, right, bottom = face_window(shape, _turned_box(face, shape), size)
     return image[:, top:bottom, left:right]
@@ -119,7 +120,9 @@ class FaceDataset(_Faces):
 
 
 class AugmentedFaces(_Faces):
-    """Faces for training; an index comes with the seed of its changes. Samples are those of `FaceDataset`.
+    """Faces for training, decoded once each, see `KeptSamples`. Samples are those of `FaceDataset`.
+
+    An index comes with the seed of its changes.
 
     Args:
         faces: The files.
@@ -130,10 +133,14 @@ class AugmentedFaces(_Faces):
     def __init__(self, faces: Sequence[Face], size: tuple[int, int], transform: MorphTransform | None) -> None:
         super().__init__(faces, size)
         self.transform = transform
+        self.read = KeptSamples(self._decode)
+
+    def _decode(self, position: int) -> tuple[Tensor]:
+        return (read_face(self.faces[position], self.size),)
 
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
         position, seed = _with_seed(index)
-        image = read_face(self.faces[position], self.size)
+        (image,) = self.read(position)
         if self.transform is not None:
             image = _seeded(self.transform, image, seed)
         return {"image": image, **_described(self.faces[position])}
@@ -141,6 +148,8 @@ class AugmentedFaces(_Faces):
 
 class UnlabeledFaces(_Faces):
     """Faces alone: `image` (3, *size) uint8 RGB, `path` and `name`; `PADDING_INDEX` gives the first without a name.
+
+    For training they are decoded once each, see `KeptSamples`.
 
     Args:
         faces: The files; labels are not looked at.
@@ -151,6 +160,10 @@ class UnlabeledFaces(_Faces):
     def __init__(self, faces: Sequence[Face], size: tuple[int, int], transform: PretrainingTransform | None) -> None:
         super().__init__(faces, size)
         self.transform = transform
+        self.read = KeptSamples(self._decode)
+
+    def _decode(self, position: int) -> tuple[Tensor]:
+        return (read_window(self.faces[position], self.size),)
 
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
         position, seed = _with_seed(index)
@@ -158,7 +171,7 @@ class UnlabeledFaces(_Faces):
         if self.transform is None:
             image = read_face(face, self.size)
         else:
-            image = _seeded(self.transform, read_window(face, self.size), seed)
+            image = _seeded(self.transform, *self.read(position), seed)
         return {"image": image, "path": str(face.image), "name": "" if position == PADDING_INDEX else face.name}
 
 

@@ -1,6 +1,7 @@
 """Samples of questions about images, and the batches they fill."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.reading import read_image
+from datamodules.common.kept import KeptSamples
+from datamodules.common.reading import read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.questions.rows import QuestionRow
 from datamodules.questions.tokens import TokenTable
@@ -19,8 +21,6 @@ from eomt.utils.answers import normalize_answer
 from eomt.utils.labels import IGNORED_TOKEN
 
 UNKNOWN_ANSWER = -1
-# of decoded images that a process keeps from one epoch to the next
-KEPT_BYTES = 2**29
 
 
 class QuestionDataset(Dataset[dict[str, Any]]):
@@ -32,8 +32,8 @@ class QuestionDataset(Dataset[dict[str, Any]]):
     answer there are no `labels`.
     `PADDING_INDEX` gives the first question without a name.
 
-    An image is decoded once for the questions of a batch, and for those that follow in the next one; as many images as
-    `KEPT_BYTES` hold are decoded once in all.
+    An image is decoded once for the questions of a batch, and for those that follow in the next one; many are decoded
+    once in all, see `KeptSamples`.
 
     Args:
         rows: The questions.
@@ -61,8 +61,7 @@ class QuestionDataset(Dataset[dict[str, Any]]):
         self.size = size
         self.weights = weights
         self._last_image: dict[str, Tensor] = {}
-        self._kept_images: dict[str, Tensor] = {}
-        self._most_kept = KEPT_BYTES // (3 * size[0] * size[1])
+        self._read = KeptSamples(self._decode)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,9 +79,7 @@ class QuestionDataset(Dataset[dict[str, Any]]):
             row = self.rows[max(position, 0)]
             name = str(row.image)
             if name not in images:
-                images[name] = self._kept_images[name] if name in self._kept_images else self._read(row)
-                if len(self._kept_images) < self._most_kept:
-                    self._kept_images[name] = images[name]
+                (images[name],) = self._read(row.image)
             sample = {"image": images[name], "image_name": name, **self._texts(row)}
             if position == PADDING_INDEX:
                 sample["name"] = ""
@@ -92,8 +89,8 @@ class QuestionDataset(Dataset[dict[str, Any]]):
         self._last_image = {samples[-1]["image_name"]: samples[-1]["image"]}
         return samples
 
-    def _read(self, row: QuestionRow) -> Tensor:
-        return F.resize(F.pil_to_tensor(read_image(row.image)), list(self.size), antialias=True)
+    def _decode(self, image: Path) -> tuple[Tensor]:
+        return (F.resize(read_pixels(image), list(self.size), antialias=True),)
 
     def _texts(self, row: QuestionRow) -> dict[str, Any]:
         index = self.index_of_answer.get(normalize_answer(row.answer, self.language), UNKNOWN_ANSWER)

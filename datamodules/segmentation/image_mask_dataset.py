@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as F
 
+from datamodules.common.kept import KeptSamples
 from datamodules.common.pairs import Pair, check_same_size
-from datamodules.common.reading import Color, read_image, read_mask
+from datamodules.common.reading import Color, read_mask, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.labels import LabelTable
@@ -40,7 +40,7 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
     def read(self, position: int) -> tuple[Tensor, Tensor]:
         """Return an image (3, H, W) uint8 and its class ids (H, W) uint8."""
         pair = self.pairs[position]
-        image = F.pil_to_tensor(read_image(pair.image))
+        image = read_pixels(pair.image)
         ids = torch.from_numpy(self.table.class_ids(read_mask(pair.mask, self.class_colors, pair.image), pair.mask))
         check_same_size(pair, tuple(image.shape[-2:]), tuple(ids.shape))
         return image, ids
@@ -53,7 +53,9 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
 
 
 class AugmentedDataset(Dataset[dict[str, Any]]):
-    """Randomly changed samples, for training; an index comes with the seed of the changes.
+    """Randomly changed samples, for training, decoded once each, see `KeptSamples`.
+
+    An index comes with the seed of the changes.
 
     Args:
         samples: Images with their masks.
@@ -65,6 +67,7 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
         self, samples: ImageMaskDataset, transform: TrainTransform, outliers: OutlierPaste | None = None
     ) -> None:
         self.samples = samples
+        self.read = KeptSamples(samples.read)
         self.transform = transform
         self.outliers = outliers
 
@@ -74,7 +77,7 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
         # Lightning's overfit_batches takes the sampler away, and with it the seeds
         position, seed = index if isinstance(index, tuple) else (index, index)
-        image, ids = self.samples.read(position)
+        image, ids = self.read(position)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the GPU's generator too, which belongs to the network
             torch.default_generator.manual_seed(seed)
@@ -97,4 +100,4 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, str | Tensor]:
         name, path = self.files[max(index, 0)]
-        return {"image": F.pil_to_tensor(read_image(path)), "name": "" if index == PADDING_INDEX else name}
+        return {"image": read_pixels(path), "name": "" if index == PADDING_INDEX else name}

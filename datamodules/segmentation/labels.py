@@ -3,6 +3,7 @@
 import numpy as np
 
 from datamodules.common.checks import check_class_names
+from datamodules.common.label_arrays import look_up
 from datamodules.common.reading import Color
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed
@@ -10,6 +11,8 @@ from eomt.utils.labels import IGNORE_INDEX
 
 MAX_CLASSES = 255
 MAX_LABEL = 0xFFFF
+# stands for labels that are unknown in the table of 8-bit masks; where there are 255 classes it is one of them too
+DOUBTFUL = 254
 
 
 def declared_num_classes(
@@ -145,6 +148,8 @@ class LabelTable:
         else:
             self._table[list(class_map)] = list(class_map.values())
         self._table[ignore_labels] = IGNORE_INDEX
+        narrow = self._table[:256]
+        self._narrow = np.where(narrow < 0, DOUBTFUL, narrow).astype(np.uint8)
 
     def file_labels(self) -> list[int]:
         """Return the raw label of each class; of several the smallest."""
@@ -156,11 +161,15 @@ class LabelTable:
         Raises:
             UserError: A label is neither a class nor ignored; `file` is named.
         """
-        ids = self._table[raw]
-        if ids.min(initial=0) < 0:
-            labels, pixels = np.unique(raw[ids < 0], return_counts=True)
+        if raw.dtype == np.uint8:
+            ids = look_up(self._narrow, raw)
+            if not (ids == DOUBTFUL).any():
+                return ids
+        exact = self._table[raw]
+        if exact.min(initial=0) < 0:
+            labels, pixels = np.unique(raw[exact < 0], return_counts=True)
             self._refuse(int(labels[0]), int(pixels[0]), file)
-        return ids.astype(np.uint8)
+        return exact.astype(np.uint8)
 
     def classes_present(self, histogram: dict[int, int], file: ImageFile) -> set[int]:
         """Return the class ids among a mask's raw labels, given as pixels per label.

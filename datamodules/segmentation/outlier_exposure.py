@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.areas import FEW, check_areas
 from datamodules.common.pairs import Pair, find_image_files, find_pairs
-from datamodules.common.reading import check_image, has_transparency, read_image, read_image_with_opacity, read_mask
+from datamodules.common.reading import check_image, has_transparency, read_image_with_opacity, read_mask, read_pixels
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.scanning import scan_pairs
@@ -48,7 +48,7 @@ class Cutout:
             pixels = F.pil_to_tensor(read_image_with_opacity(self.image)).float() / 255
             colors, opacity = pixels[:3], pixels[3:]
         else:
-            colors = F.pil_to_tensor(read_image(self.image)).float() / 255
+            colors = read_pixels(self.image).float() / 255
             labels = read_mask(self.mask, image=self.image)
             opacity = torch.from_numpy(~np.isin(labels, self.others)).float()[None]
         if colors.shape[1:] != opacity.shape[1:]:

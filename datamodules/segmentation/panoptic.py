@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.pairs import Pair, check_same_size
-from datamodules.common.reading import read_image
+from datamodules.common.reading import read_pixels
 from datamodules.common.splits import SPLITS
 from datamodules.segmentation.data_module import SegmentationDataModule
 from datamodules.segmentation.image_mask_dataset import ImageMaskDataset
@@ -37,7 +36,7 @@ class PanopticDataset(ImageMaskDataset):
     def read(self, position: int) -> tuple[Tensor, Tensor]:
         """Return an image (3, H, W) uint8 and its class ids (H, W) uint8."""
         pair = self.pairs[position]
-        image = F.pil_to_tensor(read_image(pair.image))
+        image = read_pixels(pair.image)
         ids = torch.from_numpy(read_class_ids(pair, self.split.segments[position], self.split.source))
         check_same_size(pair, tuple(image.shape[-2:]), tuple(ids.shape))
         return image, ids

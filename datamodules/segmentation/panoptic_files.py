@@ -21,7 +21,10 @@ from eomt.utils.reading import Number, Text, Whole, read_json
 
 NO_SEGMENT = 0
 # three colors of 8 bits
-SegmentId = Annotated[int, Field(ge=0, lt=2**24)]
+NUM_SEGMENT_IDS = 2**24
+SegmentId = Annotated[int, Field(ge=0, lt=NUM_SEGMENT_IDS)]
+# in a table of segments, where 0 is unknown
+FIRST_CLASS = 1
 
 
 class Category(TypedDict):
@@ -151,15 +154,17 @@ def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray
     """
     # the id of a segment is spread over the colors
     ids = read_color_codes(pair.mask, pair.image)
-    found, place, pixels = np.unique(ids, return_inverse=True, return_counts=True)
-    class_of_segment = {NO_SEGMENT: IGNORE_INDEX} | {int(segment): int(class_id) for segment, class_id in segments}
-    for segment, count in zip(found.tolist(), pixels.tolist(), strict=True):
-        if segment not in class_of_segment:
-            raise UserError(
-                f"{pair.mask}: segment {segment} ({count} pixels) is not in {source}; give files of one release"
-            )
-    classes = np.array([class_of_segment[segment] for segment in found.tolist()], dtype=np.uint8)
-    return classes[place].reshape(ids.shape)
+    # the system gives pages of a table when something is written there, so it costs no more than its few entries
+    table = np.zeros(NUM_SEGMENT_IDS, dtype=np.uint16)
+    table[NO_SEGMENT] = FIRST_CLASS + IGNORE_INDEX
+    table[segments[:, 0]] = FIRST_CLASS + segments[:, 1]
+    found = table[ids]
+    if not found.all():
+        unknown, pixels = np.unique(ids[found == 0], return_counts=True)
+        raise UserError(
+            f"{pair.mask}: segment {unknown[0]} ({pixels[0]} pixels) is not in {source}; give files of one release"
+        )
+    return (found - FIRST_CLASS).astype(np.uint8)
 
 
 def _categories(source: Path, categories: Sequence[Category]) -> dict[int, str]:

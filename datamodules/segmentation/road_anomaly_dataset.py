@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.pairs import Pair, check_same_size
-from datamodules.common.reading import check_image, read_image
+from datamodules.common.reading import check_image, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.common.threads import map_in_threads
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySample, AnomalySet
@@ -37,7 +36,7 @@ class AnomalyDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[max(index, 0)]
-        image = F.pil_to_tensor(read_image(sample.image))
+        image = read_pixels(sample.image)
         anomaly = self._anomaly(sample, tuple(image.shape[-2:]))
         is_padding = index == PADDING_INDEX
         return {

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.common.file_names import ends_with, stem_of, stems_of
+from datamodules.common.label_arrays import look_up
 from datamodules.common.pairs import find_files, find_image_files
 from datamodules.common.reading import read_mask
 from eomt.errors import UserError
@@ -79,10 +80,10 @@ class AnomalySet:
             UserError: The file is damaged, or has labels beyond these.
         """
         raw = read_mask(mask, image=image)
-        table = np.arange(0x10000)
+        table = np.arange(np.iinfo(raw.dtype).max + 1, dtype=raw.dtype)
         table[list(self.label_map)] = list(self.label_map.values())
-        labels = table[raw]
-        unknown = ~np.isin(labels, (0, ANOMALY, IGNORE_INDEX))
+        labels = look_up(table, raw) if raw.dtype == np.uint8 else table[raw]
+        unknown = (labels != 0) & (labels != ANOMALY) & (labels != IGNORE_INDEX)
         if unknown.any():
             values, pixels = np.unique(labels[unknown], return_counts=True)
             advice = "RoadAnomaly's and LostAndFound's own labels are understood in folders of these names"
@@ -91,7 +92,7 @@ class AnomalySet:
                     f"a folder of that name is read as the original; give one of 0, 1 and {IGNORE_INDEX} another name"
                 )
             raise UserError(f"{mask}: label {values[0]} ({pixels[0]} pixels); must be {self.raw_labels}: {advice}")
-        return labels.astype(np.uint8)
+        return labels.astype(np.uint8, copy=False)
 
 
 def find_anomaly_sets(path: Path) -> dict[str, AnomalySet]:

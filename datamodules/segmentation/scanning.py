@@ -1,7 +1,6 @@
 """One look at all files before training starts."""
 
-import numpy as np
-
+from datamodules.common.label_arrays import count_labels
 from datamodules.common.pairs import Pair, check_same_size
 from datamodules.common.reading import Color, check_image, read_mask
 from datamodules.common.threads import map_in_threads
@@ -17,7 +16,6 @@ def scan_pairs(pairs: list[Pair], class_colors: list[Color] | None, title: str) 
     def scan(pair: Pair) -> dict[int, int]:
         raw = read_mask(pair.mask, class_colors, pair.image)
         check_same_size(pair, check_image(pair.image), raw.shape)
-        pixels = np.bincount(raw.ravel())
-        return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels)}
+        return count_labels(raw)
 
     return map_in_threads(scan, pairs, title)

@@ -100,13 +100,13 @@ def test_evaluation_ranks_have_neighbors_and_take_equal_steps(num_samples: int, 
 
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     decoded: Counter[str] = Counter()
-    read = question_dataset.read_image
+    read = question_dataset.read_pixels
 
     def counted(path: Path) -> Any:
         decoded[path.name] += 1
         return read(path)
 
-    monkeypatch.setattr(question_dataset, "read_image", counted)
+    monkeypatch.setattr(question_dataset, "read_pixels", counted)
     return decoded
 
 

@@ -84,3 +84,17 @@ def test_classes_are_found_in_the_labels() -> None:
 def test_labels_that_are_no_class_ids_come_with_a_proposal(labels: set[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         infer_num_classes(labels, [255])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("num_classes", [2, 254, 255])
+def test_every_label_becomes_its_class_whatever_the_depth_of_the_mask(num_classes: int, dtype: type) -> None:
+    table = LabelTable(num_classes, None, [255])
+    raw = np.array([[*range(num_classes), 255]], dtype=dtype)
+    ids = table.class_ids(raw, FILE)
+    assert ids.dtype == np.uint8
+    np.testing.assert_array_equal(ids, raw)
+    for unknown in range(num_classes, 255):
+        raw[0, 1] = unknown
+        with pytest.raises(UserError, match=rf"mask\.png: label {unknown} \(1 pixels\) is neither"):
+            table.class_ids(raw, FILE)

