@@ -73,9 +73,17 @@ def _resting_collector() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        # else libraries of other languages complain at the end of what is left there
-        atexit.register(gc.unfreeze)
+        atexit.register(_end_collector)
         gc.enable()
+
+
+def _end_collector() -> None:
+    """Let Python end with one walk through its objects in place of two.
+
+    That one has to see them all, or libraries of other languages complain of what is left.
+    """
+    gc.unfreeze()
+    gc.disable()
 
 
 def __getattr__(name: str) -> Any:
