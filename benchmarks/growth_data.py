@@ -40,7 +40,7 @@ def smooth_pictures(number: int) -> Iterator[np.ndarray]:
     """Yield pictures (SIDE, SIDE, 3) uint8 with the spectrum of photos: the finer a wave, the weaker it is."""
     random = np.random.default_rng(number)
     waves = np.cos(np.pi * np.outer(np.arange(6), np.arange(SIDE) + 0.5) / SIDE)
-    strength = 60 / (1 + np.add.outer(np.arange(6), np.arange(6))) ** 1.2
+    strength = 25 / (1 + np.add.outer(np.arange(6), np.arange(6))) ** 1.2
     for _ in range(number):
         gray = waves.T @ (strength * random.normal(size=(6, 6))) @ waves
         tint = random.normal(0, 12, 3)
