@@ -159,7 +159,7 @@ def draw(file: Path, steps: dict[str, list[Point]], entries: dict[str, list[Poin
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
+    figure, panels = plt.subplots(2, 2, figsize=(14, 8), constrained_layout=True)
     for row, (title, of_kind) in enumerate((("a training step", steps), ("entries of a data set", entries))):
         for column, (what, field) in enumerate((("CPU seconds", "seconds"), ("MiB", "mib"))):
             panel = panels[row, column]
@@ -173,8 +173,8 @@ def draw(file: Path, steps: dict[str, list[Point]], entries: dict[str, list[Poin
             panel.plot([1, most], [middle, middle * most], color="0.6", linestyle="--", label="linear")
             panel.set(xscale="log", yscale="log", xlabel="size, in units of the first point", title=f"{title}: {what}")
             panel.grid(True, which="major", color="0.9")
-            panel.legend(fontsize=8)
-    figure.savefig(file, dpi=110)
+            panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    figure.savefig(file, dpi=90)
 
 
 def main() -> None:
