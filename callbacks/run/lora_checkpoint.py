@@ -34,7 +34,8 @@ from eomt.errors import UserError, shortened
 from eomt.lora.config import adaptation
 from eomt.lora.files import holds_only_adapters, save_adapter
 from eomt.tasks.base import AdaptationTask
-from eomt.utils.distributed import gather, rank
+from eomt.utils.distributed import gather
+from eomt.utils.rank import rank
 from eomt.utils.trainer import callbacks_of, is_trial
 
 log = logging.getLogger("eomt")

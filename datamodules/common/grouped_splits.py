@@ -97,9 +97,12 @@ def grouped_split(
             lacking[split][class_id] -= len(group.names)
     # of very few images rounding may leave a split none
     for split in possible:
+        if record[split]:
+            continue
         fullest = max(possible, key=lambda other: len(record[other]))
-        movable = [group for group in groups if set(group.names) <= set(record[fullest])]
-        if not record[split] and len(movable) > 1:
+        placed = set(record[fullest])
+        movable = [group for group in groups if placed.issuperset(group.names)]
+        if len(movable) > 1:
             last = max(movable, key=order)
             record[split] = list(last.names)
             record[fullest] = [name for name in record[fullest] if name not in last.names]

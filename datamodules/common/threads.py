@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from rich.progress import track
 
-from eomt.utils.distributed import rank
+from eomt.utils.rank import rank
 
 PROGRESS_BAR_ABOVE = 500
 

@@ -64,6 +64,8 @@ def _fill(
     block_of: dict[str, str],
 ) -> None:
     place = {node: index for index, node in enumerate(order)}
+    # of a person, the morphs: many, where everybody is morphed with everybody
+    totals = {node: sum(others.values()) for node, others in weights.items()}
     pull: Counter[str] = Counter()
     near: list[tuple[float, int, str]] = []
     fresh = iter(order)
@@ -76,7 +78,7 @@ def _fill(
         for other, weight in weights.get(node, {}).items():
             if other not in block_of:
                 pull[other] += weight  # type: ignore[assignment]
-                share = pull[other] / sum(weights[other].values())
+                share = pull[other] / totals[other]
                 heapq.heappush(near, (-share, place[other], other))
 
 

@@ -69,14 +69,14 @@ def capped_weights(counts: np.ndarray, raw: np.ndarray, cap: float) -> np.ndarra
         cap: Largest weight, at least 1, or no s would do.
     """
     order = np.argsort(-raw, kind="stable")
-    total = float(counts.sum())
-    # the largest weights are capped one by one, until the largest of the others stays below the cap
-    for num_capped in range(len(raw)):
-        capped, free = order[:num_capped], order[num_capped:]
-        scale = (total - cap * counts[capped].sum()) / float((counts[free] * raw[free]).sum())
-        if scale * raw[free[0]] <= cap:
-            return np.minimum(cap, scale * raw)
-    return np.full(len(raw), cap)
+    falling, weighed = raw[order], (counts * raw)[order]
+    # the largest weights are capped one by one, until the largest of the others stays below the cap: at each number of
+    # capped ones, how many samples they are, and what the others sum to
+    num_capped = np.cumsum(counts[order]) - counts[order]
+    free = np.cumsum(weighed[::-1])[::-1]
+    scales = (float(counts.sum()) - cap * num_capped) / free
+    found = np.flatnonzero(scales * falling <= cap)
+    return np.minimum(cap, scales[found[0]] * raw) if len(found) else np.full(len(raw), cap)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 
 from eomt.app.arguments import refuse_adapters
-from eomt.app.config import class_of, named_paths, network_class_of
-from eomt.app.runs import Checkpoint, step_of
+from eomt.app.checkpoint_files import step_of
+from eomt.app.config import named_paths, network_class_of
+from eomt.app.reading import class_of
+from eomt.app.runs import Checkpoint
 from eomt.errors import UserError, shortened
 from eomt.models.network import Network
 from eomt.utils.paths import constructor_parameters

@@ -4,7 +4,7 @@ import logging
 import warnings
 
 from eomt.errors import printable
-from eomt.utils.distributed import rank
+from eomt.utils.rank import rank
 
 log = logging.getLogger("eomt")
 

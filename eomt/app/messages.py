@@ -1,10 +1,9 @@
-"""Exceptions of libraries and of the machine, turned into one line that a user can act on."""
+"""Exceptions of libraries and of the machine, turned into one line that a user can act on.
+
+The libraries are imported where they are looked at: a mistake in the arguments is told before they are loaded.
+"""
 
 import errno
-
-import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from safetensors import SafetensorError
 
 from eomt.errors import UserError, shortened
 
@@ -47,6 +46,8 @@ def checkpoint_error(error: BaseException) -> UserError | None:
 
 def trainer_error(error: BaseException) -> UserError | None:
     """Return Lightning's refusal of the trainer's settings as a UserError; None for any other exception."""
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
     modules = _modules_of(error)
     for part in ("loggers", "callbacks"):
         # a logger's service may fail in a package of its own; of a callback, only its own complaint is meant
@@ -94,7 +95,9 @@ def constructor_of(error: BaseException) -> str:
     while trace is not None:
         frame = trace.tb_frame
         made = frame.f_locals.get("self")
-        ours = frame.f_globals.get("__name__", "").startswith(("jsonargparse", "lightning.pytorch.cli", "eomt.cli"))
+        ours = frame.f_globals.get("__name__", "").startswith(
+            ("jsonargparse", "lightning.pytorch.cli", "eomt.app.command_line")
+        )
         if frame.f_code.co_name == "__init__" and made is not None and not ours:
             return type(made).__name__
         trace = trace.tb_next
@@ -112,6 +115,9 @@ def one_line(error: BaseException) -> str:
 
 def resource_error(error: BaseException) -> UserError | None:
     """Return the lack of memory, disk space or permission, with a remedy; None for any other exception."""
+    import torch
+    from safetensors import SafetensorError
+
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return UserError(
             f"memory: the device is out of memory ({str(error).splitlines()[0][:80]}); try a smaller "

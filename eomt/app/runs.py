@@ -1,4 +1,7 @@
-"""The weights and the run folder that a command line names."""
+"""The weights and the run folder that a command line names.
+
+What reads weights is imported where it is needed: a path that does not exist is told before torch is loaded.
+"""
 
 import logging
 import re
@@ -8,42 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
-from lightning.pytorch import LightningModule
-from pydantic import ConfigDict, TypeAdapter
-from typing_extensions import TypedDict
 
 from eomt.app.arguments import CONFIG_OPTIONS, option_value
 from eomt.app.leftovers import is_abandoned
 from eomt.errors import UserError
-from eomt.lora.files import is_adapter_folder
-from eomt.models.weights.files import DAMAGED, check_stored
-from eomt.utils.reading import Count, check_regular, checked
 
 log = logging.getLogger("eomt")
-
-
-class CheckpointFile(TypedDict):
-    """What is read of a .ckpt file here; tasks and callbacks read more."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    global_step: Count
-    state_dict: dict[str, Any]
-
-
-class ResumableFile(CheckpointFile):
-    """What a training goes on from."""
-
-    loops: dict[str, Any]
-    callbacks: dict[str, Any]
-    optimizer_states: list[dict[str, Any]]
-    lr_schedulers: list[dict[str, Any]]
-
-
-CHECKPOINT: TypeAdapter[Any] = TypeAdapter(CheckpointFile)
-RESUMABLE: TypeAdapter[Any] = TypeAdapter(ResumableFile)
 
 CONFIG = "config.yaml"
 ALIASES = ("latest", "best")
@@ -100,6 +74,8 @@ def find_checkpoint(
     """
     if given is None:
         return None
+    from eomt.lora.files import is_adapter_folder
+
     path = resolve_alias(given, root, run_name, configuration) if given in ALIASES else Path(given)
     if not path.exists():
         raise UserError(f"ckpt_path: {path} does not exist; {ACCEPTED_FORMS}")
@@ -117,45 +93,6 @@ def find_checkpoint(
     # absolute() rather than resolve(): a link to a run keeps its own name
     parent = path.parent if path.name else path.absolute().parent
     return Checkpoint(path, kind, parent if (parent / CONFIG).is_file() else None)
-
-
-def load_checkpoint(task: LightningModule, path: Path) -> None:
-    """Fill a task from a .ckpt file, with the checks that a resumed fit makes.
-
-    Raises:
-        UserError: If it was trained with other adapters, or on another base.
-    """
-    checkpoint = _read_checkpoint(path)
-    task.on_load_checkpoint(checkpoint)
-    task.load_state_dict(checkpoint["state_dict"])
-
-
-def step_of(path: Path, resumes: bool = False) -> int:
-    """Return the training step at which a .ckpt file was saved.
-
-    Args:
-        path: The file.
-        resumes: Whether a training goes on from it, which takes more than weights.
-
-    Raises:
-        UserError: If the file cannot be read, or is no checkpoint of a task.
-    """
-    found = _read_checkpoint(path, mmap=True)
-    if resumes:
-        checked(found, RESUMABLE, f"ckpt_path: {path} holds nothing to go on from", "give a file that a fit saved")
-    return found["global_step"]
-
-
-def _read_checkpoint(path: Path, **options: bool) -> dict[str, Any]:
-    remedy = "give another"
-    check_regular(path, remedy)
-    check_stored(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, **options)
-    except DAMAGED as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"ckpt_path: {path} is no checkpoint that can be read ({reason[:80]}); {remedy}") from error
-    return checked(found, CHECKPOINT, f"ckpt_path: {path} is no checkpoint that can be read", remedy)
 
 
 def saved_config(args: list[str]) -> tuple[Path, Path] | None:
@@ -287,6 +224,8 @@ def _newest_checkpoint(run: Path, alias: str) -> Path | None:
 
     "latest" is the newest of all: a run may be killed between its first best and its first latest checkpoint.
     """
+    from eomt.app.checkpoint_files import step_of
+
     kinds = ("best", "final", "latest") if alias == "latest" else (alias,)
     found = [path for kind in kinds for path in run.glob(f"{kind}_lora_step*.ckpt")]
     for path in sorted(found, key=_step, reverse=True):
@@ -309,6 +248,8 @@ def refuse_going_back(run: Path, path: Path) -> None:
     Raises:
         UserError: If the run went on further: its later checkpoints and figures would be replaced.
     """
+    from eomt.app.checkpoint_files import step_of
+
     newest = _newest_checkpoint(run, "latest")
     if newest is not None and (last := step_of(newest)) > (step := step_of(path)):
         raise UserError(

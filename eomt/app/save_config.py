@@ -8,8 +8,9 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import MergeOnSave
+from eomt.app.checkpoint_files import step_of
 from eomt.app.config import standalone_config
-from eomt.app.runs import CONFIG, step_of
+from eomt.app.runs import CONFIG
 from eomt.utils.files import write_file
 from eomt.utils.trainer import callbacks_of, is_trial
 

@@ -7,7 +7,7 @@ example those that a notebook or a data loader starts; they are not meant.
 import os
 from pathlib import Path
 
-from eomt.utils.distributed import rank
+from eomt.utils.rank import rank
 
 VARIABLE = "EOMT_RUN_FOLDER"
 

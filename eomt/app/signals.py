@@ -2,14 +2,15 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
 # Windows has no hang-up
 HANG_UP = getattr(signal, "SIGHUP", None)
+# Lightning's module of its exceptions; it takes seconds to load
+EXCEPTIONS = "lightning.pytorch.utilities.exceptions"
 
 
 class Ending:
@@ -38,7 +39,9 @@ class Ending:
         self.number = self.number or number
         # else Lightning has put its own handler around this one
         if signal.getsignal(signal.SIGTERM) == self._terminate:
-            raise SIGTERMException
+            exceptions = sys.modules.get(EXCEPTIONS)
+            # before Lightning is loaded, nobody waits for its own
+            raise getattr(exceptions, "SIGTERMException", SystemExit)(self.status)
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         self.number = number
@@ -59,6 +62,12 @@ class Ending:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def is_termination(error: BaseException) -> bool:
+    """Return whether an exception is Lightning's answer to SIGTERM, which exits as if the run were complete."""
+    exceptions = sys.modules.get(EXCEPTIONS)
+    return exceptions is not None and isinstance(error, exceptions.SIGTERMException)
 
 
 @contextlib.contextmanager

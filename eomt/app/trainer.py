@@ -11,8 +11,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger
 
 from eomt.app import inspection
+from eomt.app.checkpoint_files import load_checkpoint
 from eomt.app.log import show
-from eomt.app.runs import load_checkpoint
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers
 from eomt.tasks.base import AdaptationTask

@@ -8,11 +8,10 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 import yaml
 
 from eomt.app.arguments import CONFIG_OPTIONS, option_values, without_other_data
-from eomt.app.config import class_of, read_yaml
+from eomt.app.reading import class_of, read_yaml
 from eomt.app.runs import saved_config
 from eomt.errors import UserError, listed, shortened
 from eomt.utils.paths import constructor_parameters, expand
@@ -27,10 +26,17 @@ PLAIN = ("seed_everything", "audit")
 TEXTS = ("precision", "accelerator", "strategy", "devices", "gradient_clip_algorithm", "max_time")
 # how many processes a configuration beside weights may start or wait for
 MOST_PROCESSES = {
-    "devices": lambda: max(os.cpu_count() or 1, torch.cuda.device_count()),
+    "devices": lambda: max(os.cpu_count() or 1, _num_gpus()),
     "num_nodes": lambda: max(int(os.environ.get(name, "1")) for name in ("GROUP_WORLD_SIZE", "SLURM_NNODES")),
 }
 CHOICE = re.compile(r"[\w:-]{1,60}")
+
+
+def _num_gpus() -> int:
+    # loaded only where a configuration asks for it, so that other mistakes are told at once
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def with_saved_config(args: list[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """EoMT: a plain ViT whose last blocks also carry queries; each query predicts a class and a mask.
 
 Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025 (arXiv:2503.19108).
+
+What reads and writes weights is imported where it is used: loading timm and transformers' models takes a second.
 """
 
 import math
@@ -19,8 +21,6 @@ from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.models.network import Arguments, Network
 from eomt.models.vit import ViT
-from eomt.models.weights.eomt.load import classes_in, holds_encoder, load_eomt
-from eomt.models.weights.eomt.save import write_eomt
 from eomt.models.weights.eomt.settings import read_own_settings
 from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE
 from eomt.utils.loaded import mark_loaded
@@ -140,6 +140,8 @@ class EoMT(Network):
         if pretrained is True:
             raise UserError("pretrained: true; must be false, the path of EoMT's weights or a repository")
         if pretrained:
+            from eomt.models.weights.eomt.load import load_eomt
+
             names, settings = load_eomt(self, pretrained, load_class_head)
             mark_loaded(self, names)
             if settings.colors is not None:
@@ -160,6 +162,8 @@ class EoMT(Network):
 
     def write(self, folder: Path) -> None:
         """Write into a folder that exists, in Hugging Face layout where it has a form for this network."""
+        from eomt.models.weights.eomt.save import write_eomt
+
         require_merged(self)
         write_eomt(self, folder)
 
@@ -173,11 +177,15 @@ class EoMT(Network):
         """Switch the encoder's `pretrained` off where the weights of the whole network include the encoder's."""
         encoder = (arguments.get("encoder") or {}).get("init_args") or {}
         if encoder.get("pretrained") is True and isinstance(arguments["pretrained"], str):
+            from eomt.models.weights.eomt.load import holds_encoder
+
             encoder["pretrained"] = not holds_encoder(arguments["pretrained"])
 
     @classmethod
     def classes_of(cls, arguments: Arguments) -> int | None:
         """Return the number of classes of the class head in `pretrained`; None without such weights."""
+        from eomt.models.weights.eomt.load import classes_in
+
         pretrained = arguments.get("pretrained")
         return classes_in(pretrained) if isinstance(pretrained, str) else None
 

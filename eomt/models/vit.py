@@ -1,20 +1,12 @@
-"""A timm ViT as encoder, with weights from the hub, from a folder in timm or Hugging Face layout, or random ones."""
+"""A timm ViT as encoder, with weights from the hub, from a folder in timm or Hugging Face layout, or random ones.
+
+timm is imported where an encoder is built: that takes a second, and the command line asks for the arguments alone.
+"""
 
 import difflib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import timm
 import torch
-from timm.layers import PatchEmbed, RotaryEmbeddingDinoV3
-from timm.models import PretrainedCfg
-from timm.models.eva import Eva, EvaAttention, EvaBlock
-from timm.models.vision_transformer import (
-    Block,
-    DiffParallelScalingBlock,
-    ParallelScalingBlock,
-    ResPostBlock,
-    VisionTransformer,
-)
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,15 +14,16 @@ from eomt.errors import UserError
 from eomt.models.frozen_features import weights_of
 from eomt.models.network import Network, check_img_size
 from eomt.models.parts.pixels import PixelNormalization
-from eomt.models.weights.backbone.load import WANTED, load_backbone
-from eomt.models.weights.backbone.names import Backbone
 from eomt.models.weights.colors import Colors
 from eomt.utils.hub import require_hub
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_source
 
-# blocks that take an attention mask; the other blocks of timm's ViTs do not
-PLAIN_BLOCKS = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+
+    from eomt.models.weights.backbone.names import Backbone
+
 # children of a timm model that do not stand before its blocks
 BEHIND = ("blocks", "norm", "fc_norm", "head_drop", "head")
 
@@ -70,6 +63,10 @@ class ViT(Network):
         patch_size: int | None = None,
         checkpointing: bool = False,
     ) -> None:
+        from timm.models.eva import EvaAttention
+
+        from eomt.models.weights.backbone.load import load_backbone
+
         super().__init__()
         pretrained = expand_source(pretrained)
         if patch_size is not None and patch_size < 1:
@@ -143,7 +140,8 @@ class ViT(Network):
         pixels = self.normalize(image).to(self.backbone.patch_embed.proj.weight.dtype)
         tokens = self.backbone.patch_embed(pixels)  # (B, h, w, D)
         grid = (tokens.shape[1], tokens.shape[2])
-        if isinstance(self.backbone, Eva):
+        # of timm's classes that are taken here, Eva alone rotates
+        if hasattr(self.backbone, "rope"):
             tokens, rope = self.backbone._pos_embed(tokens)
             return Embedding(self.backbone.norm_pre(tokens), grid, rope)
         tokens = self.backbone.norm_pre(self.backbone.patch_drop(self.backbone._pos_embed(tokens)))
@@ -161,7 +159,8 @@ class ViT(Network):
         """
         height, width = image.shape[-2:]
         grid = (height // self.patch_size, width // self.patch_size)
-        positions: Any = self.backbone.rope if isinstance(self.backbone, Eva) else None
+        # of timm's classes that are taken here, Eva alone rotates
+        positions: Any = getattr(self.backbone, "rope", None)
         rope = None if positions is None else positions.get_embed(shape=grid)
         before = weights_of(self.normalize, *(m for name, m in self.backbone.named_children() if name not in BEHIND))
         before += [*self.backbone.parameters(recurse=False), *self.backbone.buffers(recurse=False)]
@@ -204,15 +203,21 @@ class ViT(Network):
         block = self.blocks[index]
         if rope is None:
             return block(tokens, attn_mask)
-        assert isinstance(block, EvaBlock)
+        attention: Any = block.attn
         # put back at once: the backbone may run alone, and a checkpointed block runs again in the backward pass
-        block.attn.num_prefix_tokens = tokens.shape[1] - len(rope)
+        attention.num_prefix_tokens = tokens.shape[1] - len(rope)
         try:
             return block(tokens, rope, attn_mask)
         finally:
-            block.attn.num_prefix_tokens = self.num_prefix_tokens
+            attention.num_prefix_tokens = self.num_prefix_tokens
 
-    def _create(self, from_hub: bool, **arguments: Any) -> Backbone:
+    def _create(self, from_hub: bool, **arguments: Any) -> "Backbone":
+        import timm
+        from timm.models.eva import Eva
+        from timm.models.vision_transformer import VisionTransformer
+
+        from eomt.models.weights.backbone.load import WANTED
+
         if not timm.is_model(self.backbone_name):
             nearest = difflib.get_close_matches(self.backbone_name.split(".")[0], timm.list_models(), n=3)
             hint = f"nearest: {', '.join(nearest)}" if nearest else "see timm.list_models('vit_*')"
@@ -251,17 +256,33 @@ def _takes_queries(architecture: str) -> bool:
 
     The model is built on the meta device and its modules decide, since plain ViTs have many names.
     """
+    import timm
+    from timm.layers import PatchEmbed, RotaryEmbeddingDinoV3
+    from timm.models.eva import Eva, EvaAttention, EvaBlock
+    from timm.models.vision_transformer import (
+        Block,
+        DiffParallelScalingBlock,
+        ParallelScalingBlock,
+        ResPostBlock,
+        VisionTransformer,
+    )
+
+    # blocks that take an attention mask; the other blocks of timm's ViTs do not
+    plain = {Block, ResPostBlock, ParallelScalingBlock, DiffParallelScalingBlock}
     with torch.device("meta"):
         model: Any = timm.create_model(architecture, num_classes=0)
     blocks = getattr(model, "blocks", None)
     kinds = {type(block) for block in blocks} if isinstance(blocks, nn.Sequential | nn.ModuleList) else set()
     if type(model) is VisionTransformer:
-        return kinds <= PLAIN_BLOCKS and type(model.patch_embed) is PatchEmbed
+        return kinds <= plain and type(model.patch_embed) is PatchEmbed
     # timm's other Eva models rotate or fuse query and key in other ways
     rotated = type(model) is Eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
     return rotated and kinds == {EvaBlock} and all(type(block.attn) is EvaAttention for block in model.blocks)
 
 
-def _pretrained_config(backbone_name: str) -> PretrainedCfg:
+def _pretrained_config(backbone_name: str) -> "PretrainedCfg":
     """Return timm's record of a model's weights and colors; a neutral one where timm has none."""
+    import timm
+    from timm.models import PretrainedCfg
+
     return timm.get_pretrained_cfg(backbone_name) or PretrainedCfg()

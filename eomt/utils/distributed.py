@@ -1,4 +1,4 @@
-"""Processes that train together: the rank of this one, and values gathered from all."""
+"""Processes that train together: values gathered from all."""
 
 import random
 from typing import Any, TypeVar
@@ -53,13 +53,3 @@ def seed_by_rank(rank: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
-
-
-def rank() -> int:
-    """Return the number of this process among those that train together, even before their group is initialized."""
-    if is_distributed():
-        return torch.distributed.get_rank()
-    # Lightning knows the variables of every launcher; imported here, as it is slow
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-    return getattr(rank_zero_only, "rank", 0)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from eomt.app.names import load, plain, read_yaml_by_our_rules
-from eomt.cli import Parser
+from eomt.app.parser import Parser
 from eomt.errors import UserError
 
 

@@ -143,7 +143,7 @@ def task(config: dict[str, Any], trace: Path) -> None:
 
 
 def through_a_module_of_ours(config: dict[str, Any], trace: Path) -> None:
-    config["model"]["class_path"] = "eomt.cli.LightningCLI"
+    config["model"]["class_path"] = "eomt.app.command_line.LightningCLI"
 
 
 def function_of_ours(config: dict[str, Any], trace: Path) -> None:

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from eomt.app.config import read_yaml
+from eomt.app.checkpoint_files import load_checkpoint, step_of
 from eomt.app.names import load as load_yaml
-from eomt.app.runs import load_checkpoint, step_of
+from eomt.app.reading import read_yaml
 from eomt.app.trust import with_saved_config
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig

@@ -25,9 +25,9 @@ from datamodules.common.zip_members import ZipMember
 from datamodules.defects.run_length import decode_runs
 from datamodules.defects.supervisely import decode_bitmap
 from datamodules.faces.folders import identities_in
-from eomt.app.config import read_yaml
+from eomt.app.checkpoint_files import step_of
 from eomt.app.names import load as load_yaml
-from eomt.app.runs import step_of
+from eomt.app.reading import read_yaml
 from eomt.errors import UserError
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig

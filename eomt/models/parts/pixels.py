@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from eomt.models.weights.colors import Colors, as_colors
+from eomt.models.weights.colors import IMAGENET_COLORS, Colors, as_colors
 
 
 class PixelNormalization(nn.Module):
@@ -20,9 +19,7 @@ class PixelNormalization(nn.Module):
     mean: Tensor  # (1, 3, 1, 1), as is std; in no state dict: they belong to the architecture
     std: Tensor
 
-    def __init__(
-        self, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN, std: Sequence[float] = IMAGENET_DEFAULT_STD
-    ) -> None:
+    def __init__(self, mean: Sequence[float] = IMAGENET_COLORS[0], std: Sequence[float] = IMAGENET_COLORS[1]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

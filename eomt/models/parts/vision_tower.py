@@ -3,7 +3,6 @@
 from operator import attrgetter
 from typing import Any
 
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionModel,
@@ -17,7 +16,7 @@ from transformers import (
 
 from eomt.errors import UserError
 from eomt.models.parts.pixels import PixelNormalization
-from eomt.models.weights.colors import Colors, read_colors
+from eomt.models.weights.colors import CLIP_COLORS, IMAGENET_COLORS, Colors, read_colors
 from eomt.models.weights.transformers import (
     Source,
     build_model,
@@ -45,7 +44,7 @@ BLOCKS = {"dinov3_vit": "model.layer", "clip_vision_model": "encoder.layers", "s
 UNUSED = ("embeddings.mask_token", "post_layernorm.", "head.")
 # mean and deviation that a family was trained with; elsewhere ImageNet's
 COLORS: dict[str, tuple[Colors, Colors]] = {
-    "clip_vision_model": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+    "clip_vision_model": CLIP_COLORS,
     "siglip_vision_model": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
@@ -183,5 +182,5 @@ def _remove_unused(model: PreTrainedModel) -> None:
 
 def _colors(source: Source, family: str) -> tuple[Colors, Colors]:
     """Return mean and deviation beside the weights, else those of the family."""
-    default = COLORS.get(family, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    default = COLORS.get(family, IMAGENET_COLORS)
     return read_colors(find_model(source, "vision_model"), default) if isinstance(source, str) else default

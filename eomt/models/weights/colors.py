@@ -14,6 +14,9 @@ from eomt.utils.reading import checked
 
 # of red, green and blue, 0 to 1
 Colors = tuple[float, float, float]
+# mean and deviation of ImageNet, with which most encoders were trained, and of CLIP's images
+IMAGENET_COLORS: tuple[Colors, Colors] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP_COLORS: tuple[Colors, Colors] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 Mean = Annotated[float, Field(allow_inf_nan=False)]
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -1,14 +1,18 @@
 """Who is who, and what is a copy of what: spellings, folders, and files that were stored anew."""
 
 import csv
+import itertools
 import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from datamodules import MorphFaces
+from datamodules.faces import copies
 from datamodules.faces.copies import TOLERANCE, find_copies
 from datamodules.faces.data_module import find_unlabeled_faces
 from datamodules.faces.folders import BONA_FIDE, Face, find_labeled_faces, identity_of
@@ -219,3 +223,44 @@ def test_a_person_of_pre_training_is_one_of_a_set_whose_files_have_zeros(tmp_pat
     tested = find_labeled_faces(write_numbered(tmp_path / "frll", ["001", "002"]), None)
     with pytest.raises(UserError, match=r"pretraining_path: .*p1\.png shows whom .*001.* shows"):
         refuse_pretrained([seen], tested)
+
+
+def test_of_a_picture_that_is_there_often_one_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pairs were: half a million of a thousand files."""
+    compared: list[int] = []
+    tree = copies.cKDTree
+
+    def counted(points: np.ndarray) -> Any:
+        compared.append(len(points))
+        return tree(points)
+
+    monkeypatch.setattr(copies, "cKDTree", counted)
+    first, other = (write_face(tmp_path / f"{number}.png", number, (64, 64)) for number in (1, 2))
+    again = [tmp_path / f"again_{number}.png" for number in range(30)]
+    for file in again:
+        shutil.copy(other, file)
+    assert find_copies([first, *again, other]) == {first: first} | dict.fromkeys([*again, other], again[0])
+    # as they are, and mirrored
+    assert compared == [4]
+
+
+def test_copies_are_those_that_comparing_all_with_all_finds(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    files, pixels = [], []
+    for number in range(60):
+        # grays of which many lie near one another, on both sides of the tolerance
+        picture = np.full((16, 16, 3), 100.0) + 3 * random.integers(0, 5) + random.normal(0, 3, (16, 16, 3))
+        if number % 3 == 0:
+            picture += np.linspace(0, 60, 16)[:, None] * random.choice([-1, 1])
+        pixels.append(picture.astype(np.uint8))
+        files.append(tmp_path / f"{number:02d}.png")
+        Image.fromarray(pixels[-1]).save(files[-1])
+    first = list(range(60))
+    for _ in range(60):
+        for one, other in itertools.product(range(60), repeat=2):
+            as_it_is = pixels[other].astype(float)
+            differences = [np.square(pixels[one] - side).mean() for side in (as_it_is, as_it_is[:, ::-1])]
+            if min(differences) <= TOLERANCE**2:
+                first[one] = first[other] = min(first[one], first[other])
+    assert 3 < len(set(first)) < 40
+    assert find_copies(files) == {files[one]: files[other] for one, other in enumerate(first)}

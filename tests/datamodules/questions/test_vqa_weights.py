@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from datamodules.compute_answer_weights import main
-from datamodules.questions.answer_weights import METHODS, Method, weigh_answers
+from datamodules.questions.answer_weights import METHODS, Method, capped_weights, weigh_answers
 from datamodules.questions.vocabulary import count_answers, vocabulary_hash
 from eomt.errors import UserError
 from tests.datamodules.questions.question_files import vqa_csv, write_csv, write_questions
@@ -289,3 +289,24 @@ def test_the_rows_themselves_are_never_replaced(tmp_path: Path, name: str) -> No
     with pytest.raises(UserError, match=f"output: .* is --{name}, and would be replaced"):
         main([f"--{name}", str(rows), "--output", str(tmp_path / "x" / ".." / "rows")])
     assert rows.read_text() == "mine"
+
+
+def plainly_capped(counts: np.ndarray, raw: np.ndarray, cap: float) -> np.ndarray:
+    """The largest weights are capped one by one, and all others weighed anew each time."""
+    capped = np.zeros(len(raw), dtype=bool)
+    for place in np.argsort(-raw, kind="stable"):
+        scale = (counts.sum() - cap * counts[capped].sum()) / (counts[~capped] * raw[~capped]).sum()
+        if scale * raw[~capped].max() <= cap:
+            return np.where(capped, cap, scale * raw)
+        capped[place] = True
+    return np.full(len(raw), cap)
+
+
+@pytest.mark.parametrize("cap", [1.0, 1.2, 2.0, 5.0, 1e6])
+@pytest.mark.parametrize("number", [1, 2, 9, 300])
+def test_weights_are_capped_as_one_by_one(number: int, cap: float) -> None:
+    random = np.random.default_rng(number)
+    counts = random.integers(1, 500, number)
+    for power in (0.5, 1.0, 2.0):
+        raw = counts**-power
+        np.testing.assert_allclose(capped_weights(counts, raw, cap), plainly_capped(counts, raw, cap), rtol=1e-12)
