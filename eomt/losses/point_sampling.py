@@ -111,7 +111,8 @@ def take_points(points: Tensor, chosen: Tensor) -> Tensor:
 
 def least(values: Tensor, count: int) -> Tensor:
     """Return the indices of the `count` smallest values in each row of `(N, K)`, int64 `(N, count)`, in any order."""
-    if values.device.type != "cpu":
+    # a subclass may hold no values, only shapes
+    if values.device.type != "cpu" or type(values) is not Tensor:
         return values.topk(count, dim=1, largest=False, sorted=False).indices
     # four times as fast as topk, which moves pairs of value and index
     return torch.from_numpy(np.argpartition(values.numpy(), count - 1, axis=1)[:, :count])

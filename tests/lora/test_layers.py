@@ -10,7 +10,7 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import lora_layers, record_calls
-from eomt.lora.dropout import keep_mask
+from eomt.lora.dropout import keep_mask, keep_share
 from eomt.lora.layers import (
     LoRAAttention,
     LoRAConv2d,
@@ -145,11 +145,14 @@ def test_bad_values_are_refused_by_name(arguments: dict) -> None:
         LoRALinear(4, 4, **arguments)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dropout", [0.0, 0.003, 0.05, 0.1, 0.5, 0.9, 0.997])
 def test_dropout_drops_its_share_anew_each_time(dropout: float) -> None:
     # of 300,000 draws the share is known to 0.001
     x = torch.ones(3000, 100)
     masks = [keep_mask(x, dropout, seed) for seed in (1, 2)]
+    share = keep_share(dropout)
+    assert share == pytest.approx(1 - dropout, abs=0.02 * min(dropout, 1 - dropout) + 1e-5)
+    assert masks[0].float().mean().item() == pytest.approx(share, abs=4 * (share * (1 - share) / x.numel()) ** 0.5)
     assert masks[0].float().mean().item() == pytest.approx(1 - dropout, abs=0.01)
     assert torch.equal(masks[0], keep_mask(x, dropout, 1))
     # independent of one another, and between neighbours
