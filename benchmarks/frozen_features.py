@@ -94,8 +94,9 @@ def steps() -> None:
             torch.manual_seed(0)
             network = SAM2(pretrained=False, size=size, img_size=PIXELS)
             task = PromptedSegmentation(network, DECODER, sampling=PromptSampling(correction_clicks=clicks))
-            name = f"SAM 2 {size}, mask decoder, {clicks} correction clicks"
-            print(row(name, task, task.synthetic_batch(1)), flush=True)
+            batch = task.synthetic_batch(1)
+            batch = batch | {name: [value[:1] for value in batch[name]] for name in ("masks", "class_ids")}
+            print(row(f"SAM 2 {size}, mask decoder, {clicks} correction clicks", task, batch), flush=True)
     ways: dict[str, dict[str, Any]] = {
         "heads alone": {"enabled": False},
         "adapters in the last 4 blocks": {"target_modules": ["attention", "mlp"], "layers": "last:4"},
