@@ -42,6 +42,12 @@ def printable(text: str) -> str:
     return text.translate({ord(letter): letter.encode("unicode_escape").decode() for letter in found})
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 160 characters; the error's type where there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__
+
+
 def shortened(text: str, most: int = 40) -> str:
     """Return a text of at most `most` characters, in whose middle "..." stands for what is left out."""
     if len(text) <= most:
