@@ -1,0 +1,194 @@
+"""What a file changes in its base: by its adapters, by tensors in full, and by merging."""
+
+import torch
+from torch import Tensor
+
+from eomt.lora.fingerprint import same_base, weight_fingerprint
+from eomt.verification.findings import Finding
+from eomt.verification.low_rank import Pair, rank_of_change
+from eomt.verification.stored_adapter import StoredAdapter
+from eomt.verification.stored_base import HEADS, TABLES, Base, fits
+
+# weights of a merged file whose change is taken apart
+EXAMINED = 4
+# rows and columns of the largest of them
+MOST_ENTRIES = 2**27
+NAMED = 3
+
+
+def base_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]) -> list[Finding]:
+    """Return what does not fit a base, or would be lost when the file is loaded onto it.
+
+    Args:
+        stored: The file.
+        pairs: Its pairs.
+        base: The base.
+        found: Names in the file, without wrappers -> names in the base; see `Base.find`.
+    """
+    findings = _fit_findings(stored, pairs, base, found)
+    theirs = {path: entry for path, entry in stored.fingerprint.items() if f"{path}.weight" in found}
+    ours = {path: weight_fingerprint(base.tensors[found[f"{path}.weight"]]) for path in theirs}
+    if difference := same_base(ours, theirs):
+        named = f" ({stored.metadata['base']})" if stored.metadata.get("base") else ""
+        seen = f"was trained on another base{named}: {difference}"
+        findings.append(Finding("other_base", "", seen, "load that base"))
+    findings += _full_findings(stored, base, found)
+    if base.is_tied:
+        names = [pair.path for pair in pairs] + [name.rpartition(".")[0] for name in stored.full]
+        for name in dict.fromkeys(names):
+            if name.rpartition(".")[2] in HEADS + TABLES:
+                seen = "is one weight with another in the base (tie_word_embeddings), and was adapted alone"
+                remedy = "set ensure_weight_tying in PEFT, or untie both before training: merging changes the other too"
+                findings.append(Finding("tied_weight", name, seen, remedy, "warning"))
+    statistics = [name for name in base.tensors if name.endswith((".running_mean", ".running_var"))]
+    if statistics and stored.parts and not any("running_mean" in name for name in stored.tensors):
+        seen = f"{len(statistics)} running statistics of the base ({statistics[0]}, ...) are not in the file"
+        remedy = "keep normalization in evaluation mode while training, or save the buffers too"
+        findings.append(Finding("buffers_not_saved", "", seen, remedy, "warning"))
+    return findings
+
+
+def _fit_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]) -> list[Finding]:
+    if (stored.config or {}).get("target_parameters"):
+        return []
+    missing = [pair for pair in pairs if f"{pair.path}.weight" not in found]
+    remedy = "give the base that it was trained on, in the layout (timm, Hugging Face) of the model that was adapted"
+    if missing and len(missing) == len(pairs):
+        some = next(iter(base.tensors))
+        seen = f"none of {len(pairs)} adapted layers ({missing[0].path}, ...) is in the base ({some}, ...)"
+        return [Finding("does_not_fit_base", "", seen, remedy)]
+    findings = [
+        Finding("does_not_fit_base", pair.path, "is adapted, but the base has no such weight", remedy)
+        for pair in missing
+    ]
+    for pair in pairs:
+        name = found.get(f"{pair.path}.weight")
+        if name is not None and not fits(pair, base.tensors[name]):
+            seen = f"is adapted as {_text(pair.weight_shape)}, but the base has {list(base.tensors[name].shape)}"
+            findings.append(Finding("does_not_fit_base", pair.path, seen, remedy))
+    return findings
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(str(size) if size else '?' for size in shape)}]"
+
+
+def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> list[Finding]:
+    """Return what became of tensors that are in the file in full."""
+    findings = []
+    wanted = tuple((stored.record or {}).get("trained_in_full") or (stored.config or {}).get("modules_to_save") or ())
+    for names, is_copy in ((stored.full, False), (stored.base_copies, True)):
+        changed = {}
+        for bare, name in names.items():
+            value, there = stored.tensors[name], found.get(bare)
+            if there is None:
+                continue
+            other = base.tensors[there]
+            if value.shape != other.shape:
+                seen = f"has shape {list(value.shape)}, the base {list(other.shape)}"
+                remedy = "resize the base before loading (resize_token_embeddings, num_labels)"
+                findings.append(Finding("other_size", bare, seen, remedy, "warning"))
+            elif (difference := largest_difference(value, other)) > 0:
+                changed[bare] = difference
+            elif not is_copy and _in(bare, wanted):
+                seen = "is trained in full, and is what it was in the base"
+                remedy = "find out whether the loss reaches it and the optimizer has it; audit the model itself"
+                findings.append(Finding("module_to_save_unchanged", bare, seen, remedy, "warning"))
+        plain = {name: value for name, value in changed.items() if is_copy or not _in(name, wanted)}
+        # buffers that this package writes are meant to differ
+        if plain and (is_copy or (stored.config is None and stored.record is None)):
+            most = max(plain, key=plain.__getitem__)
+            seen = (
+                f"{len(plain)} tensors of the base were changed too ({', '.join(list(plain)[:NAMED])}; at most "
+                f"{plain[most]:.3g}): an adapter alone would lose that"
+            )
+            is_folder = stored.config is not None
+            remedy = "freeze the base in training, or name these modules in modules_to_save"
+            findings.append(Finding("base_changed", "", seen, remedy, "fault" if is_folder else "warning"))
+    lost = [name for name in stored.full if name not in found and not _in(name, wanted)]
+    if lost and stored.config is not None and "eomt_version" not in stored.metadata:
+        seen = f"{len(lost)} tensors ({lost[0]}, ...) are neither in the base nor in modules_to_save"
+        remedy = "name their modules in modules_to_save: else loading drops them"
+        findings.append(Finding("lost_on_loading", "", seen, remedy, "warning"))
+    return findings
+
+
+def _in(name: str, modules: tuple[str, ...]) -> bool:
+    """Return whether a tensor is in one of the modules, whose names are ends of paths."""
+    return any(f".{name}".find(f".{module}.") >= 0 for module in modules)
+
+
+def largest_difference(value: Tensor, other: Tensor) -> float:
+    """Return the largest difference of two tensors of one shape, in the coarser of their types."""
+    if not value.is_floating_point() or not other.is_floating_point():
+        return float((value.double() - other.double()).abs().max()) if value.numel() else 0.0
+    coarse = min((value, other), key=lambda tensor: tensor.element_size()).dtype
+    difference = (value.to(coarse).float() - other.to(coarse).float()).abs()
+    return float(difference.nan_to_num(nan=torch.inf).max()) if value.numel() else 0.0
+
+
+def rounding_findings(relative: dict[str, float], base: Base, found: dict[str, str]) -> list[Finding]:
+    """Return a finding where changes are so small that merging in the base's own type would round them away.
+
+    Args:
+        relative: Path of a layer -> ||W' - W|| / ||W||.
+        base: The base.
+        found: Names in the file -> names in the base.
+    """
+    small = []
+    for path, change in relative.items():
+        dtype = base.tensors[found[f"{path}.weight"]].dtype
+        if dtype in (torch.bfloat16, torch.float16) and 0 < change < torch.finfo(dtype).eps / 2:
+            small.append((path, change, dtype))
+    if not small:
+        return []
+    path, change, dtype = small[0]
+    seen = f"changes its weight by {change:.1e} of its size, less than {dtype} keeps ({len(small)} layers)"
+    return [Finding("rounding_swallows", path, seen, "merge in float32, and keep the merged file in it", "warning")]
+
+
+def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> tuple[list[Finding], list[str]]:
+    """Return the faults of a file without adapters against its base, and lines that say what changed.
+
+    Args:
+        stored: The file.
+        base: The base.
+        found: Names in the file -> names in the base.
+    """
+    findings, changes = [], {}
+    for bare, there in found.items():
+        value, other = stored.tensors[stored.full[bare]], base.tensors[there]
+        if value.shape != other.shape:
+            seen = f"has shape {list(value.shape)}, the base {list(other.shape)}"
+            findings.append(Finding("other_size", bare, seen, "compare it with its own base", "warning"))
+        elif largest_difference(value, other) > 0:
+            size = float(other.double().norm())
+            changes[bare] = float((value.double() - other.double()).norm()) / (size or 1.0)
+    if broken := [bare for bare, name in stored.full.items() if not _is_finite(stored.tensors[name])]:
+        seen = f"holds NaN or infinity ({len(broken)} tensors)"
+        findings.append(Finding("non_finite", broken[0], seen, "merge again from a sound adapter"))
+    missing = sorted(set(base.tensors) - set(found.values()))
+    if not found:
+        seen = f"no tensor ({next(iter(stored.full))}, ...) is in the base ({next(iter(base.tensors))}, ...)"
+        findings.append(Finding("does_not_fit_base", "", seen, "give the base that it was made from"))
+    elif not changes:
+        seen = f"all {len(found)} tensors are those of the base: nothing was merged"
+        findings.append(Finding("nothing_changed", "", seen, "find out whether the adapter was trained and merged"))
+    if found and missing and not base.is_tied:
+        seen = f"{len(missing)} tensors of the base ({missing[0]}, ...) are missing"
+        findings.append(Finding("tensors_missing", "", seen, "save the whole model"))
+    lines = [f"{len(changes)} of {len(found)} tensors differ from the base."] if found else []
+    wide = [bare for bare in changes if stored.tensors[stored.full[bare]].ndim == 2]
+    wide = [bare for bare in wide if stored.tensors[stored.full[bare]].numel() <= MOST_ENTRIES]
+    for bare in wide[:: max(1, -(-len(wide) // EXAMINED))]:
+        change = stored.tensors[stored.full[bare]].float() - base.tensors[found[bare]].float()
+        if not _is_finite(change):
+            continue
+        rank, share = rank_of_change(change)
+        text = f"of rank {rank}" if rank is not None else "of full rank, or rounded"
+        lines.append(f"{bare}: changed by {changes[bare]:.2%} of its size, {text} ({share:.1%} of the change)")
+    return findings, lines
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
