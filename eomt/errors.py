@@ -60,3 +60,8 @@ def listed(values: Iterable[object], most: int = 12) -> str:
     texts = [shortened(str(value)) for value in values]
     end = [f"... ({len(texts)} in all)"] if len(texts) > most else []
     return ", ".join(texts[:most] + end) or "none"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun: 1 tensor, 2 tensors."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eomt.errors import UserError
+from eomt.errors import UserError, counted
 from eomt.utils.module_paths import collapse_paths
-from eomt.utils.tables import text_table
+from eomt.utils.tables import size_text, text_table
 from eomt.verification.findings import Finding
 from eomt.verification.stored_adapter import StoredAdapter, read_adapter
 from eomt.verification.stored_base import fits, read_base, relative_change
@@ -19,6 +19,7 @@ from eomt.verification.stored_settings import settings_findings
 # rows of the table, and findings of one kind, that are printed; the JSON has all
 MOST_ROWS = 40
 MOST_OF_A_KIND = 3
+MOST_NOTES = 12
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,11 @@ class FileReport:
     def verdict(self) -> str:
         """The report in a line."""
         counts = {kind: sum(finding.severity == kind for finding in self.findings) for kind in ("fault", "warning")}
-        said = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)
+        said = ", ".join(counted(count, kind) for kind, count in counts.items() if count)
         ranks = sorted({layer.rank for layer in self.layers})
-        what = f"{len(self.layers)} adapters of rank {_listed(ranks)}" if self.layers else "no adapters"
+        what = f"{counted(len(self.layers), 'adapter')} of rank {_listed(ranks)}" if self.layers else "no adapters"
+        if not self.layers and self.notes:
+            what = self.notes[0].rstrip(".")
         return f"{'sound' if self.is_sound else 'not sound'}: {what}{f'; {said}' if said else ''}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +103,7 @@ class FileReport:
 
     def __str__(self) -> str:
         """Return it as lines for a person: the verdict, then findings, then the table."""
-        lines = [self.verdict, f"{self.source}: {self.layout}, {_bytes(self.size)}, {self._numbers()}"]
+        lines = [self.verdict, f"{self.source}: {self.layout}, {size_text(self.size)}, {self._numbers()}"]
         shown: dict[tuple[str, str], list[Finding]] = {}
         for finding in self.findings:
             shown.setdefault((finding.severity, finding.kind), []).append(finding)
@@ -108,7 +111,9 @@ class FileReport:
             lines += [f"{severity} {kind}: {finding}" for finding in findings[:MOST_OF_A_KIND]]
             if len(findings) > MOST_OF_A_KIND:
                 lines.append(f"{severity} {kind}: and {len(findings) - MOST_OF_A_KIND} more")
-        return "\n".join([*lines, *self.notes, *self._table()])
+        left = len(self.notes) - MOST_NOTES
+        more = [f"and {left} more lines (--json has all)"] if left > 0 else []
+        return "\n".join([*lines, *self.notes[:MOST_NOTES], *more, *self._table()])
 
     def _numbers(self) -> str:
         full = f", {self.in_full:,} values in full" if self.in_full else ""
@@ -170,10 +175,10 @@ def audit_files(adapter: str | Path, base: str | Path | None = None) -> FileRepo
         opened = read_base(Path(base), weights)
         found = opened.find(dict.fromkeys([*weights, *stored.full, *stored.base_copies]))
         if stored.parts:
-            findings += base_findings(stored, pairs, opened, found)
+            more, notes = base_findings(stored, pairs, opened, found)
         else:
             more, notes = merged_findings(stored, opened, found)
-            findings += more
+        findings += more
         for index, pair in enumerate(pairs):
             weight = opened.tensors.get(found.get(f"{pair.path}.weight", ""))
             if weight is not None and pair.is_finite() and fits(pair, weight):
@@ -214,10 +219,6 @@ def _plain(value: Any) -> Any:
 
 def _listed(ranks: list[int]) -> str:
     return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def _range(values: list[float], form: str = "{:.3g}") -> str:

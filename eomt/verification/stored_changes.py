@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from eomt.errors import counted, listed
 from eomt.lora.fingerprint import same_base, weight_fingerprint
 from eomt.verification.findings import Finding
 from eomt.verification.low_rank import Pair, rank_of_change
 from eomt.verification.stored_adapter import StoredAdapter
 from eomt.verification.stored_base import HEADS, TABLES, Base, fits
+from eomt.verification.stored_settings import is_expected
 
 # weights of a merged file whose change is taken apart
 EXAMINED = 4
@@ -16,8 +18,10 @@ MOST_ENTRIES = 2**27
 NAMED = 3
 
 
-def base_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]) -> list[Finding]:
-    """Return what does not fit a base, or would be lost when the file is loaded onto it.
+def base_findings(
+    stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]
+) -> tuple[list[Finding], list[str]]:
+    """Return what does not fit a base, or would be lost when the file is loaded onto it, and lines on what changed.
 
     Args:
         stored: The file.
@@ -32,7 +36,8 @@ def base_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: d
         named = f" ({stored.metadata['base']})" if stored.metadata.get("base") else ""
         seen = f"was trained on another base{named}: {difference}"
         findings.append(Finding("other_base", "", seen, "load that base"))
-    findings += _full_findings(stored, base, found)
+    more, notes = _full_findings(stored, base, found)
+    findings += more
     if base.is_tied:
         names = [pair.path for pair in pairs] + [name.rpartition(".")[0] for name in stored.full]
         for name in dict.fromkeys(names):
@@ -42,10 +47,10 @@ def base_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: d
                 findings.append(Finding("tied_weight", name, seen, remedy, "warning"))
     statistics = [name for name in base.tensors if name.endswith((".running_mean", ".running_var"))]
     if statistics and stored.parts and not any("running_mean" in name for name in stored.tensors):
-        seen = f"{len(statistics)} running statistics of the base ({statistics[0]}, ...) are not in the file"
+        seen = f"{len(statistics)} running statistics of the base ({statistics[0]} first) are not in the file"
         remedy = "keep normalization in evaluation mode while training, or save the buffers too"
         findings.append(Finding("buffers_not_saved", "", seen, remedy, "warning"))
-    return findings
+    return findings, notes
 
 
 def _fit_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]) -> list[Finding]:
@@ -73,9 +78,10 @@ def _text(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(str(size) if size else '?' for size in shape)}]"
 
 
-def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> list[Finding]:
-    """Return what became of tensors that are in the file in full."""
-    findings = []
+def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> tuple[list[Finding], list[str]]:
+    """Return what became of tensors that are in the file in full: findings, and a line for each that changed."""
+    findings: list[Finding] = []
+    notes: list[str] = []
     wanted = tuple((stored.record or {}).get("trained_in_full") or (stored.config or {}).get("modules_to_save") or ())
     for names, is_copy in ((stored.full, False), (stored.base_copies, True)):
         changed = {}
@@ -90,6 +96,8 @@ def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> 
                 findings.append(Finding("other_size", bare, seen, remedy, "warning"))
             elif (difference := largest_difference(value, other)) > 0:
                 changed[bare] = difference
+                if not is_copy:
+                    notes.append(f"{bare}: in full, differs from the base by at most {difference:.3g}")
             elif not is_copy and _in(bare, wanted):
                 seen = "is trained in full, and is what it was in the base"
                 remedy = "find out whether the loss reaches it and the optimizer has it; audit the model itself"
@@ -99,18 +107,22 @@ def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> 
         if plain and (is_copy or (stored.config is None and stored.record is None)):
             most = max(plain, key=plain.__getitem__)
             seen = (
-                f"{len(plain)} tensors of the base were changed too ({', '.join(list(plain)[:NAMED])}; at most "
+                f"{counted(len(plain), 'tensor')} of the base changed too ({listed(plain, NAMED)}; at most "
                 f"{plain[most]:.3g}): an adapter alone would lose that"
             )
             is_folder = stored.config is not None
             remedy = "freeze the base in training, or name these modules in modules_to_save"
             findings.append(Finding("base_changed", "", seen, remedy, "fault" if is_folder else "warning"))
-    lost = [name for name in stored.full if name not in found and not _in(name, wanted)]
+    lost = [
+        name for name in stored.full if name not in found and not _in(name, wanted) and not is_expected(stored, name)
+    ]
     if lost and stored.config is not None and "eomt_version" not in stored.metadata:
-        seen = f"{len(lost)} tensors ({lost[0]}, ...) are neither in the base nor in modules_to_save"
+        seen = f"{counted(len(lost), 'tensor')} ({listed(lost, NAMED)}) neither of the base nor of modules_to_save"
         remedy = "name their modules in modules_to_save: else loading drops them"
         findings.append(Finding("lost_on_loading", "", seen, remedy, "warning"))
-    return findings
+    if new := [name for name in stored.full if name not in found]:
+        notes.append(f"in full and not in the base: {listed(new, NAMED)}")
+    return findings, notes
 
 
 def _in(name: str, modules: tuple[str, ...]) -> bool:
@@ -165,7 +177,7 @@ def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) ->
             size = float(other.double().norm())
             changes[bare] = float((value.double() - other.double()).norm()) / (size or 1.0)
     if broken := [bare for bare, name in stored.full.items() if not _is_finite(stored.tensors[name])]:
-        seen = f"holds NaN or infinity ({len(broken)} tensors)"
+        seen = f"holds NaN or infinity ({counted(len(broken), 'tensor')})"
         findings.append(Finding("non_finite", broken[0], seen, "merge again from a sound adapter"))
     missing = sorted(set(base.tensors) - set(found.values()))
     if not found:
@@ -175,7 +187,7 @@ def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) ->
         seen = f"all {len(found)} tensors are those of the base: nothing was merged"
         findings.append(Finding("nothing_changed", "", seen, "find out whether the adapter was trained and merged"))
     if found and missing and not base.is_tied:
-        seen = f"{len(missing)} tensors of the base ({missing[0]}, ...) are missing"
+        seen = f"{counted(len(missing), 'tensor')} of the base missing ({listed(missing, NAMED)})"
         findings.append(Finding("tensors_missing", "", seen, "save the whole model"))
     lines = [f"{len(changes)} of {len(found)} tensors differ from the base."] if found else []
     wide = [bare for bare in changes if stored.tensors[stored.full[bare]].ndim == 2]

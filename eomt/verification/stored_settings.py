@@ -1,9 +1,10 @@
 """What the settings of a stored adapter say, against the tensors that are there."""
 
-from eomt.errors import UserError, listed, shortened
+from eomt.errors import UserError, counted, listed, shortened
 from eomt.lora.peft_format import CONFIG_FILE, PREFIX
 from eomt.lora.peft_reading import KNOWN, NEUTRAL
 from eomt.utils.patterns import Pattern
+from eomt.utils.tables import size_text
 from eomt.verification.findings import Finding
 from eomt.verification.low_rank import Pair
 from eomt.verification.stored_adapter import StoredAdapter
@@ -22,13 +23,13 @@ def settings_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]
             Finding(
                 "adapters_in_merged",
                 "",
-                f"a model's file holds {len(stored.parts)} adapters ({next(iter(stored.parts))[0]}, ...): loaders of "
-                "models pass over them, and over weights whose names they changed",
+                f"a model's file holds {counted(len(stored.parts), 'adapter')} ({next(iter(stored.parts))[0]} first): "
+                "loaders of models pass over them, and over weights whose names they changed",
                 "merge the adapters before saving (merge_and_unload, or merge_lora_weights)",
             )
         )
     elif stored.base_copies:
-        findings.append(_weight_finding(stored, stored.base_copies, "are the base's own, beside their adapters"))
+        findings.append(_weight_finding(stored, stored.base_copies, "of the base beside its adapters"))
     if not pairs and stored.config is not None and not stored.parts:
         findings.append(Finding("no_adapters", "", "holds no adapter at all", "save the adapter again"))
     if stored.config is not None:
@@ -47,24 +48,26 @@ def _name_findings(stored: StoredAdapter) -> list[Finding]:
         findings.append(Finding("doubled_prefix", "", seen, f"rename them to begin with {PREFIX!r} once"))
     for wrapper in ("module.", "_orig_mod."):
         if count := sum(f".{wrapper}" in f".{name}" for name in stored.tensors) if stored.wrappers[wrapper] else 0:
-            seen = f"{count} names hold {wrapper!r}, of a wrapper: a plain model has no such names"
+            seen = f"{counted(count, 'name')} with {wrapper!r}, of a wrapper: a plain model has no such names"
             remedy = f"save the module inside it, or take {wrapper!r} out of the names"
             # PEFT passes over what it does not know; other loaders complain, or take it out
             severity = "fault" if is_folder else "warning"
             findings.append(Finding("wrapper_prefix", "", seen, remedy, severity))  # type: ignore[arg-type]
     if is_folder:
         if without := [name for name in stored.tensors if not name.startswith(PREFIX)]:
-            seen = f"{len(without)} names do not begin with {PREFIX!r} ({without[0]}): PEFT passes over them"
+            seen = (
+                f"{counted(len(without), 'name')} without {PREFIX!r} at the start ({without[0]}): PEFT passes over them"
+            )
             findings.append(Finding("prefix_missing", "", seen, "save with PEFT's save_pretrained"))
         if named := sorted({adapter for _, adapter in stored.parts if adapter}):
-            seen = f"names hold the adapter's ({listed(named, 3)}, as in {shortened(first, 80)}): PEFT matches none"
+            seen = f"names hold that of the adapter ({listed(named, 3)}; {shortened(first, 80)}): PEFT matches none"
             findings.append(Finding("adapter_name_in_keys", "", seen, "save with PEFT's save_pretrained"))
     return findings
 
 
 def _weight_finding(stored: StoredAdapter, names: dict[str, str], what: str) -> Finding:
     size = sum(stored.tensors[name].nbytes for name in names.values())
-    seen = f"{len(names)} tensors ({size / 1e6:.1f} MB; {next(iter(names))}, ...) {what}"
+    seen = f"{counted(len(names), 'tensor')} ({size_text(size)}; {listed(names, 2)}) {what}"
     return Finding("base_keys_in_file", "", seen, "an adapter's file needs none of them", "warning")
 
 
@@ -76,7 +79,9 @@ def _target_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
     try:
         unnamed = [path for path in paths if targets and not _names(targets, path)]
         unnamed += [path for path in paths if excluded and path not in unnamed and _names(excluded, path)]
-        empty = [target for target in _single(targets) if not any(_names(target, path) for path in paths)]
+        # PEFT passes over targets that are trained in full
+        covered = [*paths, *(config.get("modules_to_save") or [])]
+        empty = [target for target in _single(targets) if not any(_names(target, path) for path in covered)]
     except UserError as error:
         return [Finding("pattern_not_read", "", str(error), "targets were not compared with tensors", "warning")]
     # parameters are adapted under the name of their module, and PEFT names tables and heads itself
@@ -129,7 +134,8 @@ def _field_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
         findings.append(Finding("dora_mismatch", long[0], seen, f"set use_dora in {CONFIG_FILE}"))
     if config.get("bias") not in (None, "none") and not any(name.endswith(".bias") for name in stored.tensors):
         seen = f"bias is {config['bias']!r}, but no bias is in the file"
-        findings.append(Finding("bias_missing", "", seen, "save the adapter again"))
+        # a model may have none where it is adapted
+        findings.append(Finding("bias_missing", "", seen, "save the adapter again if the base has one", "warning"))
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
         seen = f"init_lora_weights is {start!r}, which changes the base: the pairs alone are not the update"
@@ -173,10 +179,10 @@ def _saved_module_findings(stored: StoredAdapter) -> list[Finding]:
         others = {
             name: stored.full[name]
             for name, paths in modules.items()
-            if not any(path.endswith(named) for path in paths for named in wanted) and not _is_expected(stored, name)
+            if not any(path.endswith(named) for path in paths for named in wanted) and not is_expected(stored, name)
         }
         if others:
-            findings.append(_weight_finding(stored, others, "belong to no pair and to no modules_to_save"))
+            findings.append(_weight_finding(stored, others, "of no pair and no modules_to_save"))
     return findings
 
 
@@ -186,7 +192,8 @@ def _containers(name: str) -> list[str]:
     return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
-def _is_expected(stored: StoredAdapter, name: str) -> bool:
+def is_expected(stored: StoredAdapter, name: str) -> bool:
+    """Return whether PEFT writes a tensor beside pairs and modules_to_save: a bias, or the change of some tokens."""
     config = stored.config or {}
     is_bias = config.get("bias") not in (None, "none") and name.endswith(".bias")
     return is_bias or bool(config.get("trainable_token_indices") and "token" in name)
