@@ -1,4 +1,4 @@
-"""The audit of files that PEFT itself wrote, for models of transformers: sound ones pass, with the change of merging."""
+"""The audit of files that PEFT itself wrote for models of transformers: sound ones pass, as merging changes them."""
 
 import copy
 from collections.abc import Callable
