@@ -79,12 +79,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not os.path.isfile(file):
         raise UserError(f"{path}: there is no such file or folder; give weights in timm or Hugging Face layout")
     if file.name not in INDEX_FILES:
-        return _unwrapped(read_content(file).tensors)
+        return _read_file(file)
     state: dict[str, Tensor] = {}
     for name in shards(file):
         if not (file.parent / name).is_file():
             raise UserError(f"{file}: names {name}, which is not beside it; copy it again")
-        state |= _unwrapped(read_content(file.parent / name).tensors)
+        state |= _read_file(file.parent / name)
     return state
 
 
@@ -119,7 +119,7 @@ def read_content(file: Path) -> Content:
     """Return what one file holds: safetensors, or a PyTorch file read with `weights_only=True`.
 
     Raises:
-        UserError: If it is missing, cannot be read, or holds no tensors by name.
+        UserError: If it is missing, cannot be read, or holds something else than tensors by name.
     """
     _check_beginning(file)
     state: Any
@@ -143,7 +143,7 @@ def read_content(file: Path) -> Content:
     whole = state
     for key in PLACES:
         state = state.get(key, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not state:
+    if not isinstance(state, dict):
         raise UserError(f"{file}: holds no tensors by name; give the weights of a model")
     most = max(file.stat().st_size, MOST_EXPANDED)
     for name, value in state.items():
@@ -158,6 +158,14 @@ def read_content(file: Path) -> Content:
             )
     beside = {} if whole is state else {name: value for name, value in whole.items() if name not in PLACES}
     return Content(state, metadata, beside)
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of one file, of which there must be some, by their names in a model."""
+    state = read_content(file).tensors
+    if not state:
+        raise UserError(f"{file}: holds no tensors by name; give the weights of a model")
+    return _unwrapped(state)
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -179,6 +179,7 @@ def audit_files(adapter: str | Path, base: str | Path | None = None) -> FileRepo
         else:
             more, notes = merged_findings(stored, opened, found)
         findings += more
+        notes += _other_names(weights, found)
         for index, pair in enumerate(pairs):
             weight = opened.tensors.get(found.get(f"{pair.path}.weight", ""))
             if weight is not None and pair.is_finite() and fits(pair, weight):
@@ -211,6 +212,12 @@ def audit_files(adapter: str | Path, base: str | Path | None = None) -> FileRepo
 
 def _values_in_full(stored: StoredAdapter) -> int:
     return sum(stored.tensors[name].numel() for names in (stored.full, stored.base_copies) for name in names.values())
+
+
+def _other_names(weights: list[str], found: dict[str, str]) -> list[str]:
+    """Return a line where names differ from the base's: what loads by name alone would find none of them."""
+    other = next((name for name in weights if found.get(name, name) != name), None)
+    return [f"{other} in the file is {found[other]} in the base."] if other else []
 
 
 def _plain(value: Any) -> Any:

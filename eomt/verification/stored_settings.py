@@ -8,6 +8,7 @@ from eomt.utils.tables import size_text
 from eomt.verification.findings import Finding
 from eomt.verification.low_rank import Pair
 from eomt.verification.stored_adapter import StoredAdapter
+from eomt.verification.stored_pairs import RESAVE
 
 # heads that PEFT names for tasks of classes, of which a model has one
 HEADS = ("classifier", "score", "qa_outputs")
@@ -31,7 +32,7 @@ def settings_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]
     elif stored.base_copies:
         findings.append(_weight_finding(stored, stored.base_copies, "of the base beside its adapters"))
     if not pairs and stored.config is not None and not stored.parts:
-        findings.append(Finding("no_adapters", "", "holds no adapter at all", "save the adapter again"))
+        findings.append(Finding("no_adapters", "", f"{counted(len(stored.tensors), 'tensor')}, and no adapter", RESAVE))
     if stored.config is not None:
         findings += _target_findings(stored, pairs) + _field_findings(stored, pairs)
     findings += _saved_module_findings(stored)
