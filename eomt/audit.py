@@ -18,6 +18,7 @@ from eomt.utils.output import lasting_output
 if TYPE_CHECKING:
     from eomt.verification import AuditReport
 
+PICTURES = (".png", ".pdf", ".svg")
 STATUS = "exit status: 0 sound, 1 a fault was found, 2 a file cannot be read"
 
 
@@ -56,13 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from eomt.utils.files import write_file
         from eomt.verification.adapter_files import audit_files
 
+        _check_outputs(given.json, given.plot)
         report = audit_files(given.adapter, given.base)
+        if given.plot is not None and not report.layers:
+            raise UserError("plot: there are no adapters to draw; leave --plot out")
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
         print(printable_lines(text if given.json == "-" else str(report)))
         if given.json not in (None, "-"):
             write_file(Path(given.json), lambda beside: beside.write_text(text + "\n"))
         if given.plot is not None:
-            _draw(report, given.plot)
+            from eomt.verification.norm_plot import plot_norms
+
+            plot_norms(report, given.plot)
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -70,14 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.is_sound else 1
 
 
-def _draw(report: Any, file: Path) -> None:
-    if not report.layers:
-        raise UserError("plot: there are no adapters to draw; leave --plot out")
-    if file.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise UserError(f"plot: {file} is no picture; give a name that ends with .png, .pdf or .svg")
-    from eomt.verification.norm_plot import plot_norms
+def _check_outputs(text: str | None, picture: Path | None) -> None:
+    """Check the names of what will be written, before anything is read.
 
-    plot_norms(report, file)
+    Raises:
+        UserError: If one is a folder, or a picture has no ending of one.
+    """
+    if picture is not None and picture.suffix.lower() not in PICTURES:
+        raise UserError(f"plot: {picture} is no picture; give a name that ends with {' or '.join(PICTURES)}")
+    for option, file in (("json", text), ("plot", picture)):
+        if file is not None and Path(file).is_dir():
+            raise UserError(f"{option}: {file} is a folder; give the name of a file")
 
 
 def printable_lines(text: str) -> str:

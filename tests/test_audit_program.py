@@ -68,6 +68,11 @@ def test_a_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(folder, "--plot", tmp_path / "norms.txt") == 2
     assert capsys.readouterr().err.startswith("error: plot: ")
     assert run(write_base(tmp_path), "--base", write_base(tmp_path), "--plot", tmp_path / "x.png") == 2
+    assert capsys.readouterr().err.startswith("error: plot: there are no adapters to draw")
+    (tmp_path / "folder.png").mkdir()
+    for option in ("--plot", "--json"):
+        assert run(folder, option, tmp_path / "folder.png") == 2
+        assert "folder.png is a folder" in capsys.readouterr().err
 
 
 def test_names_cannot_move_the_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,11 @@ class Pair:
             0 if self.magnitude is None else self.magnitude.numel()
         )
 
+    @property
+    def other_half(self) -> str:
+        """The half that is not zero before training."""
+        return "A" if self.starts_at_zero == "B" else "B"
+
     def is_zero(self, half: str) -> bool:
         """Return whether all values of "A" or "B" are zero."""
         return all(not block["AB".index(half)].any() for block in self.blocks)

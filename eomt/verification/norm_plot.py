@@ -22,6 +22,7 @@ def plot_norms(report: FileReport, file: Path) -> None:
     """
     # slow to import, and only needed here
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     lines: dict[str, list[LayerUpdate]] = {}
     for layer in report.layers:
@@ -47,7 +48,7 @@ def plot_norms(report: FileReport, file: Path) -> None:
     axes.set_xlabel("layer, in order")
     axes.set_ylabel("||s B A|| / ||W||" if is_relative else "||s B A||")
     axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"Updates of {report.source.name}", loc="left", fontsize=10)
     axes.grid(alpha=0.3)
     for side in ("top", "right"):

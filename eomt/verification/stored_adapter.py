@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.lora.fingerprint import FINGERPRINT
 from eomt.lora.peft_format import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from eomt.lora.peft_reading import CONFIG, REMEDY, json_field, pattern_value
@@ -135,6 +135,8 @@ def read_adapter(path: Path) -> StoredAdapter:
         content = read_content(files[0])
     elif config is not None:
         raise UserError(f"{folder}: holds neither {WEIGHTS_FILE} nor {BIN_FILE}; copy the adapter again")
+    elif inside := sorted(file.parent.name for file in folder.glob(f"*/{CONFIG_FILE}")):
+        raise UserError(f"{folder}: holds no adapter itself; give one of the folders in it: {listed(inside)}")
     else:
         files = tuple(folder / name for name in WEIGHT_FILES + INDEX_FILES if (folder / name).is_file())
         content = Content(read_weights(path), {}, {})

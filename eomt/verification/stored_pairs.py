@@ -133,11 +133,8 @@ def pair_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
 def _zero_findings(pairs: list[Pair]) -> list[Finding]:
     """Return a finding for all pairs whose zero half never moved, together or by name, and for other zeros."""
     untrained = [pair for pair in pairs if pair.is_zero(pair.starts_at_zero)]
-    others = [
-        pair
-        for pair in pairs
-        if not any(pair is other for other in untrained) and pair.is_zero("A" if pair.starts_at_zero == "B" else "B")
-    ]
+    seen_already = {id(pair) for pair in untrained}
+    others = [pair for pair in pairs if id(pair) not in seen_already and pair.is_zero(pair.other_half)]
     remedy = "find out what the optimizer was given and whether the loss reaches these layers; audit the model itself"
     if untrained and len(untrained) == len(pairs):
         seen = f"{untrained[0].starts_at_zero} is zero in all {len(pairs)} pairs: the adapter was never trained"

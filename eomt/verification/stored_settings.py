@@ -77,14 +77,18 @@ def _target_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
     config = stored.config or {}
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
     paths = [pair.path for pair in pairs]
+    # PEFT passes over targets that are trained in full
+    covered = [*paths, *(config.get("modules_to_save") or [])]
     try:
-        unnamed = [path for path in paths if targets and not _names(targets, path)]
-        unnamed += [path for path in paths if excluded and path not in unnamed and _names(excluded, path)]
-        # PEFT passes over targets that are trained in full
-        covered = [*paths, *(config.get("modules_to_save") or [])]
-        empty = [target for target in _single(targets) if not any(_names(target, path) for path in covered)]
+        left_out = _matched(excluded, paths)
+        named = _matched(targets, paths) - left_out if targets else set(paths) - left_out
+        empty = [targets] if isinstance(targets, str) and not _matched(targets, covered) else []
     except UserError as error:
         return [Finding("pattern_not_read", "", str(error), "targets were not compared with tensors", "warning")]
+    if isinstance(targets, list):
+        ends = {end for path in covered for end in _ends(path)}
+        empty = [target for target in targets if target not in ends]
+    unnamed = [path for path in paths if path not in named]
     # parameters are adapted under the name of their module, and PEFT names tables and heads itself
     if config.get("target_parameters"):
         unnamed, empty = [], []
@@ -95,7 +99,7 @@ def _target_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
     for path in unnamed:
         seen = f"has a pair, but no target_modules of {CONFIG_FILE} name it: PEFT passes over it"
         findings.append(Finding("tensors_without_target", path, seen, "put both files of one training together"))
-    for target in (name for group in empty for name in ([group] if isinstance(group, str) else group)):
+    for target in empty:
         # one of many short names may be meant for other models
         whole = isinstance(targets, str) or "." in target or not paths
         findings.append(
@@ -110,16 +114,21 @@ def _target_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
     return findings
 
 
-def _single(targets: str | list[str] | None) -> list[str | list[str]]:
-    """Return targets one by one, each as PEFT would match it alone."""
-    return [targets] if isinstance(targets, str) else [[target] for target in targets or []]
-
-
-def _names(targets: str | list[str], path: str) -> bool:
-    """Return whether PEFT matches targets to a path: a text is a regular expression, a list has ends of paths."""
+def _matched(targets: str | list[str] | None, paths: list[str]) -> set[str]:
+    """Return the paths that PEFT matches: a text is a regular expression of whole paths, a list has ends of paths."""
+    if targets == "all-linear":
+        return set(paths)
     if isinstance(targets, str):
-        return targets == "all-linear" or Pattern(targets, f"{CONFIG_FILE}: target_modules").fits(path)
-    return any(path == target or path.endswith(f".{target}") for target in targets)
+        pattern = Pattern(targets, f"{CONFIG_FILE}: target_modules")
+        return {path for path in paths if pattern.fits(path)}
+    wanted = set(targets or ())
+    return {path for path in paths if not wanted.isdisjoint(_ends(path))}
+
+
+def _ends(path: str) -> list[str]:
+    """Return a path and its ends, each from a dot on."""
+    parts = path.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _field_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:

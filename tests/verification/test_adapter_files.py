@@ -375,6 +375,13 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, content: dic
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_adapters_is_refused_with_their_names(tmp_path: Path) -> None:
+    write(tmp_path / "second")
+    write(tmp_path / "first")
+    with pytest.raises(UserError, match="holds no adapter itself; give one of the folders in it: first, second"):
+        audit_files(tmp_path)
+
+
 def test_weights_without_adapters_need_a_base(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapters; give an adapter, or the base it was made from with --base"):
         audit_files(write_base(tmp_path))
