@@ -18,7 +18,7 @@ from eomt.lora.config import LoRAConfig
 from eomt.lora.files import save_adapter
 from tests import documents
 from tests.test_imports import HEAVY, loaded_by
-from tests.verification.test_adapter_files import tensors, write, write_base
+from tests.verification.stored import tensors, write, write_base
 
 PAGE = documents.ROOT / "docs" / "audit_files.md"
 

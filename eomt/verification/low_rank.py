@@ -52,8 +52,8 @@ class Pair:
         return "A" if self.starts_at_zero == "B" else "B"
 
     def is_zero(self, half: str) -> bool:
-        """Return whether all values of "A" or "B" are zero."""
-        return all(not block["AB".index(half)].any() for block in self.blocks)
+        """Return whether all values of "A" or "B" are zero, be it in one of several slices."""
+        return any(not block["AB".index(half)].any() for block in self.blocks)
 
     def is_finite(self) -> bool:
         """Return whether no value is NaN or infinite."""

@@ -113,14 +113,17 @@ def test_a_model_saved_with_its_adapters_is_told_from_a_merged_one(tmp_path: Pat
     torch.manual_seed(0)
     base = llama()
     base.save_pretrained(tmp_path / "base")
-    model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = peft.get_peft_model(base, settings)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lm_head.modules_to_save" in name:
             parameter.data += 0.05 * torch.randn_like(parameter)
     # what a trainer's checkpoint of the whole model holds
     torch.save(model.state_dict(), tmp_path / "whole.pt")
     report = audit_files(tmp_path / "whole.pt", tmp_path / "base")
-    assert sorted({finding.kind for finding in report.findings}) == ["base_keys_in_file", "no_alpha"]
+    assert sorted({finding.kind for finding in report.findings}) == ["base_changed", "base_keys_in_file", "no_alpha"]
+    # the head that was trained, not the base's own beside it
+    assert any("1 tensor of the base changed too (lm_head.weight;" in finding.seen for finding in report.findings)
     assert {layer.adapter for layer in report.layers} == {"default"}
     (tmp_path / "broken").mkdir()
     torch.save(base.state_dict(), tmp_path / "broken" / "pytorch_model.bin")
@@ -128,7 +131,7 @@ def test_a_model_saved_with_its_adapters_is_told_from_a_merged_one(tmp_path: Pat
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
     report = audit_files(tmp_path / "merged", tmp_path / "base")
     assert report.findings == []
-    assert report.notes[0].startswith("2 of ")
+    assert report.notes[0].startswith("3 of ")
     assert any("of rank 4" in note or "of rank 8" in note for note in report.notes)
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from eomt.verification.adapter_files import audit_files
-from tests.verification.test_adapter_files import CONFIG, PREFIX, base, kohya, tensors, write, write_base
+from tests.verification.stored import CONFIG, PREFIX, base, kohya, tensors, write, write_base
 
 # what is audited, and its base if it takes one
 Files = tuple[Path, Path | None]
