@@ -24,6 +24,7 @@ class Pair:
         factor: What B A is multiplied with; None where the file does not say.
         magnitude: DoRA's lengths.
         starts_at_zero: Which half is zero before training.
+        has_start: Whether half of the rank is the pair that PiSSA began with, which is subtracted.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Pair:
     factor: float | None = None
     magnitude: Tensor | None = None
     starts_at_zero: str = "B"
+    has_start: bool = False
 
     @property
     def rank(self) -> int:

@@ -84,9 +84,7 @@ class StoredAdapter:
     @property
     def is_model(self) -> bool:
         """Whether the names of files say that this is a whole model and no adapter."""
-        return self.config is None and any(
-            file.name in WEIGHT_FILES + INDEX_FILES or "merged" in file.name for file in self.files
-        )
+        return any(file.name in WEIGHT_FILES + INDEX_FILES or "merged" in file.name for file in self.files)
 
     def rank_and_factor(self, path: str) -> tuple[int | None, float | None]:
         """Return the rank of a layer and the factor of its B A as the settings have them; None where they do not.
@@ -171,6 +169,9 @@ def _taken_apart(
     for (path, _), roles in parts.items():
         if path in alphas:
             roles["alpha"] = alphas.pop(path)
+    # PiSSA's first pair stands beside PEFT's, which has the adapter's name
+    for path, adapter in [key for key, roles in parts.items() if "a" in roles and key[1] and (key[0], "") in parts]:
+        parts[path, adapter] |= parts.pop((path, ""))
     # parameters of these names that belong to no pair are the model's own
     for key in [key for key, roles in parts.items() if set(roles) == {"magnitude"}]:
         if parts[key]["magnitude"].endswith(".magnitude"):

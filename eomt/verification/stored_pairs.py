@@ -35,6 +35,9 @@ def _pair(stored: StoredAdapter, path: str, adapter: str, roles: dict[str, str])
         seen = f"has no lora_{missing[0].upper()}, only {there.rpartition(path)[2].strip('.') or there}"
         return Finding("half_pair", path, seen, f"half an update is none: {RESAVE}")
     a, b = tensors["a"], tensors["b"]
+    start = (tensors.get("initial_a"), tensors.get("initial_b"))
+    if start[0] is not None and start[1] is not None and (start[0].shape, start[1].shape) == (a.shape, b.shape):
+        a, b = torch.cat([a, start[0]]), torch.cat([b, -start[1]], 1)
     if not a.numel() or not b.numel():
         return Finding(
             "empty_tensor",
@@ -55,16 +58,16 @@ def _pair(stored: StoredAdapter, path: str, adapter: str, roles: dict[str, str])
     shape: tuple[int, ...] = (inner, out) if is_table else (0 if len(blocks) > 1 else out, inner)
     if a.ndim > 2 and len(blocks) == 1:
         shape = (out, a.shape[1], *a.shape[2:])
-    rank = sum(block.shape[0] for block, _ in blocks)
     return Pair(
         path=path,
         adapter=adapter,
         blocks=blocks,
         weight_shape=shape,
-        factor=_factor(stored, path, rank, tensors.get("alpha")),
+        factor=_factor(stored, path, sum(block.shape[0] for block, _ in blocks), tensors.get("alpha")),
         magnitude=tensors.get("magnitude"),
         # PEFT's tables begin with A of zeros
         starts_at_zero="A" if is_table else "B",
+        has_start="initial_a" in tensors,
     )
 
 
@@ -116,7 +119,7 @@ def pair_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
     for pair in pairs:
         rank, _ = stored.rank_and_factor(pair.path)
         # a record counts each slice, adapter_config.json all of them
-        own = pair.rank // len(pair.blocks) if stored.record is not None else pair.rank
+        own = pair.rank // len(pair.blocks) // (1 + pair.has_start) if stored.record is not None else pair.rank
         if rank is not None and rank != own:
             where = "the record" if stored.record is not None else "adapter_config.json"
             seen = f"has rank {own}, but {rank} in {where}"

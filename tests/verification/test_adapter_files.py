@@ -3,17 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from eomt.lora.config import adaptation
-from eomt.lora.files import save_adapter
-from eomt.lora.layers import lora_layers
+from eomt.lora.files import save_adapter, trained_state
+from eomt.lora.layers import lora_layers, merge_lora_weights
 from eomt.lora.record import adaptation_record
 from eomt.verification.adapter_files import audit_files
 from eomt.verification.low_rank import product_norm, rank_of_change
+from tests.lora import adapters
 from tests.verification.stored import (
     PATHS,
     PREFIX,
@@ -120,6 +122,31 @@ def test_this_package_s_folder_and_checkpoint_are_sound(tmp_path: Path) -> None:
         report = audit_files(tmp_path / name, write_base(tmp_path))
         assert report.findings == []
         assert {layer.path: layer.norm for layer in report.layers} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"init_lora_weights": "pissa", "backend": "peft"}])
+def test_slices_and_pissa_are_sound_in_the_folder_and_in_the_checkpoint(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    words = ["mlp"] if "backend" in options else ["query", "value"]
+    plain = adapters.base(torch.float32)
+    save_file(plain.state_dict(), tmp_path / "base.safetensors")
+    model = adapters.adapted(plain, target_modules=words, rank=4, **options)
+    done = adaptation(model)
+    assert done is not None
+    state = {f"network.{name}": value for name, value in trained_state(model).items()}
+    torch.save({"state_dict": state, "adaptation": adaptation_record(done)}, tmp_path / "run.ckpt")
+    save_adapter(model, tmp_path / "folder", check_called=False)
+    lora_paths = list(lora_layers(model))
+    before, after = load_file(tmp_path / "base.safetensors"), merge_lora_weights(model, check_called=False).state_dict()
+    changes = {name: float((after[name].double() - before[name]).norm()) for name in before if name in after}
+    for name in ("folder", "run.ckpt"):
+        report = audit_files(tmp_path / name, tmp_path / "base.safetensors")
+        assert [finding for finding in report.findings if finding.kind != "init_changes_base"] == []
+        assert all(layer.relative for layer in report.layers)
+        assert len(report.layers) == len(lora_paths)
+        for layer in report.layers:
+            assert layer.norm == pytest.approx(changes[f"{layer.path}.weight"], rel=1e-3)
 
 
 def test_slices_and_fused_layers_have_the_norm_of_all_their_blocks(tmp_path: Path) -> None:
