@@ -75,6 +75,11 @@ class Pair:
         return torch.cat([factor * (b.float() @ a.float()) for a, b in self.blocks])
 
 
+def is_finite(value: Tensor) -> bool:
+    """Return whether a tensor holds no NaN and no infinity, as one of whole numbers never does."""
+    return not value.is_floating_point() or bool(value.isfinite().all())
+
+
 def product_norm(a: Tensor, b: Tensor) -> float:
     """Return the Frobenius norm of B A in double precision.
 

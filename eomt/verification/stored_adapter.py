@@ -21,6 +21,8 @@ from eomt.utils.weight_files import COMPILED, INDEX_FILES, PARALLEL, WEIGHT_FILE
 
 BIN_FILE = "adapter_model.bin"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+# what wrappers put into the middle of names
+INNER_WRAPPERS = (COMPILED, "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # what a task of this package puts before the names of its network
 NETWORK = "network."
 # endings of names: lora_A.weight, lora_A.default.weight, lora_embedding_A, lora_a, loralib's lora_A ...
@@ -195,14 +197,15 @@ def _taken_apart(
 
 
 def unwrapped(name: str) -> tuple[str, list[str]]:
-    """Return a name without what PEFT, DataParallel and torch.compile put before it, and these prefixes."""
+    """Return a name without what PEFT and wrappers of training put before and into it, and these prefixes."""
     found = []
-    while prefix := next((prefix for prefix in (PREFIX, PARALLEL, COMPILED) if name.startswith(prefix)), ""):
+    while prefix := next((prefix for prefix in (PREFIX, PARALLEL, *INNER_WRAPPERS) if name.startswith(prefix)), ""):
         found.append(prefix)
         name = name.removeprefix(prefix)
-    if COMPILED in name:
-        found.append(COMPILED)
-        name = name.replace(COMPILED, "")
+    for wrapper in INNER_WRAPPERS:
+        if wrapper in name:
+            found.append(wrapper)
+            name = name.replace(wrapper, "")
     return name, found
 
 

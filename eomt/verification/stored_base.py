@@ -12,7 +12,6 @@ from eomt.errors import UserError
 from eomt.utils.reading import FIELDS, read_json
 from eomt.utils.weight_files import COPY, read_weights
 from eomt.verification.low_rank import Pair
-from eomt.verification.stored_adapter import unwrapped
 
 MODEL_CONFIG = "config.json"
 # names by which heads and tables of tokens share one weight
@@ -30,7 +29,7 @@ class Base:
 
     Attributes:
         source: File or folder.
-        tensors: By name, without the prefixes of wrappers.
+        tensors: By name.
         is_tied: Whether head and table of tokens are one weight, as its config.json says.
     """
 
@@ -108,7 +107,7 @@ def read_base(path: Path, wanted: list[str]) -> Base:
         UserError: If it cannot be read.
     """
     path = path.expanduser()
-    tensors = {unwrapped(name)[0]: value for name, value in read_weights(path).items()}
+    tensors = read_weights(path)
     fields = _fields(path)
     inner = fields.get("text_config")
     is_tied = bool(fields.get("tie_word_embeddings") or (isinstance(inner, dict) and inner.get("tie_word_embeddings")))

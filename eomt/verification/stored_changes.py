@@ -6,7 +6,7 @@ from torch import Tensor
 from eomt.errors import counted, listed
 from eomt.lora.fingerprint import same_base, weight_fingerprint
 from eomt.verification.findings import Finding
-from eomt.verification.low_rank import Pair, rank_of_change
+from eomt.verification.low_rank import Pair, is_finite, rank_of_change
 from eomt.verification.stored_adapter import StoredAdapter
 from eomt.verification.stored_base import HEADS, TABLES, Base, fits
 from eomt.verification.stored_settings import is_expected
@@ -30,6 +30,7 @@ def base_findings(
         found: Names in the file, without wrappers -> names in the base; see `Base.find`.
     """
     findings = _fit_findings(stored, pairs, base, found)
+    findings += _left_out(stored, pairs, base, found)
     theirs = {path: entry for path, entry in stored.fingerprint.items() if f"{path}.weight" in found}
     ours = {path: weight_fingerprint(base.tensors[found[f"{path}.weight"]]) for path in theirs}
     if difference := same_base(ours, theirs):
@@ -71,6 +72,27 @@ def _fit_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: d
         if name is not None and not fits(pair, base.tensors[name]):
             seen = f"is adapted as {_text(pair.weight_shape)}, but the base has {list(base.tensors[name].shape)}"
             findings.append(Finding("does_not_fit_base", pair.path, seen, remedy))
+    return findings
+
+
+def _left_out(stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]) -> list[Finding]:
+    """Return the weights of a base that short targets name, and of which no pair is there."""
+    config = stored.config or {}
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or any(config.get(name) for name in ("exclude_modules", "layers_to_transform")):
+        return []
+    adapted = {found[name] for pair in pairs if (name := f"{pair.path}.weight") in found}
+    wanted = tuple(config.get("modules_to_save") or ())
+    # names of which some layer has a pair: the others may be meant for other models
+    used = {target for target in targets if any(f".{pair.path}".endswith(f".{target}") for pair in pairs)}
+    findings = []
+    for name, weight in base.tensors.items():
+        path = name.removesuffix(".weight")
+        ends = {".".join(path.split(".")[start:]) for start in range(path.count(".") + 1)}
+        if path != name and weight.ndim > 1 and name not in adapted and ends & used and not _in(name, wanted):
+            seen = "is in the base and of a name in target_modules, but has no pair: loaded, it starts anew"
+            remedy = "copy the adapter again, if this layer was trained"
+            findings.append(Finding("target_without_tensors", path, seen, remedy, "warning"))
     return findings
 
 
@@ -150,13 +172,14 @@ def rounding_findings(relative: dict[str, float], base: Base, found: dict[str, s
     small = []
     for path, change in relative.items():
         dtype = base.tensors[found[f"{path}.weight"]].dtype
-        if dtype in (torch.bfloat16, torch.float16) and 0 < change < torch.finfo(dtype).eps / 2:
+        if dtype.is_floating_point and 0 < change < torch.finfo(dtype).eps / 2:
             small.append((path, change, dtype))
     if not small:
         return []
     path, change, dtype = small[0]
     seen = f"changes its weight by {change:.1e} of its size, less than {dtype} keeps ({len(small)} layers)"
-    return [Finding("rounding_swallows", path, seen, "merge in float32, and keep the merged file in it", "warning")]
+    remedy = "merge in a wider type and keep the file in it, or train at a larger rate"
+    return [Finding("rounding_swallows", path, seen, remedy, "warning")]
 
 
 def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> tuple[list[Finding], list[str]]:
@@ -176,7 +199,7 @@ def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) ->
         elif largest_difference(value, other) > 0:
             size = float(other.double().norm())
             changes[bare] = float((value.double() - other.double()).norm()) / (size or 1.0)
-    if broken := [bare for bare, name in stored.full.items() if not _is_finite(stored.tensors[name])]:
+    if broken := [bare for bare, name in stored.full.items() if not is_finite(stored.tensors[name])]:
         seen = f"holds NaN or infinity ({counted(len(broken), 'tensor')})"
         findings.append(Finding("non_finite", broken[0], seen, "merge again from a sound adapter"))
     missing = sorted(set(base.tensors) - set(found.values()))
@@ -194,13 +217,9 @@ def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) ->
     wide = [bare for bare in wide if stored.tensors[stored.full[bare]].numel() <= MOST_ENTRIES]
     for bare in wide[:: max(1, -(-len(wide) // EXAMINED))]:
         change = stored.tensors[stored.full[bare]].float() - base.tensors[found[bare]].float()
-        if not _is_finite(change):
+        if not is_finite(change):
             continue
         rank, share = rank_of_change(change)
         text = f"of rank {rank}" if rank is not None else "of full rank, or rounded"
         lines.append(f"{bare}: changed by {changes[bare]:.2%} of its size, {text} ({share:.1%} of the change)")
     return findings, lines
-
-
-def _is_finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.isfinite().all())

@@ -5,9 +5,10 @@ from eomt.lora.peft_format import CONFIG_FILE, PREFIX
 from eomt.lora.peft_reading import KNOWN, NEUTRAL
 from eomt.utils.patterns import Pattern
 from eomt.utils.tables import size_text
+from eomt.utils.weight_files import PARALLEL
 from eomt.verification.findings import Finding
-from eomt.verification.low_rank import Pair
-from eomt.verification.stored_adapter import StoredAdapter
+from eomt.verification.low_rank import Pair, is_finite
+from eomt.verification.stored_adapter import INNER_WRAPPERS, StoredAdapter
 from eomt.verification.stored_pairs import RESAVE
 
 # heads that PEFT names for tasks of classes, of which a model has one
@@ -47,7 +48,7 @@ def _name_findings(stored: StoredAdapter) -> list[Finding]:
     if any(name.startswith(PREFIX * 2) for name in stored.tensors):
         seen = f"names begin with {PREFIX * 2!r}: a PEFT model was wrapped twice, and loading matches none of them"
         findings.append(Finding("doubled_prefix", "", seen, f"rename them to begin with {PREFIX!r} once"))
-    for wrapper in ("module.", "_orig_mod."):
+    for wrapper in (PARALLEL, *INNER_WRAPPERS):
         if count := sum(f".{wrapper}" in f".{name}" for name in stored.tensors) if stored.wrappers[wrapper] else 0:
             seen = f"{counted(count, 'name')} with {wrapper!r}, of a wrapper: a plain model has no such names"
             remedy = f"save the module inside it, or take {wrapper!r} out of the names"
@@ -184,6 +185,12 @@ def _saved_module_findings(stored: StoredAdapter) -> list[Finding]:
         )
         for name in dict.fromkeys(missing)
     ]
+    for name, paths in modules.items():
+        if any(path.endswith(named) for path in paths for named in wanted) and not is_finite(
+            stored.tensors[stored.full[name]]
+        ):
+            remedy = "take a checkpoint from before the loss diverged"
+            findings.append(Finding("non_finite", name, "holds NaN or infinity", remedy))
     # this package also writes buffers; a whole state dict has all that it has
     if stored.config is not None and "eomt_version" not in stored.metadata:
         others = {

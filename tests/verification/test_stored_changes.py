@@ -55,6 +55,8 @@ def test_what_became_of_tensors_in_full_is_told(tmp_path: Path) -> None:
     # PEFT's copy of a head that never moved
     unchanged = tensors() | {f"{PREFIX}head.{name}": state[f"head.{name}"] for name in ("weight", "bias")}
     assert kinds(write(tmp_path / "a", unchanged), write_base(tmp_path)) == ["module_to_save_unchanged"]
+    rounded = {name: value.bfloat16() if "head" in name else value for name, value in unchanged.items()}
+    assert kinds(write(tmp_path / "a", rounded), write_base(tmp_path)) == ["module_to_save_unchanged"]
     bigger = changed("head.weight", torch.ones(7, 16))
     assert kinds(write(tmp_path / "b", bigger), write_base(tmp_path)) == ["other_size"]
     moved = changed("blocks.0.fc1.weight", state["blocks.0.fc1.weight"] + 0.25)
@@ -86,6 +88,9 @@ def test_running_statistics_tied_weights_and_rounding_are_told(tmp_path: Path) -
     small = {name: value * 1e-3 if "lora_B" in name else value for name, value in tensors().items()}
     half = {name: value.bfloat16() for name, value in base().state_dict().items()}
     assert kinds(write(tmp_path / "b", small), write_base(tmp_path, half)) == ["rounding_swallows"]
+    assert kinds(write(tmp_path / "b", small), write_base(tmp_path)) == []
+    tiny = {name: value * 1e-9 if "lora_B" in name else value for name, value in tensors().items()}
+    assert kinds(write(tmp_path / "b", tiny), write_base(tmp_path)) == ["rounding_swallows"]
     assert kinds(write(tmp_path / "a"), write_base(tmp_path, half)) == []
     folder = tmp_path / "tied"
     folder.mkdir()
@@ -98,6 +103,16 @@ def test_running_statistics_tied_weights_and_rounding_are_told(tmp_path: Path) -
     report = audit_files(write(tmp_path / "c", state, config), folder)
     assert [(finding.kind, finding.where) for finding in report.findings] == [("tied_weight", "lm_head")]
     assert report.layers[-1].relative is not None
+
+
+def test_layers_of_the_base_that_lost_their_pairs_are_told(tmp_path: Path) -> None:
+    state = {name: value for name, value in tensors().items() if "blocks.2" not in name}
+    report = audit_files(write(tmp_path / "a", state), write_base(tmp_path))
+    found = [(finding.kind, finding.where) for finding in report.findings]
+    assert found == [("target_without_tensors", "blocks.2.fc1"), ("target_without_tensors", "blocks.2.fc2")]
+    assert report.is_sound
+    config = CONFIG | {"layers_to_transform": [0, 1]}
+    assert kinds(write(tmp_path / "b", state, config), write_base(tmp_path)) == []
 
 
 def test_a_merged_file_is_compared_with_its_base(tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ FAULTS: dict[str, tuple[str, Callable[[], Tensors], dict[str, Any]]] = {
     "twice": ("doubled_prefix", lambda: renamed(lambda name: PREFIX + name), {}),
     "parallel": ("wrapper_prefix", lambda: renamed(lambda name: name.replace(PREFIX, f"{PREFIX}module.")), {}),
     "compiled": ("wrapper_prefix", lambda: renamed(lambda name: name.replace(PREFIX, f"{PREFIX}_orig_mod.")), {}),
+    "sharded": (
+        "wrapper_prefix",
+        lambda: renamed(lambda name: name.replace("blocks.0.", "blocks.0._fsdp_wrapped_module.")),
+        {},
+    ),
+    "NaN in the head": ("non_finite", lambda: changed("head.bias", torch.full((5,), torch.nan)), {}),
     "no prefix": ("prefix_missing", lambda: renamed(lambda name: name.removeprefix(PREFIX)), {}),
     "adapter's name": (
         "adapter_name_in_keys",
