@@ -19,7 +19,7 @@ from eomt.verification.stored_settings import settings_findings
 # rows of the table, and findings of one kind, that are printed; the JSON has all
 MOST_ROWS = 40
 MOST_OF_A_KIND = 3
-MOST_NOTES = 12
+MOST_NOTES = 6
 
 
 @dataclass(frozen=True)

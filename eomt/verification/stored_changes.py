@@ -16,6 +16,7 @@ EXAMINED = 4
 # rows and columns of the largest of them
 MOST_ENTRIES = 2**27
 NAMED = 3
+OTHER_LAYOUT = "load_adapter and --ckpt_path compare this package's adapters with a base in any layout that it reads"
 
 
 def base_findings(
@@ -62,6 +63,9 @@ def _fit_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: d
     if missing and len(missing) == len(pairs):
         some = next(iter(base.tensors))
         seen = f"none of {len(pairs)} adapted layers ({missing[0].path}, ...) is in the base ({some}, ...)"
+        if stored.fingerprint:
+            # this package reads bases in several layouts, and names what it makes of them alike
+            return [Finding("other_layout", "", f"{seen}: nothing was compared", OTHER_LAYOUT, "warning")]
         return [Finding("does_not_fit_base", "", seen, remedy)]
     findings = [
         Finding("does_not_fit_base", pair.path, "is adapted, but the base has no such weight", remedy)

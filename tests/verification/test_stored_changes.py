@@ -50,6 +50,13 @@ def test_another_base_is_told_by_the_fingerprint(tmp_path: Path) -> None:
     assert "(the/first): the weights of 'blocks.2.fc2' differ" in finding.seen
 
 
+def test_a_base_in_another_layout_is_no_fault_of_this_package_s_adapter(tmp_path: Path) -> None:
+    save_adapter(adapted(), tmp_path / "folder", check_called=False)
+    state = {name.replace("fc", "proj"): value for name, value in base().state_dict().items()}
+    report = audit_files(tmp_path / "folder", write_base(tmp_path, state))
+    assert [(finding.kind, finding.severity) for finding in report.findings] == [("other_layout", "warning")]
+
+
 def test_what_became_of_tensors_in_full_is_told(tmp_path: Path) -> None:
     state = base().state_dict()
     # PEFT's copy of a head that never moved
