@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +105,12 @@ class FileReport:
         """Return it as lines for a person: the verdict, then findings, then the table."""
         lines = [self.verdict, f"{self.source}: {self.layout}, {size_text(self.size)}, {self._numbers()}"]
         shown: dict[tuple[str, str], list[Finding]] = {}
-        for finding in self.findings:
+        for finding in _collapsed(self.findings):
             shown.setdefault((finding.severity, finding.kind), []).append(finding)
         for (severity, kind), findings in sorted(shown.items()):
             lines += [f"{severity} {kind}: {finding}" for finding in findings[:MOST_OF_A_KIND]]
             if len(findings) > MOST_OF_A_KIND:
-                lines.append(f"{severity} {kind}: and {len(findings) - MOST_OF_A_KIND} more")
+                lines.append(f"{severity} {kind}: and {len(findings) - MOST_OF_A_KIND} more (--json has all)")
         left = len(self.notes) - MOST_NOTES
         more = [f"and {left} more lines (--json has all)"] if left > 0 else []
         return "\n".join([*lines, *self.notes[:MOST_NOTES], *more, *self._table()])
@@ -123,7 +123,7 @@ class FileReport:
         groups: dict[tuple[str, ...], list[LayerUpdate]] = {}
         for layer in self.layers:
             factor = "-" if layer.factor is None else f"{layer.factor:g}"
-            key = (re.sub(r"(?<=\.)\d+(?=\.|$)", "#", dotted(layer.path)), layer.adapter, str(layer.rank), factor)
+            key = (_without_numbers(dotted(layer.path)), layer.adapter, str(layer.rank), factor)
             groups.setdefault(key, []).append(layer)
         has_base = any(layer.relative is not None for layer in self.layers)
         names = any(layer.adapter for layer in self.layers)
@@ -148,9 +148,29 @@ class FileReport:
         return table + ([f"  and {left} rows more (--json has all)"] if left > 0 else [])
 
 
+def _collapsed(findings: list[Finding]) -> list[Finding]:
+    """Return findings of which those that differ only in the number of the layer are one."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        key = (finding.kind, finding.seen, finding.severity, _without_numbers(dotted(finding.where)))
+        groups.setdefault(key, []).append(finding)
+    return [
+        replace(group[0], where=text)
+        for group in groups.values()
+        for text in collapse_paths(list(dict.fromkeys(dotted(finding.where) for finding in group)))
+    ]
+
+
+def _without_numbers(path: str) -> str:
+    """Return what paths have in common that `collapse_paths` can put together."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "#", path)
+
+
 def dotted(path: str) -> str:
     """Return a path with dots around its numbers, which kohya's names have underscores for."""
-    return path if "." in path else re.sub(r"_(\d+)(?=_|$)", r".\1.", path).replace("._", ".").rstrip(".")
+    if not path.startswith("lora_") or "." in path:
+        return path
+    return re.sub(r"_(\d+)(?=_|$)", r".\1.", path).replace("._", ".").rstrip(".")
 
 
 def audit_files(adapter: str | Path, base: str | Path | None = None) -> FileReport:

@@ -35,7 +35,7 @@ def settings_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]
     if not pairs and stored.config is not None and not stored.parts:
         findings.append(Finding("no_adapters", "", f"{counted(len(stored.tensors), 'tensor')}, and no adapter", RESAVE))
     if stored.config is not None:
-        findings += _target_findings(stored, pairs) + _field_findings(stored, pairs)
+        findings += _target_findings(stored) + _field_findings(stored, pairs)
     findings += _saved_module_findings(stored)
     return findings
 
@@ -73,11 +73,14 @@ def _weight_finding(stored: StoredAdapter, names: dict[str, str], what: str) -> 
     return Finding("base_keys_in_file", "", seen, "an adapter's file needs none of them", "warning")
 
 
-def _target_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
+def _target_findings(stored: StoredAdapter) -> list[Finding]:
     """Return targets without tensors, and the other way round."""
     config = stored.config or {}
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
-    paths = [pair.path for pair in pairs]
+    # halves too, which have a finding of their own
+    paths = list(dict.fromkeys(path for path, _ in stored.parts))
+    if not paths:
+        return []
     # PEFT passes over targets that are trained in full
     covered = [*paths, *(config.get("modules_to_save") or [])]
     try:
@@ -102,7 +105,7 @@ def _target_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
         findings.append(Finding("tensors_without_target", path, seen, "put both files of one training together"))
     for target in empty:
         # one of many short names may be meant for other models
-        whole = isinstance(targets, str) or "." in target or not paths
+        whole = isinstance(targets, str) or "." in target
         findings.append(
             Finding(
                 "target_without_tensors",

@@ -104,6 +104,9 @@ def test_a_few_untrained_pairs_are_named_and_all_are_one_finding(tmp_path: Path)
     state = zero(lambda name: "fc2.lora_B" in name)
     found = [finding.where for finding in audit_files(write(tmp_path / "some", state)).findings]
     assert found == ["blocks.0.fc2", "blocks.1.fc2", "blocks.2.fc2"]
+    text = str(audit_files(write(tmp_path / "some", state)))
+    assert "fault b_is_zero: 'blocks.{0-2}.fc2' has a B of zeros" in text
+    assert text.count("b_is_zero") == 1
     report = audit_files(write(tmp_path / "all", zero(lambda name: "lora_B" in name)))
     assert str(report.findings[0]).startswith("B is zero in all 6 pairs")
     assert report.verdict == "not sound: 6 adapters of rank 4; 1 fault"
