@@ -42,6 +42,12 @@ def printable(text: str) -> str:
     return text.translate({ord(letter): letter.encode("unicode_escape").decode() for letter in found})
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 160 characters; the error's type where there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__
+
+
 def shortened(text: str, most: int = 40) -> str:
     """Return a text of at most `most` characters, in whose middle "..." stands for what is left out."""
     if len(text) <= most:
@@ -54,3 +60,8 @@ def listed(values: Iterable[object], most: int = 12) -> str:
     texts = [shortened(str(value)) for value in values]
     end = [f"... ({len(texts)} in all)"] if len(texts) > most else []
     return ", ".join(texts[:most] + end) or "none"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun: 1 tensor, 2 tensors."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

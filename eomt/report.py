@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from eomt.errors import UserError, printable
 from eomt.utils.output import lasting_output
 from eomt.utils.reading import Count, Number, read_json
+from eomt.utils.tables import size_text
 
 SUMMARY = "training_summary.json"
 REMEDY = "restore it, or repeat the run"
@@ -141,9 +142,7 @@ def _figure(value: float | None) -> str:
 
 
 def _bytes(count: int | None) -> str:
-    if count is None:
-        return "-"
-    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+    return "-" if count is None else size_text(count)
 
 
 if __name__ == "__main__":

@@ -29,16 +29,17 @@ def fingerprint(model: nn.Module, paths: list[str]) -> dict[str, dict[str, Any]]
         model: The base, before it is adapted.
         paths: Paths of the layers that will be adapted.
     """
-    found = {}
-    for path in paths:
-        weight = model.get_submodule(path).get_parameter("weight").detach()
-        entries: list[float] = []
-        if not weight.is_meta:
-            flat = weight.flatten()
-            places = _spread(flat.numel(), min(ENTRIES, flat.numel()))
-            entries = flat[places.to(flat.device)].float().cpu().tolist()
-        found[path] = {"shape": list(weight.shape), "entries": entries}
-    return found
+    return {path: weight_fingerprint(model.get_submodule(path).get_parameter("weight").detach()) for path in paths}
+
+
+def weight_fingerprint(weight: Tensor) -> dict[str, Any]:
+    """Return the shape of a weight and some of its entries; none of one on the meta device."""
+    entries: list[float] = []
+    if not weight.is_meta:
+        flat = weight.flatten()
+        places = _spread(flat.numel(), min(ENTRIES, flat.numel()))
+        entries = flat[places.to(flat.device)].float().cpu().tolist()
+    return {"shape": list(weight.shape), "entries": entries}
 
 
 def same_base(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> str | None:

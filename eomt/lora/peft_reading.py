@@ -153,8 +153,8 @@ def read_plan(
     for path in [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]:
         if f"{path}.lora_B.weight" not in tensors:
             raise UserError(f"{folder}: {path}.lora_B.weight is missing; copy the adapter again")
-        own_rank = _pattern_value(folder, config, "rank_pattern", path, rank)
-        own_alpha = _pattern_value(folder, config, "alpha_pattern", path, alpha)
+        own_rank = pattern_value(folder, config, "rank_pattern", path, rank)
+        own_alpha = pattern_value(folder, config, "alpha_pattern", path, alpha)
         if tensors[f"{path}.lora_A.weight"].shape[0] != own_rank:
             raise UserError(
                 f"{folder}: {path!r} has rank {tensors[f'{path}.lora_A.weight'].shape[0]}, "
@@ -184,8 +184,19 @@ def read_plan(
     return Adaptation(lora_config, adapters, trained_in_full, {}, {})
 
 
-def _pattern_value(folder: Path, config: dict[str, Any], field: str, path: str, default: Any) -> Any:
-    """Return the value of the first key that matches: PEFT reads each as a regular expression on the end of a path."""
+def pattern_value(folder: Path, config: dict[str, Any], field: str, path: str, default: Any) -> Any:
+    """Return the value of the first key that matches: PEFT reads each as a regular expression on the end of a path.
+
+    Args:
+        folder: Folder of the adapter, for messages.
+        config: Content of its adapter_config.json.
+        field: rank_pattern or alpha_pattern.
+        path: Path of the layer.
+        default: What holds where no key matches.
+
+    Raises:
+        UserError: If a key is no regular expression.
+    """
     for key, value in (config.get(field) or {}).items():
         if _end_of_path(key, f"{folder / CONFIG_FILE}: {field}").fits(path):
             return value

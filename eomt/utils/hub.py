@@ -17,10 +17,8 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from eomt.errors import UserError
+from eomt.utils.weight_files import INDEX_FILES, WEIGHT_FILES
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-# they say which tensor is in which of several weight files
-INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"
@@ -118,12 +116,6 @@ def require_hub(repository: str, wanted: Wanted) -> None:
             f"{wanted.field}: {repository} is not in the cache and {ENDPOINT} cannot be reached ({reason}); "
             f"give a local {wanted.kind} instead: {wanted.option} PATH"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 160 characters; the error's type where there is none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:160] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -33,3 +33,8 @@ def text_table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), min_w
     file = io.StringIO()
     Console(file=file, width=WIDTH, color_system=None).print(table)
     return [f"  {line}".rstrip() for line in file.getvalue().splitlines()]
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

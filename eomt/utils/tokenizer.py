@@ -4,8 +4,8 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from eomt.errors import UserError
-from eomt.utils.hub import READING_ERRORS, Wanted, find_local, first_line, quiet
+from eomt.errors import UserError, first_line
+from eomt.utils.hub import READING_ERRORS, Wanted, find_local, quiet
 
 WANTED = Wanted(
     "tokenizer", "one in Hugging Face layout, or a repository", "--model.network.tokenizer", has_owner=False

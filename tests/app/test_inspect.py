@@ -11,10 +11,10 @@ from torch import Tensor
 
 import eomt.models.eomt
 from datamodules import StreetScenes
-from eomt.app.inspection import collapse_paths
 from eomt.models.eomt import EoMT
 from eomt.models.vit import ViT
 from eomt.tasks import SemanticSegmentation
+from eomt.utils.module_paths import collapse_paths
 from tests.cli_runs import Workspace, make_workspace, refusal
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ from eomt.models.weights.sam2.config import read_sam2_config
 from eomt.models.weights.transformers import read_model_config
 from eomt.report import report
 from eomt.utils.tokenizer import load_tokenizer
+from tests.fuzz.audited_files import (
+    audited_folder,
+    base_config,
+    read_audited,
+    read_base_config,
+    read_record,
+    read_state,
+    record_file,
+    safe_state,
+    whole_state,
+)
 from tests.fuzz.data_files import (
     answer_weights,
     box_file,
@@ -125,6 +137,12 @@ READERS: dict[str, Reader] = {
     "adapter config": Reader(adapter_file("adapter_config.json"), json_of, read_adapter),
     "adapter metadata": Reader(adapter_metadata, json_of, read_adapter_metadata),
     "adapter weights": Reader(adapter_file("adapter_model.safetensors"), mutated_safetensors, read_adapter),
+    "audited config": Reader(partial(audited_folder, "adapter_config.json"), json_of, read_audited),
+    "audited weights": Reader(partial(audited_folder, "adapter_model.safetensors"), mutated_safetensors, read_audited),
+    "audited state": Reader(whole_state, mutated_zip, read_state),
+    "audited safetensors": Reader(safe_state, mutated_safetensors, read_state),
+    "audited record": Reader(record_file, json_of, read_record),
+    "audited base": Reader(base_config, json_of, read_base_config),
     "safetensors": Reader(own_weights, mutated_safetensors, read_own_weights),
     "pth": Reader(torch_weights(new=True), mutated_zip, read_weights),
     "old pth": Reader(torch_weights(new=False), mutated_bytes, read_weights),

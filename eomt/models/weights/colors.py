@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import TypedDict
 
-from eomt.errors import UserError
-from eomt.utils.hub import PREPROCESSOR_FILE, PROCESSOR_FILE, first_line, quiet
+from eomt.errors import UserError, first_line
+from eomt.utils.hub import PREPROCESSOR_FILE, PROCESSOR_FILE, quiet
 from eomt.utils.reading import checked
 
 # of red, green and blue, 0 to 1

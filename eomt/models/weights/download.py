@@ -5,9 +5,9 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from eomt.errors import UserError
+from eomt.errors import UserError, first_line
 from eomt.models.weights.files import shards
-from eomt.utils.hub import CONFIG_FILE, INDEX_FILES, WEIGHT_FILES, Wanted, find_local, first_line, is_repository
+from eomt.utils.hub import CONFIG_FILE, INDEX_FILES, WEIGHT_FILES, Wanted, find_local, is_repository
 
 
 def find_weights(source: str, wanted: Wanted) -> Path:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from eomt.errors import UserError
+from eomt.errors import UserError, first_line
 from eomt.models.weights.checks import check_tensors
 from eomt.models.weights.download import find_weights
-from eomt.utils.hub import READING_ERRORS, Wanted, find_local, first_line, quiet
+from eomt.utils.hub import READING_ERRORS, Wanted, find_local, quiet
 from eomt.utils.loaded import mark_loaded
 
 # a folder in Hugging Face layout, a repository on the hub, or the fields of a configuration

@@ -2,7 +2,7 @@
 
 from timm.models import eva, vision_transformer
 
-from eomt.errors import UserError, listed
+from eomt.errors import UserError, first_line, listed
 from eomt.models.weights.backbone.names import (
     HEADS,
     Backbone,
@@ -14,7 +14,7 @@ from eomt.models.weights.backbone.names import (
 from eomt.models.weights.checks import check_final_norm, check_tensors
 from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_weights
-from eomt.utils.hub import Wanted, first_line
+from eomt.utils.hub import Wanted
 from eomt.utils.loaded import mark_loaded
 
 WANTED = Wanted(

@@ -10,10 +10,10 @@ from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
-from eomt.errors import UserError
+from eomt.errors import UserError, first_line
 from eomt.models.weights.colors import Colors, Deviation, Mean, read_colors
 from eomt.models.weights.files import COPY, read_config_fields
-from eomt.utils.hub import CONFIG_FILE, WEIGHT_FILES, first_line
+from eomt.utils.hub import CONFIG_FILE, WEIGHT_FILES
 from eomt.utils.reading import Number, checked, parse_json
 
 MODEL_TYPES = ("eomt", "eomt_dinov3")

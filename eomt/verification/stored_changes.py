@@ -1,0 +1,229 @@
+"""What a file changes in its base: by its adapters, by tensors in full, and by merging."""
+
+import torch
+from torch import Tensor
+
+from eomt.errors import counted, listed
+from eomt.lora.fingerprint import same_base, weight_fingerprint
+from eomt.verification.findings import Finding
+from eomt.verification.low_rank import Pair, is_finite, rank_of_change
+from eomt.verification.stored_adapter import StoredAdapter
+from eomt.verification.stored_base import HEADS, TABLES, Base, fits
+from eomt.verification.stored_settings import is_expected
+
+# weights of a merged file whose change is taken apart
+EXAMINED = 4
+# rows and columns of the largest of them
+MOST_ENTRIES = 2**27
+NAMED = 3
+OTHER_LAYOUT = "load_adapter and --ckpt_path compare this package's adapters with a base in any layout that it reads"
+
+
+def base_findings(
+    stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]
+) -> tuple[list[Finding], list[str]]:
+    """Return what does not fit a base, or would be lost when the file is loaded onto it, and lines on what changed.
+
+    Args:
+        stored: The file.
+        pairs: Its pairs.
+        base: The base.
+        found: Names in the file, without wrappers -> names in the base; see `Base.find`.
+    """
+    findings = _fit_findings(stored, pairs, base, found)
+    findings += _left_out(stored, pairs, base, found)
+    theirs = {path: entry for path, entry in stored.fingerprint.items() if f"{path}.weight" in found}
+    ours = {path: weight_fingerprint(base.tensors[found[f"{path}.weight"]]) for path in theirs}
+    if difference := same_base(ours, theirs):
+        named = f" ({stored.metadata['base']})" if stored.metadata.get("base") else ""
+        seen = f"was trained on another base{named}: {difference}"
+        findings.append(Finding("other_base", "", seen, "load that base"))
+    more, notes = _full_findings(stored, base, found)
+    findings += more
+    if base.is_tied:
+        names = [pair.path for pair in pairs] + [name.rpartition(".")[0] for name in stored.full]
+        for name in dict.fromkeys(names):
+            if name.rpartition(".")[2] in HEADS + TABLES:
+                seen = "is one weight with another in the base (tie_word_embeddings), and was adapted alone"
+                remedy = "set ensure_weight_tying in PEFT, or untie both before training: merging changes the other too"
+                findings.append(Finding("tied_weight", name, seen, remedy, "warning"))
+    statistics = [name for name in base.tensors if name.endswith((".running_mean", ".running_var"))]
+    if statistics and stored.parts and not any("running_mean" in name for name in stored.tensors):
+        seen = f"{len(statistics)} running statistics of the base ({statistics[0]} first) are not in the file"
+        remedy = "keep normalization in evaluation mode while training, or save the buffers too"
+        findings.append(Finding("buffers_not_saved", "", seen, remedy, "warning"))
+    return findings, notes
+
+
+def _fit_findings(stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]) -> list[Finding]:
+    if (stored.config or {}).get("target_parameters"):
+        return []
+    missing = [pair for pair in pairs if f"{pair.path}.weight" not in found]
+    remedy = "give the base that it was trained on, in the layout (timm, Hugging Face) of the model that was adapted"
+    if missing and len(missing) == len(pairs):
+        some = next(iter(base.tensors))
+        seen = f"none of {len(pairs)} adapted layers ({missing[0].path}, ...) is in the base ({some}, ...)"
+        if stored.fingerprint:
+            # this package reads bases in several layouts, and names what it makes of them alike
+            return [Finding("other_layout", "", f"{seen}: nothing was compared", OTHER_LAYOUT, "warning")]
+        return [Finding("does_not_fit_base", "", seen, remedy)]
+    findings = [
+        Finding("does_not_fit_base", pair.path, "is adapted, but the base has no such weight", remedy)
+        for pair in missing
+    ]
+    for pair in pairs:
+        name = found.get(f"{pair.path}.weight")
+        if name is not None and not fits(pair, base.tensors[name]):
+            seen = f"is adapted as {_text(pair.weight_shape)}, but the base has {list(base.tensors[name].shape)}"
+            findings.append(Finding("does_not_fit_base", pair.path, seen, remedy))
+    return findings
+
+
+def _left_out(stored: StoredAdapter, pairs: list[Pair], base: Base, found: dict[str, str]) -> list[Finding]:
+    """Return the weights of a base that short targets name, and of which no pair is there."""
+    config = stored.config or {}
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or any(config.get(name) for name in ("exclude_modules", "layers_to_transform")):
+        return []
+    adapted = {found[name] for pair in pairs if (name := f"{pair.path}.weight") in found}
+    wanted = tuple(config.get("modules_to_save") or ())
+    # names of which some layer has a pair: the others may be meant for other models
+    used = {target for target in targets if any(f".{pair.path}".endswith(f".{target}") for pair in pairs)}
+    findings = []
+    for name, weight in base.tensors.items():
+        path = name.removesuffix(".weight")
+        ends = {".".join(path.split(".")[start:]) for start in range(path.count(".") + 1)}
+        if path != name and weight.ndim > 1 and name not in adapted and ends & used and not _in(name, wanted):
+            seen = "is in the base and of a name in target_modules, but has no pair: loaded, it starts anew"
+            remedy = "copy the adapter again, if this layer was trained"
+            findings.append(Finding("target_without_tensors", path, seen, remedy, "warning"))
+    return findings
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(str(size) if size else '?' for size in shape)}]"
+
+
+def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> tuple[list[Finding], list[str]]:
+    """Return what became of tensors that are in the file in full: findings, and a line for each that changed."""
+    findings: list[Finding] = []
+    notes: list[str] = []
+    wanted = tuple((stored.record or {}).get("trained_in_full") or (stored.config or {}).get("modules_to_save") or ())
+    for names, is_copy in ((stored.full, False), (stored.base_copies, True)):
+        changed = {}
+        for bare, name in names.items():
+            value, there = stored.tensors[name], found.get(bare)
+            if there is None:
+                continue
+            other = base.tensors[there]
+            if value.shape != other.shape:
+                seen = f"has shape {list(value.shape)}, the base {list(other.shape)}"
+                remedy = "resize the base before loading (resize_token_embeddings, num_labels)"
+                findings.append(Finding("other_size", bare, seen, remedy, "warning"))
+            elif (difference := largest_difference(value, other)) > 0:
+                changed[bare] = difference
+                if not is_copy:
+                    notes.append(f"{bare}: in full, differs from the base by at most {difference:.3g}")
+            elif not is_copy and _in(bare, wanted):
+                seen = "is trained in full, and is what it was in the base"
+                remedy = "find out whether the loss reaches it and the optimizer has it; audit the model itself"
+                findings.append(Finding("module_to_save_unchanged", bare, seen, remedy, "warning"))
+        plain = {name: value for name, value in changed.items() if is_copy or not _in(name, wanted)}
+        # buffers that this package writes are meant to differ
+        if plain and (is_copy or (stored.config is None and stored.record is None)):
+            most = max(plain, key=plain.__getitem__)
+            seen = (
+                f"{counted(len(plain), 'tensor')} of the base changed too ({listed(plain, NAMED)}; at most "
+                f"{plain[most]:.3g}): an adapter alone would lose that"
+            )
+            is_folder = stored.config is not None
+            remedy = "freeze the base in training, or name these modules in modules_to_save"
+            findings.append(Finding("base_changed", "", seen, remedy, "fault" if is_folder else "warning"))
+    lost = [
+        name for name in stored.full if name not in found and not _in(name, wanted) and not is_expected(stored, name)
+    ]
+    if lost and stored.config is not None and "eomt_version" not in stored.metadata:
+        seen = f"{counted(len(lost), 'tensor')} ({listed(lost, NAMED)}) neither of the base nor of modules_to_save"
+        remedy = "name their modules in modules_to_save: else loading drops them"
+        findings.append(Finding("lost_on_loading", "", seen, remedy, "warning"))
+    if new := [name for name in stored.full if name not in found]:
+        notes.append(f"in full and not in the base: {listed(new, NAMED)}")
+    return findings, notes
+
+
+def _in(name: str, modules: tuple[str, ...]) -> bool:
+    """Return whether a tensor is in one of the modules, whose names are ends of paths."""
+    return any(f".{name}".find(f".{module}.") >= 0 for module in modules)
+
+
+def largest_difference(value: Tensor, other: Tensor) -> float:
+    """Return the largest difference of two tensors of one shape, in the coarser of their types."""
+    if not value.is_floating_point() or not other.is_floating_point():
+        return float((value.double() - other.double()).abs().max()) if value.numel() else 0.0
+    coarse = min((value, other), key=lambda tensor: tensor.element_size()).dtype
+    difference = (value.to(coarse).float() - other.to(coarse).float()).abs()
+    return float(difference.nan_to_num(nan=torch.inf).max()) if value.numel() else 0.0
+
+
+def rounding_findings(relative: dict[str, float], base: Base, found: dict[str, str]) -> list[Finding]:
+    """Return a finding where changes are so small that merging in the base's own type would round them away.
+
+    Args:
+        relative: Path of a layer -> ||W' - W|| / ||W||.
+        base: The base.
+        found: Names in the file -> names in the base.
+    """
+    small = []
+    for path, change in relative.items():
+        dtype = base.tensors[found[f"{path}.weight"]].dtype
+        if dtype.is_floating_point and 0 < change < torch.finfo(dtype).eps / 2:
+            small.append((path, change, dtype))
+    if not small:
+        return []
+    path, change, dtype = small[0]
+    seen = f"changes its weight by {change:.1e} of its size, less than {dtype} keeps ({len(small)} layers)"
+    remedy = "merge in a wider type and keep the file in it, or train at a larger rate"
+    return [Finding("rounding_swallows", path, seen, remedy, "warning")]
+
+
+def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> tuple[list[Finding], list[str]]:
+    """Return the faults of a file without adapters against its base, and lines that say what changed.
+
+    Args:
+        stored: The file.
+        base: The base.
+        found: Names in the file -> names in the base.
+    """
+    findings, changes = [], {}
+    for bare, there in found.items():
+        value, other = stored.tensors[stored.full[bare]], base.tensors[there]
+        if value.shape != other.shape:
+            seen = f"has shape {list(value.shape)}, the base {list(other.shape)}"
+            findings.append(Finding("other_size", bare, seen, "compare it with its own base", "warning"))
+        elif largest_difference(value, other) > 0:
+            size = float(other.double().norm())
+            changes[bare] = float((value.double() - other.double()).norm()) / (size or 1.0)
+    if broken := [bare for bare, name in stored.full.items() if not is_finite(stored.tensors[name])]:
+        seen = f"holds NaN or infinity ({counted(len(broken), 'tensor')})"
+        findings.append(Finding("non_finite", broken[0], seen, "merge again from a sound adapter"))
+    missing = sorted(set(base.tensors) - set(found.values()))
+    if not found:
+        seen = f"no tensor ({next(iter(stored.full))}, ...) is in the base ({next(iter(base.tensors))}, ...)"
+        findings.append(Finding("does_not_fit_base", "", seen, "give the base that it was made from"))
+    elif not changes:
+        seen = f"all {len(found)} tensors are those of the base: nothing was merged"
+        findings.append(Finding("nothing_changed", "", seen, "find out whether the adapter was trained and merged"))
+    if found and missing and not base.is_tied:
+        seen = f"{counted(len(missing), 'tensor')} of the base missing ({listed(missing, NAMED)})"
+        findings.append(Finding("tensors_missing", "", seen, "save the whole model"))
+    lines = [f"{len(changes)} of {len(found)} tensors differ from the base."] if found else []
+    wide = [bare for bare in changes if stored.tensors[stored.full[bare]].ndim == 2]
+    wide = [bare for bare in wide if stored.tensors[stored.full[bare]].numel() <= MOST_ENTRIES]
+    for bare in wide[:: max(1, -(-len(wide) // EXAMINED))]:
+        change = stored.tensors[stored.full[bare]].float() - base.tensors[found[bare]].float()
+        if not is_finite(change):
+            continue
+        rank, share = rank_of_change(change)
+        text = f"of rank {rank}" if rank is not None else "of full rank, or rounded"
+        lines.append(f"{bare}: changed by {changes[bare]:.2%} of its size, {text} ({share:.1%} of the change)")
+    return findings, lines
