@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import eomt.models.eomt
+import eomt.models.weights.eomt.load
 from datamodules import StreetScenes
 from eomt.models.eomt import EoMT
 from eomt.models.vit import ViT
@@ -262,13 +262,13 @@ def test_a_dead_adapter_is_one_line_and_status_2(
 def test_a_half_loaded_base_is_a_fault_as_in_a_fit(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = eomt.models.eomt.load_eomt
+    original = eomt.models.weights.eomt.load.load_eomt
 
     def half(network: EoMT, source: str, load_class_head: bool) -> Any:
         names, settings = original(network, source, load_class_head)
         return [name for name in names if not name.startswith("upscale")], settings
 
-    monkeypatch.setattr(eomt.models.eomt, "load_eomt", half)
+    monkeypatch.setattr(eomt.models.weights.eomt.load, "load_eomt", half)
     errors = [refusal(capsys, workspace, command, "--run_name", "half") for command in ("inspect", "fit")]
     assert "is frozen but was never loaded" in errors[0]
     assert errors[0] == errors[1]
