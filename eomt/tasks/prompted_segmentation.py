@@ -32,6 +32,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_maps
 from eomt.tasks.prompted_figures import Mode, figures_to_log, notes_of_classes, notes_of_prompts, watched_mode
+from eomt.tasks.synthetic import rectangles
 
 # of the loss of class masks: with 1, three quarters of which are of absent classes, all masks became empty
 ABSENT_MASKS = 0.2
@@ -180,16 +181,7 @@ class PromptedSegmentation(AdaptationTask):
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
         """Return random images, each with a rectangle as its only object."""
-        generator = torch.Generator().manual_seed(0)
-        height, width = self.network.img_size
-        mask = torch.zeros(1, height, width, dtype=torch.bool)
-        mask[:, height // 4 : height // 2, width // 4 : width // 2] = True
-        return {
-            "image": torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8, generator=generator),
-            "masks": [mask.clone() for _ in range(batch_size)],
-            "class_ids": [torch.zeros(1, dtype=torch.int64) for _ in range(batch_size)],
-            "name": [f"synthetic {index}" for index in range(batch_size)],
-        }
+        return rectangles(batch_size, *self.network.img_size)
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Return mask logits, predicted IoUs and object scores for a fixed box and a fixed click, `(B, K)`.
@@ -210,6 +202,14 @@ class PromptedSegmentation(AdaptationTask):
         if network.prompt_free:
             predictions.append(network.decode_classes(features))
         return torch.cat([part.flatten(1) for prediction in predictions for part in prediction], 1)
+
+    def audit_answers(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return, of a prompt-free network and a batch with objects, which classes it sees and their masks."""
+        assert isinstance(network, SAM2)
+        if not network.prompt_free or not any(len(masks) for masks in batch["masks"]):
+            return {}
+        prediction = network.decode_classes(network.encode(batch["image"]))
+        return {"gate": prediction.object_logits, "classes": prediction.mask_logits[:, :, 0].movedim(1, -1)}
 
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: Any) -> None:
