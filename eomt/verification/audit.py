@@ -146,7 +146,7 @@ class _Passes:
             if not any(_is_fault(finding) for finding in found):
                 found += step_faults(model, adapters, optimizers, step)
             found = [finding for finding in found if finding.where not in known or not finding.where]
-            faulty = {finding.where for finding in found if _is_fault(finding)}
+            faulty = known | {finding.where for finding in found if _is_fault(finding)}
             model.zero_grad()
             for adapter in adapters:
                 for tensor in adapter.tensors.values():

@@ -57,7 +57,11 @@ def base_findings(model: nn.Module) -> list[Finding]:
     frozen = {
         name: value
         for name, value in model.named_parameters()
-        if not value.requires_grad and value.is_floating_point() and not is_adapter_name(name)
+        if not value.requires_grad
+        and value.is_floating_point()
+        and not is_adapter_name(name)
+        # a copy of it is trained in its place
+        and ".original_module." not in name
     }
     of_transformers = _from_configuration(model)
     for path, from_configuration in of_transformers:
