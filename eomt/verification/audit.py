@@ -24,7 +24,7 @@ from eomt.verification.expected import trainable_findings
 from eomt.verification.findings import AuditReport as AuditReport
 from eomt.verification.findings import Finding
 from eomt.verification.gates import shut_gate
-from eomt.verification.learning import evaluation, shake, training_findings
+from eomt.verification.learning import evaluation, shake, shaken, training_findings
 from eomt.verification.passes import Loss, Outputs, call_of, check_pass
 from eomt.verification.passes import call as call
 from eomt.verification.passes import own_loss as own_loss
@@ -139,9 +139,10 @@ class _Passes:
         model, adapters = self.model, self.adapters
         # eager: else these passes would be compiled too, and reach dynamo's limit of recompilations
         eager = torch.compiler.set_stance("force_eager")
-        with isolated_randomness(), untouched(model, adapters), unmerged(adapters), eager:
+        changed = shaken(model, adapters)
+        with isolated_randomness(), untouched(model, changed), unmerged(adapters), eager:
             if self.stage != "end":
-                shake(adapters)
+                shake(changed)
             found = training_findings(model, self.batch, self.loss, adapters)
             if not any(_is_fault(finding) for finding in found):
                 found += step_faults(model, adapters, optimizers, step)

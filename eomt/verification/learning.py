@@ -76,15 +76,21 @@ def _modules_of(adapter: Adapter) -> list[str]:
     return [path for path in paths if path and hasattr(adapter.layer.get_submodule(path), "weight")]
 
 
-def shake(adapters: list[Adapter]) -> None:
-    """Give each B, or A where that one is zero, random values: a pair that adds nothing gets half of its gradients."""
+def shake(tensors: list[nn.Parameter]) -> None:
+    """Give tensors that are all zero random values: a pair that adds nothing gets half of its gradients."""
     with torch.no_grad():
-        for adapter in adapters:
-            for tensor in adapter.pair:
-                if not tensor.is_floating_point():
-                    continue
-                if not bool(tensor.any()):
-                    tensor.normal_(std=0.02)
+        for tensor in tensors:
+            if tensor.is_floating_point() and not bool(tensor.any()):
+                tensor.normal_(std=0.02)
+
+
+def shaken(model: nn.Module, adapters: list[Adapter]) -> list[nn.Parameter]:
+    """Return what may be zero before the first step: pairs, and matrices that are trained, such as a new head.
+
+    What lies before a head of zeros gets a gradient from the second step on.
+    """
+    zero = [p for p in model.parameters() if p.requires_grad and p.dim() > 1 and not bool(p.detach().any())]
+    return list(dict.fromkeys([*(tensor for adapter in adapters for tensor in adapter.pair), *zero]))
 
 
 def training_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter]) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Contexts of the audit: what a pass changes in a model is put back, and what chance leaves out is left in."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,17 +18,14 @@ LAYER_DROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop", "layer_dro
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, adapters: list[Adapter] | None = None) -> Iterator[None]:
-    """Put the adapters, buffers and gradients back afterwards.
+def untouched(model: nn.Module, changed: Iterable[Tensor] | None = None) -> Iterator[None]:
+    """Put parameters that are changed within, buffers and gradients back afterwards.
 
     Args:
         model: Any torch module.
-        adapters: Its adapters, whose A and B are put back; None takes those of this package.
+        changed: Its parameters that are changed; None takes each B of this package's adapters.
     """
-    if adapters is None:
-        tensors: list[Tensor] = [layer.lora_b for layer in lora_layers(model).values()]
-    else:
-        tensors = [tensor for adapter in adapters for tensor in adapter.pair]
+    tensors = [layer.lora_b for layer in lora_layers(model).values()] if changed is None else changed
     kept = {tensor: tensor.detach().clone() for tensor in tensors}
     holders = {
         (module, name): buffer

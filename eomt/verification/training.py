@@ -179,10 +179,11 @@ class TrainingAudit:
 
     def _effect(self, adapters: list[Adapter]) -> list[Finding]:
         """Return a finding if the answers are the same with the adapters as without."""
-        with isolated_randomness(), untouched(self.model, adapters), evaluation_mode(self.model), torch.no_grad():
+        ups = [adapter.pair[1] for adapter in adapters]
+        with isolated_randomness(), untouched(self.model, ups), evaluation_mode(self.model), torch.no_grad():
             adapted = self._answers()
-            for adapter in adapters:
-                adapter.pair[1].zero_()
+            for up in ups:
+                up.zero_()
             plain = self._answers()
         finite = adapted.isfinite() & plain.isfinite()
         largest = float(plain[finite].abs().max()) if bool(finite.any()) else 0.0

@@ -15,12 +15,12 @@ from eomt.verification.lightning import AuditCallback as LightningAudit
 from eomt.verification.training import TrainingAudit
 
 pytest.importorskip("peft")
-from peft import PeftModel  # noqa: E402
-from transformers import Trainer as HuggingFaceTrainer  # noqa: E402
-from transformers import TrainingArguments  # noqa: E402
+from peft import PeftModel
+from transformers import Trainer as HuggingFaceTrainer
+from transformers import TrainingArguments
 
-from eomt.verification.transformers import AuditCallback  # noqa: E402
-from tests.verification.hugging_face import adapted, images, llama, optimizer_of, texts, vit  # noqa: E402
+from eomt.verification.transformers import AuditCallback
+from tests.verification.hugging_face import adapted, images, llama, optimizer_of, texts, vit
 
 
 def loop(

@@ -13,10 +13,10 @@ from eomt.verification import AuditReport, audit
 from eomt.verification.reopened import audit_reopened
 
 pytest.importorskip("peft")
-from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
-from transformers import CLIPVisionConfig, CLIPVisionModel, ViTForImageClassification  # noqa: E402
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import CLIPVisionConfig, CLIPVisionModel, ViTForImageClassification
 
-from tests.verification.hugging_face import (  # noqa: E402
+from tests.verification.hugging_face import (
     SIZES,
     adapted,
     images,
