@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import lora_layers, require_values
+from eomt.lora.targets import is_inside
 from eomt.utils.arguments import checked_arguments, described
 from eomt.utils.modes import evaluation_mode, isolated_randomness
 from eomt.verification.base_weights import base_findings
@@ -110,6 +111,11 @@ def _is_fault(finding: Finding) -> bool:
     return finding.severity == "fault"
 
 
+def _news(findings: list[Finding], known: set[str]) -> list[Finding]:
+    """Return the findings that do not only follow from those at known places, or in modules there."""
+    return [finding for finding in findings if not finding.where or not is_inside(finding.where, known - {""})]
+
+
 class _Passes:
     """The passes of an audit.
 
@@ -146,7 +152,7 @@ class _Passes:
             found = training_findings(model, self.batch, self.loss, adapters)
             if not any(_is_fault(finding) for finding in found):
                 found += step_faults(model, adapters, optimizers, step)
-            found = [finding for finding in found if finding.where not in known or not finding.where]
+            found = _news(found, known)
             faulty = known | {finding.where for finding in found if _is_fault(finding)}
             model.zero_grad()
             for adapter in adapters:
@@ -154,7 +160,7 @@ class _Passes:
                     tensor.requires_grad_(tensor.is_floating_point())
             if adapters:
                 seen = evaluation(model, self.batch, self.outputs, adapters)
-                found += [finding for finding in seen.findings if finding.where not in faulty or not finding.where]
+                found += _news(seen.findings, faulty)
                 severity = "fault" if self.stage == "end" else "warning"
                 found += collapse_findings(seen.logits, self.batch, severity)  # type: ignore[arg-type]
         return found

@@ -36,11 +36,9 @@ TIMM: dict[str, dict[str, Any]] = {
     "convnext_atto": {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32), "conv_mlp": False},
     "convnextv2_atto": {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32), "conv_mlp": False},
     "mixer_s16_224": {"img_size": 32},
-    "resmlp_12_224": {"img_size": 32, "init_values": 0.1},
     "gmlp_ti16_224": {"img_size": 32},
     "pvt_v2_b0": {"depths": (1, 1, 1, 1), "embed_dims": (16, 16, 32, 32), "num_heads": (1, 2, 2, 4)},
     "twins_svt_small": {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dims": (16, 32, 32, 32), "num_heads": (2,) * 4},
-    "volo_d1_224": {"img_size": 64, "layers": (1, 1, 1, 1), "embed_dims": (48, 96, 96, 96), "num_heads": (2, 4, 4, 4)},
     "tnt_s_legacy_patch16_224": {"img_size": 32, "embed_dim": 48, "depth": 2},
 }  # fmt: skip
 
@@ -49,6 +47,10 @@ def of_timm(name: str) -> Made:
     """A classifier of timm."""
     settings = TIMM[name]
     model = timm.create_model(name, pretrained=False, num_classes=3, **settings)
+    for module in model.modules():
+        # some start norms or the head at zero, behind which nothing is learned while they are frozen
+        if isinstance(module, nn.LayerNorm | nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight)
     size = settings.get("img_size", 64)
     return model, torch.randn(2, 3, size, size)
 

@@ -1,0 +1,412 @@
+"""The audit of trainings that are none of this package's: what it finds, what it costs, and what it refuses."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import eomt
+from eomt.errors import UserError
+from eomt.verification import AuditError, AuditReport, audit
+
+pytest.importorskip("peft")
+from peft import LoraConfig, get_peft_model
+
+from tests.verification.hugging_face import adapted, images, llama, optimizer_of, texts, vit
+
+
+class Net(nn.Module):
+    """A body, an activation and a head."""
+
+    def __init__(self, activation: nn.Module | None = None, width: int = 8) -> None:
+        super().__init__()
+        self.body, self.activation = nn.Linear(6, width), activation or nn.Tanh()
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.activation(self.body(x)))
+
+
+def net(activation: nn.Module | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    return get_peft_model(Net(activation), LoraConfig(r=2, target_modules=["body"], modules_to_save=["head"]))
+
+
+BATCH = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+
+def square(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch).square().mean()
+
+
+def audited(model: nn.Module, **settings: Any) -> AuditReport:
+    return audit(model, BATCH, **{"loss": square, "allow_random_base": True, **settings})
+
+
+def kinds(report: AuditReport) -> list[str]:
+    return [finding.kind for finding in report.findings]
+
+
+# -- two lines ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"bias": "lora_only"},
+        {"target_modules": ["q_proj", "projection"]},
+        {"target_modules": "all-linear"},
+        {"rank_pattern": {"q_proj": 4}},
+    ],
+    ids=str,
+)
+def test_a_model_of_hugging_face_needs_no_loss(settings: dict[str, Any]) -> None:
+    model = adapted(vit(), **settings)
+    report = audit(model, images(), optimizers=[optimizer_of(model)], allow_random_base=True)
+    assert report.findings == (), report.describe()
+    assert "base_model.model.classifier.modules_to_save.default" in report.trained_in_full
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_and_tied_weights_are_audited(tied: bool) -> None:
+    model = adapted(llama(tie_word_embeddings=tied), target_modules=["embed_tokens", "q_proj"])
+    assert audit(model, texts(), allow_random_base=True).findings == ()
+
+
+def test_a_part_that_was_unfrozen_is_audited() -> None:
+    model = vit().requires_grad_(False)
+    model.vit.layers[1].requires_grad_(True)
+    report = audit(model, images(), optimizers=[optimizer_of(model)], allow_random_base=True, expect="vit.layers.1")
+    assert report.findings == (), report.describe()
+    assert all(path.startswith("vit.layers.1.") for path in report.trained_in_full)
+    report = audit(model, images(), allow_random_base=True, expect=["vit.layers.*", "classifier"])
+    assert set(kinds(report)) == {"frozen"}
+    assert "'classifier.weight' is frozen, and expected" in " ".join(report.faults)
+
+
+def test_a_pooling_layer_that_a_task_has_no_use_for_is_a_warning_in_full_fine_tuning() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    model.unused = nn.Linear(1, 1)
+    report = audited(model)
+    assert report.is_sound
+    assert kinds(report) == ["no_gradient", "no_gradient"]
+    model.unused = nn.Linear(30, 30)
+    assert not audited(model).is_sound
+
+
+# -- findings ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_expected_and_is_not_there_is_named() -> None:
+    report = audited(Net(), expect=["adapters", "heads"])
+    assert [finding.seen for finding in report.findings if finding.kind == "matches_nothing"] == [
+        "the model holds no adapter, which should be trained",
+        "the model has no parameter 'heads', which should be trained",
+    ]
+
+
+def test_a_base_that_trains_beside_its_adapter_is_named() -> None:
+    model = net()
+    model.base_model.model.body.base_layer.weight.requires_grad_(True)
+    assert kinds(audited(model)) == ["not_meant_to_train"]
+
+
+def test_a_frozen_adapter_and_a_frozen_head_are_named() -> None:
+    model = net()
+    model.base_model.model.body.lora_A.default.weight.requires_grad_(False)
+    assert kinds(audited(model)) == ["frozen"]
+    model = net()
+    model.base_model.model.head.modules_to_save.default.requires_grad_(False)
+    assert kinds(audited(model)) == ["frozen"]
+
+
+def test_a_rate_of_zero_and_a_tiny_one_are_told_apart() -> None:
+    model = net()
+    assert set(kinds(audited(model, optimizers=[optimizer_of(model, lr=0.0)]))) == {"rate_zero"}
+    assert set(kinds(audited(model, optimizers=[optimizer_of(model, lr=1e-12)]))) == {"hardly_moves"}
+
+
+def test_b_that_is_not_zero_is_a_fault_at_the_start_and_zero_one_at_the_end() -> None:
+    model = net()
+    layer = model.base_model.model.body
+    assert kinds(audited(model, stage="start")) == []
+    assert kinds(audited(model, stage="end")) == ["still_zero"]
+    layer.lora_B.default.weight.data.fill_(0.1)
+    assert kinds(audited(model, stage="start")) == ["b_not_zero"]
+    assert kinds(audited(model, stage="end")) == []
+    # an adapter that was loaded may be trained on
+    report = audited(model, optimizers=[optimizer_of(model)])
+    assert report.is_sound
+    assert kinds(report) == ["b_not_zero"]
+    layer.lora_A.default.weight.data.zero_()
+    layer.lora_B.default.weight.data.zero_()
+    assert kinds(audited(model)) == ["both_zero"]
+
+
+def test_a_relu_that_is_dead_for_every_sample_is_named() -> None:
+    for activation in (nn.ReLU(), nn.ReLU(inplace=True)):
+        model = net(activation)
+        assert kinds(audited(model)) == []
+        model.base_model.model.body.base_layer.bias.data.fill_(-50.0)
+        report = audited(model)
+        assert "dead_gate" in kinds(report)
+        assert "base_model.model.activation" in {finding.where for finding in report.findings}
+
+
+def test_classes_and_samples_that_are_answered_alike_are_faults_at_the_end() -> None:
+    model = net()
+    model.base_model.model.body.lora_B.default.weight.data.fill_(0.1)
+    head = model.base_model.model.head.modules_to_save.default
+    head.weight.data[:] = head.weight.data[:1]
+    head.bias.data.zero_()
+    assert kinds(audited(model, stage="end")) == ["classes_identical"]
+    assert audited(model).is_sound
+    model = net()
+    model.base_model.model.body.base_layer.weight.data.mul_(1e-9)
+    model.base_model.model.body.lora_A.default.weight.data.mul_(1e-9)
+    model.base_model.model.body.lora_B.default.weight.data.fill_(0.1)
+    assert "samples_identical" in kinds(audited(model, stage="end"))
+
+
+def test_a_named_gate_that_is_shut_is_a_fault() -> None:
+    model = net()
+    model.base_model.model.body.lora_B.default.weight.data.fill_(0.1)
+    gates = {"gate": torch.tensor([[-3.0], [0.5]])}
+    assert audited(model, stage="end", answers=lambda model, batch: gates).is_sound
+    gates["gate"] -= 1
+    assert kinds(audited(model, stage="end", answers=lambda model, batch: gates)) == ["dead_gate"]
+
+
+def test_a_new_head_of_zeros_is_no_fault() -> None:
+    """Before the second step, no adapter behind it gets a gradient."""
+    model = net()
+    head = model.base_model.model.head.modules_to_save.default
+    nn.init.zeros_(head.weight)
+    assert audited(model, optimizers=[optimizer_of(model)]).is_sound
+    assert not head.weight.any()
+
+
+def test_statistics_of_a_layer_that_is_kept_in_evaluation_do_not_drift() -> None:
+    model = net(nn.BatchNorm1d(8))
+    assert kinds(audited(model)) == ["drifting_statistics"]
+    model.train()
+    model.base_model.model.activation.eval()
+    before = model.base_model.model.activation.running_mean.clone()
+    assert kinds(audited(model)) == []
+    assert torch.equal(model.base_model.model.activation.running_mean, before)
+
+
+def test_adapters_that_are_switched_off_or_merged_are_named() -> None:
+    model = net()
+    model.base_model.disable_adapter_layers()
+    assert set(kinds(audited(model))) == {"nothing_trainable"}
+    model = net()
+    model.merge_adapter()
+    assert set(kinds(audited(model))) == {"merged"}
+
+
+# -- everything is put back, and what it costs -------------------------------------------------------------------------
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    return {
+        "values": {
+            name: value.clone() for name, value in {**model.state_dict(), **dict(model.named_buffers())}.items()
+        },
+        "gradients": {name: value.grad for name, value in model.named_parameters()},
+        "flags": {name: value.requires_grad for name, value in model.named_parameters()},
+        "modes": [module.training for module in model.modules()],
+        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
+        "random": torch.get_rng_state(),
+    }
+
+
+def test_everything_is_as_it_was() -> None:
+    class Counting(Net):
+        def __init__(self) -> None:
+            super().__init__(nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.5)))
+            self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            # another tensor takes the place of the buffer
+            self.calls = self.calls + 1
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model = get_peft_model(Counting(), LoraConfig(r=2, target_modules=["body"], lora_dropout=0.5))
+    model.base_model.model.activation.requires_grad_(True)
+    model.base_model.model.head.weight.grad = torch.ones(3, 8)
+    model.base_model.model.activation.eval()
+    optimizer = optimizer_of(model)
+    before, settings = state_of(model), copy.deepcopy(optimizer.state_dict())
+    buffer = model.base_model.model.calls
+    assert audited(model, optimizers=[optimizer]).is_sound
+    after = state_of(model)
+    assert model.base_model.model.calls is buffer
+    for name, value in before["values"].items():
+        assert torch.equal(value, after["values"][name]), name
+    assert torch.equal(before.pop("random"), after.pop("random"))
+    for name in ("flags", "modes", "hooks"):
+        assert before[name] == after[name], name
+    assert all(value is after["gradients"][name] for name, value in before["gradients"].items())
+    assert not nn.modules.module._global_forward_hooks
+    assert not nn.modules.module._global_forward_pre_hooks
+    assert optimizer.state_dict() == settings
+
+
+def test_an_error_in_a_pass_leaves_everything_as_it_was() -> None:
+    model = net()
+    before = state_of(model)
+
+    def broken(model: nn.Module, batch: Any) -> Tensor:
+        model(batch).sum().backward()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        audited(model, loss=broken)
+    after = state_of(model)
+    assert all(torch.equal(value, after["values"][name]) for name, value in before["values"].items())
+    assert all(value is None for value in after["gradients"].values())
+    assert not nn.modules.module._global_forward_hooks
+
+
+def test_the_cost_is_three_forward_and_two_backward_passes() -> None:
+    model = adapted(vit())
+    forward: list[bool] = []
+    backward: list[int] = []
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        forward.append(torch.is_grad_enabled())
+        if output.requires_grad:
+            output.register_hook(lambda gradient: backward.append(1))
+
+    model.base_model.model.vit.layers[1].attention.q_proj.register_forward_hook(count)
+    assert audit(model, images(), optimizers=[optimizer_of(model)], allow_random_base=True).is_sound
+    assert sorted(forward) == [False, True, True]
+    assert len(backward) == 2
+
+
+def test_frozen_weights_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net()
+    everything = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    frozen = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
+    copied: list[int] = []
+    clone = Tensor.clone
+
+    def noted(self: Tensor, *args: Any, **settings: Any) -> Tensor:
+        copied.append(self.data_ptr())
+        return clone(self, *args, **settings)
+
+    monkeypatch.setattr(Tensor, "clone", noted)
+    addresses = {parameter.data_ptr() for parameter in model.parameters() if id(parameter) in frozen}
+    assert audited(model, optimizers=[everything]).is_sound
+    assert copied
+    assert not addresses & set(copied)
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_text_a_dict_an_error_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    report = audited(net(), stage="end")
+    assert report.status == 1
+    assert report.to_dict()["findings"][0]["kind"] == "still_zero"
+    assert '"sound": false' in report.to_json()
+    assert report.describe().startswith("fault: still_zero: lora_B of 'base_model.model.body' is still zero")
+    with pytest.raises(AuditError, match=r"^audit: lora_B of 'base_model\.model\.body' is still zero"):
+        report.require()
+    with caplog.at_level("WARNING", logger="eomt"):
+        report.require(warn=True)
+    assert "still zero" in caplog.text
+    sound = audited(net())
+    sound.require()
+    assert sound.status == 0
+    assert sound.describe() == str(sound)
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_does_not_fit_or_has_no_loss_is_refused() -> None:
+    model = adapted(vit())
+    with pytest.raises(UserError, match=r"^loss: PeftModel cannot"):
+        audit(model, {"pixel_values": torch.zeros(2, 3, 7, 7), "labels": torch.zeros(2, dtype=torch.long)})
+    with pytest.raises(UserError, match=r"^loss: PeftModel answers \w+ without a loss; put labels into the batch"):
+        audit(model, {"pixel_values": images()["pixel_values"]}, allow_random_base=True)
+    with pytest.raises(UserError, match=r"batch is empty"):
+        audit(model, {})
+
+
+def test_wrong_stages_and_expectations_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^stage: 'middle' "):
+        audited(net(), stage="middle")
+    with pytest.raises(UserError, match=r"^expect: "):
+        audited(net(), expect=[3])
+
+
+def test_a_model_without_values_is_refused() -> None:
+    with torch.device("meta"):
+        model = Net()
+    with pytest.raises(UserError, match=r"has no values here \(meta device"):
+        audited(model)
+
+
+def test_wrapped_models_are_audited_inside(tmp_path: Any) -> None:
+    model = net()
+    assert audited(nn.DataParallel(model)).is_sound
+    assert audited(torch.compile(model, backend="eager")).adapters == ("base_model.model.body",)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert audited(nn.parallel.DistributedDataParallel(model)).is_sound
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_sharded_models_and_compiled_graphs_are_refused() -> None:
+    class FullyShardedDataParallel(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+    with pytest.raises(UserError, match=r"^audit: the model is sharded \(FullyShardedDataParallel"):
+        audited(FullyShardedDataParallel(net()))
+    with pytest.raises(UserError, match=r"sharded \(FullyShardedDataParallel at '0'\)"):
+        audited(nn.Sequential(FullyShardedDataParallel(net())))
+    with pytest.raises(UserError, match="a compiled graph; give the module"):
+        audited(torch.jit.trace(Net(), BATCH))
+
+
+class Quantized(nn.Module):
+    """A layer whose weight is kept as integers, as bitsandbytes and GPTQ do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randint(0, 255, (8, 8), dtype=torch.uint8), requires_grad=False)
+        self.lora_A, self.lora_B = nn.Parameter(torch.randn(2, 8)), nn.Parameter(torch.zeros(8, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.weight.to(x.dtype) / 100 - 1).T + x @ self.lora_A.T @ self.lora_B.T
+
+
+def test_a_quantized_base_is_audited() -> None:
+    model = nn.Sequential(nn.Linear(6, 8).requires_grad_(False), Quantized())
+    report = audited(model)
+    assert report.is_sound
+    assert report.adapters == ("1",)
+
+
+def test_this_package_is_audited_as_before() -> None:
+    model = eomt.apply_lora(Net(), eomt.LoRAConfig(rank=2, target_modules=["body"], freeze_base_model=True))
+    with pytest.raises(AuditError, match=r"never loaded .*allow_random_base"):
+        audited(model, allow_random_base=False).require()
+    assert str(audited(model)) == "all 1 adapters act and learn"
+    model.body.lora_a.requires_grad_(False)
+    assert "'body.lora_a' is frozen, though lora_config trains it" in audited(model).faults[0]
