@@ -204,12 +204,13 @@ class PromptedSegmentation(AdaptationTask):
         return torch.cat([part.flatten(1) for prediction in predictions for part in prediction], 1)
 
     def audit_answers(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return, of a prompt-free network and a batch with objects, which classes it sees and their masks."""
+        """Return, of a prompt-free network and a batch with objects, whether classes are answered, and their masks."""
         assert isinstance(network, SAM2)
         if not network.prompt_free or not any(len(masks) for masks in batch["masks"]):
             return {}
         prediction = network.decode_classes(network.encode(batch["image"]))
-        return {"gate": prediction.object_logits, "classes": prediction.mask_logits[:, :, 0].movedim(1, -1)}
+        gate = worth_answering(prediction).float() - 0.5
+        return {"gate": gate, "classes": prediction.mask_logits[:, :, 0].movedim(1, -1)}
 
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: Any) -> None:

@@ -14,6 +14,8 @@ from eomt.verification.findings import Finding
 
 # the word in `expect` that stands for all adapters
 ADAPTERS = "adapters"
+# in PEFT's modules_to_save, a copy is trained in place of the original
+ORIGINAL = ".original_module."
 # PEFT adds these for classification, whether a model has them or not
 HEADS = {"classifier", "score"}
 
@@ -66,7 +68,8 @@ def _of_names(model: nn.Module, adapters: list[Adapter], expect: list[str]) -> l
     expected: set[str] = set()
     found = []
     for entry in expect:
-        matches = of_adapters if entry == ADAPTERS else {name for name in parameters if _fits(entry, name)}
+        named = {name for name in parameters if _fits(entry, name) and ORIGINAL not in name}
+        matches = of_adapters if entry == ADAPTERS else named
         if not matches:
             seen = "holds no adapter" if entry == ADAPTERS else f"has no parameter {entry!r}"
             remedy = "check the target names" if entry == ADAPTERS else "see the names in model.named_parameters()"

@@ -103,5 +103,5 @@ def shut_gate(logits: Tensor) -> list[Finding]:
     """
     if not logits.numel() or bool((logits > 0).any()):
         return []
-    seen = f"the object gate is shut for every sample (largest logit {float(logits.max()):.2g}): every answer is empty"
+    seen = "the object gate is shut for every sample, so that every answer is empty"
     return [Finding("dead_gate", "", seen, "train longer, raise the weight of its loss, or look at its bias")]
