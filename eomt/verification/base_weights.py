@@ -71,10 +71,13 @@ def base_findings(model: nn.Module) -> list[Finding]:
         partly = len(unread) < len(inside)
         if unread and (partly or (from_configuration and looks_fresh(model.get_submodule(path)))):
             found.append(_never_loaded(unread))
+    remedy = "load pre-trained weights, or set allow_random_base to true"
     if not of_transformers and frozen and looks_fresh(model):
         seen = "frozen weights have the values of a fresh initialization: was the base loaded?"
-        remedy = "load pre-trained weights, or set allow_random_base to true"
         found.append(Finding("base_looks_random", "", seen, remedy, "warning"))
+    elif not found and (fresh := [path for path, is_fresh in _frozen_norms(model).items() if is_fresh]):
+        seen = f"is frozen with the ones and zeros of a fresh initialization ({len(fresh)} such norms): was it loaded?"
+        found.append(Finding("base_looks_random", fresh[0], seen, remedy, "warning"))
     return found
 
 
@@ -104,16 +107,21 @@ def _is_of_transformers(module: Any) -> bool:
 
 def looks_fresh(model: nn.Module) -> bool:
     """Return whether frozen values are those of a fresh start: norms of ones and zeros, or the default's uniform."""
-    norms = [
-        (weight, getattr(module, "bias", None))
-        for module in model.modules()
-        if "norm" in type(module).__name__.lower() and isinstance(weight := getattr(module, "weight", None), Tensor)
-    ]
-    frozen = [(weight, bias) for weight, bias in norms if not weight.requires_grad]
-    if len(frozen) >= NORMS:
-        return all(_is_constant(weight) and (bias is None or _is_constant(bias)) for weight, bias in frozen)
+    norms = _frozen_norms(model)
+    if len(norms) >= NORMS:
+        return all(norms.values())
     linear = [weight for weight in _linear_weights(model) if not weight.requires_grad and weight.numel() >= 64]
     return bool(linear) and all(_is_default(weight) for weight in linear)
+
+
+def _frozen_norms(model: nn.Module) -> dict[str, bool]:
+    """Return path of each frozen normalization layer -> whether its weight and its bias are constant."""
+    found = {}
+    for path, module in model.named_modules():
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if "norm" in type(module).__name__.lower() and isinstance(weight, Tensor) and not weight.requires_grad:
+            found[path] = _is_constant(weight) and (not isinstance(bias, Tensor) or _is_constant(bias))
+    return found
 
 
 def _is_constant(values: Tensor) -> bool:

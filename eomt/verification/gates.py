@@ -1,4 +1,4 @@
-"""Gates that are shut for every sample: a ReLU that answers zero alone, a `where` that takes one side alone."""
+"""Gates that are shut for every sample: a ReLU or sigmoid of zeros, a `where` that takes one side alone."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,6 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from eomt.verification.findings import Finding
 
+# below this, the answer of a sigmoid is shut: what it multiplies does not count, and nothing is learned through it
+SHUT = 1e-6
+SIGMOIDS = (torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid, F.hardsigmoid)
 RELUS = (F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
@@ -53,10 +56,12 @@ class Gates(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         # an operation in place changes what it was given
-        learns = func in RELUS and isinstance(args[0], Tensor) and args[0].requires_grad
+        gates = func in RELUS or func in SIGMOIDS
+        learns = gates and bool(args) and _learns(args[0])
         result = func(*args, **(kwargs or {}))
         if learns and isinstance(result, Tensor) and result.numel():
-            self._note("a ReLU is zero for every sample", bool(result.detach().any()))
+            name, least = ("ReLU", 0.0) if func in RELUS else ("sigmoid", SHUT)
+            self._note(f"a {name} is zero for every sample", bool((result.detach() > least).any()))
         elif func is torch.where and len(args) == 3:
             condition, taken, other = args
             if _is_plain(condition) and condition.dtype == torch.bool and condition.numel():

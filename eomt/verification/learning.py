@@ -117,7 +117,7 @@ def training_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[A
         if not value.isfinite():
             seen = f"the loss is {value.item()}"
             remedy = "look for such values in batch and weights, and for a division by zero"
-            return [Finding("loss_not_finite", "", seen, remedy)]
+            return [*_not_finite(model), Finding("loss_not_finite", "", seen, remedy)]
         value.backward()
     found = [_not_called(adapter, "training") for adapter in adapters if _is_silent(adapter, calls)]
     found += adapter_findings(adapters, "in training", calls)
@@ -128,6 +128,16 @@ def training_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[A
         remedy = "keep it in evaluation mode (eval() after train()), or train and save it"
         found.append(Finding("drifting_statistics", path, seen, remedy))
     return found
+
+
+def _not_finite(model: nn.Module) -> list[Finding]:
+    """Return a finding for each tensor that holds values which are not finite."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return [
+        Finding("weights_not_finite", name, "holds values that are not finite", "load it again, or start it anew")
+        for name, value in tensors.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
 
 
 @contextlib.contextmanager

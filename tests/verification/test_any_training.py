@@ -1,6 +1,5 @@
 """The audit of trainings that are none of this package's: what it finds, what it costs, and what it refuses."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -213,105 +212,6 @@ def test_adapters_that_are_switched_off_or_merged_are_named() -> None:
     assert set(kinds(audited(model))) == {"merged"}
 
 
-# -- everything is put back, and what it costs -------------------------------------------------------------------------
-
-
-def state_of(model: nn.Module) -> dict[str, Any]:
-    return {
-        "values": {
-            name: value.clone() for name, value in {**model.state_dict(), **dict(model.named_buffers())}.items()
-        },
-        "gradients": {name: value.grad for name, value in model.named_parameters()},
-        "flags": {name: value.requires_grad for name, value in model.named_parameters()},
-        "modes": [module.training for module in model.modules()],
-        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
-        "random": torch.get_rng_state(),
-    }
-
-
-def test_everything_is_as_it_was() -> None:
-    class Counting(Net):
-        def __init__(self) -> None:
-            super().__init__(nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.5)))
-            self.register_buffer("calls", torch.zeros(()), persistent=False)
-
-        def forward(self, x: Tensor) -> Tensor:
-            # another tensor takes the place of the buffer
-            self.calls = self.calls + 1
-            return super().forward(x)
-
-    torch.manual_seed(0)
-    model = get_peft_model(Counting(), LoraConfig(r=2, target_modules=["body"], lora_dropout=0.5))
-    model.base_model.model.activation.requires_grad_(True)
-    model.base_model.model.head.weight.grad = torch.ones(3, 8)
-    model.base_model.model.activation.eval()
-    optimizer = optimizer_of(model)
-    before, settings = state_of(model), copy.deepcopy(optimizer.state_dict())
-    buffer = model.base_model.model.calls
-    assert audited(model, optimizers=[optimizer]).is_sound
-    after = state_of(model)
-    assert model.base_model.model.calls is buffer
-    for name, value in before["values"].items():
-        assert torch.equal(value, after["values"][name]), name
-    assert torch.equal(before.pop("random"), after.pop("random"))
-    for name in ("flags", "modes", "hooks"):
-        assert before[name] == after[name], name
-    assert all(value is after["gradients"][name] for name, value in before["gradients"].items())
-    assert not nn.modules.module._global_forward_hooks
-    assert not nn.modules.module._global_forward_pre_hooks
-    assert optimizer.state_dict() == settings
-
-
-def test_an_error_in_a_pass_leaves_everything_as_it_was() -> None:
-    model = net()
-    before = state_of(model)
-
-    def broken(model: nn.Module, batch: Any) -> Tensor:
-        model(batch).sum().backward()
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        audited(model, loss=broken)
-    after = state_of(model)
-    assert all(torch.equal(value, after["values"][name]) for name, value in before["values"].items())
-    assert all(value is None for value in after["gradients"].values())
-    assert not nn.modules.module._global_forward_hooks
-
-
-def test_the_cost_is_three_forward_and_two_backward_passes() -> None:
-    model = adapted(vit())
-    forward: list[bool] = []
-    backward: list[int] = []
-
-    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        forward.append(torch.is_grad_enabled())
-        if output.requires_grad:
-            output.register_hook(lambda gradient: backward.append(1))
-
-    model.base_model.model.vit.layers[1].attention.q_proj.register_forward_hook(count)
-    assert audit(model, images(), optimizers=[optimizer_of(model)], allow_random_base=True).is_sound
-    assert sorted(forward) == [False, True, True]
-    assert len(backward) == 2
-
-
-def test_frozen_weights_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = net()
-    everything = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    frozen = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
-    copied: list[int] = []
-    clone = Tensor.clone
-
-    def noted(self: Tensor, *args: Any, **settings: Any) -> Tensor:
-        copied.append(self.data_ptr())
-        return clone(self, *args, **settings)
-
-    monkeypatch.setattr(Tensor, "clone", noted)
-    addresses = {parameter.data_ptr() for parameter in model.parameters() if id(parameter) in frozen}
-    assert audited(model, optimizers=[everything]).is_sound
-    assert copied
-    assert not addresses & set(copied)
-
-
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
@@ -410,3 +310,52 @@ def test_this_package_is_audited_as_before() -> None:
     assert str(audited(model)) == "all 1 adapters act and learn"
     model.body.lora_a.requires_grad_(False)
     assert "'body.lora_a' is frozen, though lora_config trains it" in audited(model).faults[0]
+
+
+class Norms(nn.Module):
+    """Two norms around a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.body, self.second = nn.LayerNorm(6), nn.Linear(6, 8), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.body(self.first(x))))
+
+
+def test_a_base_whose_values_are_those_of_a_fresh_start_is_a_warning() -> None:
+    def found(change: Any) -> list[tuple[str, str]]:
+        torch.manual_seed(0)
+        base = Norms()
+        change(base)
+        model = get_peft_model(base, LoraConfig(r=2, target_modules=["body"], modules_to_save=["head"]))
+        report = audited(model, allow_random_base=False)
+        assert report.is_sound
+        return [(finding.kind, finding.where) for finding in report.findings]
+
+    def trained(*norms: nn.LayerNorm) -> None:
+        for norm in norms:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+
+    assert found(lambda base: None) == [("base_looks_random", "")]
+    partly = [("base_looks_random", "base_model.model.second")]
+    assert found(lambda base: trained(base.first)) == partly
+    assert found(lambda base: trained(base.first, base.second)) == []
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    model = net()
+    model.base_model.model.body.base_layer.weight.data[0, 0] = float("nan")
+    assert [(finding.kind, finding.where) for finding in audited(model).findings][:2] == [
+        ("weights_not_finite", "base_model.model.body.base_layer.weight"),
+        ("loss_not_finite", ""),
+    ]
+
+
+def test_a_sigmoid_that_is_shut_is_named() -> None:
+    model = net(nn.Sigmoid())
+    assert kinds(audited(model)) == []
+    model.base_model.model.body.base_layer.bias.data.fill_(-30.0)
+    assert "dead_gate" in kinds(audited(model))
