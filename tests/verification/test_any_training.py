@@ -261,11 +261,13 @@ def test_a_model_without_values_is_refused() -> None:
 
 def test_wrapped_models_are_audited_inside(tmp_path: Any) -> None:
     model = net()
-    assert audited(nn.DataParallel(model)).is_sound
+    assert audited(nn.DataParallel(model)).adapters == ("base_model.model.body",)
     assert audited(torch.compile(model, backend="eager")).adapters == ("base_model.model.body",)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        assert audited(nn.parallel.DistributedDataParallel(model)).is_sound
+        found = audited(nn.parallel.DistributedDataParallel(model))
+        assert found.is_sound
+        assert found.adapters == ("base_model.model.body",)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -280,6 +282,12 @@ def test_sharded_models_and_compiled_graphs_are_refused() -> None:
         audited(FullyShardedDataParallel(net()))
     with pytest.raises(UserError, match=r"sharded \(FullyShardedDataParallel at '0'\)"):
         audited(nn.Sequential(FullyShardedDataParallel(net())))
+    # DeepSpeed's third stage leaves an empty tensor
+    parted = Net()
+    parted.body.weight.ds_id = 0  # type: ignore[attr-defined]
+    parted.body.weight.data = torch.empty(0)
+    with pytest.raises(UserError, match=r"sharded \('body\.weight' is DeepSpeed's, of stage 3\)"):
+        audited(parted)
     with pytest.raises(UserError, match="a compiled graph; give the module"):
         audited(torch.jit.trace(Net(), BATCH))
 
@@ -359,3 +367,46 @@ def test_a_sigmoid_that_is_shut_is_named() -> None:
     assert kinds(audited(model)) == []
     model.base_model.model.body.base_layer.bias.data.fill_(-30.0)
     assert "dead_gate" in kinds(audited(model))
+
+
+class DropPath(nn.Module):
+    """Leaves out its branch at random, as timm's does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0 if self.training else x
+
+
+class LayerDrop(nn.Module):
+    """Leaves out a whole layer at random, as wav2vec 2 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layerdrop, self.body, self.path = 0.999, nn.Linear(6, 6), DropPath()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or torch.rand(()) > self.layerdrop:
+            x = x + self.path(self.body(x)).tanh()
+        return self.head(x)
+
+
+def test_what_leaves_layers_out_at_random_leaves_none_out() -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(LayerDrop(), LoraConfig(r=2, target_modules=["body"], modules_to_save=["head"]))
+    assert kinds(audited(model)) == []
+    assert model.base_model.model.layerdrop == 0.999
+
+
+def test_an_expert_that_no_token_chose_is_a_warning() -> None:
+    class Mixture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts, self.head = nn.ModuleList(nn.Linear(6, 6) for _ in range(3)), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.experts[0](x))
+
+    model = get_peft_model(Mixture(), LoraConfig(r=2, target_modules=r"experts\.\d", modules_to_save=["head"]))
+    report = audited(model)
+    assert report.is_sound
+    assert kinds(report) == ["not_called"] * 4

@@ -184,10 +184,13 @@ def test_lightning_is_watched_and_its_checkpoint_is_read_back() -> None:
 def test_accelerate_is_watched() -> None:
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True)
+    # as between two steps while gradients are accumulated, when its optimizer makes none
+    accelerator.gradient_state._set_sync_gradients(False)
     model, batch = adapted(vit()), images()
     model, optimizer = accelerator.prepare(model, optimizer_of(model, lr=0.01))
     watch = TrainingAudit(model, batch, [optimizer], allow_random_base=True, every=2)
     watch.start()
+    accelerator.gradient_state._set_sync_gradients(True)
     for _ in range(4):
         optimizer.zero_grad()
         accelerator.backward(model(**batch).loss)
