@@ -26,9 +26,8 @@ from eomt.verification.findings import AuditReport as AuditReport
 from eomt.verification.findings import Finding
 from eomt.verification.gates import shut_gate
 from eomt.verification.learning import evaluation, shake, shaken, training_findings
-from eomt.verification.passes import Loss, Outputs, call_of, check_pass
+from eomt.verification.passes import Loss, Outputs, check_pass, own_loss
 from eomt.verification.passes import call as call
-from eomt.verification.passes import own_loss as own_loss
 from eomt.verification.restored import unmerged, untouched
 from eomt.verification.steps import OptimizerStep, optimizer_faults, plain_optimizers, step_faults
 from eomt.verification.wrapped import unwrapped
@@ -179,11 +178,11 @@ def start_findings(
 ) -> list[Finding]:
     """Return a finding for each adapter whose A and B are not what they should be at this stage.
 
-    Without a stage, optimizers that made no step are taken as the start, and what is found there is a warning: an
-    adapter that was loaded is trained on.
+    Without a stage, it is taken as the start while no optimizer is known that made a step, and what is found there is a
+    warning: an adapter that was loaded is trained on.
     """
     found = []
-    fresh = bool(optimizers) and not any(optimizer.state for optimizer in optimizers)
+    fresh = not any(optimizer.state for optimizer in optimizers)
     changed = _changes_its_base(model)
     for adapter in adapters:
         a, b = adapter.pair
@@ -213,11 +212,9 @@ def _changes_its_base(model: nn.Module) -> set[str]:
     found = set()
     configs = getattr(model, "peft_config", None)
     for name, config in configs.items() if isinstance(configs, Mapping) else []:
-        if getattr(config, "init_lora_weights", True) not in (True, "gaussian", "eva", "orthogonal"):
+        kind = getattr(config, "init_lora_weights", True)
+        if isinstance(kind, str) and kind not in ("gaussian", "eva", "orthogonal"):
             found.add(name)
     if any(layer.initial_pair() is not None for layer in lora_layers(model).values()):
         found.add("")
     return found
-
-
-__all__ = ["AuditReport", "audit", "call", "call_of", "loaded_names", "own_loss", "random_base_faults", "random_names"]

@@ -149,8 +149,8 @@ def unmatched_names(model: nn.Module) -> list[Finding]:
             if not isinstance(names, list | set | tuple):
                 continue
             for name in sorted(names):
-                known = any(f".{path}.".find(f".{name}.") >= 0 for path in paths)
-                if not known and not (field == "modules_to_save" and name in HEADS):
+                added = field == "modules_to_save" and name in HEADS and set(names) >= HEADS
+                if not any(f".{name}." in f".{path}." for path in paths) and not added:
                     seen = f"no module is named {name!r}, which {field} asks for"
                     remedy = "see the names in model.named_modules()"
                     found.append(Finding("matches_nothing", "", seen, remedy, "warning"))
