@@ -23,7 +23,7 @@ from eomt.verification.collapse import collapse_findings
 from eomt.verification.discovery import Adapter, find_adapters, trained_in_full
 from eomt.verification.expected import trainable_findings
 from eomt.verification.findings import AuditReport as AuditReport
-from eomt.verification.findings import Finding
+from eomt.verification.findings import Finding, Severity
 from eomt.verification.gates import shut_gate
 from eomt.verification.learning import evaluation, shake, shaken, training_findings
 from eomt.verification.passes import Loss, Outputs, check_pass, own_loss
@@ -160,8 +160,8 @@ class _Passes:
             if adapters:
                 seen = evaluation(model, self.batch, self.outputs, adapters)
                 found += _news(seen.findings, faulty)
-                severity = "fault" if self.stage == "end" else "warning"
-                found += collapse_findings(seen.logits, self.batch, severity)  # type: ignore[arg-type]
+                severity: Severity = "fault" if self.stage == "end" else "warning"
+                found += collapse_findings(seen.logits, self.batch, severity)
         return found
 
     def of_answers(self, answers: Answers) -> list[Finding]:
@@ -194,10 +194,10 @@ def start_findings(
             seen = "and A are both zero: neither ever gets a gradient"
             found.append(Finding("both_zero", adapter.path, seen, "initialize A at random", part=label))
         elif has_a and has_b and (stage == "start" or (stage is None and fresh)) and adapter.name not in changed:
-            severity = "fault" if stage == "start" else "warning"
+            severity: Severity = "fault" if stage == "start" else "warning"
             seen = "is not zero at the start: the adapted model does not answer as its base"
             remedy = "set it to zero, unless an adapter was loaded to be trained on"
-            found.append(Finding("b_not_zero", adapter.path, seen, remedy, severity, label))  # type: ignore[arg-type]
+            found.append(Finding("b_not_zero", adapter.path, seen, remedy, severity, label))
         elif not (has_a and has_b) and stage == "end":
             # the zero one of an embedding's pair is A
             label = label if not has_b else next(iter(adapter.tensors)).partition(".")[0]

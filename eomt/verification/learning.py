@@ -14,7 +14,7 @@ from eomt.lora.targets import is_inside
 from eomt.utils.modes import evaluation_mode, isolated_randomness, training_mode
 from eomt.verification.collapse import logits_of
 from eomt.verification.discovery import Adapter, is_expert
-from eomt.verification.findings import Finding
+from eomt.verification.findings import Finding, Severity
 from eomt.verification.gates import watched_gates
 from eomt.verification.passes import Loss, Outputs, answer_of, loss_of
 from eomt.verification.restored import whole_depth
@@ -174,8 +174,8 @@ def _is_silent(adapter: Adapter, calls: Calls) -> bool:
 def _not_called(adapter: Adapter, when: str) -> Finding:
     remedy = "what reads a layer's weight, or never runs it, leaves the adapter out: take it from the targets"
     # an expert that no token chose is no fault
-    severity = "warning" if is_expert(adapter.path) else "fault"
-    return Finding("not_called", adapter.path, f"is never called in {when}", remedy, severity)  # type: ignore[arg-type]
+    severity: Severity = "warning" if is_expert(adapter.path) else "fault"
+    return Finding("not_called", adapter.path, f"is never called in {when}", remedy, severity)
 
 
 def adapter_findings(adapters: list[Adapter], where: str, calls: Calls, kind: str | None = None) -> list[Finding]:
@@ -203,9 +203,11 @@ def adapter_findings(adapters: list[Adapter], where: str, calls: Calls, kind: st
                     found_kind, remedy = "unreached", "the loss does not see this branch; take it from the targets"
                 else:
                     remedy = "it runs under no_grad, or in checkpointing with use_reentrant=True"
-            severity = "warning" if is_expert(adapter.path) and found_kind != "non_finite_gradient" else "fault"
+            severity: Severity = (
+                "warning" if is_expert(adapter.path) and found_kind != "non_finite_gradient" else "fault"
+            )
             part = name.partition(".")[0]
-            found.append(Finding(kind or found_kind, adapter.path, f"{seen} {where}", remedy, severity, part))  # type: ignore[arg-type]
+            found.append(Finding(kind or found_kind, adapter.path, f"{seen} {where}", remedy, severity, part))
             break
     return found
 
@@ -241,10 +243,10 @@ def _others(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:
     everything = all(parameter.requires_grad for parameter in model.parameters())
     share = sum(p.numel() for p in still.values()) / max(1, sum(p.numel() for p in rest.values()))
     # a task that trains everything may have no use for a token or a pooling layer
-    severity = "warning" if everything and share < UNUSED else "fault"
+    severity: Severity = "warning" if everything and share < UNUSED else "fault"
     for name in still:
         seen = "is trained but gets no gradient: its output is not used, or is detached"
-        found.append(Finding("no_gradient", name, seen, severity=severity))  # type: ignore[arg-type]
+        found.append(Finding("no_gradient", name, seen, severity=severity))
     for name, parameter in rest.items():
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
             found.append(Finding("non_finite_gradient", name, "gets a gradient that is not finite"))

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from eomt.lora.adapter_layer import is_adapter_name
 from eomt.lora.config import adaptation
 from eomt.verification.discovery import Adapter
-from eomt.verification.findings import Finding
+from eomt.verification.findings import Finding, Severity
 
 OptimizerStep = Callable[[Optimizer], Any]
 
@@ -109,9 +109,9 @@ def _rounding(name: str, parameter: nn.Parameter, before: Tensor) -> list[Findin
     if not count:
         return []
     share = float(((parameter.detach() == before) & pushed).sum()) / count
-    severity = "fault" if share > SWALLOWED else "warning"
+    severity: Severity = "fault" if share > SWALLOWED else "warning"
     seen = f"is trained in {parameter.dtype}: a step leaves {share:.0%} of its values as they were, by rounding"
-    return [Finding("rounding", name, seen, "keep what is trained in float32, and use autocast", severity)]  # type: ignore[arg-type]
+    return [Finding("rounding", name, seen, "keep what is trained in float32, and use autocast", severity)]
 
 
 @contextlib.contextmanager
