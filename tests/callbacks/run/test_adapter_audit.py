@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import eomt
-from callbacks import AdapterAudit
+from callbacks import AdapterAudit, RunSummary
 from callbacks.run.adapter_audit import LEAST_STEPS
 from datamodules import ImageMaskFolder
 from eomt.errors import UserError
@@ -96,6 +97,16 @@ def test_the_closing_audit_asks_whether_the_trained_network_learned(data: ImageM
     verdict = audit(make_task(), data, tmp_path / "again", steps=LEAST_STEPS, others=(Spoiler(),)).verdict
     assert verdict.startswith("at the start all 24 adapters act and learn; at the end: lora_b of 'encoder.backbone")
     assert "is still zero after the training" in verdict
+
+
+def test_the_summary_waits_for_the_closing_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(RunSummary, "_finish", lambda *_: order.append("summary"))
+    monkeypatch.setattr(AdapterAudit, "close", lambda *_: order.append("audit"))
+    summary = RunSummary()
+    trainer: Any = SimpleNamespace(callbacks=[summary, AdapterAudit()], is_global_zero=True, should_stop=False)
+    summary.on_train_end(trainer, make_task())
+    assert order == ["audit", "summary"]
 
 
 def ignore_adapter(task: SemanticSegmentation) -> None:
