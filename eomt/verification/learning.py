@@ -29,19 +29,25 @@ class Calls:
 
     Attributes:
         own: Layers of this package.
-        others: Other layers -> whether what they answered has a graph.
+        others: Other layers -> whether they ran with gradients.
+        acting: Those of them whose answer depends on their adapter.
     """
 
     own: set[AdapterLayer] = field(default_factory=set)
     others: dict[nn.Module, bool] = field(default_factory=dict)
+    acting: set[nn.Module] = field(default_factory=set)
 
     def has(self, adapter: Adapter) -> bool:
         """Return whether the layer of an adapter was called."""
         return adapter.layer in self.own or adapter.layer in self.others
 
-    def has_graph(self, adapter: Adapter) -> bool:
-        """Return whether what the layer answered has a graph; of this package's layers it is not known."""
-        return self.others.get(adapter.layer, True)
+    def reason(self, adapter: Adapter) -> tuple[str, str]:
+        """Return kind and remedy for an adapter that was called and got no gradient at all."""
+        if not self.others.get(adapter.layer, True):
+            return "no_gradient", "it runs under no_grad, or in checkpointing with use_reentrant=True"
+        if adapter.is_own or adapter.layer in self.acting:
+            return "unreached", "the loss does not see this branch; take it from the targets"
+        return "no_effect", "its layer's answer does not depend on it: see whether its forward was replaced"
 
 
 @contextlib.contextmanager
@@ -50,10 +56,14 @@ def watched_calls(adapters: list[Adapter]) -> Iterator[Calls]:
     calls = Calls()
     hooks = []
 
-    def note(layer: nn.Module) -> Callable[..., None]:
+    def note(adapter: Adapter) -> Callable[..., None]:
+        layer, pair = adapter.layer, {id(tensor) for tensor in adapter.pair}
+
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            has_graph = not isinstance(output, Tensor) or output.requires_grad
-            calls.others[layer] = calls.others.get(layer, False) or has_graph
+            calls.others[layer] = calls.others.get(layer, False) or torch.is_grad_enabled()
+            # what answers no tensor, or a part of an adapter, is not looked into
+            if module is not layer or not isinstance(output, Tensor) or _depends(output, inputs, pair):
+                calls.acting.add(layer)
 
         return hook
 
@@ -61,13 +71,28 @@ def watched_calls(adapters: list[Adapter]) -> Iterator[Calls]:
         if not adapter.is_own:
             # a layer may be read for its weight while its small maps are called, or the other way round
             parts = [adapter.layer, *(adapter.layer.get_submodule(part) for part in _modules_of(adapter))]
-            hooks += [part.register_forward_hook(note(adapter.layer)) for part in parts]
+            hooks += [part.register_forward_hook(note(adapter)) for part in dict.fromkeys(parts)]
     try:
         with record_calls() as calls.own:
             yield calls
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def _depends(output: Tensor, inputs: Any, parameters: set[int]) -> bool:
+    """Return whether an answer depends on one of some parameters by another way than through the inputs."""
+    seen = {value.grad_fn for value in inputs if isinstance(value, Tensor)} - {None}
+    waiting = [output.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", None)) in parameters:
+            return True
+        waiting += [following for following, _ in node.next_functions]
+    return False
 
 
 def _modules_of(adapter: Adapter) -> list[str]:
@@ -199,10 +224,7 @@ def adapter_findings(adapters: list[Adapter], where: str, calls: Calls, kind: st
             found_kind, seen = fault
             remedy = ""
             if found_kind == "no_gradient" and all(other.grad is None for other in tensors.values()):
-                if calls.has_graph(adapter):
-                    found_kind, remedy = "unreached", "the loss does not see this branch; take it from the targets"
-                else:
-                    remedy = "it runs under no_grad, or in checkpointing with use_reentrant=True"
+                found_kind, remedy = calls.reason(adapter)
             severity: Severity = (
                 "warning" if is_expert(adapter.path) and found_kind != "non_finite_gradient" else "fault"
             )

@@ -350,3 +350,13 @@ def test_a_head_that_the_model_does_not_have_is_named() -> None:
     assert found("score") == ["matches_nothing"]
     # PEFT itself adds both of these for classification
     assert found("score", "classifier") == []
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_adapter_whose_layer_answers_without_it_has_no_effect(layer: int) -> None:
+    model = adapted(vit())
+    query = model.base_model.model.vit.layers[layer].attention.q_proj
+    query.forward = lambda x, *_, **__: query.base_layer(x)
+    report = audit(model, images(), allow_random_base=True)
+    assert kinds(report) == ["no_effect"]
+    assert "does not depend on it" in report.faults[0]
