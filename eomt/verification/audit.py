@@ -157,7 +157,7 @@ class _Passes:
             for adapter in adapters:
                 for tensor in adapter.tensors.values():
                     tensor.requires_grad_(tensor.is_floating_point())
-            if adapters:
+            if adapters and not any(finding.kind == "loss_not_finite" for finding in found):
                 seen = evaluation(model, self.batch, self.outputs, adapters)
                 found += _news(seen.findings, faulty)
                 severity: Severity = "fault" if self.stage == "end" else "warning"

@@ -21,7 +21,8 @@ PAIRS = (
 # what else an adapter may train: the lengths of DoRA under PEFT's and torchtune's names
 ALSO_TRAINED = ("lora_magnitude_vector", "magnitude")
 # the layers of libraries hold the weight under these names
-BASES = ("weight", "base_layer", "linear", "original", "org_module", "conv")
+# PEFT's show the one of the plain layer as their own, too
+BASES = ("base_layer", "weight", "linear", "original", "org_module", "conv")
 
 
 @dataclass(frozen=True, eq=False)
