@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         print_lora_summary,
         save_adapter,
     )
-    from eomt.verification import AuditReport, audit, check_adapters
+    from eomt.verification import AuditError, AuditReport, audit, check_adapters
 
 __version__ = "0.1.0"
 
@@ -39,12 +39,14 @@ _PLACES = {
     "merge_lora_weights": "eomt.lora",
     "print_lora_summary": "eomt.lora",
     "save_adapter": "eomt.lora",
+    "AuditError": "eomt.verification",
     "AuditReport": "eomt.verification",
     "audit": "eomt.verification",
     "check_adapters": "eomt.verification",
 }
 
 __all__ = [
+    "AuditError",
     "AuditReport",
     "LoRAConfig",
     "UserError",

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # slow to import, and not needed for --help
         from eomt.utils.files import write_file
-        from eomt.verification.adapter_files import audit_files
+        from eomt.verification.stored.report import audit_files
 
         _check_outputs(given.json, given.plot)
         report = audit_files(given.adapter, given.base)
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.json not in (None, "-"):
             write_file(Path(given.json), lambda beside: beside.write_text(text + "\n"))
         if given.plot is not None:
-            from eomt.verification.norm_plot import plot_norms
+            from eomt.verification.stored.norm_plot import plot_norms
 
             plot_norms(report, given.plot)
         sys.stdout.flush()

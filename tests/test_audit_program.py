@@ -106,7 +106,7 @@ def test_the_function_stays_when_the_module_is_imported(tmp_path: Path) -> None:
     assert run(save_adapter(model, tmp_path / "adapter")) == 0
 
 
-@pytest.mark.parametrize("first", ["import eomt", "import eomt.audit", "import eomt.verification.adapter_files"])
+@pytest.mark.parametrize("first", ["import eomt", "import eomt.audit", "import eomt.verification.stored.report"])
 def test_either_import_may_come_first(first: str) -> None:
     code = f"{first}; import eomt; assert callable(eomt.audit); import eomt.audit; assert callable(eomt.audit)"
     code += "; from eomt import audit; assert callable(audit); from eomt.verification import audit; audit.__code__"

@@ -165,6 +165,10 @@ class RunSummary(Callback):
         self._stopped = early_stop(trainer)
         if self._stopped and trainer.is_global_zero:
             log.info("Stopped early, %s", self._stopped)
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, AdapterAudit):
+                # its verdict on the trained network stands in the summary
+                callback.close(trainer, pl_module)
         self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

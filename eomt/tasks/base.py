@@ -1,16 +1,13 @@
 """The base of all tasks: adaptation, optimizer, schedule, and checkpoints that hold only what was trained."""
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from eomt.errors import UserError, shortened
@@ -23,20 +20,20 @@ from eomt.lora.record import RECORD, adaptation_record, record_difference
 from eomt.lora.trainable import check_trainable
 from eomt.models.memory import Memory, memory_of, set_memory
 from eomt.models.network import Network
+from eomt.tasks.audited import AuditedTask
 from eomt.tasks.configuration import Configuration
 from eomt.tasks.kept_features import forget_random_images, keep_features
 from eomt.tasks.schedule import Schedule, schedule_factor
 from eomt.utils.distributed import seed_by_rank
 from eomt.utils.reading import checked
 from eomt.utils.trainer import steps_between_logs
-from eomt.verification.audit import AuditReport, audit
 from eomt.verification.memory import first_samples
 
 # before the names of the network's tensors in a checkpoint
 NETWORK = "network."
 
 
-class AdaptationTask(LightningModule, ABC):
+class AdaptationTask(AuditedTask):
     """A network with its LoRAConfig, and the training of what is trainable in it.
 
     Args:
@@ -75,8 +72,6 @@ class AdaptationTask(LightningModule, ABC):
     mode: ClassVar[Literal["min", "max"]] = "max"
     file_metrics: tuple[str, ...]
     has_background: ClassVar[bool] = False
-
-    network: Network
 
     def __init__(
         self,
@@ -164,20 +159,6 @@ class AdaptationTask(LightningModule, ABC):
         if configuration.network_class.opens(folder):
             configuration.network["pretrained"] = str(folder)
 
-    @abstractmethod
-    def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
-        """Return the losses of a training batch, and the network's output.
-
-        Nothing is logged here, since the audit calls this method outside of training.
-
-        Returns:
-            The total under "loss", its parts under their names; and the output, for `training_metrics`.
-        """
-
-    def is_supervised(self, batch: dict[str, Any]) -> bool:
-        """Return whether a training batch has labels to learn from; the audit takes the first that has."""
-        return True
-
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
         """Return a training batch of random values, for commands that run without data.
 
@@ -189,35 +170,6 @@ class AdaptationTask(LightningModule, ABC):
     def first_samples(self, batch: dict[str, Any], size: int) -> dict[str, Any]:
         """Return the first `size` images of a training batch with all that belongs to them."""
         return first_samples(batch, size)
-
-    def audit_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return losses that depend on every trained parameter; `losses` may leave some out at random."""
-        return self.losses(batch)[0]
-
-    def audit(
-        self, batch: dict[str, Any], optimizers: Iterable[Optimizer] | None = None, allow_random_base: bool = True
-    ) -> AuditReport:
-        """Check on a training batch that every adapter acts and learns; see `eomt.verification.audit`.
-
-        Args:
-            batch: A training batch on the device of the task.
-            optimizers: Optimizers of the training; None skips the check that they hold every trained parameter.
-            allow_random_base: Accept frozen weights that are random.
-
-        Returns:
-            The faults that were found, if any.
-        """
-
-        def loss(_: nn.Module, given: dict[str, Any]) -> Tensor:
-            return self.audit_losses(given)["loss"]
-
-        def step(optimizer: Optimizer) -> None:
-            if self._trainer is not None:
-                clipping = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
-                self.configure_gradient_clipping(optimizer, *clipping)
-            optimizer.step()
-
-        return audit(self.network, batch, loss, self.outputs, optimizers, allow_random_base, step)
 
     def unlogged_step(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of a training step outside of a fit, without a trace in logs and metrics."""
@@ -233,15 +185,6 @@ class AdaptationTask(LightningModule, ABC):
             for module in self.modules():
                 if isinstance(module, Metric):
                     module.reset()
-
-    @abstractmethod
-    def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Return the output of a network as one tensor without thresholds, for comparison with a merged copy.
-
-        Args:
-            network: The network of this task, or a copy of it.
-            batch: A batch on its device.
-        """
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW over the trainable parameters, with a schedule of warm-up and decay per step.

@@ -31,6 +31,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_maps
 from eomt.tasks.prompted_figures import Mode, figures_to_log, notes_of_classes, notes_of_prompts, watched_mode
+from eomt.tasks.synthetic import rectangles
 from eomt.verification.memory import repeated
 
 # of the loss of class masks: with 1, three quarters of which are of absent classes, all masks became empty
@@ -58,8 +59,7 @@ class PromptedSegmentation(AdaptationTask):
         weight_decay: See AdaptationTask.
         sampling: How objects are prompted in training; None takes the defaults.
         modes: Prompts of evaluation: box (tight), centre (one click inside), points (three), none.
-        watch: The mode that selects the best checkpoint and stops early; None takes none for a `prompt_free` network,
-            whose only choice it is, and else the first of `modes`.
+        watch: The mode that selects the best step and stops early; None takes "none" if `prompt_free`, else the first.
         prompt_seed: Seed of the points for evaluation.
         focal_weight: Weight of the focal loss.
         dice_weight: Weight of the Dice loss.
@@ -180,20 +180,12 @@ class PromptedSegmentation(AdaptationTask):
 
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
         """Return random images with a rectangle for as many objects as training takes of an image."""
-        generator = torch.Generator().manual_seed(0)
-        height, width = self.network.img_size
-        mask = torch.zeros(self.sampling.max_objects, height, width, dtype=torch.bool)
-        mask[:, height // 4 : height // 2, width // 4 : width // 2] = True
-        return {
-            "image": torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8, generator=generator),
-            "masks": [mask.clone() for _ in range(batch_size)],
-            "class_ids": [torch.zeros(len(mask), dtype=torch.int64) for _ in range(batch_size)],
-            "name": [f"synthetic {index}" for index in range(batch_size)],
-        }
+        return rectangles(batch_size, self.sampling.max_objects, *self.network.img_size)
 
     def first_samples(self, batch: dict[str, Any], size: int) -> dict[str, Any]:
         """Return the image with the most objects `size` times: training fills the others up to as many."""
-        return repeated(batch, max(range(len(batch["masks"])), key=lambda index: len(batch["masks"][index])), size)
+        counts = [*map(len, batch["masks"])]
+        return repeated(batch, counts.index(max(counts)), size)
 
     def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Return mask logits, predicted IoUs and object scores for a fixed box and a fixed click, `(B, K)`.
@@ -214,6 +206,15 @@ class PromptedSegmentation(AdaptationTask):
         if network.prompt_free:
             predictions.append(network.decode_classes(features))
         return torch.cat([part.flatten(1) for prediction in predictions for part in prediction], 1)
+
+    def audit_answers(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return, of a prompt-free network and a batch with objects, whether classes are answered, and their masks."""
+        assert isinstance(network, SAM2)
+        if not network.prompt_free or not any(len(masks) for masks in batch["masks"]):
+            return {}
+        prediction = network.decode_classes(network.encode(batch["image"]))
+        gate = worth_answering(prediction).float() - 0.5
+        return {"gate": gate, "classes": prediction.mask_logits[:, :, 0].movedim(1, -1)}
 
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: Any) -> None:
@@ -395,6 +396,5 @@ class PromptedSegmentation(AdaptationTask):
     def notes(self, figures: Mapping[str, float], stage: str) -> list[str]:
         """Say where the prompts came from and what they give alone, or what an empty answer gives."""
         own = {name.removeprefix(f"{stage}_{self.watch}_"): float(value) for name, value in figures.items()}
-        if self._finds_classes(self.watch):
-            return notes_of_classes(own, stage)
-        return notes_of_prompts(own, stage, self.watch)
+        finds = self._finds_classes(self.watch)
+        return notes_of_classes(own, stage) if finds else notes_of_prompts(own, stage, self.watch)

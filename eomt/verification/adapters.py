@@ -12,8 +12,10 @@ from eomt.lora.adapter_layer import lora_layers, set_module
 from eomt.lora.layers import merge_lora_weights
 from eomt.utils.arguments import checked_arguments
 from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomness
-from eomt.verification.audit import evaluation_faults, shake, untouched
+from eomt.verification.discovery import find_adapters
+from eomt.verification.learning import evaluation
 from eomt.verification.passes import Outputs, call, check_pass
+from eomt.verification.restored import untouched
 
 # the largest difference of merged and adapted answers, as a share of the largest answer
 TOLERANCE = 1e-4
@@ -47,8 +49,10 @@ def check_adapters(model: nn.Module, batch: Any, outputs: Outputs = call) -> Non
         try:
             for pair in pairs:
                 pair.requires_grad_(True)
-            shake(layers)
-            faults = evaluation_faults(model, batch, outputs, layers)
+            adapters = [adapter for adapter in find_adapters(model) if adapter.is_own]
+            for adapter in adapters:
+                nn.init.normal_(adapter.pair[1], std=0.02)
+            faults = [str(finding) for finding in evaluation(model, batch, outputs, adapters).findings]
         finally:
             for pair, flag in pairs.items():
                 pair.requires_grad_(flag)

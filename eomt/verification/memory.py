@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from eomt.utils.modes import isolated_randomness, training_mode
-from eomt.verification.audit import untouched
+from eomt.verification.restored import untouched
 
 Step = Callable[[dict[str, Any]], Tensor]
 

@@ -62,6 +62,27 @@ def loss_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     return value
 
 
+def own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Return the loss that a model computes itself, as those of transformers do of a batch with labels.
+
+    Args:
+        model: Called as `model(**batch)` with a mapping, `model(*batch)` with a tuple or list, else `model(batch)`.
+        batch: Input of the model.
+
+    Raises:
+        UserError: If the model does not take such a batch, or its answer holds no loss.
+    """
+    answer = call_of("loss", model, batch)
+    loss = answer.get("loss") if isinstance(answer, Mapping) else getattr(answer, "loss", None)
+    if not isinstance(loss, Tensor):
+        raise UserError(
+            f"loss: {type(model).__name__} answers {type(answer).__name__} without a loss; put labels into the batch, "
+            "or give loss="
+        )
+    # DataParallel gathers one of each device
+    return loss.mean() if loss.dim() == 1 and len(loss) > 1 else loss
+
+
 def answer_of(outputs: Outputs, model: nn.Module, batch: Any) -> Tensor:
     """Return a model's answer to a batch.
 
@@ -93,25 +114,41 @@ def call(model: nn.Module, batch: Any) -> Tensor:
     Raises:
         UserError: If the model does not take such a batch, or its answer holds no such tensor.
     """
+    answer = call_of("outputs", model, batch)
+    tensors = [value for value in _tensors(answer) if value.is_floating_point()]
+    if not tensors:
+        name = type(model).__name__
+        raise UserError(f"outputs: {name} answers {type(answer).__name__}, without real numbers; give outputs=")
+    return torch.cat([value.flatten() for value in tensors])
+
+
+def call_of(argument: str, model: nn.Module, batch: Any) -> Any:
+    """Return a model's answer to a batch as it is.
+
+    Args:
+        argument: Name of the function that would be given in place of this call, for messages.
+        model: Called as `model(**batch)` with a mapping, `model(*batch)` with a tuple or list, else `model(batch)`.
+        batch: Input of the model.
+
+    Raises:
+        UserError: If the model does not take such a batch.
+    """
     keywords, positions = (batch, ()) if isinstance(batch, Mapping) else ({}, batch)
     if not isinstance(positions, tuple | list):
         positions = (positions,)
     name = type(model).__name__
-    _check_call(f"outputs: {name} cannot be called with the batch", model.forward, positions, keywords, "give outputs=")
+    remedy = f"give {argument}="
+    _check_call(f"{argument}: {name} cannot be called with the batch", model.forward, positions, keywords, remedy)
     try:
-        answer = model(*positions, **keywords)
-    except RuntimeError as error:
-        # so PyTorch refuses shapes, dtypes and devices; its subclasses (memory, recursion) speak of something else
-        if type(error) is not RuntimeError:
+        return model(*positions, **keywords)
+    except (RuntimeError, IndexError) as error:
+        # so PyTorch refuses shapes, dtypes, devices and indices; subclasses (memory, recursion) speak of something else
+        if type(error) not in (RuntimeError, IndexError):
             raise
         reason = shortened(str(error).partition("\n")[0], 120)
         raise UserError(
-            f"outputs: {name} cannot answer the batch ({reason}); give a batch that fits it, or outputs="
+            f"{argument}: {name} cannot answer the batch ({reason}); give a batch that fits it, or {argument}="
         ) from error
-    tensors = [value for value in _tensors(answer) if value.is_floating_point()]
-    if not tensors:
-        raise UserError(f"outputs: {name} answers {type(answer).__name__}, without real numbers; give outputs=")
-    return torch.cat([value.flatten() for value in tensors])
 
 
 def _check_call(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig, adaptation
 from eomt.lora.record import adaptation_record
-from eomt.verification.adapter_files import audit_files
+from eomt.verification.stored.report import audit_files
 from tests.fuzz.model_files import adapter_file, network
 
 

@@ -94,6 +94,24 @@ def test_every_adapter_acts_and_learns(prompt_free: bool, full: bool) -> None:
     assert all(layer.lora_b.grad is not None and layer.lora_b.grad.any() for layer in encoder.values())
 
 
+def test_classes_that_are_never_answered_are_a_fault_at_the_end() -> None:
+    """With a dead gate all adapters act and learn, and every answer is empty."""
+    task = make_task(prompt_free=True)
+    presence = task.network.presence
+    assert presence is not None
+    for layer in lora_layers(task.network).values():
+        nn.init.normal_(layer.lora_b, std=0.02)
+    batch = task.synthetic_batch(2) | {"image": make_image(2)}
+    for bias, kinds in ((9.0, set()), (-9.0, {"dead_gate"})):
+        presence.bias.data.fill_(bias)
+        report = task.audit(batch, stage="end")
+        assert {finding.kind for finding in report.findings} == kinds, report
+        assert task.audit(batch).is_sound
+    batch["masks"] = [masks[:0] for masks in batch["masks"]]
+    batch["class_ids"] = [ids[:0] for ids in batch["class_ids"]]
+    assert task.audit_answers(task.network, batch) == {}
+
+
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 @pytest.mark.parametrize("clicks", [0, 2])
 def test_the_loss_is_the_sum_over_clicks_and_falls(probability: float, clicks: int) -> None:

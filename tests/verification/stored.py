@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
-from eomt.verification.adapter_files import audit_files
+from eomt.verification.stored.report import audit_files
 
 PREFIX = "base_model.model."
 PATHS = [f"blocks.{index}.{name}" for index in range(3) for name in ("fc1", "fc2")]

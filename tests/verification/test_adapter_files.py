@@ -13,8 +13,8 @@ from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter, trained_state
 from eomt.lora.layers import lora_layers, merge_lora_weights
 from eomt.lora.record import adaptation_record
-from eomt.verification.adapter_files import audit_files
-from eomt.verification.low_rank import product_norm, rank_of_change
+from eomt.verification.stored.low_rank import product_norm, rank_of_change
+from eomt.verification.stored.report import audit_files
 from tests.lora import adapters
 from tests.verification.stored import (
     PATHS,

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from eomt.verification.adapter_files import audit_files
+from eomt.verification.stored.report import audit_files
 
 peft = pytest.importorskip("peft")
 

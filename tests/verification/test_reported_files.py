@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eomt.verification.adapter_files import audit_files
+from eomt.verification.stored.report import audit_files
 from tests.verification.stored import CONFIG, PREFIX, base, kohya, tensors, write, write_base
 
 # what is audited, and its base if it takes one

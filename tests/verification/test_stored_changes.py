@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from eomt.lora.files import save_adapter
 from eomt.models.lora import merge_lora_weights
-from eomt.verification.adapter_files import audit_files
+from eomt.verification.stored.report import audit_files
 from tests.verification.stored import CONFIG, PREFIX, adapted, base, changed, kinds, tensors, write, write_base
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from eomt.errors import UserError
 from eomt.lora.config import adaptation
 from eomt.lora.record import adaptation_record
-from eomt.verification.adapter_files import audit_files
+from eomt.verification.stored.report import audit_files
 from tests.verification.stored import (
     CONFIG,
     PREFIX,

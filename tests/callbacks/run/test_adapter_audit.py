@@ -3,16 +3,18 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import eomt
-from callbacks import AdapterAudit
+from callbacks import AdapterAudit, RunSummary
+from callbacks.run.adapter_audit import LEAST_STEPS
 from datamodules import ImageMaskFolder
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
@@ -51,13 +53,19 @@ def make_task(
 
 
 def audit(
-    task: SemanticSegmentation, data: ImageMaskFolder, folder: Path, clip: float | None = None, **arguments: Any
+    task: SemanticSegmentation,
+    data: ImageMaskFolder,
+    folder: Path,
+    clip: float | None = None,
+    steps: int = 1,
+    others: tuple[Callback, ...] = (),
+    **arguments: Any,
 ) -> AdapterAudit:
     callback = AdapterAudit(**arguments)
     trainer = Trainer(
         accelerator="cpu",
-        max_steps=1,
-        callbacks=[callback],
+        max_steps=steps,
+        callbacks=[callback, *others],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -73,6 +81,32 @@ def audit(
 def test_a_sound_task_passes(data: ImageMaskFolder, tmp_path: Path) -> None:
     callback = audit(make_task(trainable_modules=["q", "class_head"]), data, tmp_path)
     assert callback.verdict == "all 24 adapters act and learn; 2 modules trained in full learn (q, class_head)"
+
+
+class Spoiler(Callback):
+    """Sets every B to zero after the last step, as a run that forgot its weights would."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step == LEAST_STEPS:
+            for layer in lora_layers(pl_module.network).values():
+                nn.init.zeros_(layer.lora_b)
+
+
+def test_the_closing_audit_asks_whether_the_trained_network_learned(data: ImageMaskFolder, tmp_path: Path) -> None:
+    assert audit(make_task(), data, tmp_path, steps=LEAST_STEPS).verdict == "all 24 adapters act and learn"
+    verdict = audit(make_task(), data, tmp_path / "again", steps=LEAST_STEPS, others=(Spoiler(),)).verdict
+    assert verdict.startswith("at the start all 24 adapters act and learn; at the end: lora_b of 'encoder.backbone")
+    assert "is still zero after the training" in verdict
+
+
+def test_the_summary_waits_for_the_closing_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(RunSummary, "_finish", lambda *_: order.append("summary"))
+    monkeypatch.setattr(AdapterAudit, "close", lambda *_: order.append("audit"))
+    summary = RunSummary()
+    trainer: Any = SimpleNamespace(callbacks=[summary, AdapterAudit()], is_global_zero=True, should_stop=False)
+    summary.on_train_end(trainer, make_task())
+    assert order == ["audit", "summary"]
 
 
 def ignore_adapter(task: SemanticSegmentation) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from eomt.verification.findings import Finding
-from eomt.verification.low_rank import Pair
-from eomt.verification.stored_adapter import StoredAdapter
+from eomt.verification.stored.adapter import StoredAdapter
+from eomt.verification.stored.low_rank import Pair
 
 RESAVE = "save the adapter again from the training's last checkpoint"
 

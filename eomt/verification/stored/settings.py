@@ -7,9 +7,9 @@ from eomt.utils.patterns import Pattern
 from eomt.utils.tables import size_text
 from eomt.utils.weight_files import PARALLEL
 from eomt.verification.findings import Finding
-from eomt.verification.low_rank import Pair, is_finite
-from eomt.verification.stored_adapter import INNER_WRAPPERS, StoredAdapter
-from eomt.verification.stored_pairs import RESAVE
+from eomt.verification.stored.adapter import INNER_WRAPPERS, StoredAdapter
+from eomt.verification.stored.low_rank import Pair, is_finite
+from eomt.verification.stored.pairs import RESAVE
 
 # heads that PEFT names for tasks of classes, of which a model has one
 HEADS = ("classifier", "score", "qa_outputs")

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from eomt.utils.files import write_file
-from eomt.verification.adapter_files import FileReport, LayerUpdate, dotted
+from eomt.verification.stored.report import FileReport, LayerUpdate, dotted
 
 # lines with a name of their own
 MOST_LINES = 16

@@ -10,11 +10,11 @@ from eomt.errors import UserError, counted
 from eomt.utils.module_paths import collapse_paths
 from eomt.utils.tables import size_text, text_table
 from eomt.verification.findings import Finding
-from eomt.verification.stored_adapter import StoredAdapter, read_adapter
-from eomt.verification.stored_base import fits, read_base, relative_change
-from eomt.verification.stored_changes import base_findings, merged_findings, rounding_findings
-from eomt.verification.stored_pairs import pair_findings, stored_pairs
-from eomt.verification.stored_settings import settings_findings
+from eomt.verification.stored.adapter import StoredAdapter, read_adapter
+from eomt.verification.stored.base import fits, read_base, relative_change
+from eomt.verification.stored.changes import base_findings, merged_findings, rounding_findings
+from eomt.verification.stored.pairs import pair_findings, stored_pairs
+from eomt.verification.stored.settings import settings_findings
 
 # rows of the table, and findings of one kind, that are printed; the JSON has all
 MOST_ROWS = 40

@@ -6,10 +6,10 @@ from torch import Tensor
 from eomt.errors import counted, listed
 from eomt.lora.fingerprint import same_base, weight_fingerprint
 from eomt.verification.findings import Finding
-from eomt.verification.low_rank import Pair, is_finite, rank_of_change
-from eomt.verification.stored_adapter import StoredAdapter
-from eomt.verification.stored_base import HEADS, TABLES, Base, fits
-from eomt.verification.stored_settings import is_expected
+from eomt.verification.stored.adapter import StoredAdapter
+from eomt.verification.stored.base import HEADS, TABLES, Base, fits
+from eomt.verification.stored.low_rank import Pair, is_finite, rank_of_change
+from eomt.verification.stored.settings import is_expected
 
 # weights of a merged file whose change is taken apart
 EXAMINED = 4

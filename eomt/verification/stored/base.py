@@ -11,7 +11,7 @@ from torch import Tensor
 from eomt.errors import UserError
 from eomt.utils.reading import FIELDS, read_json
 from eomt.utils.weight_files import COPY, read_weights
-from eomt.verification.low_rank import Pair
+from eomt.verification.stored.low_rank import Pair
 
 MODEL_CONFIG = "config.json"
 # names by which heads and tables of tokens share one weight

@@ -1,0 +1,107 @@
+"""Proof that what was saved, or merged, answers as the model in memory does."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eomt.utils.arguments import checked_arguments
+from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomness
+from eomt.verification.discovery import find_adapters
+from eomt.verification.findings import AuditReport, Finding
+from eomt.verification.passes import Outputs, answer_of, call, check_pass
+from eomt.verification.wrapped import unwrapped
+
+# the largest difference of answers, as a share of the largest answer
+SAME = 1e-4
+# of tensors that differ, this many are named
+NAMED = 5
+
+
+@checked_arguments
+def audit_reopened(
+    model: nn.Module, reopened: nn.Module, batch: Any, outputs: Outputs | None = None, merged: bool = False
+) -> AuditReport:
+    """Check that a model that was read back from its file, or merged, answers as the one in memory does.
+
+    Args:
+        model: The model as it was trained.
+        reopened: A fresh base into which the file was read, or the merged model.
+        batch: Batch for `outputs`, on the device of both.
+        outputs: Returns a model's answer to a batch as one tensor; None calls the model with the batch.
+        merged: Whether adapters were merged into the weights, so that none should be left.
+
+    Raises:
+        UserError: If an argument is not of its type, the batch is empty, or a model cannot answer it.
+    """
+    model, reopened = unwrapped(model), unwrapped(reopened)
+    check_pass("audit_reopened", model, batch)
+    adapters = tuple(dict.fromkeys(adapter.path for adapter in find_adapters(model)))
+    found = _left(reopened) if merged else list(_lost(model, reopened))
+    with isolated_randomness(), torch.no_grad(), full_precision(next(model.parameters()).device.type):
+        answers = [_answers(each, batch, outputs or call) for each in (model, reopened)]
+    difference, largest = _difference(*answers)
+    half = any(parameter.itemsize == 2 for each in (model, reopened) for parameter in each.parameters())
+    # written so that NaN is a fault too
+    if not difference <= (0.02 if half else SAME) * largest:
+        what = "merged" if merged else "read back from its file"
+        seen = f"the model that was {what} answers otherwise, by {difference / max(largest, 1e-30):.1e} of the largest"
+        remedy = (
+            "see check_adapters for the layer at fault" if merged else "save what is named, or see what the file holds"
+        )
+        found.append(Finding("merged_differs" if merged else "saved_differs", "", seen, remedy))
+    return AuditReport(tuple(found), adapters)
+
+
+def _answers(model: nn.Module, batch: Any, outputs: Outputs) -> Tensor:
+    with evaluation_mode(model), isolated_randomness():
+        return answer_of(outputs, model, batch).double()
+
+
+def _difference(expected: Tensor, found: Tensor) -> tuple[float, float]:
+    if expected.shape != found.shape:
+        return float("inf"), 1.0
+    finite = expected.isfinite()
+    if not bool(finite.any()):
+        return 0.0, 0.0
+    return float((expected - found)[finite].abs().max()), float(expected[finite].abs().max())
+
+
+def _left(merged: nn.Module) -> list[Finding]:
+    """Return a finding if a merged model still holds adapters."""
+    left = find_adapters(merged)
+    if not left:
+        return []
+    seen = f"is an adapter in a merged model ({len(left)} are left)"
+    remedy = "merge and unload them, so that the file holds plain weights"
+    return [Finding("adapters_left", left[0].path, seen, remedy)]
+
+
+def _lost(model: nn.Module, reopened: nn.Module) -> Iterator[Finding]:
+    """Yield a finding for what was trained, or is state, and did not come back."""
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    buffers = dict(model.named_buffers())
+    there = {**dict(reopened.named_parameters()), **dict(reopened.named_buffers())}
+    for kind, tensors in (("trained_lost", trained), ("buffer_lost", buffers)):
+        lost = [name for name, value in tensors.items() if name in there and not _is_same(value, there[name])]
+        for name in lost[:NAMED]:
+            more = f" ({len(lost)} such tensors)" if len(lost) > 1 else ""
+            what = "was trained" if kind == "trained_lost" else "is a state of the model"
+            seen = f"{what}, and came back from the file with other values{more}"
+            remedy = "save it with the adapter (modules_to_save, trainable_modules)"
+            yield Finding(kind, name, seen, remedy)
+    if (missing := [name for name in trained if name not in there]) and len(missing) < len(trained):
+        seen = f"was trained, and the model that was read back has no such tensor ({len(missing)} such tensors)"
+        yield Finding("trained_lost", missing[0], seen, "adapt the fresh base as the trained one was")
+
+
+def _is_same(value: Tensor, other: Tensor) -> bool:
+    if value.shape != other.shape:
+        return False
+    one, two = value.detach(), other.detach().to(value.device)
+    if not one.is_floating_point():
+        return torch.equal(one, two)
+    # a file may hold fewer bits
+    share = 0.02 if min(one.itemsize, two.itemsize) < 4 else 1e-5
+    return torch.allclose(one.float(), two.float(), rtol=share, atol=1e-7, equal_nan=True)

@@ -1,0 +1,135 @@
+"""Whether the optimizers of a training hold what is trained, and move it."""
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from eomt.lora.adapter_layer import is_adapter_name
+from eomt.lora.config import adaptation
+from eomt.verification.discovery import Adapter
+from eomt.verification.findings import Finding, Severity
+
+OptimizerStep = Callable[[Optimizer], Any]
+
+# the least that a step must move a tensor, as a share of its size: ten thousand such steps add up to a thousandth
+LEAST_STEP = 1e-7
+# the largest share of the values of a tensor of 16 bits that may stay as they are in a step
+SWALLOWED = 0.5
+
+
+def plain_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """Return the optimizers of torch themselves, without what Accelerate or Lightning put around them."""
+    found = []
+    for optimizer in optimizers:
+        inner: Any = optimizer
+        while isinstance(getattr(inner, "optimizer", None), Optimizer):
+            inner = inner.optimizer
+        found.append(inner)
+    return found
+
+
+def optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[Finding]:
+    """Return a fault for each trainable tensor that is in no optimizer, or is trained in 16 bits by this package."""
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    own = adaptation(model) is not None
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in held:
+            remedy = "see configure_optimizers" if own else "make the optimizer of all that is trainable, at the end"
+            found.append(Finding("not_in_optimizer", name, "is trainable but in no optimizer", remedy))
+        elif parameter.requires_grad and parameter.itemsize < 4 and own:
+            seen = f"is trained in {parameter.dtype}, where small steps round to nothing"
+            found.append(Finding("rounding", name, seen, "train in float32 (precision bf16-mixed)"))
+    return found
+
+
+def step_faults(
+    model: nn.Module, adapters: list[Adapter], optimizers: list[Optimizer], step: OptimizerStep
+) -> list[Finding]:
+    """Return a fault for each adapter's A or B, and each trained layer, that a step of its optimizer hardly moves.
+
+    A layer may hold a tensor that never moves, such as the bias of keys, which softmax does not see. A learning rate of
+    zero, a tiny alpha, gradients far below the epsilon of the optimizer: all of it ends here. The learning rate is that
+    of the whole run, not that of the first step of a warm-up.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    # an adapter moves the weight by its factor times its own move
+    factors = {p: min(1.0, abs(adapter.factor)) for adapter in adapters for p in adapter.pair}
+    adapted = {p for adapter in adapters for p in adapter.tensors.values()}
+    shares: dict[str, tuple[float, str, float]] = {}
+    swallowed: list[Finding] = []
+    for optimizer in optimizers:
+        with _undone(optimizer) as before:
+            rates: dict[nn.Parameter, float] = {}
+            for group in optimizer.param_groups:
+                group["lr"] = group.get("initial_lr", group["lr"])
+                rates |= {parameter: float(group["lr"]) for parameter in group["params"]}
+                if "weight_decay" in group:
+                    # it moves weights, but teaches them nothing
+                    group["weight_decay"] = 0.0
+            step(optimizer)
+            for parameter, value in before.items():
+                if parameter not in names:
+                    continue
+                name, now = names[parameter], parameter.detach()
+                moved = float((now.float() - value.float()).norm() if now.itemsize < 4 else (now - value).norm())
+                # a tensor of zeros may start anywhere
+                share = factors.get(parameter, 1.0) * moved / max(float(value.norm()), 1e-3 * value.numel() ** 0.5)
+                share = share if math.isfinite(share) else 0.0
+                is_adapter = parameter in adapted or is_adapter_name(name)
+                part = name if is_adapter else name.rpartition(".")[0]
+                shares[part] = max(shares.get(part, (-1.0, "", 0.0)), (share, name, rates[parameter]))
+                if parameter.itemsize < 4 and rates[parameter]:
+                    swallowed += _rounding(name, parameter, value)
+    rounded = {finding.where for finding in swallowed if finding.severity == "fault"}
+    still = [
+        Finding(
+            "hardly_moves" if rate else "rate_zero",
+            name,
+            f"moves by {share:.0e} of its size in a step of the optimizer: it cannot learn (see the learning rate, "
+            "lora_alpha, gradient_clip_val)",
+        )
+        for share, name, rate in shares.values()
+        if not share >= LEAST_STEP and name not in rounded
+    ]
+    return still + swallowed
+
+
+def _rounding(name: str, parameter: nn.Parameter, before: Tensor) -> list[Finding]:
+    """Return a finding for a tensor of 16 bits: a fault where a step leaves most values as they were."""
+    gradient = parameter.grad
+    pushed = gradient != 0 if gradient is not None else torch.zeros_like(before, dtype=torch.bool)
+    count = int(pushed.sum())
+    if not count:
+        return []
+    share = float(((parameter.detach() == before) & pushed).sum()) / count
+    severity: Severity = "fault" if share > SWALLOWED else "warning"
+    seen = f"is trained in {parameter.dtype}: a step leaves {share:.0%} of its values as they were, by rounding"
+    return [Finding("rounding", name, seen, "keep what is trained in float32, and use autocast", severity)]
+
+
+@contextlib.contextmanager
+def _undone(optimizer: Optimizer) -> Iterator[dict[nn.Parameter, Tensor]]:
+    """Put parameters, states and settings of an optimizer back afterwards; yield the values of the parameters.
+
+    What has no gradient a step leaves alone: of frozen weights there is no copy.
+    """
+    before = {p: p.detach().clone() for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    states = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
+    try:
+        yield before
+    finally:
+        with torch.no_grad():
+            for parameter, value in before.items():
+                parameter.copy_(value)
+        for group, setting in zip(optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+        optimizer.state.clear()
+        optimizer.state.update(states)

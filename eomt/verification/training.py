@@ -1,0 +1,227 @@
+"""The audit during a training: before the first step, every so many steps, and after the last one."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from eomt.errors import UserError
+from eomt.utils.modes import evaluation_mode, isolated_randomness
+from eomt.verification.audit import audit
+from eomt.verification.discovery import Adapter, find_adapters
+from eomt.verification.findings import AuditReport, Finding
+from eomt.verification.passes import Loss, Outputs, answer_of, call
+from eomt.verification.reopened import audit_reopened
+from eomt.verification.restored import untouched
+from eomt.verification.steps import plain_optimizers
+from eomt.verification.wrapped import unwrapped
+
+# the least that adapters must change the answers, as a share of the largest
+FLOOR = 1e-6
+
+
+class TrainingAudit:
+    """An audit that follows a training loop of any kind: call `start`, `step` after each step, and `end`.
+
+    A light check takes two forward passes without gradients.
+
+    Args:
+        model: Any torch module with adapters, or with a part that is trained.
+        batch: A training batch on the model's device.
+        optimizers: Optimizers of the training; None does not check them.
+        loss: See `audit`.
+        outputs: See `audit`.
+        expect: See `audit`.
+        allow_random_base: See `audit`.
+        every: Steps between two light checks; 0 makes none.
+        floor: The least that adapters must change the answers after the first steps, as a share of the largest.
+        warn: Log faults, and do not stop.
+
+    Attributes:
+        reports: Name of each check, such as "start", "step 100" and "end" -> its report.
+        effects: Step -> how far adapters change the answers, as a share of the largest.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Any,
+        optimizers: Iterable[Optimizer] | None = None,
+        loss: Loss | None = None,
+        outputs: Outputs | None = None,
+        expect: Iterable[str] | str | None = None,
+        allow_random_base: bool = False,
+        every: int = 100,
+        floor: float = FLOOR,
+        warn: bool = False,
+    ) -> None:
+        if every < 0:
+            raise UserError(f"every: {every}; must be at least 0")
+        self.model, self.batch = unwrapped(model), batch
+        self.optimizers = plain_optimizers(optimizers or [])
+        self.loss, self.outputs = loss, outputs
+        self.expect = [expect] if isinstance(expect, str) else expect
+        self.allow_random_base, self.every, self.floor, self.warn = allow_random_base, every, floor, warn
+        self.reports: dict[str, AuditReport] = {}
+        self.effects: dict[int, float] = {}
+        self.steps = 0
+        self._norms: dict[str, float] | None = None
+
+    def start(self) -> AuditReport:
+        """Audit the model before its first step.
+
+        Raises:
+            AuditError: There is a fault, and `warn` is false.
+        """
+        return self._keep("start", self._audit(None))
+
+    def step(self) -> AuditReport | None:
+        """Count a step of the optimizer, and check what moved and what acts where it is time to.
+
+        Call it after the optimizer's step and before gradients are set to zero.
+
+        Raises:
+            AuditError: There is a fault, and `warn` is false.
+        """
+        self.steps += 1
+        if self._norms is None:
+            self._norms = self._norms_now()
+        elif self.every and self.steps % self.every == 0:
+            return self._keep(f"step {self.steps}", self._light())
+        return None
+
+    def end(self) -> AuditReport:
+        """Audit the model after its last step: it acts and learns, no B is zero, and no answers have collapsed.
+
+        Raises:
+            AuditError: There is a fault, and `warn` is false.
+        """
+        return self._keep("end", self._audit("end"))
+
+    def saved(self, reopened: nn.Module) -> AuditReport:
+        """Check that a fresh base into which the file was read answers as the model does.
+
+        Raises:
+            AuditError: It does not, and `warn` is false.
+        """
+        return self._keep("saved", audit_reopened(self.model, reopened, self.batch, self.outputs))
+
+    def merged(self, merged: nn.Module) -> AuditReport:
+        """Check that the merged model answers as this one does, and holds no adapters.
+
+        Raises:
+            AuditError: It does not, and `warn` is false.
+        """
+        return self._keep("merged", audit_reopened(self.model, merged, self.batch, self.outputs, merged=True))
+
+    def _audit(self, stage: str | None) -> AuditReport:
+        # at the end, the rate of a schedule may be zero
+        optimizers = self.optimizers if stage is None else None
+        return audit(
+            self.model,
+            self.batch,
+            self.loss,
+            self.outputs,
+            optimizers,
+            self.allow_random_base,
+            expect=self.expect,
+            stage=stage,
+        )
+
+    def _keep(self, name: str, report: AuditReport) -> AuditReport:
+        self.reports[name] = report
+        report.require(warn=self.warn)
+        return report
+
+    def _light(self) -> AuditReport:
+        adapters = [adapter for adapter in find_adapters(self.model) if not adapter.idle]
+        before, now = self._norms or {}, self._norms_now()
+        self._norms = now
+        found = list(self._moves(adapters, before, now))
+        # after weights that are not finite, answers say nothing
+        if adapters and not found:
+            found = self._effect(adapters)
+        return AuditReport(tuple(found), tuple(adapter.path for adapter in adapters))
+
+    def _moves(self, adapters: list[Adapter], before: dict[str, float], now: dict[str, float]) -> list[Finding]:
+        found = []
+        for name, value in self.model.named_parameters():
+            if not value.requires_grad:
+                continue
+            if not torch.tensor(now.get(name, 0.0)).isfinite():
+                remedy = "lower the learning rate, or clip gradients"
+                found.append(Finding("weights_not_finite", name, "holds values that are not finite", remedy))
+            elif value.grad is not None and not bool(value.grad.isfinite().all()):
+                # a scaler of fp16 skips such a step
+                seen = "has a gradient that is not finite"
+                found.append(Finding("non_finite_gradient", name, seen, "look at the loss", "warning"))
+        rates = [float(group["lr"]) for optimizer in self.optimizers for group in optimizer.param_groups]
+        if rates and not any(rates):
+            return found
+        for adapter in adapters:
+            names = [name for name, value in adapter.names().items() if value.requires_grad]
+            if names and all(before.get(name) == now.get(name) for name in names):
+                seen = f"did not move in the last {self.every} steps"
+                remedy = "see whether it is in the optimizer, its learning rate, and its gradient"
+                found.append(Finding("not_moving", adapter.path, seen, remedy))
+        return found
+
+    def _norms_now(self) -> dict[str, float]:
+        """Return name -> sum of squares of each trained tensor, read from the device at once."""
+        trained = {name: value.detach() for name, value in self.model.named_parameters() if value.requires_grad}
+        if not trained:
+            return {}
+        device = next(iter(trained.values())).device
+        sums = torch.stack([value.double().square().sum().to(device) for value in trained.values()])
+        return dict(zip(trained, sums.tolist(), strict=True))
+
+    def _effect(self, adapters: list[Adapter]) -> list[Finding]:
+        """Return a finding if the answers are the same with the adapters as without."""
+        ups = [adapter.pair[1] for adapter in adapters]
+        with isolated_randomness(), untouched(self.model, ups), evaluation_mode(self.model), torch.no_grad():
+            adapted = self._answers()
+            for up in ups:
+                up.zero_()
+            plain = self._answers()
+        finite = adapted.isfinite() & plain.isfinite()
+        largest = float(plain[finite].abs().max()) if bool(finite.any()) else 0.0
+        effect = float((adapted - plain)[finite].abs().max()) / max(largest, 1e-30) if largest else 0.0
+        self.effects[self.steps] = effect
+        if effect >= self.floor:
+            return []
+        seen = f"adapters change the answers by {effect:.0e} of the largest after {self.steps} steps"
+        return [Finding("no_effect", "", seen, "see the learning rate, and whether B moves at all")]
+
+    def _answers(self) -> Tensor:
+        with isolated_randomness():
+            return answer_of(self.outputs or call, self.model, self.batch)
+
+
+def first_batch(loader: Any, device: torch.device) -> Any:
+    """Return the first samples of a loader's data set as a batch, without a step of the loader itself.
+
+    Args:
+        loader: A DataLoader over a data set of known length.
+        device: Where tensors of the batch are put.
+
+    Raises:
+        UserError: If there is no such data set.
+    """
+    dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
+    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and callable(collate)):
+        raise UserError("batch: the training data cannot be read by index; give AuditCallback a batch")
+    assert dataset is not None
+    with isolated_randomness():
+        batch = collate([dataset[index] for index in range(min(size or 1, len(dataset)))])
+    return on_device(batch, device)
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch with its tensors on a device."""
+    return torch.utils._pytree.tree_map_only(Tensor, lambda value: value.to(device), batch)
+
+
+Reopen = Callable[[Any], nn.Module]
