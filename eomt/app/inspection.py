@@ -274,7 +274,8 @@ def kept_line(
     names = ", ".join(f"{part} ({_mebibytes(size)} MiB a sample)" for part, size in parts.items())
     if not task.feature_cache and task.feature_folder is None:
         return f"Frozen at the start: {names}; computed each time, as feature_cache is 0"
-    line = f"Frozen at the start: {names}; kept from one epoch to the next, up to {task.feature_cache:g} GiB"
+    place = f"up to {task.feature_cache:g} GiB" if task.feature_cache else f"in {task.feature_folder}"
+    line = f"Frozen at the start: {names}; kept from one epoch to the next, {place}"
     return line if data is None or data.repeats_images else f"{line}, of validation: training images are drawn anew"
 
 

@@ -5,6 +5,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from eomt.utils.files import write_file
 log = logging.getLogger("eomt")
 
 GIBIBYTE = 2**30
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
 # stands for an adapter among weights
 _SWITCHED = torch.zeros((), requires_grad=True)
 # features of one sample, without the batch dimension
@@ -36,6 +38,8 @@ class _Store:
     samples: dict[bytes, Features] = field(default_factory=dict)
     # name of its folder on the disk; None until the weights are read for it
     name: str | None = None
+    # types and shapes of features that were computed, but for the first dimension, which may be that of a text
+    form: list[tuple[torch.dtype, torch.Size]] | None = None
 
 
 class FeatureCache:
@@ -61,7 +65,7 @@ class FeatureCache:
         self.folder = folder
         self.in_training = True
         self.asked = self.found = 0
-        self._stores: dict[tuple[str, object], _Store] = {}
+        self._stores: dict[tuple[str, int, object], _Store] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureCache, ()
@@ -71,7 +75,7 @@ class FeatureCache:
 
     def bytes_of_parts(self) -> dict[str, int]:
         """Return the bytes that a sample of each part takes in memory, on average."""
-        kept = {part: [*map(_size, store.samples.values())] for (part, _), store in self._stores.items()}
+        kept = {part: [*map(_size, store.samples.values())] for (part, *_), store in self._stores.items()}
         return {part: sum(sizes) // len(sizes) for part, sizes in kept.items() if sizes}
 
     def clear(self) -> None:
@@ -87,6 +91,7 @@ class FeatureCache:
         self,
         part: str,
         samples: Sequence[Tensor],
+        module: nn.Module,
         below: Iterable[Tensor],
         compute: Callable[[list[int]], Sequence[Features]],
         training: bool = False,
@@ -94,8 +99,9 @@ class FeatureCache:
         """Return the features of samples, of which only those are computed that are not kept.
 
         Args:
-            part: Name of the part of the network, with all that tells it from others but its weights.
+            part: Name of the part, with what tells it from others in `module`.
             samples: Samples, each of any shape.
+            module: What holds the part; its settings must not change.
             below: Weights and buffers that the features depend on.
             compute: Returns the features of the samples with the given numbers.
             training: Whether a training step asks.
@@ -105,7 +111,7 @@ class FeatureCache:
         """
         weights = list(below)
         device = weights[0].device
-        store = self._store(part, weights)
+        store = self._store(part, module, weights)
         keys = [_key(sample) for sample in samples]
         kept = {key: features for key in set(keys) if (features := self._find(store, key)) is not None}
         missing = [index for index, key in enumerate(keys) if key not in kept]
@@ -121,19 +127,21 @@ class FeatureCache:
             for index, key in enumerate(keys)
         ]
 
-    def _store(self, part: str, weights: list[Tensor]) -> _Store:
+    def _store(self, part: str, module: nn.Module, weights: list[Tensor]) -> _Store:
         device = weights[0].device
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         precision = autocast, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        store = self._stores.setdefault((part, precision), _Store())
+        store = self._stores.setdefault((part, id(module), precision), _Store())
         # which they are, where, and how often they were written to; held, so that no other can come to their place
         versions = [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in weights]
         same = len(weights) == len(store.weights) and all(map(operator.is_, weights, store.weights))
         if not same or versions != store.versions:
             self.free += sum(_size(features) for features in store.samples.values())
             store.weights, store.versions, store.samples, store.name = weights, versions, {}, None
+            store.form = None
         if self.folder is not None and store.name is None:
-            store.name = _digest_of_weights(f"{part} {precision} {device.type} {__version__}", weights)
+            start = f"{part} {precision} {device.type} {_versions()} {_settings_of(module)}"
+            store.name = _digest_of_weights(start, weights)
         return store
 
     def _find(self, store: _Store, key: bytes) -> Features | None:
@@ -144,7 +152,12 @@ class FeatureCache:
         except (OSError, SafetensorError):
             # not there, or not whole
             return None
+        if set(state) != {str(index) for index in range(len(state))}:
+            return None
         features = tuple(state[str(index)] for index in range(len(state)))
+        form = [(tensor.dtype, tensor.shape[1:]) for tensor in features]
+        if store.form is not None and store.form != form:
+            return None
         self._keep_in_memory(store, key, features)
         return features
 
@@ -154,6 +167,7 @@ class FeatureCache:
             return
         # copies, since a slice would keep the whole batch in memory
         features = tuple(tensor.detach().to("cpu", copy=True) for tensor in features)
+        store.form = [(tensor.dtype, tensor.shape[1:]) for tensor in features]
         self._keep_in_memory(store, key, features)
         if self.folder is not None:
             file = self._file(store, key)
@@ -203,8 +217,25 @@ def _key(sample: Tensor) -> bytes:
     return digest.digest()
 
 
+def _versions() -> list[str]:
+    return [__version__, torch.__version__, *(version(name) for name in ("timm", "transformers"))]
+
+
+def _settings_of(module: nn.Module) -> list[str]:
+    """Return all plain values of a module and those inside, such as numbers of heads, which its weights do not show."""
+    found = []
+    for path, part in module.named_modules():
+        values = {name: value for name, value in vars(part).items() if isinstance(value, _PLAIN) and name != "training"}
+        # of a model of transformers
+        config = getattr(part, "config", None)
+        values |= {"config": config.to_dict()} if hasattr(config, "to_dict") else {}
+        found.append(f"{path} {type(part).__qualname__} {sorted(values.items())}")
+    return found
+
+
 def _digest_of_weights(start: str, weights: list[Tensor]) -> str:
     digest = hashlib.blake2b(start.encode(), digest_size=16)
     for tensor in weights:
+        digest.update(str(tuple(tensor.shape)).encode())
         digest.update(_key(tensor.detach().cpu().reshape(-1)))
     return digest.hexdigest()

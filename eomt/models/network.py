@@ -99,7 +99,7 @@ class Network(Adaptable):
         Args:
             part: See `FeatureCache.features`.
             images: Images (B, 3, H, W).
-            module: A module that holds the part, for its mode.
+            module: A module that holds the part, for its mode and settings.
             below: Weights and buffers of the part.
             encode: Computes its outputs, each (B, ...).
         """
@@ -114,7 +114,7 @@ class Network(Adaptable):
                 found = encode(images if len(indices) == len(images) else images[indices])
                 return list(zip(*(tensor.unbind() for tensor in found), strict=True))
 
-            rows = cache.features(part, images.cpu().unbind(), below, compute, training)
+            rows = cache.features(part, images.cpu().unbind(), module, below, compute, training)
             return tuple(torch.stack(tensors) for tensors in zip(*rows, strict=True))
 
     def enter(

@@ -213,7 +213,8 @@ class SAM2(RecomputingNetwork):
         def encode(images: Tensor) -> Features:
             return features_of(model, stages(encoder.backbone, self.normalize(images)), pools=self.prompt_free)
 
-        return SAM2Features(*self.frozen_features("image encoder", image, encoder, below + behind, encode))
+        part = "image encoder, pooled" if self.prompt_free else "image encoder"
+        return SAM2Features(*self.frozen_features(part, image, encoder, below + behind, encode))
 
     def _maps(self, image: Tensor) -> Features:
         """Return what the stages of the image encoder return, (B, h, w, D) each."""

@@ -22,7 +22,7 @@ from eomt.models.memory import Memory, memory_of, set_memory
 from eomt.models.network import Network
 from eomt.tasks.audited import AuditedTask
 from eomt.tasks.configuration import Configuration
-from eomt.tasks.kept_features import forget_random_images, keep_features
+from eomt.tasks.kept_features import forget_features, forget_random_images, keep_features
 from eomt.tasks.schedule import Schedule, schedule_factor
 from eomt.utils.distributed import seed_by_rank
 from eomt.utils.reading import checked
@@ -265,6 +265,10 @@ class AdaptationTask(AuditedTask):
             factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
             group |= {"initial_lr": wanted["lr"], "lr": wanted["lr"] * factor, "weight_decay": wanted["weight_decay"]}
             group["name"] = wanted["name"]
+
+    def teardown(self, stage: str) -> None:
+        """Keep no features longer than the run."""
+        forget_features(self.network)
 
     def on_train_epoch_end(self) -> None:
         """No longer keep features of training images where these differ each time."""

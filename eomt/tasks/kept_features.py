@@ -15,6 +15,9 @@ from eomt.utils.modes import evaluation_mode
 
 log = logging.getLogger("eomt")
 
+# of looked up training images that must have been there; random crops may coincide
+LEAST_SHARE = 0.02
+
 
 def keep_features(network: Network, limit: float, folder: Path | None, trainer: Trainer) -> None:
     """Give all parts of a network one empty cache: weights may have been changed between two runs.
@@ -49,6 +52,11 @@ def kept_parts(network: Network, run: Callable[[], object]) -> dict[str, int]:
     return cache.bytes_of_parts()
 
 
+def forget_features(network: Network) -> None:
+    """Take the cache from all parts of a network."""
+    _give(network, None)
+
+
 def forget_random_images(network: Network, epoch: int) -> None:
     """No longer keep features of training images where none was met again: they are drawn anew each time.
 
@@ -57,7 +65,7 @@ def forget_random_images(network: Network, epoch: int) -> None:
         epoch: Number of the epoch that has ended, from 0.
     """
     cache = network.feature_cache
-    if cache is not None and cache.in_training and epoch and cache.asked and not cache.found:
+    if cache is not None and cache.in_training and epoch and cache.found < LEAST_SHARE * cache.asked:
         cache.in_training = False
         cache.clear()
         log.info("Training images differ each time: features of frozen parts are kept for validation alone")

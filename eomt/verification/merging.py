@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from eomt.errors import UserError
@@ -61,7 +62,9 @@ def fill_from_merged(network: nn.Module, folder: Path) -> None:
             raise UserError(
                 f"ckpt_path: {name!r} has shape {list(value.shape)}; this network's has {list(parameter.shape)}"
             )
-        parameter.data.copy_(value)
+        with torch.no_grad():
+            # not through `data`: outputs that are kept of frozen weights go by the version of these
+            parameter.copy_(value)
         mark_loaded(network, [name])
     fill(network, state, "ckpt_path")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eomt.lora.adapter_layer import lora_layers
@@ -381,3 +382,50 @@ def test_weights_that_take_the_place_of_others_are_not_taken_for_them() -> None:
         found = network(image).logits
         keep(network, None)
         equal([found], [network(image).logits])
+
+
+def test_other_settings_on_the_same_weights_find_nothing_on_the_disk(tmp_path: Path) -> None:
+    """A number of heads is in no weight."""
+    network, image = frozen_detector()
+    keep(network, FeatureCache(0.0, tmp_path))
+    network(image)
+    other, _ = frozen_detector(encoder=tiny_morph.make_encoder(num_heads=4))
+    other.load_state_dict(network.state_dict())
+    expected = other(image).logits
+    keep(other, FeatureCache(0.0, tmp_path))
+    equal([other(image).logits], [expected])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_network_with_class_prompts_finds_nothing_of_one_without(tmp_path: Path) -> None:
+    plain, image = tiny_sam2.make_sam2(), tiny_sam2.make_image()
+    classes = tiny_sam2.make_sam2(prompt_free=True, num_classes=2)
+    for network in (plain, classes):
+        apply_lora(network, LoRAConfig(target_modules=["mask_decoder.transformer"], freeze_base_model=True))
+        keep(network, FeatureCache(1.0, tmp_path))
+    assert plain.encode(image).pooled.shape[1] == 0
+    assert classes.encode(image).pooled.shape[1] > 0
+    keep(plain, FeatureCache(1.0, tmp_path))
+    assert plain.encode(image).pooled.shape[1] == 0
+
+
+@pytest.mark.parametrize("name", ["1", "0"])
+def test_a_file_of_something_else_is_computed_anew(tmp_path: Path, name: str) -> None:
+    network, image = frozen_detector()
+    keep(network, FeatureCache(0.0, tmp_path))
+    expected = network(image[:1]).logits
+    (file,) = tmp_path.rglob("*.safetensors")
+    save_file({name: torch.zeros(3, 5)}, file)
+    equal([network(image[:1]).logits], [expected])
+
+
+def test_two_encoders_keep_features_of_their_own() -> None:
+    network, image = frozen_detector()
+    other, _ = frozen_detector()
+    cache = FeatureCache(1.0)
+    keep(network, cache)
+    keep(other, cache)
+    for _ in range(2):
+        network(image)
+        other(image)
+    assert (cache.asked, cache.found) == (16, 8)

@@ -13,10 +13,15 @@ from datamodules import ImageMaskFolder, MorphFaces, Severstal
 from eomt.app.trainer import Trainer
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
+from eomt.models.frozen_features import FeatureCache
 from eomt.tasks import SemanticSegmentation
 from tests.tiny import make_eomt
 
 HEADS = LoRAConfig(enabled=False, trainable_modules=["q", "class_head", "mask_head", "upscale"], freeze_base_model=True)
+
+
+# that of the last fit, before its end
+caches: list[FeatureCache | None] = []
 
 
 class Batches(IterableDataset[dict[str, Any]]):
@@ -39,6 +44,8 @@ def fit(again: bool = True, epochs: int = 3, **arguments: Any) -> tuple[Semantic
     task = SemanticSegmentation(make_eomt(num_blocks=1), HEADS, num_points=64, **arguments)
     seen: list[int] = []
     task.network.encoder.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    caches.clear()
+    task.on_train_end = lambda: caches.append(task.network.feature_cache)  # type: ignore[method-assign]
     trainer = Trainer(
         accelerator="cpu", logger=False, max_epochs=epochs, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
@@ -62,9 +69,9 @@ def test_a_training_is_the_same_and_encodes_each_image_once(tmp_path: Path) -> N
 
 def test_images_that_never_come_again_are_not_kept_for_long(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "eomt"):
-        task, _ = fit(again=False)
+        fit(again=False)
     assert caplog.text.count("Training images differ each time") == 1
-    cache = task.network.feature_cache
+    (cache,) = caches
     assert cache is not None
     # those of validation alone
     assert (len(cache), cache.asked, cache.found) == (2, 16, 0)
@@ -96,3 +103,9 @@ def test_data_say_whether_training_images_come_again(tmp_path: Path) -> None:
     assert not folder(augment=False, outliers=tmp_path)
     assert [Severstal(tmp_path, augment=way).repeats_images for way in (True, "mirror", False)] == [False, True, True]
     assert [MorphFaces(tmp_path, augment=way).repeats_images for way in (True, False)] == [False, True]
+
+
+def test_nothing_is_kept_after_a_run() -> None:
+    task, _ = fit(epochs=1)
+    assert task.network.feature_cache is None
+    assert task.network.encoder.feature_cache is None

@@ -253,8 +253,9 @@ def at_each_place(convolution: nn.Module, stage: Stage) -> Stage:
 
 def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Return whether a module is a plain convolution, without adapter, of one place at a time."""
-    # a subclass may compute something else
-    return type(module) is nn.Conv2d and module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0)
+    # a subclass may compute something else, a hook may look at it or change it
+    plain = type(module) is nn.Conv2d and not (module._forward_hooks or module._forward_pre_hooks)
+    return plain and module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0)
 
 
 def joined(stage: Stage) -> Tensor:

@@ -68,7 +68,7 @@ def _kept_states(
         states = question_states(encoder, input_ids[indices], mask[indices])
         return [(row[: lengths[index]],) for row, index in zip(states, indices, strict=True)]
 
-    rows = [states for (states,) in cache.features("text encoder", questions, below, compute, training)]
+    rows = [states for (states,) in cache.features("text encoder", questions, encoder, below, compute, training)]
     padded = rows[0].new_zeros(*input_ids.shape, rows[0].shape[-1])
     for row, states in zip(padded, rows, strict=True):
         row[: len(states)] = states
