@@ -31,15 +31,6 @@ NO_MAE = ["--model.network.encoder.pretrained", "false"]
 JOBS: dict[str, tuple[str, list[str], int]] = {
     **{name: (f"configs/quickstart/{name}.yaml", [], 40) for name in QUICKSTARTS},
     "morph": ("configs/quickstart/morph.yaml", [*NO_MAE, "--audit.allow_random_base", "true"], 40),
-    "eomt, ViT-S, 448 px": (
-        "configs/eomt_lora.yaml",
-        [
-            *("--data", "datamodules.StreetScenes", "--data.path", "DATA", "--data.image_size", "[448, 896]"),
-            *("--model.network.encoder.backbone_name", "vit_small_patch16_224", *RANDOM),
-            *("--model.network.encoder.pretrained", "false", "--model.network.encoder.img_size", "[448, 448]"),
-        ],
-        5,
-    ),
     "sam2 tiny, 1024 px": (
         "configs/sam2_lora.yaml",
         [
