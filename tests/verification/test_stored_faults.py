@@ -44,6 +44,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Tensors], dict[str, Any]]] = {
     "no A": ("half_pair", lambda: without(lambda name: "0.fc1.lora_A" in name), {}),
     "no B": ("half_pair", lambda: without(lambda name: "0.fc1.lora_B" in name), {}),
     "empty shard": ("empty_tensor", lambda: changed("blocks.0.fc1.lora_B.weight", torch.empty(0)), {}),
+    "empty head": ("empty_tensor", lambda: changed("head.weight", torch.empty(0)), {}),
     "ranks of halves": ("pair_does_not_fit", lambda: changed("blocks.0.fc1.lora_B.weight", torch.ones(24, 3)), {}),
     "integers": ("pair_does_not_fit", lambda: changed("blocks.0.fc1.lora_B.weight", torch.ones(24, 4).int()), {}),
     "rank": ("rank_mismatch", tensors, {"r": 8}),
@@ -180,3 +181,9 @@ def test_a_folder_of_adapters_is_refused_with_their_names(tmp_path: Path) -> Non
 def test_weights_without_adapters_need_a_base(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapters; give an adapter, or the base it was made from with --base"):
         audit_files(write_base(tmp_path))
+
+
+def test_tensors_of_the_meta_device_are_refused_in_one_line(tmp_path: Path) -> None:
+    torch.save({name: value.to("meta") for name, value in tensors("").items()}, tmp_path / "meta.pt")
+    with pytest.raises(UserError, match="has no values \\(meta device\\)"):
+        audit_files(tmp_path / "meta.pt")

@@ -10,6 +10,7 @@ from eomt.verification.stored.adapter import StoredAdapter
 from eomt.verification.stored.low_rank import Pair
 
 RESAVE = "save the adapter again from the training's last checkpoint"
+GATHER = "gather the parts of sharded parameters (DeepSpeed ZeRO-3: GatheredParameters) before saving"
 
 
 def stored_pairs(stored: StoredAdapter) -> tuple[list[Pair], list[Finding]]:
@@ -43,7 +44,7 @@ def _pair(stored: StoredAdapter, path: str, adapter: str, roles: dict[str, str])
             "empty_tensor",
             path,
             f"has a pair of shapes {list(a.shape)} and {list(b.shape)}: no values",
-            "gather the parts of sharded parameters (DeepSpeed ZeRO-3: GatheredParameters) before saving",
+            GATHER,
         )
     blocks = _blocks(a, b, tensors.get("mid"), stored.bare_halves)
     if blocks is None:

@@ -7,12 +7,14 @@ from eomt.utils.patterns import Pattern
 from eomt.utils.tables import size_text
 from eomt.utils.weight_files import PARALLEL
 from eomt.verification.findings import Finding
-from eomt.verification.stored.adapter import INNER_WRAPPERS, StoredAdapter
+from eomt.verification.stored.adapter import BASE_LAYER, INNER_WRAPPERS, StoredAdapter
 from eomt.verification.stored.low_rank import Pair, is_finite
-from eomt.verification.stored.pairs import RESAVE
+from eomt.verification.stored.pairs import GATHER, RESAVE
 
 # heads that PEFT names for tasks of classes, of which a model has one
 HEADS = ("classifier", "score", "qa_outputs")
+# PEFT's name of the base's layer inside its own
+LAYER = BASE_LAYER.removeprefix(".")
 # starts that take something out of the base, or round it
 CHANGED_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
@@ -30,13 +32,20 @@ def settings_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]
                 "merge the adapters before saving (merge_and_unload, or merge_lora_weights)",
             )
         )
-    elif stored.base_copies:
+    elif stored.base_copies and (stored.parts or stored.config is not None):
         findings.append(_weight_finding(stored, stored.base_copies, "of the base beside its adapters"))
     if not pairs and stored.config is not None and not stored.parts:
         findings.append(Finding("no_adapters", "", f"{counted(len(stored.tensors), 'tensor')}, and no adapter", RESAVE))
     if stored.config is not None:
         findings += _target_findings(stored) + _field_findings(stored, pairs)
     findings += _saved_module_findings(stored)
+    if stored.parts or stored.config is not None:
+        full = stored.full | stored.base_copies
+        findings += [
+            Finding("empty_tensor", bare, f"has shape {list(stored.tensors[name].shape)}: no values", GATHER)
+            for bare, name in full.items()
+            if not stored.tensors[name].numel()
+        ]
     return findings
 
 
@@ -48,12 +57,15 @@ def _name_findings(stored: StoredAdapter) -> list[Finding]:
     if any(name.startswith(PREFIX * 2) for name in stored.tensors):
         seen = f"names begin with {PREFIX * 2!r}: a PEFT model was wrapped twice, and loading matches none of them"
         findings.append(Finding("doubled_prefix", "", seen, f"rename them to begin with {PREFIX!r} once"))
-    for wrapper in (PARALLEL, *INNER_WRAPPERS):
-        if count := sum(f".{wrapper}" in f".{name}" for name in stored.tensors) if stored.wrappers[wrapper] else 0:
+    # weights that were merged are loaded by their whole names
+    is_merged = not is_folder and not stored.parts
+    for wrapper in (PARALLEL, *INNER_WRAPPERS, *((PREFIX, LAYER) if is_merged else ())):
+        is_there = stored.wrappers[wrapper] or wrapper == LAYER
+        if count := sum(f".{wrapper}" in f".{name}" for name in stored.tensors) if is_there else 0:
             seen = f"{counted(count, 'name')} with {wrapper!r}, of a wrapper: a plain model has no such names"
             remedy = f"save the module inside it, or take {wrapper!r} out of the names"
-            # PEFT passes over what it does not know; other loaders complain, or take it out
-            severity = "fault" if is_folder else "warning"
+            # PEFT and transformers pass over what they do not know; other loaders complain, or take it out
+            severity = "fault" if is_folder or is_merged else "warning"
             findings.append(Finding("wrapper_prefix", "", seen, remedy, severity))  # type: ignore[arg-type]
     if is_folder:
         if without := [name for name in stored.tensors if not name.startswith(PREFIX)]:
