@@ -130,7 +130,7 @@ def test_layers_of_the_base_that_lost_their_pairs_are_told(tmp_path: Path) -> No
     found = [(finding.kind, finding.where) for finding in report.findings]
     assert found == [("target_without_tensors", "blocks.2.fc1"), ("target_without_tensors", "blocks.2.fc2")]
     assert report.is_sound
-    config = CONFIG | {"layers_to_transform": [0, 1]}
+    config = CONFIG | {"layers_to_transform": [0, 1], "layers_pattern": "blocks"}
     assert kinds(write(tmp_path / "b", state, config), write_base(tmp_path)) == []
 
 

@@ -139,7 +139,7 @@ def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> 
         plain = {
             name: value
             for name, value in changed.items()
-            if is_copy or not (_in(name, wanted) or is_expected(stored, name))
+            if not (is_expected(stored, name) or (_in(name, wanted) and not is_copy))
         }
         # buffers that this package writes are meant to differ
         is_ours = stored.record is not None or "eomt_version" in stored.metadata
