@@ -192,6 +192,14 @@ def test_changes_of_tokens_that_are_there_are_sound(tmp_path: Path) -> None:
         assert found == []
 
 
+def test_lengths_of_linear_layers_and_of_tables_are_sound(tmp_path: Path) -> None:
+    table = {"lora_embedding_A": torch.ones(4, 9), "lora_embedding_B": torch.ones(16, 4)}
+    table |= {"lora_magnitude_vector": torch.ones(16)}
+    state = lengths() | {f"{PREFIX}table.{name}": value for name, value in table.items()}
+    config = CONFIG | {"target_modules": ["fc1", "fc2", "table"], "use_dora": True}
+    assert kinds(write(tmp_path / "a", state, config)) == []
+
+
 def test_a_merged_file_that_still_holds_adapters_is_a_fault(tmp_path: Path) -> None:
     state = base().state_dict() | tensors("")
     save_file(state, tmp_path / "model.safetensors")

@@ -146,7 +146,11 @@ def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> 
         if plain and (is_copy or not is_ours):
             is_folder = stored.config is not None
             most = max(plain, key=plain.__getitem__)
-            lost = "PEFT puts them over the base's" if is_folder and not is_copy else "an adapter alone would lose that"
+            lost = (
+                "PEFT loads that over the base's own"
+                if is_folder and not is_copy
+                else "an adapter alone would lose that"
+            )
             seen = (
                 f"{counted(len(plain), 'tensor')} of the base changed too ({listed(plain, NAMED)}; at most "
                 f"{plain[most]:.3g}): {lost}"

@@ -129,7 +129,8 @@ def _target_findings(stored: StoredAdapter) -> list[Finding]:
     else:
         findings = []
     for path in unnamed:
-        seen = f"has a pair, but no target_modules of {CONFIG_FILE} name it: PEFT passes over it"
+        left = ", or layers_to_transform leaves it out" if config.get("layers_to_transform") is not None else ""
+        seen = f"has a pair, but no target_modules of {CONFIG_FILE} name it{left}: PEFT passes over it"
         findings.append(Finding("tensors_without_target", path, seen, PUT_TOGETHER))
     for target in empty:
         # one of many short names may be meant for other models
