@@ -151,6 +151,9 @@ def read_content(file: Path) -> Content:
             raise UserError(f"{file}: holds {name!r}, which is no name of a tensor; give the weights of a model")
         if not isinstance(value, Tensor):
             raise UserError(f"{file}: {name!r} is no tensor but {type(value).__name__}; give weights alone")
+        # a model that was never filled; reading a value of it raises
+        if value.is_meta:
+            raise UserError(f"{file}: {name!r} has no values (meta device); save the model once its weights are loaded")
         # one number may stand for all of them, until somebody copies it
         if value.layout is not torch.strided or value.nbytes > most:
             raise UserError(

@@ -70,6 +70,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], list[str]]] = {
         ["base_keys_in_file", "tied_weight"],
     ),
     "head of a task": (bert, {"target_modules": ["query"], "task_type": "SEQ_CLS"}, []),
+    "biases": (bert, {"target_modules": ["query"], "bias": "all"}, []),
+    "excluded": (llama, {"target_modules": ["q_proj", "k_proj"], "exclude_modules": ["k_proj"]}, []),
+    "some layers": (llama, {"target_modules": ["q_proj"], "layers_to_transform": [1]}, []),
     "transposed": (gpt2, {"target_modules": ["c_attn"]}, []),
     "convolutions": (resnet, {"target_modules": ["convolution"]}, ["buffers_not_saved"]),
 }

@@ -58,7 +58,7 @@ def test_a_base_in_another_layout_is_no_fault_of_this_package_s_adapter(tmp_path
 
 
 def test_what_became_of_tensors_in_full_is_told(tmp_path: Path) -> None:
-    state = base().state_dict()
+    state, base_file = base().state_dict(), write_base(tmp_path)
     # PEFT's copy of a head that never moved
     unchanged = tensors() | {f"{PREFIX}head.{name}": state[f"head.{name}"] for name in ("weight", "bias")}
     assert kinds(write(tmp_path / "a", unchanged), write_base(tmp_path)) == ["module_to_save_unchanged"]
@@ -71,6 +71,18 @@ def test_what_became_of_tensors_in_full_is_told(tmp_path: Path) -> None:
     (fault,) = [finding for finding in report.findings if finding.severity == "fault"]
     assert fault.kind == "base_changed"
     assert "blocks.0.fc1.weight; at most 0.25" in fault.seen
+    # what PEFT loads though nothing names it
+    for fields in ({}, {"bias": "all"}):
+        state_of_head = changed("head.bias", state["head.bias"] + 1)
+        report = audit_files(
+            write(tmp_path / "e", state_of_head, CONFIG | {"modules_to_save": None} | fields), base_file
+        )
+        (fault,) = [finding for finding in report.findings if finding.severity == "fault"]
+        assert fault.kind == "base_changed"
+        assert ("head.bias" in fault.seen) == (not fields)
+        assert "head.weight" in fault.seen
+    empty = changed("head.weight", torch.ones(0))
+    assert kinds(write(tmp_path / "f", empty), base_file) == ["empty_tensor"]
     stray = changed("extra.weight", torch.ones(2))
     assert kinds(write(tmp_path / "d", stray), write_base(tmp_path)) == ["base_keys_in_file", "lost_on_loading"]
 
@@ -118,7 +130,7 @@ def test_layers_of_the_base_that_lost_their_pairs_are_told(tmp_path: Path) -> No
     found = [(finding.kind, finding.where) for finding in report.findings]
     assert found == [("target_without_tensors", "blocks.2.fc1"), ("target_without_tensors", "blocks.2.fc2")]
     assert report.is_sound
-    config = CONFIG | {"layers_to_transform": [0, 1]}
+    config = CONFIG | {"layers_to_transform": [0, 1], "layers_pattern": "blocks"}
     assert kinds(write(tmp_path / "b", state, config), write_base(tmp_path)) == []
 
 
@@ -137,3 +149,41 @@ def test_a_merged_file_is_compared_with_its_base(tmp_path: Path) -> None:
     assert kinds(tmp_path / "broken.safetensors", write_base(tmp_path)) == ["non_finite", "tensors_missing"]
     save_file({"other.name": torch.ones(2)}, tmp_path / "stranger.safetensors")
     assert kinds(tmp_path / "stranger.safetensors", write_base(tmp_path)) == ["does_not_fit_base"]
+    file = tmp_path / "model.safetensors"
+    for prefix in (PREFIX, "module.", "_orig_mod."):
+        save_file({prefix + name: value for name, value in model.state_dict().items()}, file)
+        report = audit_files(file, write_base(tmp_path))
+        assert [(finding.kind, finding.severity) for finding in report.findings] == [("wrapper_prefix", "fault")]
+    save_file({name.replace("fc1.", "fc1.base_layer."): value for name, value in model.state_dict().items()}, file)
+    assert kinds(file, write_base(tmp_path)) == ["wrapper_prefix"]
+    save_file(model.state_dict() | {"head.bias": torch.empty(0)}, file)
+    assert kinds(file, write_base(tmp_path)) == ["empty_tensor"]
+
+
+def test_a_merged_file_of_a_tied_base_may_lack_the_tied_head_and_nothing_else(tmp_path: Path) -> None:
+    table, bias = torch.randn(50, 16), torch.randn(50)
+    state = base().state_dict() | {
+        "model.embed_tokens.weight": table,
+        "lm_head.bias": bias,
+        "norm.weight": torch.ones(16),
+    }
+    # what older files hold, and models do not
+    old = {
+        "h.0.attn.bias": torch.ones(1, 1, 4, 4),
+        "h.0.attn.masked_bias": torch.ones(()),
+        "end.weight": torch.ones(16),
+    }
+    tied = {"lm_head.weight": table.clone(), "decoder.bias": bias.clone()}
+    folder = tmp_path / "base"
+    folder.mkdir()
+    save_file(state | old | tied, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "x", "tie_word_embeddings": true}')
+    merged = state | {"end.weight": torch.ones(16), "blocks.0.fc1.weight": state["blocks.0.fc1.weight"] + 1}
+    file = tmp_path / "merged.safetensors"
+    save_file(merged, file)
+    assert kinds(file, folder) == []
+    for name in ("blocks.1.fc1.weight", "end.weight"):
+        save_file({key: value for key, value in merged.items() if key != name}, file)
+        (finding,) = audit_files(file, folder).findings
+        assert finding.kind == "tensors_missing"
+        assert f"1 tensor of the base missing ({name})" in finding.seen

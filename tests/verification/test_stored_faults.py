@@ -36,6 +36,18 @@ def without(names: Callable[[str], bool]) -> Tensors:
     return {name: value for name, value in tensors().items() if not names(name)}
 
 
+def lengths() -> Tensors:
+    """DoRA's lengths beside each pair."""
+    state = tensors()
+    halves = {name: value for name, value in state.items() if "lora_B" in name}
+    return state | {name.replace("lora_B.weight", "lora_magnitude_vector"): b.norm(dim=1) for name, b in halves.items()}
+
+
+def deeper() -> Tensors:
+    """Layers two names below the root, as PEFT looks for their numbers."""
+    return renamed(lambda name: name.replace(PREFIX + "blocks", f"{PREFIX}model.blocks"))
+
+
 FAULTS: dict[str, tuple[str, Callable[[], Tensors], dict[str, Any]]] = {
     "all B zero": ("b_is_zero", lambda: zero(lambda name: "lora_B" in name), {}),
     "one B zero": ("b_is_zero", lambda: zero(lambda name: "1.fc2.lora_B" in name), {}),
@@ -44,6 +56,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Tensors], dict[str, Any]]] = {
     "no A": ("half_pair", lambda: without(lambda name: "0.fc1.lora_A" in name), {}),
     "no B": ("half_pair", lambda: without(lambda name: "0.fc1.lora_B" in name), {}),
     "empty shard": ("empty_tensor", lambda: changed("blocks.0.fc1.lora_B.weight", torch.empty(0)), {}),
+    "empty head": ("empty_tensor", lambda: changed("head.weight", torch.empty(0)), {}),
     "ranks of halves": ("pair_does_not_fit", lambda: changed("blocks.0.fc1.lora_B.weight", torch.ones(24, 3)), {}),
     "integers": ("pair_does_not_fit", lambda: changed("blocks.0.fc1.lora_B.weight", torch.ones(24, 4).int()), {}),
     "rank": ("rank_mismatch", tensors, {"r": 8}),
@@ -73,6 +86,33 @@ FAULTS: dict[str, tuple[str, Callable[[], Tensors], dict[str, Any]]] = {
     ),
     "no lengths": ("dora_mismatch", tensors, {"use_dora": True}),
     "lengths": ("dora_mismatch", lambda: changed("blocks.0.fc1.lora_magnitude_vector", torch.ones(24)), {}),
+    "short lengths": (
+        "dora_mismatch",
+        lambda: lengths() | {f"{PREFIX}blocks.1.fc2.lora_magnitude_vector": torch.ones(7)},
+        {"use_dora": True},
+    ),
+    "lengths of zero": (
+        "dora_mismatch",
+        lambda: lengths() | {f"{PREFIX}blocks.1.fc2.lora_magnitude_vector": torch.zeros(16)},
+        {"use_dora": True},
+    ),
+    "no tokens": ("module_to_save_missing", tensors, {"trainable_token_indices": [1]}),
+    "no tokens of one": (
+        "module_to_save_missing",
+        lambda: changed("table.token_adapter.trainable_tokens_delta", torch.ones(1, 16)),
+        {"trainable_token_indices": {"table": [1], "embed": [2]}},
+    ),
+    "NaN in tokens": (
+        "non_finite",
+        lambda: changed("table.token_adapter.trainable_tokens_delta", torch.full((1, 16), torch.nan)),
+        {"trainable_token_indices": {"table": [1]}},
+    ),
+    "head of zeros": ("module_to_save_zero", lambda: zero(lambda name: "head" in name), {}),
+    "other layers": ("tensors_without_target", tensors, {"layers_to_transform": [0, 1], "layers_pattern": ["blocks"]}),
+    "one layer": ("tensors_without_target", deeper, {"layers_to_transform": 0}),
+    "no targets": ("targets_unusable", tensors, {"target_modules": None}),
+    "damaged pattern": ("targets_unusable", tensors, {"target_modules": "(("}),
+    "damaged exclusion": ("targets_unusable", tensors, {"exclude_modules": "*fc"}),
     "no bias": ("bias_missing", lambda: without(lambda name: "bias" in name), {"bias": "all"}),
     "pissa": ("init_changes_base", tensors, {"init_lora_weights": "pissa_niter_4"}),
     "field": ("unknown_field", tensors, {"use_new_thing": True, "peft_version": "9.9"}),
@@ -107,6 +147,10 @@ def test_a_few_untrained_pairs_are_named_and_all_are_one_finding(tmp_path: Path)
     text = str(audit_files(write(tmp_path / "some", state)))
     assert "fault b_is_zero: 'blocks.{0-2}.fc2' has a B of zeros" in text
     assert text.count("b_is_zero") == 1
+    table = {f"table.lora_embedding_{half}": torch.ones(shape) for half, shape in (("A", (4, 9)), ("B", (16, 4)))}
+    table = {PREFIX + name: value * ("_B" in name) for name, value in table.items()}
+    config = CONFIG | {"target_modules": ["fc1", "fc2", "table"]}
+    assert "has an A of zeros" in str(audit_files(write(tmp_path / "table", tensors() | table, config)))
     report = audit_files(write(tmp_path / "all", zero(lambda name: "lora_B" in name)))
     assert str(report.findings[0]).startswith("B is zero in all 6 pairs")
     assert report.verdict == "not sound: 6 adapters of rank 4; 1 fault"
@@ -122,6 +166,38 @@ def test_short_targets_that_match_nothing_are_a_warning(tmp_path: Path) -> None:
     report = audit_files(write(tmp_path / "a", None, CONFIG | {"target_modules": ["fc1", "fc2", "q_proj"]}))
     assert [(finding.kind, finding.severity) for finding in report.findings] == [("target_without_tensors", "warning")]
     assert report.is_sound
+
+
+@pytest.mark.parametrize("excluded", [["fc3"], [r"blocks.0.fc2", "fc3"], r".*\.fc3"])
+def test_targets_that_are_excluded_have_no_pairs(tmp_path: Path, excluded: str | list[str]) -> None:
+    config = CONFIG | {"target_modules": ["fc1", "fc2", "fc3"], "exclude_modules": excluded}
+    state = without(lambda name: "blocks.0.fc2" in name)
+    assert kinds(write(tmp_path / "a", state, config)) == []
+
+
+def test_pairs_of_the_layers_that_are_named_are_sound(tmp_path: Path) -> None:
+    assert kinds(write(tmp_path / "a", deeper(), CONFIG | {"layers_to_transform": [0, 1, 2]})) == []
+    report = audit_files(write(tmp_path / "b", deeper(), CONFIG | {"layers_to_transform": [0, 2]}))
+    assert [finding.where for finding in report.findings] == ["model.blocks.1.fc1", "model.blocks.1.fc2"]
+    whole = CONFIG | {"layers_to_transform": [0, 2], "target_modules": ["model.blocks.1.fc1", "fc1", "fc2"]}
+    report = audit_files(write(tmp_path / "c", deeper(), whole))
+    assert [finding.where for finding in report.findings] == ["model.blocks.1.fc2"]
+
+
+def test_changes_of_tokens_that_are_there_are_sound(tmp_path: Path) -> None:
+    state = changed("table.token_adapter.trainable_tokens_delta", torch.ones(1, 16))
+    for number, tokens in enumerate(([1], {"table": [1]})):
+        config = CONFIG | {"trainable_token_indices": tokens}
+        found = audit_files(write(tmp_path / str(number), state, config)).findings
+        assert found == []
+
+
+def test_lengths_of_linear_layers_and_of_tables_are_sound(tmp_path: Path) -> None:
+    table = {"lora_embedding_A": torch.ones(4, 9), "lora_embedding_B": torch.ones(16, 4)}
+    table |= {"lora_magnitude_vector": torch.ones(16)}
+    state = lengths() | {f"{PREFIX}table.{name}": value for name, value in table.items()}
+    config = CONFIG | {"target_modules": ["fc1", "fc2", "table"], "use_dora": True}
+    assert kinds(write(tmp_path / "a", state, config)) == []
 
 
 def test_a_merged_file_that_still_holds_adapters_is_a_fault(tmp_path: Path) -> None:
@@ -180,3 +256,9 @@ def test_a_folder_of_adapters_is_refused_with_their_names(tmp_path: Path) -> Non
 def test_weights_without_adapters_need_a_base(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapters; give an adapter, or the base it was made from with --base"):
         audit_files(write_base(tmp_path))
+
+
+def test_tensors_of_the_meta_device_are_refused_in_one_line(tmp_path: Path) -> None:
+    torch.save({name: value.to("meta") for name, value in tensors("").items()}, tmp_path / "meta.pt")
+    with pytest.raises(UserError, match="has no values \\(meta device\\)"):
+        audit_files(tmp_path / "meta.pt")

@@ -9,6 +9,7 @@ from eomt.verification.findings import Finding
 from eomt.verification.stored.adapter import StoredAdapter
 from eomt.verification.stored.base import HEADS, TABLES, Base, fits
 from eomt.verification.stored.low_rank import Pair, is_finite, rank_of_change
+from eomt.verification.stored.pairs import GATHER
 from eomt.verification.stored.settings import is_expected
 
 # weights of a merged file whose change is taken apart
@@ -16,6 +17,10 @@ EXAMINED = 4
 # rows and columns of the largest of them
 MOST_ENTRIES = 2**27
 NAMED = 3
+# tables and heads that a tied base holds once
+SHARED = tuple(f"{name}.weight" for name in HEADS + TABLES)
+# what files of older versions of transformers hold beside weights; GPT-2's masks are "attn.bias"
+OLD_BUFFERS = (".position_ids", ".masked_bias", ".inv_freq")
 OTHER_LAYOUT = "load_adapter and --ckpt_path compare this package's adapters with a base in any layout that it reads"
 
 
@@ -116,6 +121,9 @@ def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> 
             if there is None:
                 continue
             other = base.tensors[there]
+            if not value.numel():
+                # a finding of its own
+                continue
             if value.shape != other.shape:
                 seen = f"has shape {list(value.shape)}, the base {list(other.shape)}"
                 remedy = "resize the base before loading (resize_token_embeddings, num_labels)"
@@ -128,22 +136,32 @@ def _full_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> 
                 seen = "is trained in full, and is what it was in the base"
                 remedy = "find out whether the loss reaches it and the optimizer has it; audit the model itself"
                 findings.append(Finding("module_to_save_unchanged", bare, seen, remedy, "warning"))
-        plain = {name: value for name, value in changed.items() if is_copy or not _in(name, wanted)}
+        plain = {
+            name: value
+            for name, value in changed.items()
+            if not (is_expected(stored, name) or (_in(name, wanted) and not is_copy))
+        }
         # buffers that this package writes are meant to differ
-        if plain and (is_copy or (stored.config is None and stored.record is None)):
+        is_ours = stored.record is not None or "eomt_version" in stored.metadata
+        if plain and (is_copy or not is_ours):
+            is_folder = stored.config is not None
             most = max(plain, key=plain.__getitem__)
+            lost = (
+                "PEFT loads that over the base's own"
+                if is_folder and not is_copy
+                else "an adapter alone would lose that"
+            )
             seen = (
                 f"{counted(len(plain), 'tensor')} of the base changed too ({listed(plain, NAMED)}; at most "
-                f"{plain[most]:.3g}): an adapter alone would lose that"
+                f"{plain[most]:.3g}): {lost}"
             )
-            is_folder = stored.config is not None
             remedy = "freeze the base in training, or name these modules in modules_to_save"
             findings.append(Finding("base_changed", "", seen, remedy, "fault" if is_folder else "warning"))
-    lost = [
+    stray = [
         name for name in stored.full if name not in found and not _in(name, wanted) and not is_expected(stored, name)
     ]
-    if lost and stored.config is not None and "eomt_version" not in stored.metadata:
-        seen = f"{counted(len(lost), 'tensor')} ({listed(lost, NAMED)}) neither of the base nor of modules_to_save"
+    if stray and stored.config is not None and "eomt_version" not in stored.metadata:
+        seen = f"{counted(len(stray), 'tensor')} ({listed(stray, NAMED)}) neither of the base nor of modules_to_save"
         remedy = "name their modules in modules_to_save: else loading drops them"
         findings.append(Finding("lost_on_loading", "", seen, remedy, "warning"))
     if new := [name for name in stored.full if name not in found]:
@@ -186,6 +204,36 @@ def rounding_findings(relative: dict[str, float], base: Base, found: dict[str, s
     return [Finding("rounding_swallows", path, seen, remedy, "warning")]
 
 
+def _missing(base: Base, there: set[str]) -> list[str]:
+    """Return the weights of a base that a merged file lacks.
+
+    Of a tied base it may lack those that are one weight with another, and the buffers of older versions of
+    transformers, which models compute anew.
+
+    Args:
+        base: The base.
+        there: Names in the base of what the file has.
+    """
+    missing = {name: value for name, value in base.tensors.items() if name not in there}
+    missing = {name: value for name, value in missing.items() if not _is_old_buffer(name, value)}
+    held = [name for name in sorted(there) if name.endswith(SHARED)]
+    if base.is_tied and held:
+        rows = base.tensors[held[0]].shape[:1]
+        # also under other names, as biases of heads; norms of ones equal each other too, but have no row for each token
+        shared = [base.tensors[name] for name in sorted(there) if base.tensors[name].shape[:1] == rows]
+        missing = {
+            name: value
+            for name, value in missing.items()
+            if not name.endswith(SHARED)
+            and not any(value.shape == other.shape and torch.equal(value, other) for other in shared)
+        }
+    return sorted(missing)
+
+
+def _is_old_buffer(name: str, value: Tensor) -> bool:
+    return name.endswith(OLD_BUFFERS) or (name.endswith(".attn.bias") and value.ndim == 4)
+
+
 def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) -> tuple[list[Finding], list[str]]:
     """Return the faults of a file without adapters against its base, and lines that say what changed.
 
@@ -195,32 +243,36 @@ def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) ->
         found: Names in the file -> names in the base.
     """
     findings, changes = [], {}
+    # names with "base_layer" too, where only the adapters were taken out
+    names = stored.base_copies | stored.full
     for bare, there in found.items():
-        value, other = stored.tensors[stored.full[bare]], base.tensors[there]
-        if value.shape != other.shape:
+        value, other = stored.tensors[names[bare]], base.tensors[there]
+        if other.numel() and not value.numel():
+            findings.append(Finding("empty_tensor", bare, f"has shape {list(value.shape)}: no values", GATHER))
+        elif value.shape != other.shape:
             seen = f"has shape {list(value.shape)}, the base {list(other.shape)}"
             findings.append(Finding("other_size", bare, seen, "compare it with its own base", "warning"))
         elif largest_difference(value, other) > 0:
             size = float(other.double().norm())
             changes[bare] = float((value.double() - other.double()).norm()) / (size or 1.0)
-    if broken := [bare for bare, name in stored.full.items() if not is_finite(stored.tensors[name])]:
+    if broken := [bare for bare, name in names.items() if not is_finite(stored.tensors[name])]:
         seen = f"holds NaN or infinity ({counted(len(broken), 'tensor')})"
         findings.append(Finding("non_finite", broken[0], seen, "merge again from a sound adapter"))
-    missing = sorted(set(base.tensors) - set(found.values()))
+    missing = _missing(base, set(found.values()))
     if not found:
-        seen = f"no tensor ({next(iter(stored.full))}, ...) is in the base ({next(iter(base.tensors))}, ...)"
+        seen = f"no tensor ({next(iter(names))}, ...) is in the base ({next(iter(base.tensors))}, ...)"
         findings.append(Finding("does_not_fit_base", "", seen, "give the base that it was made from"))
     elif not changes:
         seen = f"all {len(found)} tensors are those of the base: nothing was merged"
         findings.append(Finding("nothing_changed", "", seen, "find out whether the adapter was trained and merged"))
-    if found and missing and not base.is_tied:
+    if found and missing:
         seen = f"{counted(len(missing), 'tensor')} of the base missing ({listed(missing, NAMED)})"
         findings.append(Finding("tensors_missing", "", seen, "save the whole model"))
     lines = [f"{len(changes)} of {len(found)} tensors differ from the base."] if found else []
-    wide = [bare for bare in changes if stored.tensors[stored.full[bare]].ndim == 2]
-    wide = [bare for bare in wide if stored.tensors[stored.full[bare]].numel() <= MOST_ENTRIES]
+    wide = [bare for bare in changes if stored.tensors[names[bare]].ndim == 2]
+    wide = [bare for bare in wide if stored.tensors[names[bare]].numel() <= MOST_ENTRIES]
     for bare in wide[:: max(1, -(-len(wide) // EXAMINED))]:
-        change = stored.tensors[stored.full[bare]].float() - base.tensors[found[bare]].float()
+        change = stored.tensors[names[bare]].float() - base.tensors[found[bare]].float()
         if not is_finite(change):
             continue
         rank, share = rank_of_change(change)

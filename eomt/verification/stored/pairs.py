@@ -10,6 +10,7 @@ from eomt.verification.stored.adapter import StoredAdapter
 from eomt.verification.stored.low_rank import Pair
 
 RESAVE = "save the adapter again from the training's last checkpoint"
+GATHER = "gather the parts of sharded parameters (DeepSpeed ZeRO-3: GatheredParameters) before saving"
 
 
 def stored_pairs(stored: StoredAdapter) -> tuple[list[Pair], list[Finding]]:
@@ -43,7 +44,7 @@ def _pair(stored: StoredAdapter, path: str, adapter: str, roles: dict[str, str])
             "empty_tensor",
             path,
             f"has a pair of shapes {list(a.shape)} and {list(b.shape)}: no values",
-            "gather the parts of sharded parameters (DeepSpeed ZeRO-3: GatheredParameters) before saving",
+            GATHER,
         )
     blocks = _blocks(a, b, tensors.get("mid"), stored.bare_halves)
     if blocks is None:
@@ -115,7 +116,7 @@ def pair_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
         findings.append(
             Finding("non_finite", pair.path, "holds NaN or infinity", "take a checkpoint from before the loss diverged")
         )
-    findings += _zero_findings(finite)
+    findings += _zero_findings(finite) + _length_findings(stored, finite)
     for pair in pairs:
         rank, _ = stored.rank_and_factor(pair.path)
         # a record counts each slice, adapter_config.json all of them
@@ -143,10 +144,32 @@ def _zero_findings(pairs: list[Pair]) -> list[Finding]:
         seen = f"{untrained[0].starts_at_zero} is zero in all {len(pairs)} pairs: the adapter was never trained"
         return [Finding("b_is_zero", "", seen, remedy)]
     found = [
-        Finding("b_is_zero", pair.path, f"has a {pair.starts_at_zero} of zeros: it was never trained", remedy)
+        Finding("b_is_zero", pair.path, f"has {_article(pair.starts_at_zero)} of zeros: it was never trained", remedy)
         for pair in untrained
     ]
     return found + [
         Finding("a_is_zero", pair.path, "has a half of zeros, through which the other gets no gradient", RESAVE)
         for pair in others
     ]
+
+
+def _article(half: str) -> str:
+    return f"an {half}" if half == "A" else f"a {half}"
+
+
+def _length_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]:
+    """Return a finding for each pair whose DoRA lengths are all zero, or not as many as its weight has."""
+    findings = []
+    for pair in pairs:
+        if pair.magnitude is None:
+            continue
+        out, inner = sum(b.shape[0] for _, b in pair.blocks), pair.blocks[0][0].shape[1]
+        # other writers than PEFT also keep lengths of columns
+        sizes = (out,) if stored.config is not None else (out, inner, *pair.weight_shape[:2])
+        count = pair.magnitude.numel()
+        if count not in sizes:
+            findings.append(Finding("dora_mismatch", pair.path, f"has {count} lengths, but {out} outputs", RESAVE))
+        elif not pair.magnitude.any():
+            seen = "has lengths of zero: the layer's output does not depend on its input"
+            findings.append(Finding("dora_mismatch", pair.path, seen, RESAVE))
+    return findings

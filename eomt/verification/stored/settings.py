@@ -1,5 +1,10 @@
 """What the settings of a stored adapter say, against the tensors that are there."""
 
+import re
+from typing import Any
+
+from torch import Tensor
+
 from eomt.errors import UserError, counted, listed, shortened
 from eomt.lora.peft_format import CONFIG_FILE, PREFIX
 from eomt.lora.peft_reading import KNOWN, NEUTRAL
@@ -7,12 +12,17 @@ from eomt.utils.patterns import Pattern
 from eomt.utils.tables import size_text
 from eomt.utils.weight_files import PARALLEL
 from eomt.verification.findings import Finding
-from eomt.verification.stored.adapter import INNER_WRAPPERS, StoredAdapter
+from eomt.verification.stored.adapter import BASE_LAYER, INNER_WRAPPERS, StoredAdapter
 from eomt.verification.stored.low_rank import Pair, is_finite
-from eomt.verification.stored.pairs import RESAVE
+from eomt.verification.stored.pairs import GATHER, RESAVE
 
+# PEFT's name of the change of some rows of a table
+TOKENS = "trainable_tokens_delta"
 # heads that PEFT names for tasks of classes, of which a model has one
 HEADS = ("classifier", "score", "qa_outputs")
+PUT_TOGETHER = "put both files of one training together"
+# PEFT's name of the base's layer inside its own
+LAYER = BASE_LAYER.removeprefix(".")
 # starts that take something out of the base, or round it
 CHANGED_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
@@ -30,13 +40,22 @@ def settings_findings(stored: StoredAdapter, pairs: list[Pair]) -> list[Finding]
                 "merge the adapters before saving (merge_and_unload, or merge_lora_weights)",
             )
         )
-    elif stored.base_copies:
-        findings.append(_weight_finding(stored, stored.base_copies, "of the base beside its adapters"))
+    elif stored.parts or stored.config is not None:
+        copies = {bare: name for bare, name in stored.base_copies.items() if not is_expected(stored, bare)}
+        if copies:
+            findings.append(_weight_finding(stored, copies, "of the base beside its adapters"))
     if not pairs and stored.config is not None and not stored.parts:
         findings.append(Finding("no_adapters", "", f"{counted(len(stored.tensors), 'tensor')}, and no adapter", RESAVE))
     if stored.config is not None:
         findings += _target_findings(stored) + _field_findings(stored, pairs)
     findings += _saved_module_findings(stored)
+    if stored.parts or stored.config is not None:
+        full = stored.full | stored.base_copies
+        findings += [
+            Finding("empty_tensor", bare, f"has shape {list(stored.tensors[name].shape)}: no values", GATHER)
+            for bare, name in full.items()
+            if not stored.tensors[name].numel()
+        ]
     return findings
 
 
@@ -48,12 +67,15 @@ def _name_findings(stored: StoredAdapter) -> list[Finding]:
     if any(name.startswith(PREFIX * 2) for name in stored.tensors):
         seen = f"names begin with {PREFIX * 2!r}: a PEFT model was wrapped twice, and loading matches none of them"
         findings.append(Finding("doubled_prefix", "", seen, f"rename them to begin with {PREFIX!r} once"))
-    for wrapper in (PARALLEL, *INNER_WRAPPERS):
-        if count := sum(f".{wrapper}" in f".{name}" for name in stored.tensors) if stored.wrappers[wrapper] else 0:
+    # weights that were merged are loaded by their whole names
+    is_merged = not is_folder and not stored.parts
+    for wrapper in (PARALLEL, *INNER_WRAPPERS, *((PREFIX, LAYER) if is_merged else ())):
+        is_there = stored.wrappers[wrapper] or wrapper == LAYER
+        if count := sum(f".{wrapper}" in f".{name}" for name in stored.tensors) if is_there else 0:
             seen = f"{counted(count, 'name')} with {wrapper!r}, of a wrapper: a plain model has no such names"
             remedy = f"save the module inside it, or take {wrapper!r} out of the names"
-            # PEFT passes over what it does not know; other loaders complain, or take it out
-            severity = "fault" if is_folder else "warning"
+            # PEFT and transformers pass over what they do not know; other loaders complain, or take it out
+            severity = "fault" if is_folder or is_merged else "warning"
             findings.append(Finding("wrapper_prefix", "", seen, remedy, severity))  # type: ignore[arg-type]
     if is_folder:
         if without := [name for name in stored.tensors if not name.startswith(PREFIX)]:
@@ -81,17 +103,23 @@ def _target_findings(stored: StoredAdapter) -> list[Finding]:
     paths = list(dict.fromkeys(path for path, _ in stored.parts))
     if not paths:
         return []
+    if not targets and not config.get("target_parameters"):
+        seen = f"target_modules of {CONFIG_FILE} is missing or empty: PEFT refuses it, or takes those of its own choice"
+        return [Finding("targets_unusable", "", seen, PUT_TOGETHER)]
     # PEFT passes over targets that are trained in full
     covered = [*paths, *(config.get("modules_to_save") or [])]
     try:
         left_out = _matched(excluded, paths)
-        named = _matched(targets, paths) - left_out if targets else set(paths) - left_out
+        named = _in_layers(config, _matched(targets, paths)) - left_out if targets else set(paths) - left_out
         empty = [targets] if isinstance(targets, str) and not _matched(targets, covered) else []
     except UserError as error:
+        if broken := [text for text in (targets, excluded) if isinstance(text, str) and not _is_pattern(text)]:
+            seen = f"{shortened(repr(broken[0]))} in {CONFIG_FILE} is no regular expression: PEFT cannot load it"
+            return [Finding("targets_unusable", "", seen, PUT_TOGETHER)]
         return [Finding("pattern_not_read", "", str(error), "targets were not compared with tensors", "warning")]
     if isinstance(targets, list):
         ends = {end for path in covered for end in _ends(path)}
-        empty = [target for target in targets if target not in ends]
+        empty = [target for target in targets if target not in ends and not _may_be_excluded(excluded, target)]
     unnamed = [path for path in paths if path not in named]
     # parameters are adapted under the name of their module, and PEFT names tables and heads itself
     if config.get("target_parameters"):
@@ -101,8 +129,9 @@ def _target_findings(stored: StoredAdapter) -> list[Finding]:
     else:
         findings = []
     for path in unnamed:
-        seen = f"has a pair, but no target_modules of {CONFIG_FILE} name it: PEFT passes over it"
-        findings.append(Finding("tensors_without_target", path, seen, "put both files of one training together"))
+        left = ", or layers_to_transform leaves it out" if config.get("layers_to_transform") is not None else ""
+        seen = f"has a pair, but no target_modules of {CONFIG_FILE} name it{left}: PEFT passes over it"
+        findings.append(Finding("tensors_without_target", path, seen, PUT_TOGETHER))
     for target in empty:
         # one of many short names may be meant for other models
         whole = isinstance(targets, str) or "." in target
@@ -127,6 +156,52 @@ def _matched(targets: str | list[str] | None, paths: list[str]) -> set[str]:
         return {path for path in paths if pattern.fits(path)}
     wanted = set(targets or ())
     return {path for path in paths if not wanted.isdisjoint(_ends(path))}
+
+
+def _is_pattern(text: str) -> bool:
+    """Return whether Python reads a regular expression, which has more than are read here."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _may_be_excluded(excluded: str | list[str] | None, target: str) -> bool:
+    """Return whether all that a target names may be excluded: of a short name a regular expression does not tell."""
+    if isinstance(excluded, str) and "." not in target:
+        return True
+    return bool(_matched(excluded, [target]))
+
+
+def _in_layers(config: dict[str, Any], paths: set[str]) -> set[str]:
+    """Return the paths that are in the layers of layers_to_transform, as PEFT counts them: by the first number.
+
+    Without layers_pattern that is the first one behind two other names. Whole paths in target_modules and a regular
+    expression in place of a list are not bound to layers.
+    """
+    wanted, targets = config.get("layers_to_transform"), config.get("target_modules")
+    if wanted is None or wanted == [] or not isinstance(targets, list):
+        return paths
+    numbers = {str(number) for number in (wanted if isinstance(wanted, list) else [wanted])}
+    given = config.get("layers_pattern") or []
+    names = [Pattern(rf"(.*\.)?({name})", f"{CONFIG_FILE}: layers_pattern") for name in _as_list(given)]
+
+    def number_of(path: str) -> str | None:
+        parts = path.split(".")
+        for index in range(1, len(parts) - 1):
+            before = ".".join(parts[:index])
+            fits = any(name.fits(before) for name in names) if names else index > 1
+            if parts[index].isdecimal() and fits:
+                return str(int(parts[index]))
+        return None
+
+    return {path for path in paths if path in targets or number_of(path) in numbers}
+
+
+def _as_list(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [name for name in values if isinstance(name, str)]
 
 
 def _ends(path: str) -> list[str]:
@@ -188,12 +263,17 @@ def _saved_module_findings(stored: StoredAdapter) -> list[Finding]:
         )
         for name in dict.fromkeys(missing)
     ]
+    findings += _missing_tokens(stored)
     for name, paths in modules.items():
-        if any(path.endswith(named) for path in paths for named in wanted) and not is_finite(
-            stored.tensors[stored.full[name]]
-        ):
+        value = stored.tensors[stored.full[name]]
+        is_wanted = any(path.endswith(named) for path in paths for named in wanted)
+        # PEFT loads all that is in its folder
+        if (is_wanted or stored.config is not None) and not is_finite(value):
             remedy = "take a checkpoint from before the loss diverged"
             findings.append(Finding("non_finite", name, "holds NaN or infinity", remedy))
+        elif is_wanted and _is_zero_weight(value):
+            seen = "is trained in full, and all zeros: it answers the same to every input"
+            findings.append(Finding("module_to_save_zero", name, seen, RESAVE))
     # this package also writes buffers; a whole state dict has all that it has
     if stored.config is not None and "eomt_version" not in stored.metadata:
         others = {
@@ -206,6 +286,32 @@ def _saved_module_findings(stored: StoredAdapter) -> list[Finding]:
     return findings
 
 
+def _is_zero_weight(value: Tensor) -> bool:
+    return value.ndim > 1 and value.numel() > 0 and not value.any()
+
+
+def _missing_tokens(stored: StoredAdapter) -> list[Finding]:
+    """Return the tables of which trainable_token_indices names tokens, and no change of tokens is in the file."""
+    wanted = (stored.config or {}).get("trainable_token_indices")
+    if not wanted:
+        return []
+    there = [f".{name}" for name in stored.full if TOKENS in name]
+    # a list is of the table of tokens, whatever its name
+    tables = list(wanted) if isinstance(wanted, dict) else [""]
+    return [
+        Finding(
+            "module_to_save_missing",
+            table,
+            f"is in trainable_token_indices of {CONFIG_FILE}, but no change of tokens is in the file"
+            if table
+            else f"trainable_token_indices of {CONFIG_FILE} is set, but no change of tokens is in the file",
+            "save again from the training's last checkpoint",
+        )
+        for table in tables
+        if not any(f".{table}." in name if table else name for name in there)
+    ]
+
+
 def _containers(name: str) -> list[str]:
     """Return the paths of the modules that a tensor is in."""
     parts = name.split(".")[:-1]
@@ -216,4 +322,4 @@ def is_expected(stored: StoredAdapter, name: str) -> bool:
     """Return whether PEFT writes a tensor beside pairs and modules_to_save: a bias, or the change of some tokens."""
     config = stored.config or {}
     is_bias = config.get("bias") not in (None, "none") and name.endswith(".bias")
-    return is_bias or bool(config.get("trainable_token_indices") and "token" in name)
+    return is_bias or bool(config.get("trainable_token_indices") and TOKENS in name)
