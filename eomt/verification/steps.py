@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from eomt.lora.adapter_layer import is_adapter_name
 from eomt.lora.config import adaptation
-from eomt.verification.discovery import Adapter
+from eomt.verification.discovery import Adapter, is_expert
 from eomt.verification.findings import Finding, Severity
 
 OptimizerStep = Callable[[Optimizer], Any]
@@ -78,6 +78,9 @@ def step_faults(
                 if parameter not in names:
                     continue
                 name, now = names[parameter], parameter.detach()
+                if is_expert(name) and (parameter.grad is None or not bool(parameter.grad.any())):
+                    # no token of this batch chose it
+                    continue
                 moved = float((now.float() - value.float()).norm() if now.itemsize < 4 else (now - value).norm())
                 # a tensor of zeros may start anywhere
                 share = factors.get(parameter, 1.0) * moved / max(float(value.norm()), 1e-3 * value.numel() ** 0.5)

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from eomt.errors import UserError
 from eomt.utils.modes import evaluation_mode, isolated_randomness
 from eomt.verification.audit import audit
-from eomt.verification.discovery import Adapter, find_adapters
-from eomt.verification.findings import AuditReport, Finding
+from eomt.verification.discovery import Adapter, find_adapters, is_expert
+from eomt.verification.findings import AuditReport, Finding, Severity
 from eomt.verification.passes import Loss, Outputs, answer_of, call
 from eomt.verification.reopened import audit_reopened
 from eomt.verification.restored import untouched
@@ -165,7 +165,9 @@ class TrainingAudit:
             if names and all(before.get(name) == now.get(name) for name in names):
                 seen = f"did not move in the last {self.every} steps"
                 remedy = "see whether it is in the optimizer, its learning rate, and its gradient"
-                found.append(Finding("not_moving", adapter.path, seen, remedy))
+                # an expert that no token chose is no fault
+                severity: Severity = "warning" if is_expert(adapter.path) else "fault"
+                found.append(Finding("not_moving", adapter.path, seen, remedy, severity))
         return found
 
     def _norms_now(self) -> dict[str, float]:
