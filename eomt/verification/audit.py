@@ -29,7 +29,7 @@ from eomt.verification.learning import evaluation, shake, shaken, training_findi
 from eomt.verification.passes import Loss, Outputs, check_pass, own_loss
 from eomt.verification.passes import call as call
 from eomt.verification.restored import unmerged, untouched
-from eomt.verification.steps import OptimizerStep, optimizer_faults, plain_optimizers, step_faults
+from eomt.verification.steps import OptimizerStep, optimizer_faults, plain_optimizers, plain_step, step_faults
 from eomt.verification.wrapped import unwrapped
 
 Answers = Callable[[nn.Module, Any], Mapping[str, Tensor]]
@@ -43,7 +43,7 @@ def audit(
     outputs: Outputs | None = None,
     optimizers: Iterable[Optimizer] | None = None,
     allow_random_base: bool = False,
-    step: OptimizerStep = lambda optimizer: optimizer.step(),
+    step: OptimizerStep = plain_step,
     expect: Iterable[str] | str | None = None,
     stage: str | None = None,
     answers: Answers | None = None,

@@ -119,7 +119,16 @@ def shaken(model: nn.Module, adapters: list[Adapter]) -> list[nn.Parameter]:
 
 
 def training_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter]) -> list[Finding]:
-    """Return what is found in a training pass: calls, gradients, gates, and statistics that drift."""
+    """Return what is found in a training pass: calls, gradients, gates, statistics that drift, and what it freezes."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    found = _pass_findings(model, batch, loss, adapters)
+    remedy = "see what train() and the forward pass do with requires_grad"
+    now = dict(model.named_parameters())
+    frozen = [name for name in trained if name in now and not now[name].requires_grad]
+    return [*(Finding("frozen", name, "is frozen again in a training pass", remedy) for name in frozen), *found]
+
+
+def _pass_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter]) -> list[Finding]:
     with (
         as_in_training(model),
         whole_depth(model),

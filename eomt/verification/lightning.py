@@ -1,5 +1,6 @@
 """The audit for any LightningModule."""
 
+import inspect
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -120,7 +121,9 @@ def _training_loss(module: nn.Module, batch: Any) -> Tensor:
     assert isinstance(module, LightningModule)
     vars(module).update(log=drop, log_dict=drop)
     try:
-        found: Any = module.training_step(batch, 0)
+        # as Lightning does, which gives the index only to those that ask for it
+        indexed = len(inspect.signature(module.training_step).parameters) > 1
+        found: Any = module.training_step(*((batch, 0) if indexed else (batch,)))
     finally:
         del module.log, module.log_dict
     loss = found.get("loss") if isinstance(found, dict) else found
