@@ -16,7 +16,7 @@ from eomt.verification.collapse import logits_of
 from eomt.verification.discovery import Adapter, is_expert
 from eomt.verification.findings import Finding, Severity
 from eomt.verification.gates import watched_gates
-from eomt.verification.passes import Loss, Outputs, answer_of, loss_of
+from eomt.verification.passes import Loss, Outputs, answer_of, loss_of, ordinary
 from eomt.verification.restored import whole_depth
 
 # in full fine-tuning, the share of trainable values without a gradient that may be parts a task has no use for
@@ -340,10 +340,30 @@ def evaluation(model: nn.Module, batch: Any, outputs: Outputs, adapters: list[Ad
     found = [_not_called(adapter, "evaluation") for adapter in adapters if _is_silent(adapter, calls)]
     where = "in evaluation: it does not change the output"
     # masks and classes have no gradient, nor has what is answered under no_grad
-    if answers.requires_grad or not _acts(model, batch, outputs, adapters, without):
+    if answers.requires_grad or not adapters or not _acts(model, batch, outputs, adapters, without):
         found += adapter_findings(adapters, where, calls, "no_effect")
+    if answers.requires_grad:
+        found += _silent_parts(model, adapters)
     found += _difference(model, answers.detach(), without)
     return Evaluation(found, logits_of(answers_seen[-1]) if answers_seen else None)
+
+
+def _silent_parts(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:
+    """Return a warning for each module trained beside something frozen that answers in evaluation do not depend on."""
+    if adaptation(model) is not None or all(parameter.requires_grad for parameter in model.parameters()):
+        return []
+    known = {id(tensor) for adapter in adapters for tensor in adapter.tensors.values()}
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in known and not is_expert(name):
+            parts.setdefault(name.rpartition(".")[0], []).append(parameter)
+    remedy = "fine for what the loss alone needs, such as an auxiliary head"
+    seen = "is trained, and does not change the output in evaluation"
+    return [
+        Finding("no_effect", path, seen, remedy, "warning")
+        for path, parameters in parts.items()
+        if all(parameter.grad is None for parameter in parameters)
+    ]
 
 
 def _acts(model: nn.Module, batch: Any, outputs: Outputs, adapters: list[Adapter], answers: Tensor) -> bool:
@@ -365,10 +385,10 @@ def _acts(model: nn.Module, batch: Any, outputs: Outputs, adapters: list[Adapter
 
 
 def _difference(model: nn.Module, answers: Tensor, without: Tensor) -> list[Finding]:
-    """Return a finding if answers differ between no_grad and grad mode, or are NaN; infinity may stand for "never"."""
+    """Return a finding if answers differ between no_grad and grad mode, or are NaN."""
     if bool(without.isnan().any()):
         return [Finding("answers_not_finite", "", "answers in evaluation are NaN", "look for such weights or inputs")]
-    finite = without.isfinite()
+    finite = ordinary(without)
     if not bool(finite.any()):
         return []
     difference = float((answers - without)[finite].abs().max())

@@ -13,7 +13,7 @@ from eomt.utils.modes import evaluation_mode, isolated_randomness
 from eomt.verification.audit import audit
 from eomt.verification.discovery import Adapter, find_adapters, is_expert
 from eomt.verification.findings import AuditReport, Finding, Severity
-from eomt.verification.passes import Loss, Outputs, answer_of, call
+from eomt.verification.passes import Loss, Outputs, answer_of, call, ordinary
 from eomt.verification.reopened import audit_reopened
 from eomt.verification.restored import untouched
 from eomt.verification.steps import plain_optimizers
@@ -243,7 +243,7 @@ class TrainingAudit:
             for up in ups:
                 up.zero_()
             plain = self._answers()
-        finite = adapted.isfinite() & plain.isfinite()
+        finite = ordinary(adapted) & ordinary(plain)
         largest = float(plain[finite].abs().max()) if bool(finite.any()) else 0.0
         effect = float((adapted - plain)[finite].abs().max()) / max(largest, 1e-30) if largest else 0.0
         self.effects[self.steps] = effect

@@ -127,3 +127,114 @@ def test_a_training_step_of_lightning_needs_no_index() -> None:
             return batch.sum()
 
     assert float(_training_loss(Module(), torch.ones(2))) == 2.0
+
+
+def test_metrics_of_lightning_are_put_back() -> None:
+    lightning, torchmetrics = pytest.importorskip("lightning.pytorch"), pytest.importorskip("torchmetrics")
+    from eomt.verification.lightning import _training_loss
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = torchmetrics.MeanMetric()
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            self.mean(batch)
+            return batch.sum()
+
+    module = Module()
+    module.mean(torch.tensor([3.0]))
+    _training_loss(module, torch.ones(2))
+    assert (float(module.mean.compute()), module.mean._update_count) == (3.0, 1)
+
+
+def plain() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8).requires_grad_(False), nn.Tanh(), nn.Linear(8, 3))
+
+
+def test_a_model_without_adapters_is_looked_at_in_evaluation() -> None:
+    model = plain()
+    assert audited(model, stage="end").findings == ()
+    nn.init.zeros_(model[2].weight)
+    nn.init.ones_(model[2].bias)
+    assert ("classes_identical", "") in named(audited(model, stage="end").findings)
+
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = plain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) * (1 if self.training else float("nan"))
+
+    assert ("answers_not_finite", "") in named(audited(Broken()).findings)
+    # a batch that only the loss takes
+    assert audited(plain(), loss=lambda model, batch: square(model, BATCH), outputs=None).findings == ()
+
+
+def test_a_trained_head_that_evaluation_leaves_out_is_a_warning() -> None:
+    class Two(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.old = nn.Linear(8, 3).requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if self.training else self.old(self.body(x))
+
+    report = audited(Two())
+    assert report.is_sound
+    assert named(report.findings) == {("no_effect", "head")}
+
+
+@pytest.mark.parametrize("never", [torch.finfo(torch.float32).min, -torch.inf])
+def test_what_stands_for_never_does_not_hide_a_difference(never: float) -> None:
+    class Masked(Net):
+        bypassed = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            body = self.body
+            if self.bypassed and not torch.is_grad_enabled():
+                x = torch.tanh(body[0].base_layer(x))
+                answers = self.head(body[2].base_layer(x))
+            else:
+                answers = super().forward(x)
+            return answers.masked_fill(torch.tensor([False, False, True]), never)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch)[:, :2].square().mean()
+
+    model = Masked()
+    assert audited(model, loss=loss).findings == ()
+    nn.init.ones_(model.body[2].lora_B.weight)
+    nn.init.ones_(model.body[0].lora_B.weight)
+    assert "samples_identical" not in {kind for kind, _ in named(audited(model, loss=loss, stage="end").findings)}
+    model.bypassed = True
+    assert ("bypassed", "") in named(audited(model, loss=loss).findings)
+
+
+def test_parameters_outside_of_the_model_get_their_gradients_back() -> None:
+    model, criterion = Net(), nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW([*(p for p in model.parameters() if p.requires_grad), *criterion.parameters()])
+    before = criterion.weight.detach().clone()
+    report = audited(model, loss=lambda model, batch: criterion(model(batch)).square().mean(), optimizers=[optimizer])
+    assert report.findings == ()
+    assert criterion.weight.grad is None
+    assert torch.equal(criterion.weight, before)
+
+
+def test_an_optimizer_that_steps_within_the_backward_pass_makes_no_step() -> None:
+    model = Net()
+    optimizers = {p: torch.optim.AdamW([p], lr=0.1) for p in model.parameters() if p.requires_grad}
+
+    def hook(parameter: Tensor) -> None:
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in optimizers:
+        parameter.register_post_accumulate_grad_hook(hook)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert audited(model, optimizers=list(optimizers.values())).findings == ()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    square(model, BATCH).backward()
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in model.head.named_parameters("head"))
