@@ -3,6 +3,7 @@
 It takes any torch module: this package's, a Hugging Face or PEFT model, or a plain one of which a part is trained.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,16 +21,16 @@ from eomt.verification.base_weights import loaded_names as loaded_names
 from eomt.verification.base_weights import random_base_faults as random_base_faults
 from eomt.verification.base_weights import random_names as random_names
 from eomt.verification.collapse import collapse_findings
-from eomt.verification.discovery import Adapter, find_adapters, trained_in_full
+from eomt.verification.discovery import Adapter, find_adapters, is_expert, trained_in_full
 from eomt.verification.expected import trainable_findings
 from eomt.verification.findings import AuditReport as AuditReport
 from eomt.verification.findings import Finding, Severity
 from eomt.verification.gates import shut_gate
-from eomt.verification.learning import evaluation, shake, shaken, training_findings
+from eomt.verification.learning import Evaluation, evaluation, shake, shaken, training_findings
 from eomt.verification.passes import Loss, Outputs, check_pass, own_loss
 from eomt.verification.passes import call as call
 from eomt.verification.restored import unmerged, untouched
-from eomt.verification.steps import OptimizerStep, optimizer_faults, plain_optimizers, step_faults
+from eomt.verification.steps import OptimizerStep, optimizer_faults, plain_optimizers, plain_step, step_faults
 from eomt.verification.wrapped import unwrapped
 
 Answers = Callable[[nn.Module, Any], Mapping[str, Tensor]]
@@ -43,7 +44,7 @@ def audit(
     outputs: Outputs | None = None,
     optimizers: Iterable[Optimizer] | None = None,
     allow_random_base: bool = False,
-    step: OptimizerStep = lambda optimizer: optimizer.step(),
+    step: OptimizerStep = plain_step,
     expect: Iterable[str] | str | None = None,
     stage: str | None = None,
     answers: Answers | None = None,
@@ -134,7 +135,7 @@ class _Passes:
         self.adapters, self.stage = adapters, stage
 
     def findings(self, optimizers: list[Optimizer], step: OptimizerStep, known: set[str]) -> list[Finding]:
-        """Return what a training pass and, where there are adapters, two evaluation passes show.
+        """Return what a training pass and two evaluation passes show.
 
         Args:
             optimizers: Optimizers of the training.
@@ -145,7 +146,9 @@ class _Passes:
         # eager: else these passes would be compiled too, and reach dynamo's limit of recompilations
         eager = torch.compiler.set_stance("force_eager")
         changed = shaken(model, adapters)
-        with isolated_randomness(), untouched(model, changed), unmerged(adapters), eager:
+        # what optimizers hold beside the model, such as a criterion's weights, gets gradients too
+        beside = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        with isolated_randomness(), untouched(model, changed, beside), unmerged(adapters), eager:
             if self.stage != "end":
                 shake(changed)
             found = training_findings(model, self.batch, self.loss, adapters)
@@ -157,12 +160,24 @@ class _Passes:
             for adapter in adapters:
                 for tensor in adapter.tensors.values():
                     tensor.requires_grad_(tensor.is_floating_point())
-            if adapters and not any(finding.kind == "loss_not_finite" for finding in found):
-                seen = evaluation(model, self.batch, self.outputs, adapters)
-                found += _news(seen.findings, faulty)
+            seen = None if any(finding.kind == "loss_not_finite" for finding in found) else self._evaluated()
+            if seen is not None:
+                unused = [finding.where for finding in found if finding.kind == "no_gradient"]
+                found += [
+                    finding
+                    for finding in _news(seen.findings, faulty)
+                    if finding.kind != "no_effect" or not any(is_inside(name, [finding.where]) for name in unused)
+                ]
                 severity: Severity = "fault" if self.stage == "end" else "warning"
                 found += collapse_findings(seen.logits, self.batch, severity)
         return found
+
+    def _evaluated(self) -> Evaluation | None:
+        # a plain model may not take the batch of its loss
+        may_refuse = not self.adapters and self.outputs is call
+        with contextlib.suppress(*(UserError, TypeError, ValueError, AttributeError) if may_refuse else ()):
+            return evaluation(self.model, self.batch, self.outputs, self.adapters)
+        return None
 
     def of_answers(self, answers: Answers) -> list[Finding]:
         """Return what the answers that a task names show: gates that are shut, classes and samples that are alike."""
@@ -184,6 +199,7 @@ def start_findings(
     found = []
     fresh = not any(optimizer.state for optimizer in optimizers)
     changed = _changes_its_base(model)
+    severity: Severity
     for adapter in adapters:
         a, b = adapter.pair
         if not (a.is_floating_point() and b.is_floating_point()) or adapter.idle == "merged":
@@ -194,7 +210,7 @@ def start_findings(
             seen = "and A are both zero: neither ever gets a gradient"
             found.append(Finding("both_zero", adapter.path, seen, "initialize A at random", part=label))
         elif has_a and has_b and (stage == "start" or (stage is None and fresh)) and adapter.name not in changed:
-            severity: Severity = "fault" if stage == "start" else "warning"
+            severity = "fault" if stage == "start" else "warning"
             seen = "is not zero at the start: the adapted model does not answer as its base"
             remedy = "set it to zero, unless an adapter was loaded to be trained on"
             found.append(Finding("b_not_zero", adapter.path, seen, remedy, severity, label))
@@ -203,7 +219,9 @@ def start_findings(
             label = label if not has_b else next(iter(adapter.tensors)).partition(".")[0]
             seen = "is still zero after the training: the adapter adds nothing"
             remedy = "look whether it was in the optimizer, got gradients, and was gathered before it was saved"
-            found.append(Finding("still_zero", adapter.path, seen, remedy, part=label))
+            # an expert may be chosen by no token of a whole training
+            severity = "warning" if is_expert(adapter.path) else "fault"
+            found.append(Finding("still_zero", adapter.path, seen, remedy, severity, label))
     return found
 
 

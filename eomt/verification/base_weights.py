@@ -1,7 +1,7 @@
 """Whether what is frozen was ever read from a file."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,15 +60,21 @@ def base_findings(model: nn.Module) -> list[Finding]:
         if not value.requires_grad
         and value.is_floating_point()
         and not is_adapter_name(name)
-        # a copy of it is trained in its place
+        # a copy of it is trained in its place, or is that of an adapter that is not active
         and ".original_module." not in name
+        and ".modules_to_save." not in name
     }
     of_transformers = _from_configuration(model)
     for path, from_configuration in of_transformers:
         prefix = f"{path}." if path else ""
         inside = {name: value for name, value in frozen.items() if name.startswith(prefix)}
         unread = [name for name, value in inside.items() if not getattr(value, READ_BY_TRANSFORMERS, False)]
-        partly = len(unread) < len(inside)
+        resized = _resized(model.get_submodule(path), inside, unread)
+        if resized:
+            seen = "is frozen, and was resized: the rows of new tokens were never loaded"
+            found.append(Finding("base_looks_random", resized[0], seen, "train the new rows", "warning"))
+        unread = [name for name in unread if name not in resized]
+        partly = len(unread) + len(resized) < len(inside)
         if unread and (partly or (from_configuration and looks_fresh(model.get_submodule(path)))):
             found.append(_never_loaded(unread))
     remedy = "load pre-trained weights, or set allow_random_base to true"
@@ -79,6 +85,29 @@ def base_findings(model: nn.Module) -> list[Finding]:
         seen = f"is frozen with the ones and zeros of a fresh initialization ({len(fresh)} such norms): was it loaded?"
         found.append(Finding("base_looks_random", fresh[0], seen, remedy, "warning"))
     return found
+
+
+def _resized(model: Any, frozen: Mapping[str, nn.Parameter], unread: list[str]) -> list[str]:
+    """Return the names of tensors that resize_token_embeddings made anew, from rows that were read.
+
+    It makes a new output layer. Only the configuration that was read tells one from a layer that no file held.
+
+    Args:
+        model: A model of transformers.
+        frozen: Frozen tensors by name.
+        unread: Names of those that are not marked as read.
+    """
+    if len(unread) == len(frozen):
+        return []
+    try:
+        output = model.get_output_embeddings()
+        of_output = {id(parameter) for parameter in output.parameters()} if output is not None else set()
+        names = [name for name in unread if id(frozen[name]) in of_output]
+        read = type(model.config).from_pretrained(model.name_or_path, local_files_only=True) if names else model.config
+        is_same = read.get_text_config().vocab_size == model.config.get_text_config().vocab_size
+    except (AttributeError, NotImplementedError, OSError, ValueError):
+        return []
+    return [] if is_same else names
 
 
 def _never_loaded(names: list[str]) -> Finding:

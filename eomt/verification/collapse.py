@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eomt.verification.findings import Finding, Severity
+from eomt.verification.passes import ordinary
 
 # the largest spread of answers that are called alike, as a share of the largest of them
 ALIKE = 1e-5
@@ -37,13 +38,21 @@ def collapse_findings(logits: Tensor | None, inputs: Any, severity: Severity) ->
     """
     if logits is None or not logits.numel() or not bool(logits.isfinite().all()):
         return []
-    values = logits.float()
-    limit = ALIKE * max(float(values.abs().max()), 1e-30)
+    values, plain = logits.float(), ordinary(logits)
+    if not bool(plain.any()):
+        return []
+    limit = ALIKE * max(float(values[plain].abs().max()), 1e-30)
+
+    def spread(dim: int) -> float:
+        """Return the largest distance along a dimension, without what stands for "never"."""
+        highest, lowest = values.masked_fill(~plain, -torch.inf).amax(dim), values.masked_fill(~plain, torch.inf)
+        return float((highest - lowest.amin(dim)).max())
+
     found = []
-    if values.shape[-1] > 1 and float((values.amax(-1) - values.amin(-1)).max()) <= limit:
+    if values.shape[-1] > 1 and spread(-1) <= limit:
         seen = f"all {values.shape[-1]} classes are answered identically"
         found.append(Finding("classes_identical", "", seen, "train the head, and look at its start", severity))
-    elif len(values) > 1 and float((values.amax(0) - values.amin(0)).max()) <= limit and _differ(inputs, len(values)):
+    elif len(values) > 1 and spread(0) <= limit and _differ(inputs, len(values)):
         seen = f"all {len(values)} samples are answered identically, though they differ"
         remedy = "look where the input is lost, at the learning rate, and at saturated activations"
         found.append(Finding("samples_identical", "", seen, remedy, severity))

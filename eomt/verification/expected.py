@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from eomt.errors import UserError, listed
+from eomt.lora.adapter_layer import is_adapter_name
 from eomt.lora.config import adaptation
+from eomt.lora.targets import is_inside
 from eomt.lora.trainable import expected_trainable
 from eomt.verification.discovery import Adapter, saved_modules
 from eomt.verification.findings import Finding
@@ -43,7 +45,9 @@ def trainable_findings(model: nn.Module, adapters: list[Adapter], expect: Iterab
         return _of_names(model, adapters, list(expect))
     if adaptation(model) is not None:
         return _of_config(model)
-    return [*_frozen_adapters(adapters), *_trained_bases(adapters), *_frozen_heads(model), *unmatched_names(model)]
+    bases = _trained_bases(adapters)
+    unsaved = _unsaved(model, adapters, {finding.where for finding in bases})
+    return [*_frozen_adapters(adapters), *bases, *_frozen_heads(model), *unmatched_names(model), *unsaved]
 
 
 def _of_config(model: nn.Module) -> list[Finding]:
@@ -136,6 +140,31 @@ def _frozen_heads(model: nn.Module) -> list[Finding]:
             seen = "is trainable, though its copy in modules_to_save takes its place"
             found.append(Finding("not_meant_to_train", where, seen, "freeze it"))
     return found
+
+
+def _unsaved(model: nn.Module, adapters: list[Adapter], known: set[str]) -> list[Finding]:
+    """Return a warning for each module that is trained in a model of PEFT's LoRA, which writes adapters alone."""
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(configs, Mapping) or not all(getattr(c, "peft_type", None) == "LORA" for c in configs.values()):
+        return []
+    # modules whose weights PEFT holds itself: copies, and rows of an embedding
+    written = [*saved_modules(model), *(path for path, _ in model.named_modules() if "trainable_tokens" in path)]
+    with_bias = any(getattr(config, "bias", "none") != "none" for config in configs.values())
+    of_adapters = {id(tensor) for adapter in adapters for tensor in adapter.tensors.values()}
+    paths: dict[str, None] = {}
+    for name, parameter in model.named_parameters():
+        is_written = (
+            id(parameter) in of_adapters
+            or is_inside(name, written)
+            or is_adapter_name(name)
+            or ORIGINAL in name
+            or (with_bias and name.endswith("bias"))
+        )
+        if parameter.requires_grad and not is_written and name not in known:
+            paths[name.rpartition(".")[0]] = None
+    remedy = "name it in modules_to_save, or save it yourself"
+    seen = "is trained, and not in modules_to_save: PEFT does not write it with the adapter"
+    return [Finding("not_saved", path, seen, remedy, "warning") for path in paths]
 
 
 def unmatched_names(model: nn.Module) -> list[Finding]:

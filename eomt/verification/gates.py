@@ -30,7 +30,8 @@ class Gates(TorchFunctionMode):
         # what opened at least once, such as a layer that is called twice
         self._open: set[str] = set()
         self._paths = {module: path for path, module in model.named_modules()}
-        self._stack: list[str] = []
+        # None: a module outside of the model, such as a criterion
+        self._stack: list[str | None] = []
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -46,7 +47,7 @@ class Gates(TorchFunctionMode):
             hook.remove()
 
     def _enter_module(self, module: nn.Module, _: Any) -> None:
-        self._stack.append(self._paths.get(module, self._stack[-1] if self._stack else ""))
+        self._stack.append(self._paths.get(module, self._stack[-1] if self._stack else None))
 
     def _leave_module(self, *_: Any) -> None:
         if self._stack:
@@ -72,7 +73,10 @@ class Gates(TorchFunctionMode):
         return result
 
     def _note(self, seen: str, is_open: bool) -> None:
-        path = self._stack[-1] if self._stack else ""
+        path = self._stack[-1] if self._stack else None
+        if path is None:
+            # a hinge in the loss is zero where it is satisfied
+            return
         if is_open:
             self._open.add(path)
             self.shut.pop(path, None)

@@ -16,7 +16,7 @@ from eomt.verification.collapse import logits_of
 from eomt.verification.discovery import Adapter, is_expert
 from eomt.verification.findings import Finding, Severity
 from eomt.verification.gates import watched_gates
-from eomt.verification.passes import Loss, Outputs, answer_of, loss_of
+from eomt.verification.passes import Loss, Outputs, answer_of, loss_of, ordinary
 from eomt.verification.restored import whole_depth
 
 # in full fine-tuning, the share of trainable values without a gradient that may be parts a task has no use for
@@ -110,16 +110,25 @@ def shake(tensors: list[nn.Parameter]) -> None:
 
 
 def shaken(model: nn.Module, adapters: list[Adapter]) -> list[nn.Parameter]:
-    """Return what may be zero before the first step: pairs, and matrices that are trained, such as a new head.
+    """Return what may be zero before the first step: pairs, and what is trained, such as a new head or a branch's gate.
 
-    What lies before a head of zeros gets a gradient from the second step on.
+    What lies before a head of zeros, or behind a gate of zero, gets a gradient from the second step on.
     """
-    zero = [p for p in model.parameters() if p.requires_grad and p.dim() > 1 and not bool(p.detach().any())]
+    zero = [p for p in model.parameters() if p.requires_grad and not bool(p.detach().any())]
     return list(dict.fromkeys([*(tensor for adapter in adapters for tensor in adapter.pair), *zero]))
 
 
 def training_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter]) -> list[Finding]:
-    """Return what is found in a training pass: calls, gradients, gates, and statistics that drift."""
+    """Return what is found in a training pass: calls, gradients, gates, statistics that drift, and what it freezes."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    found = _pass_findings(model, batch, loss, adapters)
+    remedy = "see what train() and the forward pass do with requires_grad"
+    now = dict(model.named_parameters())
+    frozen = [name for name in trained if name in now and not now[name].requires_grad]
+    return [*(Finding("frozen", name, "is frozen again in a training pass", remedy) for name in frozen), *found]
+
+
+def _pass_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter]) -> list[Finding]:
     with (
         as_in_training(model),
         whole_depth(model),
@@ -167,12 +176,16 @@ def _not_finite(model: nn.Module) -> list[Finding]:
 
 @contextlib.contextmanager
 def as_in_training(model: nn.Module) -> Iterator[None]:
-    """Set training mode within, but for normalization layers that were left in evaluation mode on purpose."""
+    """Set training mode within, but for normalization layers that were left in evaluation mode on purpose.
+
+    That is, alone or with a part around them, while something that holds them is in training mode.
+    """
     kept = [
-        child
+        layer
         for module in model.modules()
-        for child in module.children()
-        if isinstance(child, nn.modules.batchnorm._NormBase) and module.training and not child.training
+        if module.training
+        for layer in module.modules()
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and not layer.training
     ]
     with training_mode(model):
         for module in kept:
@@ -265,8 +278,9 @@ def _others(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:
     everything = all(parameter.requires_grad for parameter in model.parameters())
     share = sum(p.numel() for p in still.values()) / max(1, sum(p.numel() for p in rest.values()))
     # a task that trains everything may have no use for a token or a pooling layer
-    severity: Severity = "warning" if everything and share < UNUSED else "fault"
+    unused = everything and share < UNUSED
     for name in still:
+        severity: Severity = "warning" if unused or is_expert(name) else "fault"
         seen = "is trained but gets no gradient: its output is not used, or is detached"
         found.append(Finding("no_gradient", name, seen, severity=severity))
     for name, parameter in rest.items():
@@ -325,16 +339,56 @@ def evaluation(model: nn.Module, batch: Any, outputs: Outputs, adapters: list[Ad
     calls.own = called
     found = [_not_called(adapter, "evaluation") for adapter in adapters if _is_silent(adapter, calls)]
     where = "in evaluation: it does not change the output"
-    found += adapter_findings(adapters, where, calls, "no_effect")
+    # masks and classes have no gradient, nor has what is answered under no_grad
+    if answers.requires_grad or not adapters or not _acts(model, batch, outputs, adapters, without):
+        found += adapter_findings(adapters, where, calls, "no_effect")
+    if answers.requires_grad:
+        found += _silent_parts(model, adapters)
     found += _difference(model, answers.detach(), without)
     return Evaluation(found, logits_of(answers_seen[-1]) if answers_seen else None)
 
 
+def _silent_parts(model: nn.Module, adapters: list[Adapter]) -> list[Finding]:
+    """Return a warning for each module trained beside something frozen that answers in evaluation do not depend on."""
+    if adaptation(model) is not None or all(parameter.requires_grad for parameter in model.parameters()):
+        return []
+    known = {id(tensor) for adapter in adapters for tensor in adapter.tensors.values()}
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in known and not is_expert(name):
+            parts.setdefault(name.rpartition(".")[0], []).append(parameter)
+    remedy = "fine for what the loss alone needs, such as an auxiliary head"
+    seen = "is trained, and does not change the output in evaluation"
+    return [
+        Finding("no_effect", path, seen, remedy, "warning")
+        for path, parameters in parts.items()
+        if all(parameter.grad is None for parameter in parameters)
+    ]
+
+
+def _acts(model: nn.Module, batch: Any, outputs: Outputs, adapters: list[Adapter], answers: Tensor) -> bool:
+    """Return whether answers without a graph are others without the adapters, or with larger ones.
+
+    A small change may turn no class of a hard answer. Each B is left changed.
+    """
+    ups = [adapter.pair[1] for adapter in adapters if adapter.pair[1].is_floating_point()]
+    values = [up.detach().clone() for up in ups]
+    with evaluation_mode(model), torch.no_grad():
+        for factor in (0.0, 30.0, 1000.0):
+            for up, value in zip(ups, values, strict=True):
+                up.copy_(value * factor)
+            with isolated_randomness():
+                changed = answer_of(outputs, model, batch)
+            if not torch.equal(changed, answers):
+                return True
+    return False
+
+
 def _difference(model: nn.Module, answers: Tensor, without: Tensor) -> list[Finding]:
-    """Return a finding if answers differ between no_grad and grad mode, or are NaN; infinity may stand for "never"."""
+    """Return a finding if answers differ between no_grad and grad mode, or are NaN."""
     if bool(without.isnan().any()):
         return [Finding("answers_not_finite", "", "answers in evaluation are NaN", "look for such weights or inputs")]
-    finite = without.isfinite()
+    finite = ordinary(without)
     if not bool(finite.any()):
         return []
     difference = float((answers - without)[finite].abs().max())

@@ -1,12 +1,15 @@
 """The audit for any LightningModule."""
 
+import inspect
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from eomt.errors import UserError
 from eomt.utils.arguments import described
@@ -119,11 +122,23 @@ def _training_loss(module: nn.Module, batch: Any) -> Tensor:
 
     assert isinstance(module, LightningModule)
     vars(module).update(log=drop, log_dict=drop)
+    kept = [(metric, _state_of(metric)) for metric in module.modules() if isinstance(metric, Metric)]
     try:
-        found: Any = module.training_step(batch, 0)
+        # as Lightning does, which gives the index only to those that ask for it
+        indexed = len(inspect.signature(module.training_step).parameters) > 1
+        found: Any = module.training_step(*((batch, 0) if indexed else (batch,)))
     finally:
         del module.log, module.log_dict
+        for metric, state in kept:
+            vars(metric).update(state)
     loss = found.get("loss") if isinstance(found, dict) else found
     if not isinstance(loss, Tensor):
         raise UserError(f"loss: training_step returns {described(found)}; return the loss, or give loss=")
     return loss
+
+
+def _state_of(metric: Metric) -> dict[str, Any]:
+    """Return a copy of what a metric has gathered, which a step of training adds to."""
+    names = [*metric._defaults, "_computed", "_forward_cache", "_update_count"]
+    copies = torch.utils._pytree.tree_map_only(Tensor, lambda value: value.detach().clone(), vars(metric))
+    return {name: copies[name] for name in names if name in copies}

@@ -16,6 +16,14 @@ Loss = Callable[[nn.Module, Any], Tensor]
 Outputs = Callable[[nn.Module, Any], Tensor]
 
 
+def ordinary(answers: Tensor) -> Tensor:
+    """Return where answers are neither infinite nor near the largest number of their type, which stands for "never"."""
+    if not answers.is_floating_point():
+        return answers.isfinite()
+    # answers of two models are compared in double precision
+    return answers.abs() < min(torch.finfo(answers.dtype).max, torch.finfo(torch.float32).max) / 4
+
+
 def check_pass(function: str, model: nn.Module, batch: Any) -> None:
     """Check that a model and a batch can be in a pass with gradients, and that the batch holds something.
 

@@ -10,7 +10,7 @@ from eomt.utils.arguments import checked_arguments
 from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomness
 from eomt.verification.discovery import find_adapters
 from eomt.verification.findings import AuditReport, Finding
-from eomt.verification.passes import Outputs, answer_of, call, check_pass
+from eomt.verification.passes import Outputs, answer_of, call, check_pass, ordinary
 from eomt.verification.wrapped import unwrapped
 
 # the largest difference of answers, as a share of the largest answer
@@ -62,7 +62,7 @@ def _answers(model: nn.Module, batch: Any, outputs: Outputs) -> Tensor:
 def _difference(expected: Tensor, found: Tensor) -> tuple[float, float]:
     if expected.shape != found.shape:
         return float("inf"), 1.0
-    finite = expected.isfinite()
+    finite = ordinary(expected)
     if not bool(finite.any()):
         return 0.0, 0.0
     return float((expected - found)[finite].abs().max()), float(expected[finite].abs().max())

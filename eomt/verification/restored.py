@@ -18,12 +18,15 @@ LAYER_DROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop", "layer_dro
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, changed: Iterable[Tensor] | None = None) -> Iterator[None]:
-    """Put parameters that are changed within, buffers and gradients back afterwards.
+def untouched(
+    model: nn.Module, changed: Iterable[Tensor] | None = None, beside: Iterable[nn.Parameter] = ()
+) -> Iterator[None]:
+    """Put parameters that are changed within, buffers and gradients back afterwards, and hold hooks on gradients.
 
     Args:
         model: Any torch module.
         changed: Its parameters that are changed; None takes each B of this package's adapters.
+        beside: Parameters outside of the model that get gradients.
     """
     tensors = [layer.lora_b for layer in lora_layers(model).values()] if changed is None else changed
     kept = {tensor: tensor.detach().clone() for tensor in tensors}
@@ -36,9 +39,14 @@ def untouched(model: nn.Module, changed: Iterable[Tensor] | None = None) -> Iter
     for buffer in holders.values():
         if buffer.is_floating_point() or buffer.is_complex() or buffer.numel() <= PACKED:
             kept[buffer] = buffer.detach().clone()
-    parameters = list(model.parameters())
+    parameters = list(dict.fromkeys([*model.parameters(), *beside]))
     gradients = {parameter: parameter.grad for parameter in parameters}
     flags = {parameter: parameter.requires_grad for parameter in parameters}
+    # a hook of the user may step an optimizer as soon as a gradient is there
+    hooks = [held for parameter in parameters if (held := getattr(parameter, "_post_accumulate_grad_hooks", None))]
+    kept_hooks = [dict(held) for held in hooks]
+    for held in hooks:
+        held.clear()
     for parameter in gradients:
         parameter.grad = None
     try:
@@ -53,6 +61,8 @@ def untouched(model: nn.Module, changed: Iterable[Tensor] | None = None) -> Iter
         for parameter, gradient in gradients.items():
             parameter.requires_grad_(flags[parameter])
             parameter.grad = gradient
+        for held, callbacks in zip(hooks, kept_hooks, strict=True):
+            held.update(callbacks)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eomt.errors import UserError
 from eomt.lora.adapter_layer import is_adapter_name
 from eomt.lora.config import adaptation
-from eomt.verification.discovery import Adapter
+from eomt.utils.arguments import described
+from eomt.verification.discovery import Adapter, is_expert
 from eomt.verification.findings import Finding, Severity
 
 OptimizerStep = Callable[[Optimizer], Any]
@@ -24,14 +27,30 @@ SWALLOWED = 0.5
 
 
 def plain_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
-    """Return the optimizers of torch themselves, without what Accelerate or Lightning put around them."""
+    """Return the optimizers of torch themselves, without what Accelerate or Lightning put around them.
+
+    Raises:
+        UserError: If one of them is none.
+    """
     found = []
     for optimizer in optimizers:
         inner: Any = optimizer
         while isinstance(getattr(inner, "optimizer", None), Optimizer):
             inner = inner.optimizer
+        if not (hasattr(inner, "param_groups") and hasattr(inner, "state")):
+            raise UserError(f"optimizers: holds {described(inner)}; give optimizers of torch")
         found.append(inner)
     return found
+
+
+def plain_step(optimizer: Optimizer) -> None:
+    """Make a step of an optimizer with the gradients that are there, also of one that asks for a closure (L-BFGS)."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is None or closure.default is not inspect.Parameter.empty:
+        optimizer.step()
+        return
+    step: Any = optimizer.step
+    step(lambda: torch.zeros(()))
 
 
 def optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[Finding]:
@@ -69,7 +88,9 @@ def step_faults(
             rates: dict[nn.Parameter, float] = {}
             for group in optimizer.param_groups:
                 group["lr"] = group.get("initial_lr", group["lr"])
-                rates |= {parameter: float(group["lr"]) for parameter in group["params"]}
+                # Adafactor sets its own rate where none is given
+                rate = 1.0 if group["lr"] is None else float(group["lr"])
+                rates |= dict.fromkeys(group["params"], rate)
                 if "weight_decay" in group:
                     # it moves weights, but teaches them nothing
                     group["weight_decay"] = 0.0
@@ -78,6 +99,9 @@ def step_faults(
                 if parameter not in names:
                     continue
                 name, now = names[parameter], parameter.detach()
+                if is_expert(name) and (parameter.grad is None or not bool(parameter.grad.any())):
+                    # no token of this batch chose it
+                    continue
                 moved = float((now.float() - value.float()).norm() if now.itemsize < 4 else (now - value).norm())
                 # a tensor of zeros may start anywhere
                 share = factors.get(parameter, 1.0) * moved / max(float(value.norm()), 1e-3 * value.numel() ** 0.5)

@@ -1,6 +1,7 @@
 """The audit during a training: before the first step, every so many steps, and after the last one."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch.optim import Optimizer
 from eomt.errors import UserError
 from eomt.utils.modes import evaluation_mode, isolated_randomness
 from eomt.verification.audit import audit
-from eomt.verification.discovery import Adapter, find_adapters
-from eomt.verification.findings import AuditReport, Finding
-from eomt.verification.passes import Loss, Outputs, answer_of, call
+from eomt.verification.discovery import Adapter, find_adapters, is_expert
+from eomt.verification.findings import AuditReport, Finding, Severity
+from eomt.verification.passes import Loss, Outputs, answer_of, call, ordinary
 from eomt.verification.reopened import audit_reopened
 from eomt.verification.restored import untouched
 from eomt.verification.steps import plain_optimizers
@@ -68,6 +69,9 @@ class TrainingAudit:
         self.effects: dict[int, float] = {}
         self.steps = 0
         self._norms: dict[str, float] | None = None
+        # of the start: name -> sum of squares of what was trained, and the names of what the optimizers held
+        self._first: dict[str, float] = {}
+        self._held: set[str] = set()
 
     def start(self) -> AuditReport:
         """Audit the model before its first step.
@@ -75,6 +79,7 @@ class TrainingAudit:
         Raises:
             AuditError: There is a fault, and `warn` is false.
         """
+        self._first, self._held = self._norms_now(), self._held_now()
         return self._keep("start", self._audit(None))
 
     def step(self) -> AuditReport | None:
@@ -98,7 +103,13 @@ class TrainingAudit:
         Raises:
             AuditError: There is a fault, and `warn` is false.
         """
-        return self._keep("end", self._audit("end"))
+        report = self._audit("end")
+        known = {finding.where for finding in report.findings}
+        lost = [finding for finding in self._lost() if finding.where not in known]
+        if self.steps:
+            # an adapter that never moved is named by its B
+            lost += self._still(self._first, self._norms_now(), "since the start", known)
+        return self._keep("end", replace(report, findings=(*report.findings, *lost)))
 
     def saved(self, reopened: nn.Module) -> AuditReport:
         """Check that a fresh base into which the file was read answers as the model does.
@@ -139,14 +150,14 @@ class TrainingAudit:
         adapters = [adapter for adapter in find_adapters(self.model) if not adapter.idle]
         before, now = self._norms or {}, self._norms_now()
         self._norms = now
-        found = list(self._moves(adapters, before, now))
+        found = self._moves(before, now)
         # after weights that are not finite, answers say nothing
         if adapters and not found:
             found = self._effect(adapters)
         return AuditReport(tuple(found), tuple(adapter.path for adapter in adapters))
 
-    def _moves(self, adapters: list[Adapter], before: dict[str, float], now: dict[str, float]) -> list[Finding]:
-        found = []
+    def _moves(self, before: dict[str, float], now: dict[str, float]) -> list[Finding]:
+        found = self._lost()
         for name, value in self.model.named_parameters():
             if not value.requires_grad:
                 continue
@@ -157,16 +168,63 @@ class TrainingAudit:
                 # a scaler of fp16 skips such a step
                 seen = "has a gradient that is not finite"
                 found.append(Finding("non_finite_gradient", name, seen, "look at the loss", "warning"))
-        rates = [float(group["lr"]) for optimizer in self.optimizers for group in optimizer.param_groups]
-        if rates and not any(rates):
+        rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
+        if rates and not any(rate is None or float(rate) for rate in rates):
+            # a schedule may end so, after a step that moved something
+            if now and all(before.get(name) == value for name, value in now.items()):
+                seen = f"every learning rate is zero, and nothing moved in the last {self.every} steps"
+                found.append(Finding("rate_zero", "", seen, "see the schedule"))
             return found
-        for adapter in adapters:
-            names = [name for name, value in adapter.names().items() if value.requires_grad]
-            if names and all(before.get(name) == now.get(name) for name in names):
-                seen = f"did not move in the last {self.every} steps"
-                remedy = "see whether it is in the optimizer, its learning rate, and its gradient"
-                found.append(Finding("not_moving", adapter.path, seen, remedy))
+        known = {finding.where for finding in found}
+        return found + self._still(before, now, f"in the last {self.every} steps", known)
+
+    def _lost(self) -> list[Finding]:
+        """Return a finding for each tensor that was trained at the start, and is frozen or in no optimizer now."""
+        parameters, held, found = dict(self.model.named_parameters()), self._held_now(), []
+        for name in self._first:
+            if name in parameters and not parameters[name].requires_grad:
+                remedy = "see what sets requires_grad while it trains"
+                found.append(Finding("frozen", name, "was trained at the start, and is frozen now", remedy))
+            elif name in self._held and name not in held:
+                seen = "was in an optimizer at the start, and is in none now"
+                found.append(Finding("not_in_optimizer", name, seen, "see what replaced it, or the optimizer's groups"))
         return found
+
+    def _still(self, before: dict[str, float], now: dict[str, float], when: str, known: set[str]) -> list[Finding]:
+        """Return a finding for each adapter, and each other module that is trained, none of whose tensors moved.
+
+        Args:
+            before: Name -> sum of squares, then.
+            now: The same, of this moment.
+            when: The rest of the sentence.
+            known: Tensors and modules that were named before.
+        """
+        adapters = [adapter for adapter in find_adapters(self.model) if not adapter.idle]
+        parts = {name: adapter.path for adapter in adapters for name in adapter.names()}
+        # what got no gradient at the start, such as a pooling layer that a task has no use for, was named there
+        known = known | {finding.where for finding in self._of_start() if finding.where}
+        tensors: dict[str, list[str]] = {}
+        for name in now:
+            tensors.setdefault(parts.get(name, name.rpartition(".")[0]), []).append(name)
+        found = []
+        for path, names in tensors.items():
+            compared = [name for name in names if name in before]
+            moved = any(before[name] != now[name] for name in compared)
+            if moved or not compared or path in known or known.intersection(names):
+                continue
+            # an expert that no token chose is no fault
+            severity: Severity = "warning" if is_expert(names[0]) else "fault"
+            remedy = "see whether it is in the optimizer, its learning rate, and its gradient"
+            found.append(Finding("not_moving", path, f"did not move {when}", remedy, severity))
+        return found
+
+    def _of_start(self) -> tuple[Finding, ...]:
+        return self.reports["start"].findings if "start" in self.reports else ()
+
+    def _held_now(self) -> set[str]:
+        """Return the names of the tensors that the optimizers hold."""
+        held = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
+        return {name for name, value in self.model.named_parameters() if id(value) in held}
 
     def _norms_now(self) -> dict[str, float]:
         """Return name -> sum of squares of each trained tensor, read from the device at once."""
@@ -185,7 +243,7 @@ class TrainingAudit:
             for up in ups:
                 up.zero_()
             plain = self._answers()
-        finite = adapted.isfinite() & plain.isfinite()
+        finite = ordinary(adapted) & ordinary(plain)
         largest = float(plain[finite].abs().max()) if bool(finite.any()) else 0.0
         effect = float((adapted - plain)[finite].abs().max()) / max(largest, 1e-30) if largest else 0.0
         self.effects[self.steps] = effect
