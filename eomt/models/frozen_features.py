@@ -227,7 +227,7 @@ def _settings_of(module: nn.Module) -> list[str]:
     for path, part in module.named_modules():
         values = {name: value for name, value in vars(part).items() if isinstance(value, _PLAIN) and name != "training"}
         # of a model of transformers
-        config = getattr(part, "config", None)
+        config: Any = getattr(part, "config", None)
         values |= {"config": config.to_dict()} if hasattr(config, "to_dict") else {}
         found.append(f"{path} {type(part).__qualname__} {sorted(values.items())}")
     return found

@@ -392,9 +392,8 @@ def _difference(model: nn.Module, answers: Tensor, without: Tensor) -> list[Find
     if not bool(finite.any()):
         return []
     difference = float((answers - without)[finite].abs().max())
-    # 16 bits keep two to three figures through a network
+    # 16 bits keep two to three figures through a network; the comparison makes NaN a fault, too
     half = torch.is_autocast_enabled(without.device.type) or any(p.itemsize == 2 for p in model.parameters())
-    # written so that NaN is a fault too
     if difference <= (0.02 if half else 0.005) * float(without[finite].abs().max()):
         return []
     seen = f"answers in evaluation differ by {difference:.1e} between no_grad and grad mode (is an adapter bypassed?)"
