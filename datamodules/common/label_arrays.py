@@ -1,13 +1,13 @@
 """Arithmetic on masks of labels, which have some million pixels each."""
 
 import numpy as np
-import torch
 
 
 def count_labels(raw: np.ndarray) -> dict[int, int]:
     """Return the number of pixels of each label in a mask (H, W) of unsigned integers, by rising label."""
     # numpy would widen 8 bits to 64 first
-    pixels = torch.from_numpy(raw).flatten().bincount().numpy() if raw.dtype == np.uint8 else np.bincount(raw.ravel())
+    # not torch's: its threads do not start in a thread of a forked process
+    pixels = np.bincount(raw.ravel())
     return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels)}
 
 
