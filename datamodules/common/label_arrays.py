@@ -5,7 +5,6 @@ import numpy as np
 
 def count_labels(raw: np.ndarray) -> dict[int, int]:
     """Return the number of pixels of each label in a mask (H, W) of unsigned integers, by rising label."""
-    # numpy would widen 8 bits to 64 first
     # not torch's: its threads do not start in a thread of a forked process
     pixels = np.bincount(raw.ravel())
     return {int(label): int(pixels[label]) for label in np.flatnonzero(pixels)}
