@@ -2,7 +2,6 @@
 
 import inspect
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +12,17 @@ from torchmetrics import Metric
 
 from eomt.errors import UserError
 from eomt.utils.arguments import described
-from eomt.verification.findings import AuditReport
-from eomt.verification.passes import Loss, Outputs
-from eomt.verification.training import FLOOR, Reopen, TrainingAudit, first_batch
+from eomt.verification.training import AuditSettings, TrainingAudit, first_batch
 
 
-class AuditCallback(Callback):
+class AuditCallback(AuditSettings, Callback):
     """Audits a training before its first step, every so many steps, and at its end.
 
-    Args:
-        batch: A training batch; None takes the first samples of the training data.
-        loss: Returns the loss of the module on a batch; None takes its `training_step`.
-        outputs: Returns the module's answer to a batch as one tensor; None takes the loss.
-        expect: See `eomt.verification.audit`.
-        allow_random_base: See `eomt.verification.audit`.
-        every: Steps between two light checks; 0 makes none.
-        floor: The least that adapters must change the answers, as a share of the largest.
-        warn: Log faults, and do not stop.
-        reopen: Returns a fresh module into which a checkpoint was read, which is written for this at the end; None does
-            not check what is saved.
-
-    Attributes:
-        reports: Name of each check -> its report.
+    See `AuditSettings` for its arguments. The loss is that of `training_step` unless one is given, and the answer the
+    loss. `reopen` gets the path of a checkpoint, which is written for this at the end.
     """
 
-    def __init__(
-        self,
-        batch: Any = None,
-        loss: Loss | None = None,
-        outputs: Outputs | None = None,
-        expect: Iterable[str] | str | None = None,
-        allow_random_base: bool = False,
-        every: int = 100,
-        floor: float = FLOOR,
-        warn: bool = False,
-        reopen: Reopen | None = None,
-    ) -> None:
-        self._batch, self._reopen = batch, reopen
-        loss = loss or _training_loss
-        self._settings: dict[str, Any] = {
-            "loss": loss,
-            "outputs": outputs or (lambda module, batch: loss(module, batch).reshape(1)),
-            "expect": expect,
-            "allow_random_base": allow_random_base,
-            "every": every,
-            "floor": floor,
-            "warn": warn,
-        }
-        self._audit: TrainingAudit | None = None
-        self._step = 0
-
-    @property
-    def reports(self) -> dict[str, AuditReport]:
-        """Name of each check -> its report."""
-        return self._audit.reports if self._audit else {}
+    _step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit the module.
@@ -75,14 +31,17 @@ class AuditCallback(Callback):
             AuditError: There is a fault.
             UserError: The module steps its optimizers itself, and no loss is given.
         """
-        if not pl_module.automatic_optimization and self._settings["loss"] is _training_loss:
+        loss = self._settings["loss"] or _training_loss
+        if not pl_module.automatic_optimization and loss is _training_loss:
             raise UserError("loss: the module optimizes by hand, so that its training_step cannot be audited; give one")
         batch = self._batch
         if batch is None:
             batch = first_batch(trainer.train_dataloader, pl_module.device)
         batch = trainer.strategy.batch_to_device(batch)
         self._step = trainer.global_step
-        self._audit = TrainingAudit(pl_module, batch, trainer.optimizers, **self._settings)
+        outputs = self._settings["outputs"] or (lambda module, batch: loss(module, batch).reshape(1))
+        settings = self._settings | {"loss": loss, "outputs": outputs}
+        self._audit = TrainingAudit(pl_module, batch, trainer.optimizers, **settings)
         with trainer.precision_plugin.forward_context():
             self._audit.start()
 

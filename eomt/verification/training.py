@@ -22,6 +22,8 @@ from eomt.verification.wrapped import unwrapped
 # the least that adapters must change the answers, as a share of the largest
 FLOOR = 1e-6
 
+Reopen = Callable[[Any], nn.Module]
+
 
 class TrainingAudit:
     """An audit that follows a training loop of any kind: call `start`, `step` after each step, and `end`.
@@ -282,4 +284,49 @@ def on_device(batch: Any, device: torch.device) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, lambda value: value.to(device), batch)
 
 
-Reopen = Callable[[Any], nn.Module]
+class AuditSettings:
+    """What the callbacks of all trainers are given.
+
+    Args:
+        batch: A training batch; None takes the first samples of the training data.
+        loss: Returns the loss of the model on a batch; None takes the trainer's own.
+        outputs: Returns the model's answer to a batch as one tensor; None takes the trainer's own.
+        expect: See `eomt.verification.audit`.
+        allow_random_base: See `eomt.verification.audit`.
+        every: Steps between two light checks; 0 makes none.
+        floor: The least that adapters must change the answers, as a share of the largest.
+        warn: Log faults, and do not stop.
+        reopen: Returns a fresh model into which what the trainer saved was read; None does not check what is saved.
+
+    Attributes:
+        reports: Name of each check -> its report.
+    """
+
+    def __init__(
+        self,
+        batch: Any = None,
+        loss: Loss | None = None,
+        outputs: Outputs | None = None,
+        expect: Iterable[str] | str | None = None,
+        allow_random_base: bool = False,
+        every: int = 100,
+        floor: float = FLOOR,
+        warn: bool = False,
+        reopen: Reopen | None = None,
+    ) -> None:
+        self._batch, self._reopen = batch, reopen
+        self._settings: dict[str, Any] = {
+            "loss": loss,
+            "outputs": outputs,
+            "expect": expect,
+            "allow_random_base": allow_random_base,
+            "every": every,
+            "floor": floor,
+            "warn": warn,
+        }
+        self._audit: TrainingAudit | None = None
+
+    @property
+    def reports(self) -> dict[str, AuditReport]:
+        """Name of each check -> its report."""
+        return self._audit.reports if self._audit else {}

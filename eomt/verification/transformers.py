@@ -1,63 +1,19 @@
 """The audit for transformers' Trainer, and those that derive from it (TRL's, for example)."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from eomt.verification.findings import AuditReport
-from eomt.verification.passes import Loss, Outputs
-from eomt.verification.training import FLOOR, Reopen, TrainingAudit, first_batch, on_device
+from eomt.verification.training import AuditSettings, TrainingAudit, first_batch, on_device
 
 
-class AuditCallback(TrainerCallback):
+class AuditCallback(AuditSettings, TrainerCallback):
     """Audits a training before its first step, every so many steps, after it was saved, and at its end.
 
-    Args:
-        batch: A training batch; None takes the first samples of the training data.
-        loss: See `eomt.verification.audit`; None takes the model's own.
-        outputs: See `eomt.verification.audit`.
-        expect: See `eomt.verification.audit`.
-        allow_random_base: See `eomt.verification.audit`.
-        every: Steps between two light checks; 0 makes none.
-        floor: The least that adapters must change the answers, as a share of the largest.
-        warn: Log faults, and do not stop.
-        reopen: Returns a fresh base into which a saved checkpoint folder was read; None does not check what is saved.
-
-    Attributes:
-        reports: Name of each check -> its report.
+    See `AuditSettings` for its arguments; `reopen` gets the folder of a checkpoint.
     """
-
-    def __init__(
-        self,
-        batch: Any = None,
-        loss: Loss | None = None,
-        outputs: Outputs | None = None,
-        expect: Iterable[str] | str | None = None,
-        allow_random_base: bool = False,
-        every: int = 100,
-        floor: float = FLOOR,
-        warn: bool = False,
-        reopen: Reopen | None = None,
-    ) -> None:
-        self._batch, self._reopen = batch, reopen
-        self._settings: dict[str, Any] = {
-            "loss": loss,
-            "outputs": outputs,
-            "expect": expect,
-            "allow_random_base": allow_random_base,
-            "every": every,
-            "floor": floor,
-            "warn": warn,
-        }
-        self._audit: TrainingAudit | None = None
-
-    @property
-    def reports(self) -> dict[str, AuditReport]:
-        """Name of each check -> its report."""
-        return self._audit.reports if self._audit else {}
 
     def on_train_begin(
         self,
