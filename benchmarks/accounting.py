@@ -50,7 +50,7 @@ GPUS = {"8 GB": 8e9, "24 GB": 24e9, "80 GB": 80e9}
 USABLE = 0.9
 FLOOR = "native LoRA, floor"
 PRECISIONS = ["bf16 autocast", "fp32"]
-RESULT = Path(__file__).parent / "results" / "meta device accounting, no GPU"
+RESULT = Path(__file__).parent / "results" / "accounting_without_gpu"
 
 
 def gpu_attention(
@@ -340,7 +340,7 @@ def add_to_results(title: str, way: str, record: dict[str, Any]) -> list[str]:
     known = json.loads(path.read_text()) if path.is_file() else {}
     known.setdefault(title, {})[way] = record
     path.write_text(json.dumps(known, indent=1) + "\n")
-    lines = [f"# {RESULT.name}", "", "Counted by `python -m benchmarks.accounting`; nothing was measured on a GPU."]
+    lines = ["# Meta device accounting, no GPU", "", "Counted by `python -m benchmarks.accounting`; nothing was measured on a GPU."]
     for known_title in sorted(known):
         lines += ["", *table_of(known_title, known[known_title])]
     RESULT.with_suffix(".md").write_text("\n".join(lines) + "\n")
