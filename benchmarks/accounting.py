@@ -340,7 +340,8 @@ def add_to_results(title: str, way: str, record: dict[str, Any]) -> list[str]:
     known = json.loads(path.read_text()) if path.is_file() else {}
     known.setdefault(title, {})[way] = record
     path.write_text(json.dumps(known, indent=1) + "\n")
-    lines = ["# Meta device accounting, no GPU", "", "Counted by `python -m benchmarks.accounting`; nothing was measured on a GPU."]
+    source = "Counted by `python -m benchmarks.accounting`; nothing was measured on a GPU."
+    lines = ["# Meta device accounting, no GPU", "", source]
     for known_title in sorted(known):
         lines += ["", *table_of(known_title, known[known_title])]
     RESULT.with_suffix(".md").write_text("\n".join(lines) + "\n")
