@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eomt.app.arguments import in_order
-from eomt.app.log import set_up_output
+from eomt.app.log import set_up_output, silence_libraries
 from eomt.app.messages import as_user_error, one_line
 from eomt.app.signals import Ending, is_termination
 from eomt.app.trust import with_saved_config
@@ -43,6 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
             # whoever calls this from Python has a heap of their own
             with _resting_collector() if args is None else contextlib.nullcontext():
                 from eomt.app.command_line import CLI
+            silence_libraries()
             CLI(given)
             # what cannot be written is an error here, and not one of Python's end
             sys.stdout.flush()

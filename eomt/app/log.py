@@ -29,16 +29,20 @@ def show(line: str) -> None:
 
 
 def set_up_output() -> None:
-    """Print the log of this package, and silence library warnings that do not apply to it.
-
-    Calling it again changes nothing.
-    """
+    """Print the log of this package. Calling it again changes nothing."""
     if not any(isinstance(handler, _PrintHandler) for handler in log.handlers):
         log.addHandler(_PrintHandler())
     if _clean not in log.filters:
         log.addFilter(_clean)
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def silence_libraries() -> None:
+    """Silence what libraries say that does not apply to this package.
+
+    It has an effect only once they are loaded: Lightning sets the level of its log as it is imported.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
