@@ -127,7 +127,8 @@ def stop_by_signal(workspace: Workspace, name: str, kind: str, way: str, seconds
 
 def go_on(workspace: Workspace, name: str, kind: str) -> None:
     """Resume a run, or begin it again with its name where nothing was saved yet."""
-    saved = list((workspace.runs / name).glob("*.ckpt"))
+    # a kill may leave a hidden one that was not whole yet
+    saved = list((workspace.runs / name).glob("[!.]*.ckpt"))
     program = start(workspace, name, kind, *(("--ckpt_path", "latest") if saved else ()))
     assert program.finish() == 0, program.output.read_text()[-3000:]
 
