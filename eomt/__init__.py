@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eomt.app.loading import load
     from eomt.errors import UserError
     from eomt.lora import (
         LoRAConfig,
@@ -35,6 +36,7 @@ _PLACES = {
     "LoRAConfig": "eomt.lora",
     "apply_lora": "eomt.lora",
     "get_lora_stats": "eomt.lora",
+    "load": "eomt.app.loading",
     "load_adapter": "eomt.lora",
     "merge_lora_weights": "eomt.lora",
     "print_lora_summary": "eomt.lora",
@@ -55,6 +57,7 @@ __all__ = [
     "audit",
     "check_adapters",
     "get_lora_stats",
+    "load",
     "load_adapter",
     "merge_lora_weights",
     "print_lora_summary",

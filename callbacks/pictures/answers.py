@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from callbacks.pictures.colors import INK, PAPER, Color
 from callbacks.pictures.grid import MARGIN
-from callbacks.pictures.text import draw_text, line_height, wrapped
 from eomt.metrics.answer_scores import soft_accuracy
+from eomt.pictures.colors import INK, PAPER, Color
+from eomt.pictures.text import draw_text, line_height, wrapped
 
 COLUMNS = 4
 CARD_WIDTH = 300  # pixels

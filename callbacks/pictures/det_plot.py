@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.stats import norm
 
-from callbacks.pictures.colors import INK, Color, palette
+from eomt.pictures.colors import INK, Color, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from callbacks.pictures.colors import INK, PAPER, Color
-from callbacks.pictures.text import load_font, shortened
+from eomt.pictures.colors import INK, PAPER, Color
+from eomt.pictures.text import load_font, shortened
 
 SMALLEST_CELL_WIDTH = 256  # pixels
 LARGEST_CELL_WIDTH = 640  # pixels

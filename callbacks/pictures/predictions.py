@@ -16,14 +16,14 @@ from torchvision.io import ImageReadMode, decode_png, encode_png
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale, to_pil_image
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, begins_run, check_num_samples
-from callbacks.pictures.colors import Color, palette
 from callbacks.pictures.grid import picture_grid
-from callbacks.pictures.masks import index_image, overlay
 from callbacks.pictures.output import picture_path, save_picture, show_picture
-from callbacks.pictures.prompts import PROMPT, draw_prompts
 from callbacks.run.run_folder import PREDICTIONS
 from callbacks.run.saved_state import PICTURE_STATE, checked_state
 from eomt.errors import UserError, shortened
+from eomt.pictures.colors import Color, palette
+from eomt.pictures.masks import index_image, overlay
+from eomt.pictures.prompts import PROMPT, draw_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import MaskFiles, data_of
 from eomt.tasks.index_maps import index_map

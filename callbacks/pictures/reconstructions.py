@@ -9,11 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, check_num_samples
-from callbacks.pictures.colors import Color
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.output import picture_path, save_picture, show_picture
 from callbacks.run.run_folder import PREDICTIONS
 from eomt.models.mae import MAEPictures
+from eomt.pictures.colors import Color
 from eomt.tasks.masked_autoencoding import MaskedAutoencoding
 
 log = logging.getLogger("eomt")

@@ -17,12 +17,12 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, check_num_samples
-from callbacks.pictures.colors import Color
 from callbacks.pictures.grid import picture_grid
-from callbacks.pictures.masks import overlay
 from callbacks.pictures.output import picture_path, save_picture
 from callbacks.run.run_folder import PREDICTIONS, set_aside
 from eomt.errors import UserError
+from eomt.pictures.colors import Color
+from eomt.pictures.masks import overlay
 from eomt.tasks.semantic_segmentation import SemanticSegmentation
 from eomt.utils.files import fitting, write_file
 

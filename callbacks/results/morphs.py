@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage
-from callbacks.pictures.colors import Color
 from callbacks.pictures.det_plot import det_plot, score_histograms
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.output import picture_path, save_picture
@@ -20,6 +19,7 @@ from callbacks.results.tables import file_of_predict, file_of_test, gather_rows,
 from callbacks.run.run_folder import PREDICTIONS
 from eomt.errors import UserError
 from eomt.metrics.error_rates import error_curve
+from eomt.pictures.colors import Color
 from eomt.tasks.data import FaceData, data_of
 from eomt.tasks.morph_detection import MorphDetection
 from eomt.utils.trainer import is_trial

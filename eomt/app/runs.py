@@ -200,7 +200,7 @@ def resolve_alias(alias: str, root: Path, run_name: str | None, configuration: R
     elif configuration is not None and configuration.run is not None:
         runs = [configuration.run]
     else:
-        candidates = [folder for folder in root.iterdir() if _is_run(folder)] if root.is_dir() else []
+        candidates = [folder for folder in root.iterdir() if is_run(folder)] if root.is_dir() else []
         runs = sorted((run for run in candidates if _is_of(run, configuration)), key=_start)
     if not runs:
         others = sorted(candidates, key=_start)
@@ -208,7 +208,7 @@ def resolve_alias(alias: str, root: Path, run_name: str | None, configuration: R
         raise UserError(
             f"ckpt_path: no run of {configuration.stem if configuration else 'any config'} in {root}; give {hint}"
         )
-    if found := _newest_checkpoint(runs[-1], alias):
+    if found := newest_checkpoint(runs[-1], alias):
         return found
     older = [run.name for run in runs[:-1] if any(run.glob(f"{alias}_lora_step*.ckpt"))]
     hint = (
@@ -219,7 +219,7 @@ def resolve_alias(alias: str, root: Path, run_name: str | None, configuration: R
     raise UserError(f"ckpt_path: there is no {alias}_lora_step*.ckpt in {runs[-1]}{hint}")
 
 
-def _newest_checkpoint(run: Path, alias: str) -> Path | None:
+def newest_checkpoint(run: Path, alias: str) -> Path | None:
     """Return the newest whole checkpoint that an alias stands for; None if there is none.
 
     "latest" is the newest of all: a run may be killed between its first best and its first latest checkpoint.
@@ -250,7 +250,7 @@ def refuse_going_back(run: Path, path: Path) -> None:
     """
     from eomt.app.checkpoint_files import step_of
 
-    newest = _newest_checkpoint(run, "latest")
+    newest = newest_checkpoint(run, "latest")
     if newest is not None and (last := step_of(newest)) > (step := step_of(path)):
         raise UserError(
             f"ckpt_path: {path} is of step {step}, but its run went on to step {last}, which would be replaced; give "
@@ -260,10 +260,10 @@ def refuse_going_back(run: Path, path: Path) -> None:
 
 def run_of_config(file: Path | None) -> Path | None:
     """Return the run that a configuration was saved by; None if it is another file."""
-    return file.parent if file is not None and file.name == CONFIG and _is_run(file.parent) else None
+    return file.parent if file is not None and file.name == CONFIG and is_run(file.parent) else None
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Return whether a fit began in a folder; other commands make folders too."""
     return (folder / CONFIG).is_file() and (folder / LOG).is_file()
 

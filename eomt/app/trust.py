@@ -174,7 +174,7 @@ def _of_component(value: Any, address: str) -> Iterator[tuple[str, str]]:
     if not isinstance(value, dict) or "class_path" not in value:
         yield address, str(value)
         return
-    if not _is_own(value["class_path"]):
+    if not is_own(value["class_path"]):
         yield address, str(value["class_path"])
         return
     parameters = constructor_parameters(class_of(value))
@@ -219,7 +219,7 @@ def _of_plain(value: Any, address: str) -> Iterator[tuple[str, str]]:
                 yield from _of_plain(inner, f"{address}.{key}")
 
 
-def _is_own(class_path: Any) -> bool:
+def is_own(class_path: Any) -> bool:
     """Return whether a text names a class that is defined in this package."""
     if not isinstance(class_path, str) or class_path.partition(".")[0] not in OWN:
         return False

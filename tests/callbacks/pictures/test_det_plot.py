@@ -1,8 +1,8 @@
 import numpy as np
 
-from callbacks.pictures.colors import palette
 from callbacks.pictures.det_plot import HEIGHT, WIDTH, det_plot, score_histograms
 from eomt.metrics.error_rates import error_curve
+from eomt.pictures.colors import palette
 
 
 def places(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:

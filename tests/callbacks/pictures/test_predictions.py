@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.pictures import predictions as prediction_pictures
-from callbacks.pictures.colors import palette
 from callbacks.pictures.output import log_image
 from callbacks.pictures.predictions import PredictionPictures, errors, spread
-from callbacks.pictures.prompts import PROMPT
 from datamodules.common.data_module import DataModule
+from eomt.pictures.colors import palette
+from eomt.pictures.prompts import PROMPT
 from eomt.prompts import Prompts
 from tests.ranks import one_thread
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from callbacks.pictures.colors import Color
+from eomt.pictures.colors import Color
 
 # font sizes; two accents fit above a capital letter
 LINE_HEIGHT = 1.5

@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 from PIL import Image
 
-from callbacks.pictures.text import draw_text, line_height, text_width, wrapped
+from eomt.pictures.text import draw_text, line_height, text_width, wrapped
 
 
 def ink(text: str, size: int = 40) -> np.ndarray:

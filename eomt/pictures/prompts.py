@@ -5,7 +5,7 @@ from PIL import ImageDraw
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from callbacks.pictures.colors import Color
+from eomt.pictures.colors import Color
 from eomt.prompts import Prompts
 
 PROMPT: Color = (0, 255, 255)

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import draw_segmentation_masks
 
-from callbacks.pictures.colors import Color
+from eomt.pictures.colors import Color
 from eomt.utils.labels import IGNORE_INDEX
 
 

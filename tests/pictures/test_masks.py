@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.pictures.colors import PAPER, palette
 from callbacks.pictures.grid import picture_grid
-from callbacks.pictures.masks import index_image, overlay
 from callbacks.pictures.output import save_picture
+from eomt.pictures.colors import PAPER, palette
+from eomt.pictures.masks import index_image, overlay
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 8, 19, 200])

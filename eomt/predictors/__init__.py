@@ -1,0 +1,1 @@
+"""Trained models as a function of images; `eomt.load` returns one of these."""
