@@ -50,7 +50,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
         UserError: If there are no weights, they are damaged, or their base cannot be found.
     """
     weights = _weights_of(Path(path).expanduser())
-    found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    found = _device(device)
     args = with_saved_config(["inspect", "--ckpt_path", str(weights)])
     with torch.random.fork_rng():
         opened = _Opened([*args, "--data", "null"])
@@ -62,6 +62,20 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     predictor: Predictor[Any] = predictor_of(task, list(names), data.get("init_args") or {}, found)
     predictor.source = str(weights)
     return predictor
+
+
+def _device(given: str | torch.device | None) -> torch.device:
+    """Return the device that is named, if it is there; None takes a GPU, else the CPU.
+
+    Raises:
+        UserError: If there is none of that name.
+    """
+    try:
+        found = torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise UserError(f"device: {given!r} is not here; give cpu or cuda") from error
+    return found
 
 
 def _weights_of(path: Path) -> Path:

@@ -86,7 +86,7 @@ def _of_array(values: np.ndarray) -> Tensor:
         values = np.repeat(values[..., None], 3, axis=2)
     if values.ndim != 3 or values.shape[2] not in (3, 4) or not values.size:
         raise UserError(f"image: an array of shape {shape}; give (H, W), (H, W, 3) or (H, W, 4), RGB")
-    return torch.from_numpy(np.ascontiguousarray(values[..., :3])).permute(2, 0, 1)
+    return torch.from_numpy(np.array(values[..., :3], order="C")).permute(2, 0, 1)
 
 
 def _of_tensor(values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from eomt.predictors.inputs import NamedImage, Source, read
 from eomt.predictors.predictor import Predictor
 from eomt.predictors.prompt_shapes import as_boxes, as_clicks, count_of
 from eomt.prompts import Prompts
-from eomt.prompts.coordinates import tight_boxes
+from eomt.prompts.coordinates import PADDING_LABEL, tight_boxes
 from eomt.results import MasksResult
 
 # logits of the pixels inside and outside of a mask that is given as one
@@ -189,14 +189,23 @@ class PromptedPredictor(Predictor[MasksResult]):
         self, encoded: EncodedImage, prompts: Prompts, masks: Tensor | None, names: list[str], multimask: bool
     ) -> MasksResult:
         scaled = prompts.scaled(encoded.image.size, self.model.img_size)
-        # with the dimension of the batch
-        points, labels, boxes, given = (
-            None if part is None else part[None].to(self.device) for part in (*scaled, masks)
-        )
-        prediction = self.model.decode(encoded.features, points, labels, boxes, given, multimask)
-        best = prediction.iou_scores[0].argmax(1)
-        logits = prediction.mask_logits[0][torch.arange(len(best)), best]
-        scores = prediction.iou_scores[0][torch.arange(len(best)), best]
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for chosen in _of_one_length(scaled, len(names)):
+            points, signs, boxes, given = (
+                # with the dimension of the batch
+                None if part is None else part[None, chosen].to(self.device)
+                for part in (*scaled, masks)
+            )
+            if points is not None and signs is not None:
+                length = int((signs[0, 0] != PADDING_LABEL).sum())
+                points, signs = points[:, :, :length], signs[:, :, :length]
+            prediction = self.model.decode(encoded.features, points, signs, boxes, given, multimask)
+            best = prediction.iou_scores[0].argmax(1)
+            rows = torch.arange(len(best))
+            parts.append((chosen, prediction.mask_logits[0][rows, best], prediction.iou_scores[0][rows, best]))
+        order = torch.cat([chosen for chosen, _, _ in parts]).argsort()
+        logits = torch.cat([part for _, part, _ in parts])[order]
+        scores = torch.cat([part for _, _, part in parts])[order]
         found = F.interpolate(logits[:, None], encoded.image.size, mode="bilinear")[:, 0] > 0
         return self._result(encoded, found, scores, logits, names, prompts)
 
@@ -252,3 +261,14 @@ class PromptedPredictor(Predictor[MasksResult]):
             f"masks: {given.dtype} of shape {list(given.shape)}; give `logits` of a result, (N, {height}, {width}), or "
             f"bool (N, {size[0]}, {size[1]})"
         )
+
+
+def _of_one_length(prompts: Prompts, count: int) -> list[Tensor]:
+    """Return the numbers of objects, `(K,)`, that are asked about together: those with equally many clicks.
+
+    A click that only fills up a list is a token all the same, and would change the answer.
+    """
+    if prompts.labels is None:
+        return [torch.arange(count)]
+    lengths = (prompts.labels != PADDING_LABEL).sum(1)
+    return [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
