@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         print_lora_summary,
         save_adapter,
     )
+    from eomt.sharing.push import push
     from eomt.verification import AuditError, AuditReport, audit, check_adapters
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _PLACES = {
     "load_adapter": "eomt.lora",
     "merge_lora_weights": "eomt.lora",
     "print_lora_summary": "eomt.lora",
+    "push": "eomt.sharing.push",
     "save_adapter": "eomt.lora",
     "AuditError": "eomt.verification",
     "AuditReport": "eomt.verification",
@@ -61,6 +63,7 @@ __all__ = [
     "load_adapter",
     "merge_lora_weights",
     "print_lora_summary",
+    "push",
     "save_adapter",
 ]
 

@@ -10,13 +10,14 @@ import torch
 from eomt.app.checkpoint_files import load_checkpoint
 from eomt.app.command_line import CLI
 from eomt.app.reading import class_of, read_yaml
-from eomt.app.runs import find_saved_config, is_run, newest_checkpoint
+from eomt.app.runs import find_saved_config, is_run, local_path, newest_checkpoint
 from eomt.app.trainer import Trainer
 from eomt.app.trust import is_own, with_saved_config
 from eomt.errors import UserError
+from eomt.models.weights.vqa import TOKENIZER
 from eomt.predictors.of_tasks import predictor_of
 from eomt.predictors.predictor import Predictor
-from eomt.utils.paths import constructor_parameters
+from eomt.utils.paths import constructor_parameters, path_fields
 
 log = logging.getLogger("eomt")
 
@@ -40,7 +41,8 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
 
     Args:
         path: A run's folder (its best checkpoint is taken, else its latest), a `.ckpt` file, an adapter folder (its
-            base is opened as the run did) or a merged folder.
+            base is opened as the run did), a merged folder, or `user/name` on the hub, perhaps with a revision behind
+            an `@`.
         device: Where it computes; None takes the GPU if there is one.
 
     Returns:
@@ -49,17 +51,21 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     Raises:
         UserError: If there are no weights, they are damaged, or their base cannot be found.
     """
-    weights = _weights_of(Path(path).expanduser())
+    weights = _weights_of(local_path(str(path)))
     found = _device(device)
-    args = with_saved_config(["inspect", "--ckpt_path", str(weights)])
+    args = with_saved_config(["inspect", "--ckpt_path", str(weights), "--data", "null"])
     with torch.random.fork_rng():
-        opened = _Opened([*args, "--data", "null"])
+        opened = _Opened(args)
     if weights.is_file():
         load_checkpoint(opened.model, weights)
     task = opened.model.to(found).eval().requires_grad_(False)
     data = read_yaml(find_saved_config(weights)).get("data") or {}
+    arguments = dict(data.get("init_args") or {})
+    if (weights / TOKENIZER).is_dir():
+        # a merged folder brings its own
+        arguments["tokenizer"] = str(weights / TOKENIZER)
     names = opened.model.network.class_names or _class_names(data)
-    predictor: Predictor[Any] = predictor_of(task, list(names), data.get("init_args") or {}, found)
+    predictor: Predictor[Any] = predictor_of(task, list(names), arguments, found)
     predictor.source = str(weights)
     return predictor
 
@@ -100,8 +106,15 @@ def _class_names(data: Mapping[str, Any]) -> Sequence[str]:
     """
     if not is_own(data.get("class_path")):
         return ()
+    given = data.get("init_args") or {}
+    if isinstance(given.get("class_names"), list):
+        return [str(name) for name in given["class_names"]]
     known = constructor_parameters(class_of(data))
-    arguments = {name: value for name, value in (data.get("init_args") or {}).items() if name in known}
+    arguments = {name: value for name, value in given.items() if name in known}
+    for name in path_fields(class_of(data)) & known.keys():
+        if known[name].default is known[name].empty:
+            # shared weights name no path; the names of classes do not hang on it
+            arguments.setdefault(name, Path())
     try:
         return class_of(data)(**arguments).class_names or ()
     except (UserError, OSError, TypeError, ValueError) as error:

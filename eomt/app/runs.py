@@ -25,7 +25,7 @@ ALIASES = ("latest", "best")
 LOG = "training.log"
 # what follows the name of the configuration in a generated run name
 RUN_NAME_SUFFIX = r"(r\d+_a[^_]+|full|probe)_lr[^_]+_\d{8}-\d{6}(_\d+)?"
-ACCEPTED_FORMS = "give a .ckpt file, an adapter or merged folder, latest or best"
+ACCEPTED_FORMS = "give a .ckpt file, an adapter or merged folder, user/name on the hub, latest or best"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def find_checkpoint(
         return None
     from eomt.lora.files import is_adapter_folder
 
-    path = resolve_alias(given, root, run_name, configuration) if given in ALIASES else Path(given)
+    path = resolve_alias(given, root, run_name, configuration) if given in ALIASES else local_path(given)
     if not path.exists():
         raise UserError(f"ckpt_path: {path} does not exist; {ACCEPTED_FORMS}")
     kind: Literal["ckpt", "adapter", "merged"]
@@ -100,11 +100,27 @@ def saved_config(args: list[str]) -> tuple[Path, Path] | None:
     given = option_value(args, "--ckpt_path")
     if not args or args[0].startswith("-") or not given or option_value(args, *CONFIG_OPTIONS):
         return None
-    path = Path(given)
     if given in ALIASES:
         root = Path(option_value(args, "--trainer.default_root_dir") or "runs")
         path = resolve_alias(given, root, option_value(args, "--run_name"), None)
+    else:
+        path = local_path(given)
     return path, find_saved_config(path)
+
+
+def local_path(given: str) -> Path:
+    """Return the path of weights, which are fetched from the hub if they are not here and the name may be one there.
+
+    Raises:
+        UserError: If the hub does not give them.
+    """
+    path = Path(given).expanduser()
+    if path.exists() or given.count("/") != 1 or path.parent.is_dir():
+        return path
+    # the hub's client takes a second to load
+    from eomt.utils.snapshots import fetched
+
+    return fetched(given)
 
 
 def find_saved_config(path: Path) -> Path:
