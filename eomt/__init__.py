@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         print_lora_summary,
         save_adapter,
     )
+    from eomt.results import save_results
     from eomt.sharing.push import push
     from eomt.verification import AuditError, AuditReport, audit, check_adapters
 
@@ -42,6 +43,7 @@ _PLACES = {
     "merge_lora_weights": "eomt.lora",
     "print_lora_summary": "eomt.lora",
     "push": "eomt.sharing.push",
+    "save_results": "eomt.results",
     "save_adapter": "eomt.lora",
     "AuditError": "eomt.verification",
     "AuditReport": "eomt.verification",
@@ -65,6 +67,7 @@ __all__ = [
     "print_lora_summary",
     "push",
     "save_adapter",
+    "save_results",
 ]
 
 
