@@ -21,6 +21,8 @@ PATH_OPTIONS = (*CONFIG_OPTIONS, "--ckpt_path", "--trainer.default_root_dir")
 # values that switch a component off
 OFF = ("null", "None", "~", "false", "False")
 COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge")
+# those that make no run and need no configuration
+SMALL_COMMANDS = ("configs", "completion")
 
 
 def in_order(args: list[str]) -> list[str]:
@@ -137,11 +139,7 @@ def _groups(args: list[str]) -> list[list[str]]:
 
 
 def _expanded(group: list[str]) -> list[str]:
-    """Return an option of a path with the home folder in place of the `~` that it begins with, and a config's file.
-
-    Raises:
-        UserError: If a config is neither a path nor the name of a shipped one.
-    """
+    """Return an option of a path with the home folder in place of the `~` that it begins with, and a config's file."""
     if _name(group) not in PATH_OPTIONS:
         return group
     name, equals, value = group[0].partition("=")

@@ -12,7 +12,6 @@ import eomt.tasks
 from eomt.app.command_line import CLI
 from eomt.app.config import PATHS
 from eomt.app.shipped import shipped_names
-from eomt.app.small_commands import make_parser
 from eomt.lora.config import LoRAConfig
 from eomt.models.network import Network
 from eomt.utils.paths import constructor_parameters, path_fields
@@ -37,16 +36,16 @@ class _Parsers(CLI):
         raise _Made(parser)
 
 
-def script(shell: str) -> str:
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """Return the script that completes commands, options, and names of shipped configurations.
 
     Options are those of the program itself, and those of every task, network and data module of this package.
     jsonargparse's own script also writes out each class of each option, and has 170 MB.
 
     Args:
+        parser: Of the small commands, which names the others; those get their options here.
         shell: bash or zsh.
     """
-    parser = make_parser()
     small = _commands_of(parser)
     components = _component_options()
     for name, command in _commands_of(_full_parser()).items():
@@ -64,7 +63,7 @@ def script(shell: str) -> str:
                 added.complete = shtab.FILE  # type: ignore[attr-defined]
     (copied,) = (action for action in _commands_of(small["configs"])["copy"]._actions if action.dest == "name")
     copied.choices = shipped_names()
-    return shtab.complete(parser, shell, preamble={shell: FUNCTIONS[shell].format(names=" ".join(shipped_names()))})
+    return shtab.complete(parser, shell, preamble=FUNCTIONS[shell].format(names=" ".join(shipped_names())))
 
 
 def _full_parser() -> LightningArgumentParser:
@@ -83,10 +82,10 @@ def _commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
 
 def _component_options() -> dict[str, bool]:
     """Return the options that set the parts of a configuration, and whether each takes a path."""
-    networks = [cls for cls in map(vars(eomt.models).get, eomt.models.__all__) if issubclass(cls, Network)]
+    models = [getattr(eomt.models, name) for name in eomt.models.__all__]
     parts: dict[str, list[type]] = {
         "--model": [getattr(eomt.tasks, name) for name in eomt.tasks.__all__],
-        "--model.network": networks,
+        "--model.network": [cls for cls in models if issubclass(cls, Network)],
         "--model.network.encoder": [eomt.models.ViT, eomt.models.MAEEncoder],
         "--model.lora_config": [LoRAConfig],
         "--data": [getattr(datamodules, name) for name in datamodules.__all__],

@@ -46,27 +46,32 @@ def config_path(given: str) -> str:
     """Return the file that `--config` names: an existing path, else, with `.yaml` or without, a shipped configuration.
 
     Args:
-        given: A path, a name, or a configuration itself, which stays as it is.
+        given: A path, a name, or a configuration itself; what is none of these stays as it is, see `check_config`.
+    """
+    if "\n" in given or os.path.lexists(given):
+        return given
+    # a file of the user's goes before a shipped one, as a copy would that they changed
+    if os.path.isfile(f"{given}{SUFFIX}"):
+        return f"{given}{SUFFIX}"
+    return str(find_shipped(given) or given)
+
+
+def check_config(given: str) -> None:
+    """Check that a configuration that was given is there, whether it can be read or not.
+
+    Args:
+        given: A path, as `config_path` returns it.
 
     Raises:
-        UserError: If it is none of these.
+        UserError: If it is neither a path nor the name of a shipped one.
     """
-    if "\n" in given or given.lstrip().startswith("{"):
-        return given
-    shipped = find_shipped(given)
-    if shipped is not None and os.path.isdir(given) and not given.endswith(SUFFIX):
+    if os.path.isdir(given) and not given.endswith(SUFFIX) and find_shipped(given) is not None:
         raise UserError(f"{given}: is a folder here; give {given}{SUFFIX} for the shipped configuration of that name")
     try:
         os.stat(given)
     except (OSError, ValueError) as error:
-        # a file of the user's goes before a shipped one, as a copy would that they changed
-        if os.path.isfile(f"{given}{SUFFIX}"):
-            return f"{given}{SUFFIX}"
-        if shipped is not None:
-            return str(shipped)
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{given}: cannot be read ({reason}); give a YAML file, or {not_shipped(given)}") from error
-    return given
 
 
 def located(path: str) -> str:

@@ -2,11 +2,12 @@
 
 import argparse
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import eomt
-from eomt.app.arguments import COMMANDS
+from eomt.app.arguments import COMMANDS, SMALL_COMMANDS
 from eomt.app.log import show
 from eomt.app.shipped import LIST, find_shipped, not_shipped, purpose, shipped_names
 from eomt.errors import UserError
@@ -21,8 +22,6 @@ HELP = {
     "predict": "write what weights say of new images",
     "inspect": "show what a fit would train, its size, memory and data, and audit it; nothing is written",
     "merge": "write the stand-alone network of a checkpoint or adapter, after a comparison",
-}
-SMALL = {
     "configs": "list the configurations that come with the package, or copy them",
     "completion": "print a script with which a shell completes commands and options",
 }
@@ -49,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         commands.add_parser(name, help=HELP[name], add_help=False)
-    configs = commands.add_parser("configs", help=SMALL["configs"], description=f"{SMALL['configs']}.".capitalize())
+    configs = commands.add_parser("configs", help=HELP["configs"], description=f"{HELP['configs']}.".capitalize())
     actions = configs.add_subparsers(title="actions", dest="action", metavar="ACTION")
     copy = actions.add_parser(
         "copy",
@@ -61,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     copy.add_argument("--all", action="store_true", help="copy all, with the folder quickstart/")
     completion = commands.add_parser(
         "completion",
-        help=SMALL["completion"],
+        help=HELP["completion"],
         description="Print a script with which a shell completes commands and options; it takes some seconds.",
     )
     completion.add_argument("shell", choices=SHELLS)
@@ -79,15 +78,16 @@ def answered(args: list[str]) -> bool:
         SystemExit: Behind the help or the version.
     """
     if not args:
-        raise UserError(f"command: not given; there are {', '.join((*COMMANDS, *SMALL))} (eomt --help)")
-    if args[0] not in (*SMALL, "--version") and args not in (["--help"], ["-h"]):
+        raise UserError(f"command: not given; there are {', '.join((*COMMANDS, *SMALL_COMMANDS))} (eomt --help)")
+    if args[0] not in (*SMALL_COMMANDS, "--version") and args not in (["--help"], ["-h"]):
         return False
-    given = make_parser().parse_args(args)
+    parser = make_parser()
+    given = parser.parse_args(args)
     if given.command == "completion":
         # loads what says which options there are
         from eomt.app.completion import script
 
-        print(script(given.shell))
+        print(script(parser, given.shell))
     elif given.action == "copy":
         # with --all, the first and only place is the folder
         name, folder = (None, given.name) if given.all and given.folder is None else (given.name, given.folder)
@@ -121,5 +121,5 @@ def _copy(name: str | None, folder: Path, is_all: bool) -> None:
         if target.exists() or target.is_symlink():
             raise UserError(f"{target}: exists, and is not written over; give another folder")
     for file, target in targets.items():
-        write_file(target, lambda beside, file=file: shutil.copyfile(file, beside))
+        write_file(target, partial(shutil.copyfile, file))
         show(str(target))
