@@ -33,7 +33,7 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# what takes long: runs that are stopped at many moments, a whole quickstart
+# what takes long: runs that are stopped at many moments, a whole quickstart, the wheel in a fresh environment
 test-slow: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist load -m slow
 

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 LIGHTNING = "import lightning.pytorch.cli"
 COMMANDS: dict[str, list[str]] = {
     f"python -c '{LIGHTNING}'": ["-c", LIGHTNING],
+    "--version": ["main.py", "--version"],
+    "configs": ["main.py", "configs"],
     "--help": ["main.py", "--help"],
     "fit --help": ["main.py", "fit", "--help"],
     "fit --config FILE --model.lrr 1": ["main.py", "fit", "--config", "configs/eomt_lora.yaml", "--model.lrr", "1"],

@@ -16,6 +16,7 @@ from eomt.app.arguments import in_order
 from eomt.app.log import set_up_output, silence_libraries
 from eomt.app.messages import as_user_error, one_line
 from eomt.app.signals import Ending, is_termination
+from eomt.app.small_commands import answered
 from eomt.app.trust import with_saved_config
 from eomt.utils.output import lasting_output
 from eomt.utils.rank import rank
@@ -39,12 +40,14 @@ def main(args: Sequence[str] | None = None) -> None:
     ending = Ending()
     with lasting_output(), ending.watched():
         try:
-            given = with_saved_config(in_order(list(sys.argv[1:] if args is None else args)))
-            # whoever calls this from Python has a heap of their own
-            with _resting_collector() if args is None else contextlib.nullcontext():
-                from eomt.app.command_line import CLI
-            silence_libraries()
-            CLI(given)
+            given = list(sys.argv[1:] if args is None else args)
+            if not answered(given):
+                given = with_saved_config(in_order(given))
+                # whoever calls this from Python has a heap of their own
+                with _resting_collector() if args is None else contextlib.nullcontext():
+                    from eomt.app.command_line import CLI
+                silence_libraries()
+                CLI(given)
             # what cannot be written is an error here, and not one of Python's end
             sys.stdout.flush()
         except KeyboardInterrupt:
@@ -54,6 +57,9 @@ def main(args: Sequence[str] | None = None) -> None:
             if is_exit or ending.number == signal.SIGINT or is_termination(error):
                 # Lightning exits with 1 or 0, and a library may have turned Ctrl-C into an error of its own
                 sys.exit(ending.status)
+            if isinstance(error, SystemExit) and not error.code:
+                # behind a help or a version, which torch is not loaded for
+                raise
             user_error = as_user_error(error)
             if user_error is None or os.environ.get("EOMT_TRACEBACK"):
                 raise

@@ -14,8 +14,11 @@ CHANGELOG = ROOT / "CHANGELOG.md"
 DOCUMENTS = [README, GUIDE, CONTRIBUTING, ROOT / "SECURITY.md", BENCHMARKS, *PAGES]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
-COMMENTED = re.compile(r"^\s*#? ?(python main\.py [^`\n]*)", re.MULTILINE)
-INLINE = re.compile(r"`(python main\.py [^`\n]*)`")
+# the program, as it is called in a clone and where it is installed
+PROGRAM = r"(?:python main\.py|eomt(?= (?:fit|validate|test|predict|inspect|merge) )) "
+COMMENTED = re.compile(rf"^\s*#? ?({PROGRAM}[^`\n]*)", re.MULTILINE)
+INLINE = re.compile(rf"`({PROGRAM}[^`\n]*)`")
+SMALL = re.compile(r"(?:^\s*|`)eomt ((?:configs|completion|--version)[^`#>\n]*)", re.MULTILINE)
 # a row of a table that will be true once this task or file is there
 MISSING = re.compile(r" \(not in this version: ([\w./]+)\)")
 # words of the documents that stand for something of the reader's
@@ -35,8 +38,15 @@ def blocks(path: Path, language: str) -> list[str]:
 def commands(path: Path) -> list[str]:
     """Return the commands of the program: lines that begin with one, and code within a line."""
     text = text_of(path)
-    found = [match.strip() for match in COMMENTED.findall(text) + INLINE.findall(text)]
+    found = [
+        re.sub(r"^eomt ", "python main.py ", match.strip()) for match in COMMENTED.findall(text) + INLINE.findall(text)
+    ]
     return [" ".join(PLACEHOLDERS.get(word, word) for word in command.split(" ")) for command in found]
+
+
+def small_commands(path: Path) -> list[list[str]]:
+    """Return the words of each command that makes no run, such as `eomt configs`, without the first."""
+    return [shlex.split(command) for command in SMALL.findall(text_of(path))]
 
 
 def module_commands(path: Path) -> list[list[str]]:

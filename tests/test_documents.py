@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import yaml
 
 import eomt.tasks
 from datamodules import compute_answer_weights
+from eomt.app.shipped import config_path
+from eomt.app.small_commands import make_parser
 from eomt.cli import CLI
 from eomt.errors import UserError
 from eomt.lora.apply import apply_lora
@@ -48,6 +51,7 @@ def command_line(command: str = "fit") -> CLI:
 def parse(command: str) -> None:
     """Parse and check a command as the program would, without building or running anything."""
     words = shlex.split(command, comments=True)[2:]
+    words = [config_path(word) if before == "--config" else word for before, word in pairwise(["", *words])]
     program = command_line(words[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
@@ -123,6 +127,14 @@ def test_commands_and_options_of_the_documents_were_found() -> None:
     assert len({command for path in moved for command in documents.commands(path)}) >= 30
     assert len(documents.commands(GUIDE)) >= 4
     assert len(documents.options(GUIDE) | documents.options(NAMES)) >= 25
+
+
+def test_commands_of_the_documents_that_make_no_run_parse() -> None:
+    found = [words for path in DOCUMENTS for words in documents.small_commands(path)]
+    assert len({words[0] for words in found}) == 3
+    for words in found:
+        if words != ["--version"]:
+            make_parser().parse_args(words)
 
 
 def test_modules_that_the_documents_run_are_there() -> None:

@@ -33,10 +33,9 @@ def test_the_changelog_has_this_version_and_what_comes_after() -> None:
 
 
 def test_every_package_of_the_wheel_says_that_it_has_types(project: dict[str, Any]) -> None:
-    setuptools = project["tool"]["setuptools"]
-    for pattern in setuptools["packages"]["find"]["include"]:
-        assert (ROOT / pattern.removesuffix("*") / "py.typed").is_file()
-    assert "py.typed" in setuptools["package-data"]["*"]
+    for name in project["tool"]["mypy"]["packages"]:
+        assert (ROOT / name / "py.typed").is_file()
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["*"]
 
 
 def test_continuous_integration_runs_what_a_clean_clone_does(project: dict[str, Any]) -> None:

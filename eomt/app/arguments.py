@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from eomt.app.shipped import config_path
 from eomt.errors import UserError
 from eomt.utils.paths import check_text, expand_name
 
@@ -20,6 +21,8 @@ PATH_OPTIONS = (*CONFIG_OPTIONS, "--ckpt_path", "--trainer.default_root_dir")
 # values that switch a component off
 OFF = ("null", "None", "~", "false", "False")
 COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge")
+# those that make no run and need no configuration
+SMALL_COMMANDS = ("configs", "completion")
 
 
 def in_order(args: list[str]) -> list[str]:
@@ -136,12 +139,15 @@ def _groups(args: list[str]) -> list[list[str]]:
 
 
 def _expanded(group: list[str]) -> list[str]:
-    """Return an option with the home folder in place of the `~` that its value begins with, if it is a path."""
+    """Return an option of a path with the home folder in place of the `~` that it begins with, and a config's file."""
     if _name(group) not in PATH_OPTIONS:
         return group
     name, equals, value = group[0].partition("=")
     # ~ alone is YAML's null
     values = [entry if entry in OFF else expand_name(entry) for entry in (value, *group[1:])]
+    if name in CONFIG_OPTIONS and _value(group) not in (None, *OFF):
+        place = 0 if equals else 1
+        values[place] = config_path(values[place])
     return [name + equals + values[0], *values[1:]]
 
 

@@ -143,12 +143,6 @@ class CLI(LightningCLI):
         ours = {name: {"model", "datamodule"} for name in COMMANDS_WITHOUT_RUN}
         return {name: skipped | hidden for name, skipped in LightningCLI.subcommands().items()} | ours
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Return the parser of a command; an empty one for the help of all, which shows their names."""
-        if self.given in (["-h"], ["--help"]):
-            return self.init_parser(**kwargs)
-        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments, and refuse unknown fields at the top of a configuration file.
 

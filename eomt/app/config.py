@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from datamodules.common.data_module import DataModule
 from eomt.app.reading import class_of, read_yaml
 from eomt.app.runs import CONFIG, Checkpoint
+from eomt.app.shipped import located
 from eomt.errors import UserError
 from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
@@ -141,7 +142,8 @@ def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
 def expand_paths(config: Namespace) -> None:
     """Replace `~` by the home folder in every path of a command's settings, in place, before any of them is used.
 
-    Paths are known by the types of constructor arguments, in classes of other packages too, such as loggers.
+    A base that came with the package is found from any folder, see `eomt.app.shipped.located`. Paths are known by the
+    types of constructor arguments, in classes of other packages too, such as loggers.
 
     Args:
         config: Settings of a command, or a part of them.
@@ -254,7 +256,9 @@ def _expanded(value: Any) -> Any:
         return {name: _expanded(path) for name, path in value.items()}
     if isinstance(value, list):
         return [_expanded(path) for path in value]
-    return expand_name(value) if isinstance(value, str) else expand(value) if isinstance(value, Path) else value
+    if isinstance(value, str):
+        return located(expand_name(value))
+    return Path(located(str(expand(value)))) if isinstance(value, Path) else value
 
 
 def _paths_in(value: Any) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from eomt.app.arguments import COMMANDS, SMALL_COMMANDS
 from eomt.app.messages import one_line
 from eomt.app.names import as_written
 from eomt.errors import UserError, listed, shortened
@@ -60,7 +61,7 @@ class Parser(LightningArgumentParser):
             names = missing[1].replace("fit.", "")
             return f"{names}: not given; give it, or a file with it: --config FILE"
         if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text):
-            return f"{choice[1]}: no such command; there are {choice[2]}".replace("'", "")
+            return f"{choice[1]}: no such command; there are {', '.join((*COMMANDS, *SMALL_COMMANDS))}"
         key, value = KEY.match(text), VALUE.search(text)
         if key is None:
             return one_line(error)

@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except YAML_ERRORS as error:
         raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())}); correct that line") from error
     if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
-        raise UserError(f"{path}: holds no fields; see configs/ for examples")
+        raise UserError(f"{path}: holds no fields; `eomt configs` lists examples")
     return with_new_names(config)
 
 

@@ -13,6 +13,7 @@ import yaml
 from eomt.app.arguments import CONFIG_OPTIONS, option_values, without_other_data
 from eomt.app.reading import class_of, read_yaml
 from eomt.app.runs import saved_config
+from eomt.app.shipped import check_config
 from eomt.errors import UserError, listed, shortened
 from eomt.utils.paths import constructor_parameters, expand
 
@@ -53,7 +54,7 @@ def with_saved_config(args: list[str]) -> list[str]:
                 + ("--config is given" if option_values(args, *CONFIG_OPTIONS) else "there is no --ckpt_path")
                 + "; leave --trust out"
             )
-        return without_other_data(args, read_yaml)
+        return without_other_data(args, _read_given)
     weights, config = saved
     given = str(config)
     if "--trust" not in args:
@@ -63,7 +64,17 @@ def with_saved_config(args: list[str]) -> list[str]:
         given = yaml.safe_dump(found, sort_keys=False)
     # of two equal options the later one counts, so an alias becomes the path that it stands for
     args = [args[0], "--config", given, *args[1:], "--ckpt_path", str(weights)]
-    return without_other_data(args, read_yaml)
+    return without_other_data(args, _read_given)
+
+
+def _read_given(path: Path) -> dict[str, Any]:
+    """Return the fields of a configuration that a command names.
+
+    Raises:
+        UserError: If it cannot be read; names of shipped ones that are near it are told.
+    """
+    check_config(str(path))
+    return read_yaml(path)
 
 
 def _taken_from(path: Path, given: list[str]) -> tuple[dict[str, Any], list[str]]:
