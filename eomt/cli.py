@@ -3,6 +3,7 @@
 A mistake that can be told without the larger libraries is told before they are loaded, which takes seconds.
 """
 
+import argparse
 import atexit
 import contextlib
 import gc
@@ -41,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with lasting_output(), ending.watched():
         try:
             given = list(sys.argv[1:] if args is None else args)
-            if not answered(given):
+            if not answered(given, _push):
                 given = with_saved_config(in_order(given))
                 # whoever calls this from Python has a heap of their own
                 with _resting_collector() if args is None else contextlib.nullcontext():
@@ -66,6 +67,13 @@ def main(args: Sequence[str] | None = None) -> None:
             who = f" (rank {rank()})" if rank() else ""
             print(f"error{who}: {one_line(user_error)}", file=sys.stderr)
             sys.exit(user_error.status)
+
+
+def _push(given: argparse.Namespace) -> None:
+    """Run `push`, whose libraries other commands do not need."""
+    from eomt.sharing.push import push_as_asked
+
+    push_as_asked(given)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ PATH_OPTIONS = (*CONFIG_OPTIONS, "--ckpt_path", "--trainer.default_root_dir")
 OFF = ("null", "None", "~", "false", "False")
 COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge")
 # those that make no run and need no configuration
-SMALL_COMMANDS = ("configs", "completion")
+SMALL_COMMANDS = ("configs", "completion", "push")
 
 
 def in_order(args: list[str]) -> list[str]:

@@ -1,7 +1,11 @@
-"""The commands that load no large library: `configs`, `completion`, `--version`, and the help of all commands."""
+"""The commands that build no task: `configs`, `completion`, `push`, `--version`, and the help of all commands.
+
+They load no large library until they know what to do.
+"""
 
 import argparse
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +28,7 @@ HELP = {
     "merge": "write the stand-alone network of a checkpoint or adapter, after a comparison",
     "configs": "list the configurations that come with the package, or copy them",
     "completion": "print a script with which a shell completes commands and options",
+    "push": "upload weights to the Hugging Face hub, with a model card",
 }
 
 
@@ -64,14 +69,26 @@ def make_parser() -> argparse.ArgumentParser:
         description="Print a script with which a shell completes commands and options; it takes some seconds.",
     )
     completion.add_argument("shell", choices=SHELLS)
+    push = commands.add_parser(
+        "push", help=HELP["push"], description="Upload weights to the Hugging Face hub, with a model card."
+    )
+    push.add_argument("path", metavar="PATH", help="a run (its best weights), an adapter folder or a merged folder")
+    push.add_argument("name", metavar="USER/NAME", help="the repository; it is made if need be")
+    push.add_argument(
+        "--base", metavar="USER/NAME", help="repository of the base's weights, where they are a local path"
+    )
+    push.add_argument("--license", help="licence, as the hub calls it: apache-2.0, mit, ...; else that of the base")
+    push.add_argument("--public", action="store_true", help="let everybody see a new repository")
+    push.add_argument("--dry_run", metavar="FOLDER", help="write what would be uploaded, and stop there")
     return parser
 
 
-def answered(args: list[str]) -> bool:
+def answered(args: list[str], push: Callable[[argparse.Namespace], None]) -> bool:
     """Run a small command, and return True; return False for any other.
 
     Args:
         args: Arguments of the program.
+        push: Runs `push` with its arguments.
 
     Raises:
         UserError: If there are none, or if a small command cannot be run with them.
@@ -88,6 +105,8 @@ def answered(args: list[str]) -> bool:
         from eomt.app.completion import script
 
         print(script(parser, given.shell))
+    elif given.command == "push":
+        push(given)
     elif given.action == "copy":
         # with --all, the first and only place is the folder
         name, folder = (None, given.name) if given.all and given.folder is None else (given.name, given.folder)

@@ -1,17 +1,18 @@
 """Weights to the Hugging Face hub: `eomt.push`, and `push` of the command line."""
 
-import argparse
 import logging
 import tempfile
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from eomt.errors import UserError, first_line
+from eomt.app.log import show
+from eomt.errors import UserError, first_line, shortened
 from eomt.sharing.folder import write_shared
+from eomt.utils.paths import expand
 
 log = logging.getLogger("eomt")
 
@@ -37,15 +38,10 @@ def push(
     Raises:
         UserError: If there is nothing to share, or the hub refuses it.
     """
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise UserError(f"name: {name!r} is no repository; give user/name") from error
-    if name.count("/") != 1:
-        raise UserError(f"name: {name!r} has no owner; give user/name")
+    _checked(name)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "shared"
-        write_shared(Path(path).expanduser(), folder, name, base, license)
+        write_shared(expand(path), folder, name, base, license)
         api = HfApi(token=token, library_name="eomt")
         try:
             address = str(api.create_repo(name, private=private, exist_ok=True))
@@ -58,23 +54,32 @@ def push(
     return address
 
 
-def main(args: Sequence[str], prog: str) -> None:
-    """Run `push PATH NAME`.
+def push_as_asked(given: Namespace) -> None:
+    """Run `push` of the command line.
 
     Args:
-        args: Arguments behind the command.
-        prog: How the program is called, for its help.
+        given: Its arguments, see `eomt.app.small_commands`.
+
+    Raises:
+        UserError: See `push`.
     """
-    parser = argparse.ArgumentParser(prog=prog, description="Uploads trained weights to the Hugging Face hub.")
-    parser.add_argument("path", type=Path, help="a run (its best weights), an adapter folder or a merged folder")
-    parser.add_argument("name", help="the repository: user/name")
-    parser.add_argument("--base", help="repository of the base's weights, where these are a local path")
-    parser.add_argument("--license", help="licence, as the hub calls it: apache-2.0, mit, ...")
-    parser.add_argument("--public", action="store_true", help="let everybody see a new repository")
-    parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write what would be uploaded, and stop there")
-    given = parser.parse_args(args)
-    if given.dry_run is not None:
-        write_shared(given.path, given.dry_run, given.name, given.base, given.license)
-        print(f"{given.dry_run}: what would be uploaded to {given.name}", flush=True)
+    if given.dry_run is None:
+        show(push(given.path, given.name, given.base, given.license, private=not given.public))
         return
-    print(push(given.path, given.name, given.base, given.license, private=not given.public), flush=True)
+    write_shared(expand(given.path), expand(given.dry_run), _checked(given.name), given.base, given.license)
+    show(f"{given.dry_run}: what would be uploaded to {given.name}")
+
+
+def _checked(name: str) -> str:
+    """Return the name of a repository.
+
+    Raises:
+        UserError: If it is none.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"name: {shortened(name)!r} is no repository; give user/name") from error
+    if name.count("/") != 1:
+        raise UserError(f"name: {shortened(name)!r} has no owner; give user/name")
+    return name

@@ -16,6 +16,7 @@ import yaml
 
 import eomt
 from datamodules import SteelStrips
+from eomt.cli import main
 from eomt.sharing import bases
 from eomt.sharing.card import model_card
 from eomt.sharing.folder import find_weights, write_shared
@@ -230,3 +231,14 @@ for name in ("someone/nothing", "lost/model"):
 def test_a_name_that_is_no_repository_is_refused(run: Path, name: str) -> None:
     with pytest.raises(eomt.UserError, match="name: "):
         eomt.push(run, name, base=BASE)
+
+
+def test_the_command_writes_what_would_be_uploaded(run: Path, away: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["push", str(run), NAME, "--base", BASE, "--dry_run", "shared"])
+    assert capsys.readouterr().out == f"shared: what would be uploaded to {NAME}\n"
+    assert (away / "shared" / "README.md").is_file()
+    for given, said in ((["push"], "required: PATH, USER/NAME"), (["push", str(run), "x"], "has no owner")):
+        with pytest.raises(SystemExit) as ended:
+            main(given)
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
