@@ -240,7 +240,14 @@ class _Passes:
     def of_answers(self, answers: Answers) -> list[Finding]:
         """Return what the answers that a task names show: gates that are shut, classes and samples that are alike."""
         model = self.model
-        with isolated_randomness(), untouched(model, [], (), self.beside), evaluation_mode(model), torch.no_grad():
+        with (
+            isolated_randomness(),
+            untouched(model, [], (), self.beside),
+            writes_undone([*model.modules(), *self.beside]) as writes,
+            evaluation_mode(model),
+            torch.no_grad(),
+            writes.watched(),
+        ):
             named = answers(model, copied(self.batch))
         found = shut_gate(named["gate"]) if "gate" in named else []
         return found + collapse_findings(named.get("classes"), self.batch, "fault")

@@ -192,17 +192,19 @@ def _check_call(
 def copied(batch: Any) -> Any:
     """Return a copy of a batch: a pass may take entries out of it, or change its tensors in place."""
     if isinstance(batch, Tensor):
-        return batch.clone()
+        return batch.detach().clone().requires_grad_(batch.requires_grad)
     if isinstance(batch, list):
-        return [copied(part) for part in batch]
-    if isinstance(batch, tuple):
-        parts = [copied(part) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
-    if isinstance(batch, MutableMapping):
         found = copy.copy(batch)
-        for name, value in batch.items():
-            found[name] = copied(value)
+        found[:] = [copied(part) for part in batch]
         return found
+    if isinstance(batch, tuple) and (type(batch) is tuple or hasattr(batch, "_fields")):
+        parts = [copied(part) for part in batch]
+        return tuple(parts) if type(batch) is tuple else type(batch)(*parts)
+    if isinstance(batch, MutableMapping):
+        entries = copy.copy(batch)
+        for name, value in batch.items():
+            entries[name] = copied(value)
+        return entries
     if is_dataclass(batch) and not isinstance(batch, type):
         held: Any = copy.copy(batch)
         for field in fields(batch):

@@ -20,7 +20,7 @@ from eomt.verification.restored import unmerged, untouched
 from eomt.verification.schedules import schedules_of
 from eomt.verification.steps import plain_optimizers
 from eomt.verification.wrapped import unwrapped
-from eomt.verification.writes import modules_beside
+from eomt.verification.writes import modules_beside, writes_undone
 
 # the least that adapters must change the answers, as a share of the largest
 FLOOR = 1e-6
@@ -249,8 +249,15 @@ class TrainingAudit:
         """Return a finding if the answers are the same with the adapters as without."""
         ups = [adapter.pair[1] for adapter in adapters]
         model, others = self.model, modules_beside(self.model, [self.outputs] if self.outputs else [])
-        kept = untouched(model, ups, (), others)
-        with isolated_randomness(), unmerged(model), kept, evaluation_mode(model), torch.no_grad():
+        with (
+            isolated_randomness(),
+            unmerged(model),
+            untouched(model, ups, (), others),
+            writes_undone([*model.modules(), *others]) as writes,
+            evaluation_mode(model),
+            torch.no_grad(),
+            writes.watched(),
+        ):
             adapted = self._answers()
             for up in ups:
                 up.zero_()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 ASSIGNMENTS = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__ipow__", "__setitem__"}
@@ -15,6 +16,8 @@ ASSIGNMENTS = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv_
 LEAVE_VALUES = {"requires_grad_", "detach_", "retain_grad_", "share_memory_", "rename_"}
 # how far the modules that a function uses are looked for
 DEPTH = 3
+# what has more entries is not searched
+LONG = 1000
 
 
 class Writes:
@@ -98,8 +101,8 @@ def writes_undone(modules: Iterable[nn.Module]) -> Iterator[Writes]:
 def modules_beside(model: nn.Module, functions: Iterable[Callable[..., Any]]) -> list[nn.Module]:
     """Return the modules outside of a model that functions use, such as a criterion with a state of its own.
 
-    They are looked for in what a function closes over, in its defaults, in the globals that it names, and in the object
-    that a method belongs to.
+    They are looked for in what a function closes over, in its defaults, in the globals that it names, and in the
+    attributes of objects there.
     """
     # by what they are: the hash of a metric follows its state
     inside = {id(module) for module in model.modules()}
@@ -112,7 +115,12 @@ def modules_beside(model: nn.Module, functions: Iterable[Callable[..., Any]]) ->
             continue
         seen.add(id(value))
         if isinstance(value, nn.Module):
-            found |= {id(module): module for module in value.modules() if id(module) not in inside}
+            # DDP keeps flags of its own beside the model
+            found |= {
+                id(module): module
+                for module in value.modules()
+                if id(module) not in inside and not isinstance(module, DistributedDataParallel)
+            }
         else:
             waiting += [(part, depth + 1) for part in _used(value)]
     return list(found.values())
@@ -120,6 +128,8 @@ def modules_beside(model: nn.Module, functions: Iterable[Callable[..., Any]]) ->
 
 def _used(value: Any) -> Iterator[Any]:
     """Yield what a function, an object or a collection holds."""
+    if isinstance(value, type | types.ModuleType | Tensor | nn.Module):
+        return
     if isinstance(value, types.MethodType):
         yield from (value.__self__, value.__func__)
     elif isinstance(value, functools.partial):
@@ -133,8 +143,9 @@ def _used(value: Any) -> Iterator[Any]:
         yield from (value.__kwdefaults__ or {}).values()
         yield from (value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__)
     elif isinstance(value, list | tuple | dict):
-        yield from value.values() if isinstance(value, dict) else value
-    elif not isinstance(value, type | types.ModuleType | Tensor) and callable(value):
+        # a data set is no place for modules
+        yield from (value.values() if isinstance(value, dict) else value) if len(value) <= LONG else ()
+    else:
         yield from getattr(value, "__dict__", {}).values()
 
 
