@@ -204,8 +204,7 @@ class _Passes:
         ):
             if self.stage != "end":
                 shake(changed)
-            with writes.watched():
-                trained = training(model, self.batch, self.loss, adapters)
+            trained = training(model, self.batch, self.loss, adapters, writes)
             self.experts, found = trained.experts, trained.findings
             if not any(_is_fault(finding) for finding in found):
                 with writes.watched(frozen=True):

@@ -18,6 +18,7 @@ from eomt.verification.findings import Finding, Severity
 from eomt.verification.gates import watched_gates
 from eomt.verification.passes import Loss, loss_of, tensors_in
 from eomt.verification.restored import whole_depth
+from eomt.verification.writes import Writes
 
 # in full fine-tuning, the share of trainable values without a gradient that may be parts a task has no use for
 UNUSED = 0.1
@@ -55,11 +56,19 @@ class Training:
     answers: bool = False
 
 
-def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter]) -> Training:
-    """Look at adapters, and what else is trained, in a training pass with its gradients."""
+def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], writes: Writes) -> Training:
+    """Look at adapters, and what else is trained, in a training pass with its gradients.
+
+    Args:
+        model: Any torch module.
+        batch: Batch for `loss`.
+        loss: Its loss.
+        adapters: Those that are part of the answer.
+        writes: Keeps what the forward pass writes to weights.
+    """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     seen = Training()
-    found = _pass_findings(model, batch, loss, adapters, seen)
+    found = _pass_findings(model, batch, loss, adapters, writes, seen)
     remedy = "see what train() and the forward pass do with requires_grad"
     now = dict(model.named_parameters())
     frozen = [name for name in trained if name in now and not now[name].requires_grad]
@@ -67,7 +76,9 @@ def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter]) 
     return seen
 
 
-def _pass_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], seen: Training) -> list[Finding]:
+def _pass_findings(
+    model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], writes: Writes, seen: Training
+) -> list[Finding]:
     with (
         as_in_training(model),
         whole_depth(model),
@@ -78,7 +89,8 @@ def _pass_findings(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adap
         _noted(model, seen),
     ):
         statistics = _statistics(model)
-        value = loss_of(loss, model, batch)
+        with writes.watched():
+            value = loss_of(loss, model, batch)
         seen.experts = watch.experts()
         drifted = [path for path, (module, mean) in statistics.items() if not torch.equal(module.running_mean, mean)]
         if not value.requires_grad:

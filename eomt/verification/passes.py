@@ -30,10 +30,9 @@ def ordinary(answers: Tensor) -> Tensor:
         return answers.isfinite()
     # answers of two models are compared in double precision
     found = answers.abs() < min(torch.finfo(answers.dtype).max, torch.finfo(torch.float32).max) / 4
-    while bool(found.any()):
-        lowest = float(answers[found].min())
+    while answers.numel() and (lowest := float(torch.where(found, answers, 0.0).amin())) <= NEVER:
         rest = found & (answers > lowest / 4)
-        if lowest > NEVER or not bool(rest.any()) or float(answers[rest].abs().max()) > -lowest / 4 / APART:
+        if not bool(rest.any()) or float(answers[rest].abs().max()) > -lowest / 4 / APART:
             break
         found = rest
     return found
