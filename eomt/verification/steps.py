@@ -85,7 +85,9 @@ def step_faults(
     of the whole run, not that of the first step of a warm-up.
     """
     full = [full_rates(optimizer, schedules) for optimizer in optimizers]
-    if schedules and full and all(rate is not None and not float(rate) for rates in full for rate in rates):
+    # a rate that was given as zero is named with the tensors that it leaves where they are
+    given = [rate for optimizer in optimizers for rate in full_rates(optimizer, [])]
+    if any(given) and all(rate is not None and not float(rate) for rates in full for rate in rates):
         seen = "every learning rate of the schedule is zero, from the first step on"
         remedy = "see its warm-up, and the number of steps that it was given"
         return [Finding("rate_zero", "", seen, remedy)]
