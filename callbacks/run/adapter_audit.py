@@ -13,6 +13,7 @@ from eomt.utils.distributed import gather
 from eomt.utils.modes import isolated_randomness
 from eomt.utils.trainer import datamodule_of
 from eomt.verification.findings import AuditReport
+from eomt.verification.lightning import schedules
 
 log = logging.getLogger("eomt")
 
@@ -52,7 +53,8 @@ class AdapterAudit(Callback):
             self._batch = first_supervised(pl_module, data.train_dataloader())
         batch = trainer.strategy.batch_to_device(self._batch)
         with trainer.precision_plugin.forward_context():
-            report = pl_module.audit(batch, trainer.optimizers, self.allow_random_base)
+            found = schedules(trainer)
+            report = pl_module.audit(batch, trainer.optimizers, self.allow_random_base, schedulers=found)
         report = _of_all_ranks(report)
         report.require()
         self.verdict = str(report)

@@ -64,6 +64,7 @@ class AuditedTask(LightningModule, ABC):
         optimizers: Iterable[Optimizer] | None = None,
         allow_random_base: bool = True,
         stage: str | None = None,
+        schedulers: Iterable[Any] | None = None,
     ) -> AuditReport:
         """Check on a training batch that every adapter acts and learns; see `eomt.verification.audit`.
 
@@ -72,6 +73,7 @@ class AuditedTask(LightningModule, ABC):
             optimizers: Optimizers of the training; None skips the check that they hold every trained parameter.
             allow_random_base: Accept frozen weights that are random.
             stage: "end" after the training, where answers that have collapsed are a fault.
+            schedulers: Of the optimizers' learning rates.
 
         Returns:
             The faults that were found, if any.
@@ -96,4 +98,5 @@ class AuditedTask(LightningModule, ABC):
             step,
             stage=stage,
             answers=self.audit_answers if stage == "end" else None,
+            schedulers=schedulers,
         )

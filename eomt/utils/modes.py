@@ -30,6 +30,24 @@ def training_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def still_parametrizations(model: nn.Module) -> Iterator[None]:
+    """Keep parametrizations as they are within: spectral norm changes its buffers when a weight is read in training."""
+    modes = {
+        part: part.training
+        for module in model.modules()
+        if isinstance(held := getattr(module, "parametrizations", None), nn.ModuleDict)
+        for part in held.modules()
+    }
+    for part in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextlib.contextmanager
 def full_precision(device: str) -> Iterator[None]:
     """Compute in fp32 within, without autocast or TF32."""
     precision = torch.get_float32_matmul_precision()

@@ -13,7 +13,7 @@ from eomt.lora.layers import merge_lora_weights
 from eomt.utils.arguments import checked_arguments
 from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomness
 from eomt.verification.discovery import find_adapters
-from eomt.verification.learning import evaluation
+from eomt.verification.evaluation import evaluation
 from eomt.verification.passes import Outputs, call, check_pass
 from eomt.verification.restored import untouched
 

@@ -5,6 +5,7 @@ It takes any torch module: this package's, a Hugging Face or PEFT model, or a pl
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,23 +16,27 @@ from eomt.errors import UserError
 from eomt.lora.adapter_layer import lora_layers, require_values
 from eomt.lora.targets import is_inside
 from eomt.utils.arguments import checked_arguments, described
-from eomt.utils.modes import evaluation_mode, isolated_randomness
+from eomt.utils.modes import evaluation_mode, isolated_randomness, still_parametrizations
 from eomt.verification.base_weights import base_findings
 from eomt.verification.base_weights import loaded_names as loaded_names
 from eomt.verification.base_weights import random_base_faults as random_base_faults
 from eomt.verification.base_weights import random_names as random_names
 from eomt.verification.collapse import collapse_findings
-from eomt.verification.discovery import Adapter, find_adapters, is_expert, trained_in_full
+from eomt.verification.discovery import Adapter, find_adapters, trained_in_full
+from eomt.verification.evaluation import Evaluation, evaluation
 from eomt.verification.expected import trainable_findings
+from eomt.verification.experts import Experts
 from eomt.verification.findings import AuditReport as AuditReport
 from eomt.verification.findings import Finding, Severity
 from eomt.verification.gates import shut_gate
-from eomt.verification.learning import Evaluation, evaluation, shake, shaken, training_findings
-from eomt.verification.passes import Loss, Outputs, check_pass, own_loss
+from eomt.verification.learning import shake, shaken, training
+from eomt.verification.passes import Loss, Outputs, check_pass, copied, own_loss
 from eomt.verification.passes import call as call
 from eomt.verification.restored import unmerged, untouched
+from eomt.verification.schedules import Schedule, schedules_of
 from eomt.verification.steps import OptimizerStep, optimizer_faults, plain_optimizers, plain_step, step_faults
 from eomt.verification.wrapped import unwrapped
+from eomt.verification.writes import modules_beside, writes_undone
 
 Answers = Callable[[nn.Module, Any], Mapping[str, Tensor]]
 
@@ -48,6 +53,7 @@ def audit(
     expect: Iterable[str] | str | None = None,
     stage: str | None = None,
     answers: Answers | None = None,
+    schedulers: Iterable[Any] | None = None,
 ) -> AuditReport:
     """Check that each adapter of a model, and what else it trains, acts and learns.
 
@@ -79,7 +85,9 @@ def audit(
             "adapters"; None infers it.
         stage: "start": B should be zero; "end": it should not be, and collapsed answers are faults; None: no matter.
         answers: Returns, for a look at the end, `gate` (logits of objects, (B, ...)) and `classes` (logits, classes
-            last) of a batch, either or both; None looks at `logits` in the model's answer.
+            last) of a batch, either or both; None looks at `logits` in the model's answer. It is a pass more.
+        schedulers: Learning-rate schedulers of the training, alone or as `eomt.verification.schedules.Schedule`; None
+            takes the initial rate as the one of the training.
 
     Raises:
         UserError: If an argument is not of its type, the batch is empty or does not fit, something was made in
@@ -90,21 +98,46 @@ def audit(
     model = unwrapped(model)
     check_pass("audit", model, batch)
     require_values(dict(model.named_parameters()), "audit")
-    adapters = find_adapters(model)
     plain = plain_optimizers(optimizers or [])
-    findings = trainable_findings(model, adapters, [expect] if isinstance(expect, str) else expect)
-    findings += optimizer_faults(model, plain) if plain else []
-    findings += [] if allow_random_base else base_findings(model)
-    findings += start_findings(adapters, stage, plain, model)
+    with unmerged(model), still_parametrizations(model):
+        adapters = find_adapters(model)
+        findings = _before_passes(model, adapters, plain, allow_random_base, expect, stage)
     active = [adapter for adapter in adapters if not adapter.idle]
+    experts = Experts()
     if any(parameter.requires_grad for parameter in model.parameters()):
-        passes = _Passes(model, batch, loss or own_loss, outputs or call, active, stage)
-        findings += passes.findings(plain, step, {finding.where for finding in findings if _is_fault(finding)})
-        if answers is not None:
-            findings += passes.of_answers(answers)
-    return AuditReport(
-        tuple(findings), tuple(dict.fromkeys(adapter.path for adapter in active)), tuple(trained_in_full(model, active))
-    )
+        used = modules_beside(model, [function for function in (loss, outputs, answers) if function is not None])
+        passes = _Passes(model, batch, loss or own_loss, outputs or call, active, stage, used)
+        with unmerged(model):
+            known = {finding.where for finding in findings if _is_fault(finding)}
+            findings += passes.findings(plain, step, known, schedules_of(schedulers or []))
+            if answers is not None:
+                findings += passes.of_answers(answers)
+        experts = passes.experts
+    # an expert may be chosen by no token of a whole training
+    findings = [
+        replace(finding, severity="warning") if finding.kind == "still_zero" and experts.has(finding.where) else finding
+        for finding in findings
+    ]
+    with still_parametrizations(model):
+        in_full = tuple(trained_in_full(model, active))
+    paths = tuple(dict.fromkeys(adapter.path for adapter in active))
+    return AuditReport(tuple(findings), paths, in_full, tuple(sorted(experts.chosen | experts.idle)))
+
+
+def _before_passes(
+    model: nn.Module,
+    adapters: list[Adapter],
+    optimizers: list[Optimizer],
+    allow_random_base: bool,
+    expect: Iterable[str] | str | None,
+    stage: str | None,
+) -> list[Finding]:
+    """Return what is found without a pass; see `audit` for the arguments."""
+    findings = trainable_findings(model, adapters, [expect] if isinstance(expect, str) else expect)
+    findings += optimizer_faults(model, optimizers) if optimizers else []
+    findings += [] if allow_random_base else base_findings(model)
+    findings += shared_findings(adapters)
+    return findings + start_findings(adapters, stage, optimizers, model)
 
 
 def _is_fault(finding: Finding) -> bool:
@@ -126,41 +159,64 @@ class _Passes:
         outputs: Its answers.
         adapters: Those that are part of the answer.
         stage: See `audit`.
+        beside: Modules outside of the model that these functions use.
+
+    Attributes:
+        experts: Modules of which the training pass called a few.
     """
 
     def __init__(
-        self, model: nn.Module, batch: Any, loss: Loss, outputs: Outputs, adapters: list[Adapter], stage: str | None
+        self,
+        model: nn.Module,
+        batch: Any,
+        loss: Loss,
+        outputs: Outputs,
+        adapters: list[Adapter],
+        stage: str | None,
+        beside: list[nn.Module],
     ) -> None:
         self.model, self.batch, self.loss, self.outputs = model, batch, loss, outputs
-        self.adapters, self.stage = adapters, stage
+        self.adapters, self.stage, self.beside = adapters, stage, beside
+        self.experts = Experts()
 
-    def findings(self, optimizers: list[Optimizer], step: OptimizerStep, known: set[str]) -> list[Finding]:
+    def findings(
+        self, optimizers: list[Optimizer], step: OptimizerStep, known: set[str], schedules: list[Schedule]
+    ) -> list[Finding]:
         """Return what a training pass and two evaluation passes show.
 
         Args:
             optimizers: Optimizers of the training.
             step: Makes a step of one.
             known: Tensors with faults that were found before, of which others would only follow.
+            schedules: Of the optimizers' learning rates.
         """
         model, adapters = self.model, self.adapters
         # eager: else these passes would be compiled too, and reach dynamo's limit of recompilations
         eager = torch.compiler.set_stance("force_eager")
         changed = shaken(model, adapters)
         # what optimizers hold beside the model, such as a criterion's weights, gets gradients too
-        beside = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        with isolated_randomness(), untouched(model, changed, beside), unmerged(adapters), eager:
+        held = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        with (
+            isolated_randomness(),
+            untouched(model, changed, held, self.beside),
+            writes_undone([*model.modules(), *self.beside]) as writes,
+            eager,
+        ):
             if self.stage != "end":
                 shake(changed)
-            found = training_findings(model, self.batch, self.loss, adapters)
+            trained = training(model, self.batch, self.loss, adapters, writes)
+            self.experts, found = trained.experts, trained.findings
             if not any(_is_fault(finding) for finding in found):
-                found += step_faults(model, adapters, optimizers, step)
+                with writes.watched(frozen=True):
+                    found += step_faults(model, adapters, optimizers, step, self.experts, schedules)
             found = _news(found, known)
             faulty = known | {finding.where for finding in found if _is_fault(finding)}
             model.zero_grad()
             for adapter in adapters:
                 for tensor in adapter.tensors.values():
                     tensor.requires_grad_(tensor.is_floating_point())
-            seen = None if any(finding.kind == "loss_not_finite" for finding in found) else self._evaluated()
+            not_finite = any(finding.kind == "loss_not_finite" for finding in found)
+            seen = None if not_finite else self._evaluated(trained.answers)
             if seen is not None:
                 unused = [finding.where for finding in found if finding.kind == "no_gradient"]
                 found += [
@@ -172,18 +228,26 @@ class _Passes:
                 found += collapse_findings(seen.logits, self.batch, severity)
         return found
 
-    def _evaluated(self) -> Evaluation | None:
+    def _evaluated(self, depends: bool) -> Evaluation | None:
         # a plain model may not take the batch of its loss
         may_refuse = not self.adapters and self.outputs is call
         with contextlib.suppress(*(UserError, TypeError, ValueError, AttributeError) if may_refuse else ()):
-            return evaluation(self.model, self.batch, self.outputs, self.adapters)
+            trained = [p for p in self.model.parameters() if p.requires_grad and depends]
+            return evaluation(self.model, self.batch, self.outputs, self.adapters, self.experts, trained)
         return None
 
     def of_answers(self, answers: Answers) -> list[Finding]:
         """Return what the answers that a task names show: gates that are shut, classes and samples that are alike."""
         model = self.model
-        with isolated_randomness(), untouched(model, []), evaluation_mode(model), torch.no_grad():
-            named = answers(model, self.batch)
+        with (
+            isolated_randomness(),
+            untouched(model, [], (), self.beside),
+            writes_undone([*model.modules(), *self.beside]) as writes,
+            evaluation_mode(model),
+            torch.no_grad(),
+            writes.watched(),
+        ):
+            named = answers(model, copied(self.batch))
         found = shut_gate(named["gate"]) if "gate" in named else []
         return found + collapse_findings(named.get("classes"), self.batch, "fault")
 
@@ -219,9 +283,25 @@ def start_findings(
             label = label if not has_b else next(iter(adapter.tensors)).partition(".")[0]
             seen = "is still zero after the training: the adapter adds nothing"
             remedy = "look whether it was in the optimizer, got gradients, and was gathered before it was saved"
-            # an expert may be chosen by no token of a whole training
-            severity = "warning" if is_expert(adapter.path) else "fault"
-            found.append(Finding("still_zero", adapter.path, seen, remedy, severity, label))
+            found.append(Finding("still_zero", adapter.path, seen, remedy, part=label))
+    return found
+
+
+def shared_findings(adapters: list[Adapter]) -> list[Finding]:
+    """Return a warning for each adapter that shares its A or B with one beside another weight.
+
+    Adapters beside one weight, such as that of embeddings and output, may well be tied.
+    """
+    first: dict[int, Adapter] = {}
+    found = []
+    for adapter in adapters:
+        for name, tensor in adapter.tensors.items():
+            other = first.setdefault(id(tensor), adapter)
+            bases = [each.base and each.base[1] for each in (adapter, other)]
+            if other is not adapter and (bases[0] is None or bases[0] is not bases[1]):
+                seen = f"is the very tensor that {other.path!r} has: both layers learn one change"
+                remedy = "give each layer a pair of its own, unless it is meant so"
+                found.append(Finding("shared", adapter.path, seen, remedy, "warning", name.partition(".")[0]))
     return found
 
 

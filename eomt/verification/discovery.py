@@ -1,6 +1,5 @@
 """Adapters in any torch module, found by what they are: a low-rank pair beside a weight."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from eomt.lora.adapter_layer import AdapterLayer
 from eomt.lora.config import adaptation
 from eomt.lora.targets import is_inside
+from eomt.utils.modes import still_parametrizations
 
 # names that libraries give to a pair: A or the projection down, and B or the projection up
 PAIRS = (
@@ -66,6 +66,11 @@ class Adapter:
 
 def find_adapters(model: nn.Module) -> list[Adapter]:
     """Return the adapters of a model: this package's, PEFT's, torchtune's, loralib's, diffusers', and unnamed pairs."""
+    with still_parametrizations(model):
+        return _find(model)
+
+
+def _find(model: nn.Module) -> list[Adapter]:
     found: list[Adapter] = []
     taken: set[int] = set()
     for path, module in model.named_modules():
@@ -231,8 +236,3 @@ def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:
         if isinstance(child, nn.Linear) and isinstance(child.weight, nn.Parameter):
             found[f"{name}.weight"] = child.weight
     return found
-
-
-def is_expert(path: str) -> bool:
-    """Return whether a layer is one of many experts, of which a batch calls a few."""
-    return re.search(r"(^|\.)experts?\.\d+", path) is not None

@@ -63,11 +63,13 @@ class AuditReport:
         findings: What was found, faults and warnings.
         adapters: Paths of the adapted layers.
         trained_in_full: Paths of the modules that are trained in full beside the adapters.
+        experts: Paths of modules of which a router calls a few.
     """
 
     findings: tuple[Finding, ...] = ()
     adapters: tuple[str, ...] = ()
     trained_in_full: tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
 
     @property
     def faults(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The audit for any LightningModule."""
 
 import inspect
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torchmetrics import Metric
 
 from eomt.errors import UserError
 from eomt.utils.arguments import described
+from eomt.verification.schedules import Schedule
 from eomt.verification.training import AuditSettings, TrainingAudit, first_batch
 
 
@@ -41,7 +43,7 @@ class AuditCallback(AuditSettings, Callback):
         self._step = trainer.global_step
         outputs = self._settings["outputs"] or (lambda module, batch: loss(module, batch).reshape(1))
         settings = self._settings | {"loss": loss, "outputs": outputs}
-        self._audit = TrainingAudit(pl_module, batch, trainer.optimizers, **settings)
+        self._audit = TrainingAudit(pl_module, batch, trainer.optimizers, schedulers=schedules(trainer), **settings)
         with trainer.precision_plugin.forward_context():
             self._audit.start()
 
@@ -71,6 +73,18 @@ class AuditCallback(AuditSettings, Callback):
                 path = Path(folder) / "audit.ckpt"
                 trainer.save_checkpoint(path)
                 self._audit.saved(self._reopen(path).to(pl_module.device))
+
+
+def schedules(trainer: Trainer) -> list[Schedule]:
+    """Return the learning-rate schedules of a training, with the steps that are left of each."""
+    found = []
+    for config in trainer.lr_scheduler_configs:
+        total = trainer.max_epochs if config.interval == "epoch" else trainer.estimated_stepping_batches
+        done = trainer.current_epoch if config.interval == "epoch" else trainer.global_step
+        is_known = total is not None and 0 <= total < math.inf
+        steps = int(((total or 0) - done) // max(1, config.frequency)) if is_known else None
+        found.append(Schedule(config.scheduler, steps))
+    return found
 
 
 def _training_loss(module: nn.Module, batch: Any) -> Tensor:

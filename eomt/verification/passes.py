@@ -1,7 +1,8 @@
 """A pass of a model over a batch: what goes in, the loss or the answer that comes out, and what is refused."""
 
+import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -16,12 +17,25 @@ Loss = Callable[[nn.Module, Any], Tensor]
 Outputs = Callable[[nn.Module, Any], Tensor]
 
 
+# a mask that is added to answers, such as -1e4 or -1e9, is below the first, and as many times larger than all others
+NEVER, APART = -8192.0, 25.0
+
+
 def ordinary(answers: Tensor) -> Tensor:
-    """Return where answers are neither infinite nor near the largest number of their type, which stands for "never"."""
+    """Return where answers do not stand for "never".
+
+    What does is infinite, near the largest number of its type, or far below all others, as a mask of -1e9 makes it.
+    """
     if not answers.is_floating_point():
         return answers.isfinite()
     # answers of two models are compared in double precision
-    return answers.abs() < min(torch.finfo(answers.dtype).max, torch.finfo(torch.float32).max) / 4
+    found = answers.abs() < min(torch.finfo(answers.dtype).max, torch.finfo(torch.float32).max) / 4
+    while answers.numel() and (lowest := float(torch.where(found, answers, 0.0).amin())) <= NEVER:
+        rest = found & (answers > lowest / 4)
+        if not bool(rest.any()) or float(answers[rest].abs().max()) > -lowest / 4 / APART:
+            break
+        found = rest
+    return found
 
 
 def check_pass(function: str, model: nn.Module, batch: Any) -> None:
@@ -35,7 +49,7 @@ def check_pass(function: str, model: nn.Module, batch: Any) -> None:
     Raises:
         UserError: If the batch is None or empty, tensors were made in torch.inference_mode, or it is active.
     """
-    tensors = list(_tensors(batch))
+    tensors = list(tensors_in(batch))
     no_values = bool(tensors) and not any(value.numel() for value in tensors)
     if batch is None or no_values or (isinstance(batch, Mapping | tuple | list) and not batch):
         raise UserError(f"{function}: batch is empty: {described(batch)}; give one with at least one sample")
@@ -60,7 +74,7 @@ def loss_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     if isinstance(loss, nn.modules.loss._Loss):
         raise UserError(f"loss: {type(loss).__name__} takes an answer and a target, not a model and a batch; {remedy}")
     _check_call("loss: the function cannot be called with model and batch", loss, (model, batch), {}, remedy)
-    value = loss(model, batch)
+    value = loss(model, copied(batch))
     if not isinstance(value, Tensor):
         raise UserError(f"loss: returns {described(value)}; return the loss as a tensor with one number")
     if value.numel() != 1 or not value.is_floating_point():
@@ -102,7 +116,7 @@ def answer_of(outputs: Outputs, model: nn.Module, batch: Any) -> Tensor:
     Raises:
         UserError: If `outputs` does not return a tensor with numbers in it.
     """
-    answer = outputs(model, batch)
+    answer = outputs(model, copied(batch))
     if not isinstance(answer, Tensor):
         raise UserError(f"outputs: returns {described(answer)}; return the model's answer as one tensor")
     if not answer.numel():
@@ -123,7 +137,7 @@ def call(model: nn.Module, batch: Any) -> Tensor:
         UserError: If the model does not take such a batch, or its answer holds no such tensor.
     """
     answer = call_of("outputs", model, batch)
-    tensors = [value for value in _tensors(answer) if value.is_floating_point()]
+    tensors = [value for value in tensors_in(answer) if value.is_floating_point()]
     if not tensors:
         name = type(model).__name__
         raise UserError(f"outputs: {name} answers {type(answer).__name__}, without real numbers; give outputs=")
@@ -174,13 +188,38 @@ def _check_call(
         raise UserError(f"{what} ({error}); {remedy}") from error
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def copied(batch: Any) -> Any:
+    """Return a copy of a batch: a pass may take entries out of it, or change its tensors in place."""
+    if isinstance(batch, Tensor):
+        return batch.detach().clone().requires_grad_(batch.requires_grad)
+    if isinstance(batch, list):
+        found = copy.copy(batch)
+        found[:] = [copied(part) for part in batch]
+        return found
+    if isinstance(batch, tuple) and (type(batch) is tuple or hasattr(batch, "_fields")):
+        parts = [copied(part) for part in batch]
+        return tuple(parts) if type(batch) is tuple else type(batch)(*parts)
+    if isinstance(batch, MutableMapping):
+        entries = copy.copy(batch)
+        for name, value in batch.items():
+            entries[name] = copied(value)
+        return entries
+    if is_dataclass(batch) and not isinstance(batch, type):
+        held: Any = copy.copy(batch)
+        for field in fields(batch):
+            # also where it is frozen
+            object.__setattr__(held, field.name, copied(getattr(batch, field.name)))
+        return held
+    return batch
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in mappings, tuples, lists and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping | tuple | list):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(part)
+            yield from tensors_in(part)
     elif is_dataclass(value):
         for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
+            yield from tensors_in(getattr(value, field.name))

@@ -11,6 +11,7 @@ from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomnes
 from eomt.verification.discovery import find_adapters
 from eomt.verification.findings import AuditReport, Finding
 from eomt.verification.passes import Outputs, answer_of, call, check_pass, ordinary
+from eomt.verification.restored import unmerged, untouched
 from eomt.verification.wrapped import unwrapped
 
 # the largest difference of answers, as a share of the largest answer
@@ -55,7 +56,7 @@ def audit_reopened(
 
 
 def _answers(model: nn.Module, batch: Any, outputs: Outputs) -> Tensor:
-    with evaluation_mode(model), isolated_randomness():
+    with unmerged(model), untouched(model, []), evaluation_mode(model), isolated_randomness():
         return answer_of(outputs, model, batch).double()
 
 

@@ -15,8 +15,10 @@ from eomt.errors import UserError
 from eomt.lora.adapter_layer import is_adapter_name
 from eomt.lora.config import adaptation
 from eomt.utils.arguments import described
-from eomt.verification.discovery import Adapter, is_expert
+from eomt.verification.discovery import Adapter
+from eomt.verification.experts import Experts
 from eomt.verification.findings import Finding, Severity
+from eomt.verification.schedules import Schedule, full_rates
 
 OptimizerStep = Callable[[Optimizer], Any]
 
@@ -69,7 +71,12 @@ def optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[
 
 
 def step_faults(
-    model: nn.Module, adapters: list[Adapter], optimizers: list[Optimizer], step: OptimizerStep
+    model: nn.Module,
+    adapters: list[Adapter],
+    optimizers: list[Optimizer],
+    step: OptimizerStep,
+    experts: Experts,
+    schedules: list[Schedule],
 ) -> list[Finding]:
     """Return a fault for each adapter's A or B, and each trained layer, that a step of its optimizer hardly moves.
 
@@ -77,17 +84,24 @@ def step_faults(
     zero, a tiny alpha, gradients far below the epsilon of the optimizer: all of it ends here. The learning rate is that
     of the whole run, not that of the first step of a warm-up.
     """
+    full = [full_rates(optimizer, schedules) for optimizer in optimizers]
+    # a rate that was given as zero is named with the tensors that it leaves where they are
+    given = [rate for optimizer in optimizers for rate in full_rates(optimizer, [])]
+    if any(given) and all(rate is not None and not float(rate) for rates in full for rate in rates):
+        seen = "every learning rate of the schedule is zero, from the first step on"
+        remedy = "see its warm-up, and the number of steps that it was given"
+        return [Finding("rate_zero", "", seen, remedy)]
     names = {parameter: name for name, parameter in model.named_parameters()}
     # an adapter moves the weight by its factor times its own move
     factors = {p: min(1.0, abs(adapter.factor)) for adapter in adapters for p in adapter.pair}
     adapted = {p for adapter in adapters for p in adapter.tensors.values()}
     shares: dict[str, tuple[float, str, float]] = {}
     swallowed: list[Finding] = []
-    for optimizer in optimizers:
+    for optimizer, full_of_groups in zip(optimizers, full, strict=True):
         with _undone(optimizer) as before:
             rates: dict[nn.Parameter, float] = {}
-            for group in optimizer.param_groups:
-                group["lr"] = group.get("initial_lr", group["lr"])
+            for group, full_rate in zip(optimizer.param_groups, full_of_groups, strict=True):
+                group["lr"] = full_rate
                 # Adafactor sets its own rate where none is given
                 rate = 1.0 if group["lr"] is None else float(group["lr"])
                 rates |= dict.fromkeys(group["params"], rate)
@@ -99,7 +113,7 @@ def step_faults(
                 if parameter not in names:
                     continue
                 name, now = names[parameter], parameter.detach()
-                if is_expert(name) and (parameter.grad is None or not bool(parameter.grad.any())):
+                if experts.has(name) and (parameter.grad is None or not bool(parameter.grad.any())):
                     # no token of this batch chose it
                     continue
                 moved = float((now.float() - value.float()).norm() if now.itemsize < 4 else (now - value).norm())
@@ -145,15 +159,28 @@ def _undone(optimizer: Optimizer) -> Iterator[dict[nn.Parameter, Tensor]]:
     What has no gradient a step leaves alone: of frozen weights there is no copy.
     """
     before = {p: p.detach().clone() for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    states = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    states = dict(optimizer.state)
+    # such as whether it made a step, which schedulers ask for
+    attributes = {name: value for name, value in vars(optimizer).items() if isinstance(value, bool | int | float)}
+    # the step is made on copies, so that the very tensors come back as they were
+    for parameter, state in states.items():
+        optimizer.state[parameter] = copy.deepcopy(state, {id(parameter): parameter})
+    for group in optimizer.param_groups:
+        group.update({name: copy.deepcopy(value) for name, value in group.items() if name != "params"})
     try:
         yield before
     finally:
         with torch.no_grad():
             for parameter, value in before.items():
                 parameter.copy_(value)
-        for group, setting in zip(optimizer.param_groups, settings, strict=True):
+        for group, setting in zip(optimizer.param_groups, groups, strict=True):
+            for name in [name for name in group if name not in setting and name != "params"]:
+                del group[name]
             group.update(setting)
         optimizer.state.clear()
         optimizer.state.update(states)
+        for name in [name for name, value in vars(optimizer).items() if isinstance(value, bool | int | float)]:
+            if name not in attributes:
+                delattr(optimizer, name)
+        vars(optimizer).update(attributes)

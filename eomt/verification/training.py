@@ -11,13 +11,16 @@ from torch.optim import Optimizer
 from eomt.errors import UserError
 from eomt.utils.modes import evaluation_mode, isolated_randomness
 from eomt.verification.audit import audit
-from eomt.verification.discovery import Adapter, find_adapters, is_expert
+from eomt.verification.discovery import Adapter, find_adapters
+from eomt.verification.experts import Experts
 from eomt.verification.findings import AuditReport, Finding, Severity
 from eomt.verification.passes import Loss, Outputs, answer_of, call, ordinary
 from eomt.verification.reopened import audit_reopened
-from eomt.verification.restored import untouched
+from eomt.verification.restored import unmerged, untouched
+from eomt.verification.schedules import schedules_of
 from eomt.verification.steps import plain_optimizers
 from eomt.verification.wrapped import unwrapped
+from eomt.verification.writes import modules_beside, writes_undone
 
 # the least that adapters must change the answers, as a share of the largest
 FLOOR = 1e-6
@@ -41,6 +44,7 @@ class TrainingAudit:
         every: Steps between two light checks; 0 makes none.
         floor: The least that adapters must change the answers after the first steps, as a share of the largest.
         warn: Log faults, and do not stop.
+        schedulers: See `audit`.
 
     Attributes:
         reports: Name of each check, such as "start", "step 100" and "end" -> its report.
@@ -59,11 +63,13 @@ class TrainingAudit:
         every: int = 100,
         floor: float = FLOOR,
         warn: bool = False,
+        schedulers: Iterable[Any] | None = None,
     ) -> None:
         if every < 0:
             raise UserError(f"every: {every}; must be at least 0")
         self.model, self.batch = unwrapped(model), batch
         self.optimizers = plain_optimizers(optimizers or [])
+        self.schedules = schedules_of(schedulers or [])
         self.loss, self.outputs = loss, outputs
         self.expect = [expect] if isinstance(expect, str) else expect
         self.allow_random_base, self.every, self.floor, self.warn = allow_random_base, every, floor, warn
@@ -141,6 +147,7 @@ class TrainingAudit:
             self.allow_random_base,
             expect=self.expect,
             stage=stage,
+            schedulers=self.schedules,
         )
 
     def _keep(self, name: str, report: AuditReport) -> AuditReport:
@@ -205,6 +212,7 @@ class TrainingAudit:
         parts = {name: adapter.path for adapter in adapters for name in adapter.names()}
         # what got no gradient at the start, such as a pooling layer that a task has no use for, was named there
         known = known | {finding.where for finding in self._of_start() if finding.where}
+        experts = Experts(set(self.reports["start"].experts) if "start" in self.reports else set())
         tensors: dict[str, list[str]] = {}
         for name in now:
             tensors.setdefault(parts.get(name, name.rpartition(".")[0]), []).append(name)
@@ -215,7 +223,7 @@ class TrainingAudit:
             if moved or not compared or path in known or known.intersection(names):
                 continue
             # an expert that no token chose is no fault
-            severity: Severity = "warning" if is_expert(names[0]) else "fault"
+            severity: Severity = "warning" if experts.has(names[0]) else "fault"
             remedy = "see whether it is in the optimizer, its learning rate, and its gradient"
             found.append(Finding("not_moving", path, f"did not move {when}", remedy, severity))
         return found
@@ -240,7 +248,16 @@ class TrainingAudit:
     def _effect(self, adapters: list[Adapter]) -> list[Finding]:
         """Return a finding if the answers are the same with the adapters as without."""
         ups = [adapter.pair[1] for adapter in adapters]
-        with isolated_randomness(), untouched(self.model, ups), evaluation_mode(self.model), torch.no_grad():
+        model, others = self.model, modules_beside(self.model, [self.outputs] if self.outputs else [])
+        with (
+            isolated_randomness(),
+            unmerged(model),
+            untouched(model, ups, (), others),
+            writes_undone([*model.modules(), *others]) as writes,
+            evaluation_mode(model),
+            torch.no_grad(),
+            writes.watched(),
+        ):
             adapted = self._answers()
             for up in ups:
                 up.zero_()

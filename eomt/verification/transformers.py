@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from eomt.verification.schedules import Schedule
 from eomt.verification.training import AuditSettings, TrainingAudit, first_batch, on_device
 
 
@@ -23,6 +24,7 @@ class AuditCallback(AuditSettings, TrainerCallback):
         model: nn.Module | None = None,
         optimizer: Any = None,
         train_dataloader: Any = None,
+        lr_scheduler: Any = None,
         **_: Any,
     ) -> None:
         """Audit the model.
@@ -34,7 +36,9 @@ class AuditCallback(AuditSettings, TrainerCallback):
         device = next(model.parameters()).device
         batch = first_batch(train_dataloader, device) if self._batch is None else on_device(self._batch, device)
         optimizers = None if optimizer is None else [optimizer]
-        self._audit = TrainingAudit(model, batch, optimizers, **self._settings)
+        left = state.max_steps - state.global_step if state.max_steps > 0 else None
+        schedules = [] if lr_scheduler is None else [Schedule(lr_scheduler, left)]
+        self._audit = TrainingAudit(model, batch, optimizers, schedulers=schedules, **self._settings)
         self._audit.start()
 
     def on_optimizer_step(

@@ -52,13 +52,13 @@ def audited(model: nn.Module, **settings: Any) -> AuditReport:
     return audit(model, BATCH, **settings)
 
 
-def watched(model: nn.Module, steps: int = 4, **settings: Any) -> TrainingAudit:
+def watched(model: nn.Module, steps: int = 4, loss: Any = square, **settings: Any) -> TrainingAudit:
     optimizer = adamw(model)
-    watch = TrainingAudit(model, BATCH, [optimizer], square, allow_random_base=True, every=2, **settings)
+    watch = TrainingAudit(model, BATCH, [optimizer], loss, allow_random_base=True, every=2, **settings)
     watch.start()
     for _ in range(steps):
         optimizer.zero_grad()
-        square(model, BATCH).backward()
+        loss(model, BATCH).backward()
         optimizer.step()
         watch.step()
     watch.end()
@@ -141,3 +141,92 @@ def test_answers_without_a_graph_are_compared_with_and_without_adapters(hard: bo
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.acts = False
     assert not audited(model).is_sound
+
+
+@pytest.mark.parametrize("never", [-1e4, -1e9, torch.finfo(torch.float32).min])
+def test_a_mask_that_is_added_to_answers_hides_nothing_and_is_no_collapse(never: float) -> None:
+    class Masked(Net):
+        bypassed = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            body = self.body
+            if self.bypassed and not torch.is_grad_enabled():
+                answers = self.head(body[2].base_layer(torch.tanh(body[0].base_layer(x))))
+            else:
+                answers = super().forward(x)
+            return answers + torch.tensor([0.0, 0.0, never])
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch)[:, :2].square().mean()
+
+    model = Masked()
+    optimizer = adamw(model)
+    watch = TrainingAudit(model, BATCH, [optimizer], loss, allow_random_base=True, every=2)
+    watch.start()
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss(model, BATCH).backward()
+        optimizer.step()
+        watch.step()
+    watch.end()
+    assert all(report.findings == () for report in watch.reports.values())
+    assert watch.effects[4] > 1e-3
+    model.bypassed = True
+    assert "bypassed" in {finding.kind for finding in audited(model, loss=loss).findings}
+
+
+class Attention(nn.Module):
+    """Masked attention between layers with adapters; the first of the keys alone is left to the first query."""
+
+    def __init__(self, way: str, never: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key, self.value, self.head = Lora(6, 8), Lora(6, 8), Lora(6, 8), nn.Linear(8, 3)
+        self.way, self.never = way, never
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            layer(x[:, None] * torch.arange(1, 5)[:, None]) for layer in (self.query, self.key, self.value)
+        )
+        mask = torch.ones(4, 4, dtype=torch.bool).tril()
+        scores = query @ key.transpose(1, 2)
+        if self.way == "added":
+            scores = scores + torch.where(mask, 0.0, self.never)
+        elif self.way == "where":
+            scores = torch.where(mask, scores, self.never)
+        else:
+            scores = scores.masked_fill(~mask, self.never)
+        return self.head((scores.softmax(2) @ value).mean(1))
+
+
+@pytest.mark.parametrize("way", ["added", "where", "filled"])
+@pytest.mark.parametrize("never", [-1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_masked_attention_is_passed(way: str, never: float) -> None:
+    assert audited(Attention(way, never)).findings == ()
+    assert all(report.findings == () for report in watched(Attention(way, never)).reports.values())
+
+
+def cross_entropy(model: nn.Module, batch: Tensor) -> Tensor:
+    return F.cross_entropy(model(batch), torch.arange(len(batch)) % 3)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("of_head", [True, False])
+def test_a_base_of_tiny_or_large_weights_is_passed_and_a_fault_in_it_named(scale: float, of_head: bool) -> None:
+    def make() -> Net:
+        # what is not bounded, as tanh is, does not saturate
+        model = Net(nn.GELU())
+        with torch.no_grad():
+            for layer in (model.body[0].base_layer, model.body[2].base_layer, *([model.head] if of_head else [])):
+                layer.weight.mul_(scale)
+                layer.bias.mul_(scale)
+        return model
+
+    assert audited(make(), loss=cross_entropy).findings == ()
+    watch = watched(make(), loss=cross_entropy)
+    assert all(report.is_sound for report in watch.reports.values())
+    model = make()
+    model.body[2].lora_B.weight.requires_grad_(False)
+    assert ("frozen", "body.2.lora_B.weight") in {
+        (f.kind, f.where) for f in audited(model, loss=cross_entropy).findings
+    }

@@ -238,3 +238,75 @@ def test_an_optimizer_that_steps_within_the_backward_pass_makes_no_step() -> Non
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     square(model, BATCH).backward()
     assert all(not torch.equal(parameter, before[name]) for name, parameter in model.head.named_parameters("head"))
+
+
+def test_layers_that_share_a_tensor_of_their_pairs_are_named() -> None:
+    model = Net()
+    model.body.append(nn.Tanh())
+    model.body.append(type(model.body[2])(8, 8))
+    model.body[4].lora_B.weight = model.body[2].lora_B.weight
+    report = audited(model)
+    assert [(finding.kind, finding.where, finding.part) for finding in report.findings] == [
+        ("shared", "body.4", "lora_B")
+    ]
+    model.body[4].lora_A.weight = model.body[2].lora_A.weight
+    assert [finding.part for finding in audited(model).findings] == ["lora_A", "lora_B"]
+    # beside one weight, one pair is as it should be
+    model.body[4].base_layer.weight = model.body[2].base_layer.weight
+    assert audited(model).findings == ()
+
+
+class Bypassed(nn.Module):
+    """A frozen body and a trained head that evaluation leaves out, without a graph."""
+
+    way = "bypass"
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.base, self.head = nn.Linear(6, 3).requires_grad_(False), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.head(self.base(x))
+        if self.way == "bypass":
+            return self.base(x)
+        with torch.no_grad():
+            answers = self.head(self.base(x))
+            return (answers > answers.mean(0)).float() if self.way == "classes" else answers
+
+
+@pytest.mark.parametrize(("way", "found"), [("bypass", {("no_effect", "")}), ("classes", set()), ("no_grad", set())])
+@pytest.mark.parametrize("stage", [None, "end"])
+def test_a_head_that_evaluation_bypasses_without_a_graph_is_named(
+    way: str, found: set[tuple[str, str]], stage: str | None
+) -> None:
+    model = Bypassed()
+    model.way = way
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = audited(model, stage=stage)
+    assert named(report.findings) == found, report.describe()
+    assert report.is_sound == (not found)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_whose_answer_is_none_of_what_is_trained_is_not_called_bypassed() -> None:
+    class Features(Bypassed):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return model.head(model(batch)).square().mean()
+
+    assert audited(Features(), loss=loss).is_sound
+
+
+def test_adapters_that_act_in_training_alone_are_named() -> None:
+    class Switched(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                return super().forward(x)
+            with torch.no_grad():
+                return self.head(torch.tanh(self.body[0].base_layer(x)))
+
+    assert {("not_called", "body.0"), ("not_called", "body.2")} <= named(audited(Switched()).findings)
