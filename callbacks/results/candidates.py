@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from callbacks.evaluation import EvaluatedBatch
+from callbacks.pictures.colors import PAPER
 from callbacks.pictures.masks import overlay
 from callbacks.pictures.predictions import at_size, errors, shown_classes, with_prompts
 from callbacks.results.best_and_worst import Candidate, Drawn
@@ -22,7 +22,11 @@ from eomt.tasks.visual_question_answering import VisualQuestionAnswering
 from eomt.utils.labels import IGNORE_INDEX
 
 # pixels of one of the four pictures of a map, and of a small image that is enlarged
-CELL_WIDTH, CARD_WIDTH = 240, 320
+CELL_WIDTH, CARD_WIDTH = 238, 320
+# between the pictures of a sheet
+GAP = 4
+# from this ratio of its sides on, a picture is too flat for half a card
+WIDE = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Kind:
 
 MAPS = Kind(
     "By the IoU of each image, the mean over the classes that occur in its truth or its prediction.",
-    "image and truth above, prediction and wrong pixels below",
+    "image, truth, prediction and wrong pixels, in reading order",
 )
 FACES = Kind("By the probability that the network gave to the truth.", "the image")
 ANSWERS = Kind("By the accuracy of each answer; among equals, by a hash of their names.", "the image")
@@ -62,8 +66,7 @@ def candidates(trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatc
     elif isinstance(task, VisualQuestionAnswering):
         yield from _answers(evaluated, task.language)
     elif isinstance(evaluated.outputs, Mapping) and "prediction" in evaluated.outputs:
-        if "mask" in evaluated.outputs or "mask" in evaluated.batch:
-            yield from _maps(trainer, task, evaluated)
+        yield from _maps(trainer, task, evaluated)
 
 
 def image_iou(prediction: Tensor, truth: Tensor, has_background: bool) -> float:
@@ -92,6 +95,8 @@ def image_iou(prediction: Tensor, truth: Tensor, has_background: bool) -> float:
 def _maps(trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatch) -> Iterator[Candidate]:
     batch, outputs = evaluated.batch, evaluated.outputs
     truths = outputs.get("mask", batch.get("mask"))
+    if truths is None:
+        return
     has_background = isinstance(task, AdaptationTask) and task.has_background
     _, colors = shown_classes(trainer)
     for place in evaluated.real():
@@ -108,7 +113,7 @@ def _maps(trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatch) ->
                 overlay(image, prediction, colors),
                 errors(image, truth, prediction),
             ]
-            return Drawn(_quartered([to_pil_image(cell) for cell in cells]), [f"IoU {iou:.4f}"])
+            return Drawn(sheet_of([to_pil_image(cell) for cell in cells]), [f"IoU {iou:.4f}"])
 
         yield Candidate(batch["name"][place], iou, draw)
 
@@ -150,11 +155,16 @@ def _card(image: Tensor) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def _quartered(cells: list[Image.Image]) -> Image.Image:
-    """Return four pictures of one size as two rows."""
-    height = max(1, round(cells[0].height * CELL_WIDTH / cells[0].width))
-    method = Image.Resampling.NEAREST if cells[0].width < CELL_WIDTH else Image.Resampling.BOX
-    sheet = Image.new("RGB", (2 * CELL_WIDTH, 2 * height))
+def sheet_of(cells: list[Image.Image]) -> Image.Image:
+    """Return pictures of one size as rows of two; those that are much wider than high, one below the other."""
+    columns = 1 if cells[0].width > WIDE * cells[0].height else 2
+    width = CELL_WIDTH * 2 // columns
+    height = max(1, round(cells[0].height * width / cells[0].width))
+    method = Image.Resampling.NEAREST if cells[0].width < width else Image.Resampling.BOX
+    rows = -(-len(cells) // columns)
+    size = (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP)
+    sheet = Image.new("RGB", size, PAPER)
     for number, cell in enumerate(cells):
-        sheet.paste(cell.resize((CELL_WIDTH, height), method), (number % 2 * CELL_WIDTH, number // 2 * height))
+        place = (number % columns * (width + GAP), number // columns * (height + GAP))
+        sheet.paste(cell.resize((width, height), method), place)
     return sheet

@@ -9,8 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage
+from callbacks.pictures.predictions import shown_classes
 from callbacks.results.best_and_worst import BestAndWorst, KeptExample
-from callbacks.results.candidates import candidates, kind_of
+from callbacks.results.candidates import MAPS, Kind, candidates, kind_of
 from callbacks.results.tables import file_of_test, write_table
 from eomt.errors import printable
 from eomt.reports.confusion import TRUTH
@@ -18,7 +19,7 @@ from eomt.reports.page import write_page
 from eomt.tasks.data import data_of
 from eomt.tasks.semantic_segmentation import SemanticSegmentation
 from eomt.utils.distributed import gather
-from eomt.utils.files import write_file, write_folder
+from eomt.utils.files import write_folder
 
 log = logging.getLogger("eomt")
 
@@ -65,7 +66,7 @@ class ReportOnTest(EvaluationCallback[LightningModule]):
         if self._confusion is not None and self._confusion.any():
             _write_confusion(file_of_test(trainer, "ReportOnTest", "confusion.csv"), self._confusion, trainer)
         if best:
-            _write_examples(file_of_test(trainer, "ReportOnTest", "examples"), best, worst, task)
+            _write_examples(file_of_test(trainer, "ReportOnTest", "examples"), best, worst, trainer)
         log.info("Report: %s", write_page(self.folder))
 
 
@@ -76,11 +77,11 @@ def _write_confusion(table: Path, confusion: Tensor, trainer: Trainer) -> None:
     write_table(table, [TRUTH, *names], ({TRUTH: name} | dict(zip(names, row, strict=True)) for name, row in rows))
 
 
-def _write_examples(folder: Path, best: list[KeptExample], worst: list[KeptExample], task: LightningModule) -> None:
-    kind = kind_of(task)
+def _write_examples(folder: Path, best: list[KeptExample], worst: list[KeptExample], trainer: Trainer) -> None:
+    kind = kind_of(trainer.lightning_module)
+    content: dict[str, object] = {"caption": kind.caption, "picture": kind.picture, "legend": _legend(trainer, kind)}
 
     def write(beside: Path) -> None:
-        content: dict[str, object] = {"caption": kind.caption, "picture": kind.picture}
         for which, examples in (("best", best), ("worst", worst)):
             listed = []
             for number, example in enumerate(examples):
@@ -93,3 +94,11 @@ def _write_examples(folder: Path, best: list[KeptExample], worst: list[KeptExamp
 
     # it is new: no test has written it before
     write_folder(folder, write, is_ours=lambda _: False)
+
+
+def _legend(trainer: Trainer, kind: Kind) -> list[dict[str, str]]:
+    if kind is not MAPS:
+        return []
+    names, colors = shown_classes(trainer)
+    known = [(name, color) for name, color in zip(names, colors, strict=True) if color is not None]
+    return [{"name": printable(name), "color": "#{:02x}{:02x}{:02x}".format(*color)} for name, color in known]

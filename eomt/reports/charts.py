@@ -77,11 +77,7 @@ def line_chart(title: str, series: Sequence[Series], marks: Sequence[tuple[int, 
         series: Lines; those without points are left out.
         marks: Step, value and words of points that are marked by a ring.
     """
-    drawn = [
-        replace(one, points=[(step, min(max(value, -MOST), MOST)) for step, value in one.points])
-        for one in series
-        if one.points
-    ]
+    drawn = [replace(one, points=[(step, _drawable(x)) for step, x in one.points]) for one in series if one.points]
     if not drawn:
         return None
     steps = [step for one in drawn for step, _ in one.points]
@@ -105,7 +101,7 @@ def line_chart(title: str, series: Sequence[Series], marks: Sequence[tuple[int, 
         lines,
         [Tick(place(x, y_ends[0])[0], _short(x)) for x in nice_numbers(*x_ends, 6) if x == int(x)],
         [Tick(place(x_ends[0], y)[1], _short(y)) for y in nice_numbers(*y_ends, 5)],
-        [(*place(step, value), words) for step, value, words in marks],
+        [(*place(step, _drawable(value)), words) for step, value, words in marks],
     )
 
 
@@ -144,9 +140,13 @@ def _ends(low: float, high: float, margin: float) -> tuple[float, float]:
     """Return the ends of an axis, which differ even where all values are the same."""
     width = high - low
     if width <= max(1e-9 * max(abs(low), abs(high)), LEAST):
-        pad = max(abs(low), abs(high), 1.0) / 2
+        pad = max(abs(low), abs(high)) / 10 or 0.5
         return low - pad, high + pad
     return low - margin * width, high + margin * width
+
+
+def _drawable(value: float) -> float:
+    return min(max(value, -MOST), MOST)
 
 
 def _short(value: float) -> str:

@@ -27,6 +27,7 @@ OF_SPLIT = ("split_seed", "fold", "num_folds", "val_fraction", "test_fraction", 
 MOST_SETTINGS, MOST_DIFFERENCES = 4, 2
 # lines of a plot
 MOST_LINES = 16
+UNSET = "null"
 COLUMNS = ("run", "best", "at step", "step 0", "gain", "test", "trained", "adapter file", "minutes")
 
 
@@ -37,12 +38,12 @@ class Measure:
     Attributes:
         metric: The figure; None where a run has none.
         settings: Of data and measuring, by address.
-        split: What the split of validation is: its record, or its counts.
+        split: What the split of validation is: its record, or its counts; None where no file says it.
     """
 
     metric: str | None
     settings: dict[str, str]
-    split: str
+    split: str | None
 
     def difference(self, other: "Measure") -> str:
         """Return in words why figures of `self` cannot stand beside those of `other`; "" where they can."""
@@ -50,13 +51,15 @@ class Measure:
             return f"other metric: {self.metric}, not {other.metric}"
         # which data comes first, then where they lie
         addresses = sorted({*self.settings, *other.settings}, key=lambda name: (not name.startswith("data"), name))
-        changed = [name for name in addresses if self.settings.get(name) != other.settings.get(name)]
+        # a setting of another class, or of another version, is as one that is not set
+        changed = [name for name in addresses if self.settings.get(name, UNSET) != other.settings.get(name, UNSET)]
         if changed:
             kind = "split" if all(name.split(".")[-1] in OF_SPLIT for name in changed) else "data"
             found = [_difference(name, self.settings, other.settings) for name in changed[:MOST_DIFFERENCES]]
             more = len(changed) - MOST_DIFFERENCES
             return f"other {kind}: {'; '.join(found)}{f'; and {more} more settings' if more > 0 else ''}"
-        return "other split: the validation images are not the same" if self.split != other.split else ""
+        known = self.split is not None and other.split is not None
+        return "other split: the validation images are not the same" if known and self.split != other.split else ""
 
 
 @dataclass
@@ -100,7 +103,7 @@ class Comparison:
 
 
 def _difference(name: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    return f"{name} is {shortened(ours.get(name, 'not set'), 80)}, not {shortened(theirs.get(name, 'set'), 80)}"
+    return f"{name} is {shortened(ours.get(name, UNSET), 80)}, not {shortened(theirs.get(name, UNSET), 80)}"
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
@@ -147,8 +150,10 @@ def measure_of(run: Run) -> Measure:
             run.missing.append(f"{error}.")
     if record is None and run.summary is not None:
         record = (run.summary.get("data") or {}).get("val")
-    split = hashlib.sha256(json.dumps(record, sort_keys=True).encode(errors="replace")).hexdigest()
-    return Measure(run.metric, measuring_settings(run), split)
+    if record is None:
+        return Measure(run.metric, measuring_settings(run), None)
+    text = json.dumps(record, sort_keys=True).encode(errors="replace")
+    return Measure(run.metric, measuring_settings(run), hashlib.sha256(text).hexdigest())
 
 
 def table_of(group: Group, names: Mapping[Path, str]) -> tuple[list[str], list[list[str]]]:
@@ -212,10 +217,10 @@ def write_comparison(compared: Comparison, path: Path) -> Path:
     for group in compared.groups:
         heads, rows = table_of(group, compared.names)
         reason = f"Not comparable with the first table, {group.reason}." if group.reason else ""
-        content = {"title": group.title, "caption": counted(len(rows), "run"), "reason": reason}
-        groups.append(content | {"columns": heads, "rows": rows, "chart": _chart(group, compared.names)})
+        texts = {"title": group.title, "caption": counted(len(rows), "run"), "reason": reason}
+        groups.append(texts | {"columns": heads, "rows": rows, "chart": _chart(group, compared.names)})
     count = sum(len(group.runs) for group in compared.groups)
-    content = {
+    content: dict[str, Any] = {
         "title": f"Comparison of {counted(count, 'run')}",
         "verdict": _verdict(compared),
         "groups": groups,

@@ -138,19 +138,19 @@ def rival_verdict(run: Run) -> str:
     """Return which rivals a run beats, and which it does not; "" where there are none, or nothing tells them apart."""
     if run.lower_is_better is None:
         return ""
-    beaten, unbeaten = [], []
+    sentences: dict[str, list[str]] = {}
     for words, value, is_tested in rival_values(run):
         own = run.tested if is_tested else run.best
         if own is None:
             continue
         is_beaten = own < value if run.lower_is_better else own > value
-        (beaten if is_beaten else unbeaten).append(f"{words} ({figure_text(value)})")
-    found = []
-    if unbeaten:
-        found.append(f"It does not beat {' or '.join(unbeaten)}.")
-    if beaten:
-        found.append(f"It beats {' and '.join(beaten)}.")
-    return " ".join(found)
+        where = "In the test it" if is_tested else "It"
+        begin = f"{where} beats" if is_beaten else f"{where} does not beat"
+        sentences.setdefault(begin, []).append(f"{words} ({figure_text(value)})")
+    # what it does not beat matters more
+    begins = sorted(sentences, key=lambda begin: begin.endswith("beats"))
+    joints = {begin: " and " if begin.endswith("beats") else " or " for begin in begins}
+    return " ".join(f"{begin} {joints[begin].join(sentences[begin])}." for begin in begins)
 
 
 def parts(run: Run) -> Parts | None:

@@ -18,7 +18,7 @@ from eomt.reports.confusion import Matrix, matrices
 from eomt.reports.figures import figure_text, notes, parts, rival_verdict, rivals, tiles
 from eomt.reports.pictures import Embedded, Pictures
 from eomt.reports.run_files import Run, as_tested, read_run, verdict
-from eomt.reports.schemas import Example
+from eomt.reports.schemas import Base, Example
 from eomt.reports.settings import shown_settings
 from eomt.utils.files import write_file
 from eomt.utils.tables import size_text
@@ -26,6 +26,7 @@ from eomt.utils.tables import size_text
 PAGE = "report.html"
 # of long texts and tables; a page stays small whatever a run holds
 MOST_LINES, MOST_CHARACTERS, MOST_FIGURES = 2000, 400, 1500
+MOST_COLORS = 50
 EXAMPLE_WIDTH, PICTURE_WIDTH = 640, 1400
 SECTIONS = {
     "charts": ("curves", "Curves"),
@@ -94,6 +95,7 @@ def render_page(run: Run) -> str:
         "best": best,
         "examples_caption": examples["caption"] if examples is not None else "",
         "what": examples["picture"] if examples is not None else "",
+        "legend": examples["legend"][:MOST_COLORS] if examples is not None else [],
         "pictures": _pictures(run, pictures),
         "adapters": _adapters(run),
         "config": _cut(run.config),
@@ -141,8 +143,11 @@ def _as_text(value: Any) -> Any:
 
 
 def _subtitle(run: Run) -> str:
-    task = (run.summary or {}).get("task") or (run.evaluation or {}).get("task", "")
-    base = (run.summary or {}).get("base", {}).get("id")
+    task = base = None
+    if run.summary is not None:
+        task, base = run.summary.get("task"), run.summary.get("base", Base()).get("id")
+    elif run.evaluation is not None:
+        task = run.evaluation.get("task")
     return ", ".join(filter(None, [task, base and f"on {shortened(base, 120)}"]))
 
 
@@ -154,6 +159,8 @@ def _verdict(run: Run) -> str:
     last = max(run.metrics, default=0)
     if run.metric is None or run.best is None:
         return f"Training has not ended; its last recorded step is {last}, and there is no best step yet."
+    if run.best_step == 0:
+        return f"Training has not ended. {run.metric}: {figure_text(run.best)} at step 0, the best until step {last}."
     return (
         f"Training has not ended. {run.metric}: {figure_text(run.baseline)} at step 0, {figure_text(run.best)} "
         f"at step {run.best_step}, the best until step {last}."

@@ -117,8 +117,15 @@ def as_tested(metric: str) -> str:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder holds what a run writes: a summary, figures, a log or results."""
-    return any((folder / name).is_file() for name in (SUMMARY, METRICS, LOG)) or bool(result_files(folder))
+    """Return whether a folder holds what a run writes: a summary, figures, a log or results.
+
+    Raises:
+        UserError: If it may not be looked into.
+    """
+    try:
+        return any((folder / name).is_file() for name in (SUMMARY, METRICS, LOG)) or bool(result_files(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); give the folder of a run") from error
 
 
 def newest_run(root: Path) -> Path:
@@ -163,7 +170,7 @@ def read_evaluation(folder: Path) -> tuple[Path, Evaluation] | None:
     found = [(file, read_json(file, EVALUATION_FILE, REMEDY)) for file in result_files(folder)]
     # an evaluation without weights measured the base
     trained = [pair for pair in found if pair[1]["weights"]]
-    return (trained or found or [None])[-1]
+    return (trained or found)[-1] if found else None
 
 
 def read_metrics(file: Path) -> dict[int, dict[str, float]]:
@@ -215,8 +222,8 @@ def read_run(folder: Path) -> Run:
     run.log = (read(LOG, _lines, "There is no log of a training.") or [])[-LOG_LINES:]
     if not result_files(folder):
         missing.append("It has not been tested: there are no test figures and no examples.")
-    elif found := read("results", lambda _: read_evaluation(folder), ""):
-        file, run.evaluation = found
+    elif evaluated := read("results", lambda _: read_evaluation(folder), ""):
+        file, run.evaluation = evaluated
         run.results = file.with_name(file.name.removesuffix(EVALUATION))
         details = f"results/{run.results.name}_examples/examples.json"
         run.examples = read(details, _examples, "The test kept no examples.")

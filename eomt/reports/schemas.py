@@ -67,11 +67,19 @@ class Example(TypedDict):
     lines: list[str]
 
 
+class Color(TypedDict):
+    """The color of a class in pictures."""
+
+    name: str
+    color: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
+
+
 class Examples(TypedDict):
     """The test images with the highest and the lowest figure, the best ones first and the worst ones first."""
 
     caption: str
     picture: str
+    legend: list[Color]
     best: list[Example]
     worst: list[Example]
 
