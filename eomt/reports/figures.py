@@ -149,8 +149,13 @@ def rival_verdict(run: Run) -> str:
         sentences.setdefault(begin, []).append(f"{words} ({figure_text(value)})")
     # what it does not beat matters more
     begins = sorted(sentences, key=lambda begin: begin.endswith("beats"))
-    joints = {begin: " and " if begin.endswith("beats") else " or " for begin in begins}
-    return " ".join(f"{begin} {joints[begin].join(sentences[begin])}." for begin in begins)
+    return " ".join(
+        f"{begin} {_joined(sentences[begin], 'and' if begin.endswith('beats') else 'or')}." for begin in begins
+    )
+
+
+def _joined(words: list[str], last: str) -> str:
+    return " ".join(filter(None, [", ".join(words[:-1]), last if len(words) > 1 else "", words[-1]]))
 
 
 def parts(run: Run) -> Parts | None:

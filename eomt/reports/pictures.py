@@ -61,7 +61,12 @@ class Pictures:
         return found
 
     def _read(self, file: Path, most_width: int) -> Embedded:
-        if not file.resolve().is_relative_to(self._folder):
+        try:
+            is_own = file.resolve().is_relative_to(self._folder)
+        except (OSError, RuntimeError, ValueError):
+            # links that lead in a circle, and names that are none
+            is_own = False
+        if not is_own:
             raise UserError(f"{file.name}: lies outside of the run and is not shown")
         check_regular(file, "it is not shown")
         try:

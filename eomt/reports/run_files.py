@@ -207,14 +207,16 @@ def read_run(folder: Path) -> Run:
     missing = run.missing
 
     def read(name: str, reader: Callable[[Path], Found], otherwise: str) -> Found | None:
-        if not (folder / name).exists():
-            missing.append(otherwise)
-            return None
         try:
+            if not (folder / name).exists():
+                missing.append(otherwise)
+                return None
             return reader(folder / name)
         except UserError as error:
             missing.append(f"{name} cannot be used: {str(error).removeprefix(f'{folder}/')}.")
-            return None
+        except OSError as error:
+            missing.append(f"{name} cannot be read ({error.strerror}).")
+        return None
 
     run.summary = read(SUMMARY, lambda _: read_summary(folder), "Training has not ended: there is no summary.")
     run.metrics = read(METRICS, read_metrics, "There are no curves: no step of a training was recorded.") or {}

@@ -56,6 +56,13 @@ def test_a_page_opens_without_an_error_and_loads_nothing(
         assert len(drawn.convert("RGB").getcolors(2**24) or ()) > 50
 
 
+def test_a_page_is_printed_on_white_whatever_the_screen_shows(browser: Browser, page: Path) -> None:
+    with visit(browser, page.as_uri(), dark=True) as seen:
+        seen.page.emulate_media(media="print", color_scheme="dark")
+        assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not seen.page.locator("nav").is_visible()
+
+
 def test_the_policy_refuses_what_a_page_should_not_hold(browser: Browser, page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     more = (
