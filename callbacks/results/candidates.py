@@ -80,12 +80,12 @@ def image_iou(prediction: Tensor, truth: Tensor, has_background: bool) -> float:
     Returns:
         In [0, 1]; nan where neither truth nor prediction has a class.
     """
-    known = truth != IGNORE_INDEX
-    truth, prediction = truth[known].long(), prediction[known].long()
     size = IGNORE_INDEX + 1
-    of_truth, of_prediction = truth.bincount(minlength=size), prediction.bincount(minlength=size)
-    shared = truth[truth == prediction].bincount(minlength=size)
-    union = of_truth + of_prediction - shared
+    cells = (truth.long() * size + prediction.long()).flatten()
+    # rows are the truth; that of ignored pixels is the last
+    counts = cells.bincount(minlength=size**2).view(size, size)[:-1]
+    shared = counts.diagonal()
+    union = counts.sum(0)[:-1] + counts.sum(1) - shared
     found = union > 0
     if has_background:
         found[0] = False
