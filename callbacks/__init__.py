@@ -5,6 +5,7 @@ from callbacks.pictures.reconstructions import ReconstructionPictures
 from callbacks.results.anomalies import AnomalyResults
 from callbacks.results.answers import AnswerResults
 from callbacks.results.morphs import MorphResults
+from callbacks.results.report_on_test import ReportOnTest
 from callbacks.run.adapter_audit import AdapterAudit
 from callbacks.run.divergence import DivergenceGuard
 from callbacks.run.early_stopping import EarlyStoppingOnIoU
@@ -27,5 +28,6 @@ __all__ = [
     "PredictionPictures",
     "ProgressBar",
     "ReconstructionPictures",
+    "ReportOnTest",
     "RunSummary",
 ]

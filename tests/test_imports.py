@@ -26,6 +26,10 @@ def test_lora_and_the_audit_load_torch_and_none_of_the_larger_libraries(module: 
     assert not found & set(HEAVY)
 
 
+def test_a_page_of_a_run_needs_neither_torch_nor_a_plotting_library() -> None:
+    assert not loaded_by("import eomt.reports.page, eomt.reports.comparison") & {"torch", *HEAVY}
+
+
 def test_the_package_itself_loads_nothing() -> None:
     assert not loaded_by("import eomt") & {"torch", *HEAVY}
 

@@ -159,7 +159,7 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         masks = _truth(batch) if begins_run(trainer, batch_idx) else None
         if masks is None:
             return
-        class_names, colors = _classes(trainer)
+        class_names, colors = shown_classes(trainer)
         images, masks = batch["image"][: self.num_samples].cpu(), [mask.cpu() for mask in masks[: self.num_samples]]
         rows = [[image, overlay(image, mask, colors)] for image, mask in zip(images, masks, strict=True)]
         legend = _legend(torch.cat([mask.flatten() for mask in masks]), class_names, colors)
@@ -211,19 +211,19 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         wanted = spread(self.num_samples, sum(num_batches))[int(position)]
         for index in evaluated.real()[:wanted]:
             # copies, for a view would keep the whole batch in memory
-            image = _at_size(batch["image"][index].cpu().clone(), truth[index].shape)
+            image = at_size(batch["image"][index].cpu().clone(), truth[index].shape)
             self._samples.append(
                 PredictionSample(
                     name=batch["name"][index],
                     image=image,
-                    shown=_with_prompts(image, outputs, index),
+                    shown=with_prompts(image, outputs, index),
                     truth=truth[index].to("cpu", torch.uint8),
                     prediction=outputs["prediction"][index].to("cpu", torch.uint8),
                 )
             )
 
     def _draw(self, trainer: Trainer) -> None:
-        class_names, colors = _classes(trainer)
+        class_names, colors = shown_classes(trainer)
         fits, step = trainer.state.fn == "fit", trainer.global_step
         shows_step_0 = fits and step > 0 and bool(self._step_0)
         titles = ["image", "truth", *(["step 0"] if shows_step_0 else []), f"step {step}" if fits else "prediction"]
@@ -251,15 +251,15 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
     def _write(self, trainer: Trainer, evaluated: EvaluatedBatch) -> None:
         """Write each image's mask and overlay; every process writes its own share."""
         batch, predictions = evaluated.batch, evaluated.outputs["prediction"]
-        _, colors = _classes(trainer)
+        _, colors = shown_classes(trainer)
         data: object = data_of(trainer)
         labels = torch.tensor(data.file_labels() if isinstance(data, MaskFiles) else [])
         for index in evaluated.real():
             mask = predictions[index].cpu()
-            image = _at_size(batch["image"][index].cpu(), mask.shape)
+            image = at_size(batch["image"][index].cpu(), mask.shape)
             path = picture_path(batch["name"][index])
             save_picture(index_image(mask, colors), self.folder / PREDICTIONS / "masks" / path)
-            painted = _with_prompts(overlay(image, mask, colors), evaluated.outputs, index)
+            painted = with_prompts(overlay(image, mask, colors), evaluated.outputs, index)
             save_picture(to_pil_image(painted), self.folder / PREDICTIONS / "overlays" / path)
             if not torch.equal(labels, torch.arange(len(labels))):
                 of_file = labels[mask].numpy().astype(np.uint8 if labels.max() < 256 else np.uint16)
@@ -278,18 +278,18 @@ def _truth(batch: Any) -> Sequence[Tensor] | None:
     return batch["mask"] if "mask" in batch and batch["mask"].ndim == 3 else None
 
 
-def _with_prompts(image: Tensor, outputs: Mapping[str, Any], index: int) -> Tensor:
+def with_prompts(image: Tensor, outputs: Mapping[str, Any], index: int) -> Tensor:
     """Return an image with the prompts that the task answered, if there were any."""
     prompts = outputs.get("prompts")
     return draw_prompts(image, prompts[index]) if prompts else image
 
 
-def _at_size(image: Tensor, size: Sequence[int]) -> Tensor:
+def at_size(image: Tensor, size: Sequence[int]) -> Tensor:
     """Return an image `(3, H, W)` that the network sees squashed, as its file is."""
     return image if image.shape[-2:] == tuple(size) else resize(image, list(size))
 
 
-def _classes(trainer: Trainer) -> tuple[list[str], list[Color | None]]:
+def shown_classes(trainer: Trainer) -> tuple[list[str], list[Color | None]]:
     """Return names and colors by value of the maps; the background has no color."""
     data, task = data_of(trainer), trainer.lightning_module
     num_classes = None if data is None else data.num_classes

@@ -5,11 +5,9 @@ import json
 import logging
 import math
 import os
-import platform
 import re
 import time
 from datetime import datetime
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,13 @@ from callbacks.run.merge_on_save import MergeOnSave
 from callbacks.run.metrics_file import MetricsFile
 from callbacks.run.run_folder import PREDICTIONS, run_folder, set_aside, validation_metrics
 from callbacks.run.saved_state import SUMMARY_STATE, checked_state
+from callbacks.run.surroundings import surroundings
 from eomt.lora.adapter_layer import count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.files import WEIGHTS_FILE as ADAPTER_FILE
 from eomt.lora.summary import get_lora_stats, lora_summary
-from eomt.report import SUMMARY, print_report, verdict
+from eomt.reports.closing_table import print_report
+from eomt.reports.run_files import SUMMARY, verdict
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.utils.files import write_file
@@ -38,8 +38,6 @@ from eomt.utils.tables import text_table
 from eomt.utils.trainer import callbacks_of, is_trial, steps_between_logs
 
 log = logging.getLogger("eomt")
-
-PACKAGES = ("eomt", "torch", "lightning", "timm", "transformers", "peft")
 
 
 class RunSummary(Callback):
@@ -256,7 +254,7 @@ class RunSummary(Callback):
             "best_checkpoint": best_path.name if best_path else None,
             "data": data.counts if (data := data_of(trainer)) is not None else None,
             "seed": int(seed) if seed else None,
-            "versions": versions(),
+            **surroundings(task.device),
             "seconds": round(self._elapsed(), 1),
         }
 
@@ -280,7 +278,7 @@ class RunSummary(Callback):
             "weights": pl_module.weights,
             "metrics": {name: _number(value) for name, value in figures.items()},
             "notes": notes,
-            "versions": versions(),
+            **surroundings(pl_module.device),
         }
         write_file(path, lambda beside: beside.write_text(json.dumps(result, indent=2) + "\n"))
         self.results = path
@@ -316,17 +314,6 @@ def adapted_modules(network: nn.Module) -> list[str]:
         for (path, shape, rank), counts in rows.items()
     ]
     return text_table(cells, numbers=(1, 4))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _size(path: Path) -> int | None:

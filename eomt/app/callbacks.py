@@ -14,6 +14,7 @@ from callbacks import (
     MergeOnSave,
     PredictionPictures,
     ProgressBar,
+    ReportOnTest,
     RunSummary,
 )
 from eomt.app.save_config import SaveConfig
@@ -43,6 +44,9 @@ def run_callbacks(
     always: list[Callback] = [LoRACheckpoint()] if saves else []
     if command == "predict":
         always.append(PredictionPictures())
+    if command == "test":
+        # behind callbacks that write tables of a test
+        always.append(ReportOnTest())
     callbacks = [*callbacks, *_not_listed(always, callbacks)]
     first: list[Callback] = [SaveConfig(resolved), RunSummary(), DivergenceGuard(), audit]
     has_bar = any(isinstance(callback, LightningProgressBar) for callback in callbacks)

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from eomt import __version__
 from eomt.errors import printable
-from eomt.report import verdict
+from eomt.reports.run_files import verdict
 from eomt.sharing.bases import base_in_its_library
 from eomt.utils.hub import CONFIG_FILE
 from eomt.utils.reading import FIELDS, read_json

@@ -16,7 +16,8 @@ from eomt.errors import UserError
 from eomt.lora.files import holds_only_adapters, is_adapter_folder
 from eomt.lora.peft_format import CONFIG_FILE as ADAPTER_CONFIG
 from eomt.lora.peft_format import WEIGHTS_FILE as ADAPTER_WEIGHTS
-from eomt.report import REMEDY, SUMMARY, SUMMARY_FILE
+from eomt.reports.run_files import SUMMARY
+from eomt.reports.schemas import REMEDY, SUMMARY_FILE
 from eomt.sharing.card import Shared, model_card
 from eomt.sharing.portable import portable_config
 from eomt.utils.files import write_folder

@@ -184,6 +184,9 @@ def test_three_forms_give_one_figure_and_one_threshold(adapted: Workspace) -> No
         rows = table(only(run / "results", "*_scores.csv"))
         scores.append([float(row["score"]) for row in rows])
         assert len(list((run / "results").glob("*.png"))) == 2
+    page = (run / "report.html").read_text()
+    assert "Attacks and data sets" in page
+    assert "called morph" in page or "called bona fide" in page
     assert found[0]["test_threshold"] is not None
     # bf16 and fp32 alike: merging rounds the last digits of a score
     for other in (1, 2):

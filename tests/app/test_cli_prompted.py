@@ -64,6 +64,7 @@ def test_checkpoint_adapter_and_merged_folder_give_one_figure(workspace: Workspa
     for path in best(run):
         workspace.run("test", "--ckpt_path", str(path), config=False)
         figures.append(measured(run))
+    assert 'id="examples"' in (run / "report.html").read_text()
     for found in figures[1:]:
         assert found.keys() == figures[0].keys()
         for name, value in found.items():

@@ -18,7 +18,7 @@ from eomt.models.weights.files import read_weights
 from eomt.models.weights.mae import read_mae
 from eomt.models.weights.sam2.config import read_sam2_config
 from eomt.models.weights.transformers import read_model_config
-from eomt.report import report
+from eomt.reports.closing_table import report
 from eomt.utils.tokenizer import load_tokenizer
 from tests.fuzz.audited_files import (
     audited_folder,
@@ -88,6 +88,7 @@ from tests.fuzz.model_files import (
     weight_index,
 )
 from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_safetensors, mutated_text, mutated_zip
+from tests.fuzz.report_files import render, reported_file
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ def text_of(valid: bytes) -> st.SearchStrategy[bytes]:
 
 def json_of(valid: bytes) -> st.SearchStrategy[bytes]:
     return mutated_json(json.loads(valid))
+
+
+def shown_json_of(valid: bytes) -> st.SearchStrategy[bytes]:
+    """As `json_of`, for what is not refused: a page says what is damaged, and has all else."""
+    return json_of(valid)
 
 
 READERS: dict[str, Reader] = {
@@ -160,4 +166,13 @@ READERS: dict[str, Reader] = {
     "yaml": Reader(small_yaml, text_of, read_both_yamls),
     "run summary": Reader(summary_file, json_of, beside(report)),
     "run results": Reader(results_file, json_of, lambda file: report(file.parents[1])),
+    "page's summary": Reader(reported_file("training_summary.json"), shown_json_of, render),
+    "page's results": Reader(reported_file("_eval.json"), shown_json_of, render),
+    "page's examples": Reader(reported_file("_examples/examples.json"), shown_json_of, render),
+    "page's curves": Reader(reported_file("metrics.csv"), text_of, render),
+    "page's config": Reader(reported_file("config.yaml"), text_of, render),
+    "page's classes": Reader(reported_file("_confusion.csv"), text_of, render),
+    "page's scores": Reader(reported_file("_scores.csv"), text_of, render),
+    "page's answers": Reader(reported_file("_answers.csv"), text_of, render),
+    "page's picture": Reader(reported_file("_examples/best_0.jpg"), mutated_bytes, render),
 }

@@ -20,6 +20,7 @@ from callbacks.pictures.answers import AnswerSample, answer_sheet, chosen, sampl
 from callbacks.results import answers as answer_results
 from callbacks.results.answer_comparison import Comparison, baseline_accuracies
 from callbacks.results.answers import AnswerResults
+from callbacks.results.report_on_test import ReportOnTest
 from callbacks.run.run_summary import RunSummary
 from datamodules.questions.rows import QuestionRow
 from datamodules.questions.vqa_csv import VQACsv
@@ -88,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer = make_trainer(folder, [callback])
     trainer.fit(task, datamodule=data)
     metrics |= trainer.callback_metrics
-    trainer = make_trainer(folder, [RunSummary(), AnswerResults(4)])
+    trainer = make_trainer(folder, [RunSummary(), AnswerResults(4), ReportOnTest()])
     trainer.test(task, datamodule=data, verbose=False)
     metrics |= trainer.callback_metrics
     make_trainer(folder, [AnswerResults()]).predict(task, datamodule=data)
@@ -117,6 +118,20 @@ def test_baselines_are_logged_beside_the_model(folder: Path) -> None:
         assert metrics[f"{split}_majority_accuracy"] == 0.5
         assert metrics[f"{split}_question_only_accuracy"] == 0.75
         assert {f"{split}_accuracy", f"{split}_blank_accuracy"} <= metrics.keys()
+
+
+def test_a_page_shows_answers_with_their_questions_and_a_matrix_of_each_type(folder: Path) -> None:
+    examples = json.loads((only(folder / "run" / "results", "*_examples") / "examples.json").read_text())
+    rows = {row["name"]: row for row in read_table(only(folder / "run" / "results", "*_answers.csv"))}
+    assert [example["figure"] for example in examples["best"]] == [1.0] * 6
+    assert [example["figure"] for example in examples["worst"]] == [0.0] * 6
+    for example in [*examples["best"], *examples["worst"]]:
+        row = rows[example["name"]]
+        said = f"answer: {row['predicted']}, accuracy {float(row['accuracy']):.2f}"
+        assert example["lines"] == [row["question"], f"truth: {row['answer']}", said]
+    page = (folder / "run" / "report.html").read_text(encoding="utf-8")
+    for title in ("colour", "shape"):
+        assert f"<h3>{title}</h3>" in page
 
 
 def test_test_measures_the_baselines_of_each_type(folder: Path) -> None:
