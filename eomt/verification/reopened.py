@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eomt.errors import UserError
 from eomt.utils.arguments import checked_arguments
 from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomness
 from eomt.verification.discovery import find_adapters
 from eomt.verification.findings import AuditReport, Finding
 from eomt.verification.passes import Outputs, answer_of, call, check_pass, ordinary
-from eomt.verification.wrapped import unwrapped
+from eomt.verification.wrapped import unwrapped, without_autocast
 
 # the largest difference of answers, as a share of the largest answer
 SAME = 1e-4
@@ -33,10 +34,11 @@ def audit_reopened(
         merged: Whether adapters were merged into the weights, so that none should be left.
 
     Raises:
-        UserError: If an argument is not of its type, the batch is empty, or a model cannot answer it.
+        UserError: If an argument is not of its type, the batch is empty, a model cannot answer it, or both are one.
     """
     model, reopened = unwrapped(model), unwrapped(reopened)
     check_pass("audit_reopened", model, batch)
+    _require_another(model, reopened)
     adapters = tuple(dict.fromkeys(adapter.path for adapter in find_adapters(model)))
     found = _left(reopened) if merged else list(_lost(model, reopened))
     with isolated_randomness(), torch.no_grad(), full_precision(next(model.parameters()).device.type):
@@ -54,8 +56,30 @@ def audit_reopened(
     return AuditReport(tuple(found), adapters)
 
 
+def _require_another(model: nn.Module, reopened: nn.Module) -> None:
+    """Check that two models are two: one that is compared with itself proves nothing.
+
+    Raises:
+        UserError: If one is the other or a part of it, or they share what is trained.
+    """
+    own = {id(parameter) for parameter in model.parameters()}
+    if reopened is model or all(id(parameter) in own for parameter in reopened.parameters()):
+        raise UserError(
+            "audit_reopened: reopened is the model itself, or a part of it, which proves nothing; read the file into "
+            "a fresh base, and merge a copy (copy.deepcopy)"
+        )
+    theirs = {id(parameter) for parameter in reopened.parameters()}
+    shared = [name for name, value in model.named_parameters() if value.requires_grad and id(value) in theirs]
+    if shared:
+        raise UserError(
+            f"audit_reopened: reopened shares {shared[0]!r} with the model, which proves nothing; read the file into "
+            "a fresh base"
+        )
+
+
 def _answers(model: nn.Module, batch: Any, outputs: Outputs) -> Tensor:
-    with evaluation_mode(model), isolated_randomness():
+    # a model that was just read from its file has no autocast of its own
+    with evaluation_mode(model), isolated_randomness(), without_autocast(model):
         return answer_of(outputs, model, batch).double()
 
 

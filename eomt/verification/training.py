@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eomt.errors import UserError
+from eomt.errors import UserError, first_line
+from eomt.utils.arguments import described
 from eomt.utils.modes import evaluation_mode, isolated_randomness
 from eomt.verification.audit import audit
 from eomt.verification.discovery import Adapter, find_adapters, is_expert
@@ -325,6 +327,25 @@ class AuditSettings:
             "warn": warn,
         }
         self._audit: TrainingAudit | None = None
+
+    def _read_back(self, path: Path, audited: TrainingAudit) -> nn.Module:
+        """Return the fresh model of `reopen`, beside the one that is trained, whose random numbers stay as they are.
+
+        Raises:
+            UserError: If `reopen` fails, or returns no model.
+        """
+        assert self._reopen is not None
+        with isolated_randomness():
+            try:
+                fresh = self._reopen(path)
+            except UserError:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__} ({first_line(error)})"
+                raise UserError(f"reopen: raises {reason}; it gets the path of what was saved, a Path") from error
+        if not isinstance(fresh, nn.Module):
+            raise UserError(f"reopen: returns {described(fresh)}; return the fresh model into which the file was read")
+        return fresh.to(next(audited.model.parameters()).device)
 
     @property
     def reports(self) -> dict[str, AuditReport]:
