@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
+from eomt.lora.adapter_layer import is_adapter_name
 from eomt.utils.arguments import checked_arguments
 from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomness
+from eomt.verification.differences import difference_findings, is_same
 from eomt.verification.discovery import find_adapters
 from eomt.verification.findings import AuditReport, Finding
 from eomt.verification.passes import Outputs, answer_of, call, check_pass, ordinary
@@ -49,11 +51,20 @@ def audit_reopened(
     if not difference <= (0.02 if half else SAME) * largest:
         what = "merged" if merged else "read back from its file"
         seen = f"the model that was {what} answers otherwise, by {difference / max(largest, 1e-30):.1e} of the largest"
-        remedy = (
-            "see check_adapters for the layer at fault" if merged else "save what is named, or see what the file holds"
-        )
-        found.append(Finding("merged_differs" if merged else "saved_differs", "", seen, remedy))
+        kind = "merged_differs" if merged else "saved_differs"
+        causes = difference_findings(kind, model, reopened, merged, seen)
+        found += causes or [Finding(kind, "", *_without_cause(seen, found))]
     return AuditReport(tuple(found), adapters)
+
+
+def _without_cause(seen: str, found: list[Finding]) -> tuple[str, str]:
+    """Return what was seen and what to do where no weight but what was named before tells why answers differ."""
+    if found:
+        return seen, f"mend what {listed(dict.fromkeys(finding.kind for finding in found))} names, and compare again"
+    return (
+        f"{seen}, though the weights that both have are the same",
+        "see what else the answer depends on: settings of the model, buffers, weights that are in one of them alone",
+    )
 
 
 def _require_another(model: nn.Module, reopened: nn.Module) -> None:
@@ -108,24 +119,17 @@ def _lost(model: nn.Module, reopened: nn.Module) -> Iterator[Finding]:
     buffers = dict(model.named_buffers())
     there = {**dict(reopened.named_parameters()), **dict(reopened.named_buffers())}
     for kind, tensors in (("trained_lost", trained), ("buffer_lost", buffers)):
-        lost = [name for name, value in tensors.items() if name in there and not _is_same(value, there[name])]
+        lost = [name for name, value in tensors.items() if name in there and not is_same(value, there[name])]
         for name in lost[:NAMED]:
             more = f" ({len(lost)} such tensors)" if len(lost) > 1 else ""
             what = "was trained" if kind == "trained_lost" else "is a state of the model"
             seen = f"{what}, and came back from the file with other values{more}"
-            remedy = "save it with the adapter (modules_to_save, trainable_modules)"
+            remedy = (
+                "save the adapter of this model after its last step, all of it, and load that file"
+                if is_adapter_name(name)
+                else "save it with the adapter (modules_to_save, trainable_modules)"
+            )
             yield Finding(kind, name, seen, remedy)
     if (missing := [name for name in trained if name not in there]) and len(missing) < len(trained):
         seen = f"was trained, and the model that was read back has no such tensor ({len(missing)} such tensors)"
         yield Finding("trained_lost", missing[0], seen, "adapt the fresh base as the trained one was")
-
-
-def _is_same(value: Tensor, other: Tensor) -> bool:
-    if value.shape != other.shape:
-        return False
-    one, two = value.detach(), other.detach().to(value.device)
-    if not one.is_floating_point():
-        return torch.equal(one, two)
-    # a file may hold fewer bits
-    share = 0.02 if min(one.itemsize, two.itemsize) < 4 else 1e-5
-    return torch.allclose(one.float(), two.float(), rtol=share, atol=1e-7, equal_nan=True)
