@@ -89,7 +89,7 @@ def difference_findings(kind: str, model: nn.Module, other: nn.Module, merged: b
     for (seen, remedy), places in groups.items():
         alike: dict[str, list[str]] = {}
         for place in places:
-            alike.setdefault(re.sub(r"\d+", "#", place), []).append(place)
+            alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "#", place), []).append(place)
         texts = [text for group in alike.values() for text in collapse_paths(group)]
         more = ", ".join([*texts[:NAMED], *(["..."] if len(texts) > NAMED else [])])
         more = f" ({len(places)} in all: {more})" if len(places) > 1 else ""
