@@ -2,8 +2,8 @@
 
 import os
 import re
-import warnings
 import struct
+import warnings
 import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
