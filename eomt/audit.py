@@ -80,13 +80,15 @@ def _check_outputs(text: str | None, picture: Path | None) -> None:
     """Check the names of what will be written, before anything is read.
 
     Raises:
-        UserError: If one is a folder, or a picture has no ending of one.
+        UserError: If one is a folder, or in none, or a picture has no ending of one.
     """
     if picture is not None and picture.suffix.lower() not in PICTURES:
         raise UserError(f"plot: {picture} is no picture; give a name that ends with {' or '.join(PICTURES)}")
     for option, file in (("json", text), ("plot", picture)):
         if file is not None and Path(file).is_dir():
             raise UserError(f"{option}: {file} is a folder; give the name of a file")
+        if file not in (None, "-") and not (folder := Path(file).absolute().parent).is_dir():
+            raise UserError(f"{option}: {folder} is no folder; make it first, or give another name")
 
 
 def printable_lines(text: str) -> str:

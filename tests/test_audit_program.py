@@ -1,6 +1,7 @@
 """`python -m eomt.audit`: what it prints, writes and exits with; and `eomt.audit`, which stays a function."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -50,9 +51,9 @@ def test_json_is_printed_or_written_whole(tmp_path: Path, capsys: pytest.Capture
     folder = write(tmp_path / "a", state)
     assert run(folder, "--json", "-") == 1
     printed = json.loads(capsys.readouterr().out)
-    assert run(folder, "--json", tmp_path / "deep" / "report.json") == 1
+    assert run(folder, "--json", tmp_path / "report.json") == 1
     assert capsys.readouterr().out.startswith("not sound")
-    assert json.loads((tmp_path / "deep" / "report.json").read_text()) == printed
+    assert json.loads((tmp_path / "report.json").read_text()) == printed
     assert printed["sound"] is False
     assert [finding["kind"] for finding in printed["findings"]] == ["non_finite"]
     assert printed["layers"][0]["norm"] is None
@@ -73,6 +74,27 @@ def test_a_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for option in ("--plot", "--json"):
         assert run(folder, option, tmp_path / "folder.png") == 2
         assert "folder.png is a folder" in capsys.readouterr().err
+
+
+def test_folders_that_are_missing_are_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "a")
+    for option, name in (("json", "report.json"), ("plot", "norms.png")):
+        assert run(folder, f"--{option}", tmp_path / "deep" / name) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert (
+            printed.err == f"error: {option}: {tmp_path / 'deep'} is no folder; make it first, or give another name\n"
+        )
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_pickle_of_another_protocol_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(pickle.dumps({"a": Path("b")}, protocol=4))
+    command = [sys.executable, "-m", "eomt.audit", str(tmp_path / "a.bin")]
+    result = subprocess.run(command, cwd=documents.ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_names_cannot_move_the_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

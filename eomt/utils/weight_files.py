@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+import warnings
 import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
@@ -131,7 +132,9 @@ def read_content(file: Path) -> Content:
                 state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
         else:
             check_stored(file)
-            with torch.serialization.safe_globals(HARMLESS):
+            with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+                # of a file that is refused, or read all the same
+                warnings.filterwarnings("ignore", "Detected pickle protocol")
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         # nobody's code is run: the file is damaged, or holds objects instead of tensors

@@ -47,7 +47,7 @@ def audit(
     batch: Any,
     loss: Loss | None = None,
     outputs: Outputs | None = None,
-    optimizers: Iterable[Optimizer] | None = None,
+    optimizers: Iterable[Optimizer] | Optimizer | None = None,
     allow_random_base: bool = False,
     step: OptimizerStep = plain_step,
     expect: Iterable[str] | str | None = None,
@@ -78,7 +78,7 @@ def audit(
         batch: Batch for `loss` and `outputs`, on the model's device.
         loss: Returns the scalar loss of a model on a training batch, with its graph; None takes `model(**batch).loss`.
         outputs: Returns a model's answer to a batch as one tensor; None calls the model with the batch.
-        optimizers: Optimizers of the training; None does not check them.
+        optimizers: Those of the training, or the one; None does not check them.
         allow_random_base: Let frozen weights be random, as in a smoke test without pre-trained weights.
         step: Makes a step of an optimizer, as the training does, for example with clipped gradients.
         expect: What should be trainable: names of parameters or modules, parts of them, patterns with `*`, or

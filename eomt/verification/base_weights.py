@@ -54,12 +54,14 @@ def base_findings(model: nn.Module) -> list[Finding]:
     if adaptation(model) is not None or loaded_names(model):
         return random_base_faults(model)
     found = []
+    of_adapters = _of_adapters(model)
     frozen = {
         name: value
         for name, value in model.named_parameters()
         if not value.requires_grad
         and value.is_floating_point()
         and not is_adapter_name(name)
+        and id(value) not in of_adapters
         # a copy of it is trained in its place, or is that of an adapter that is not active
         and ".original_module." not in name
         and ".modules_to_save." not in name
@@ -84,6 +86,17 @@ def base_findings(model: nn.Module) -> list[Finding]:
     elif not found and (fresh := [path for path, is_fresh in _frozen_norms(model).items() if is_fresh]):
         seen = f"is frozen with the ones and zeros of a fresh initialization ({len(fresh)} such norms): was it loaded?"
         found.append(Finding("base_looks_random", fresh[0], seen, remedy, "warning"))
+    return found
+
+
+def _of_adapters(model: nn.Module) -> set[int]:
+    """Return the identities of what PEFT's layers name as their own, such as AdaLoRA's ranknum, which no file fills."""
+    found: set[int] = set()
+    for module in model.modules():
+        for name in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ())):
+            held = getattr(module, name, None)
+            if isinstance(held, nn.ModuleDict | nn.ParameterDict):
+                found |= {id(parameter) for parameter in held.parameters()}
     return found
 
 

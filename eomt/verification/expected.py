@@ -161,7 +161,9 @@ def _unsaved(model: nn.Module, adapters: list[Adapter], known: set[str]) -> list
             or (with_bias and name.endswith("bias"))
         )
         if parameter.requires_grad and not is_written and name not in known:
-            paths[name.rpartition(".")[0]] = None
+            path = name.rpartition(".")[0]
+            # a parameter of its own beside modules, such as a gate or a token, is named itself
+            paths[name if any(model.get_submodule(path).children()) else path] = None
     remedy = "name it in modules_to_save, or save it yourself"
     seen = "is trained, and not in modules_to_save: PEFT does not write it with the adapter"
     return [Finding("not_saved", path, seen, remedy, "warning") for path in paths]

@@ -72,7 +72,7 @@ class AuditCallback(AuditSettings, Callback):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "audit.ckpt"
                 trainer.save_checkpoint(path)
-                self._audit.saved(self._reopen(path).to(pl_module.device))
+                self._audit.saved(self._read_back(path, self._audit))
 
 
 def schedules(trainer: Trainer) -> list[Schedule]:

@@ -13,6 +13,9 @@ from eomt.errors import UserError, shortened
 from eomt.lora.adapter_layer import require_gradients
 from eomt.utils.arguments import described
 
+# how PyTorch and models refuse shapes, types, devices, indices, and what is missing in a batch
+REFUSALS = (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError, AssertionError)
+
 Loss = Callable[[nn.Module, Any], Tensor]
 Outputs = Callable[[nn.Module, Any], Tensor]
 
@@ -163,11 +166,13 @@ def call_of(argument: str, model: nn.Module, batch: Any) -> Any:
     _check_call(f"{argument}: {name} cannot be called with the batch", model.forward, positions, keywords, remedy)
     try:
         return model(*positions, **keywords)
-    except (RuntimeError, IndexError) as error:
-        # so PyTorch refuses shapes, dtypes, devices and indices; subclasses (memory, recursion) speak of something else
-        if type(error) not in (RuntimeError, IndexError):
+    except REFUSALS as error:
+        # subclasses (memory, recursion, a missing library) speak of something else
+        if type(error) not in REFUSALS:
             raise
-        reason = shortened(str(error).partition("\n")[0], 120)
+        # PyTorch's own speak for themselves, and a key alone says nothing
+        kind = "" if isinstance(error, RuntimeError | IndexError) else f"{type(error).__name__}: "
+        reason = kind + shortened(str(error).strip().partition("\n")[0], 120)
         raise UserError(
             f"{argument}: {name} cannot answer the batch ({reason}); give a batch that fits it, or {argument}="
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import is_adapter_name
@@ -28,14 +29,16 @@ LEAST_STEP = 1e-7
 SWALLOWED = 0.5
 
 
-def plain_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+def plain_optimizers(optimizers: Iterable[Optimizer] | Optimizer) -> list[Optimizer]:
     """Return the optimizers of torch themselves, without what Accelerate or Lightning put around them.
 
     Raises:
         UserError: If one of them is none.
     """
     found = []
-    for optimizer in optimizers:
+    for optimizer in [optimizers] if isinstance(optimizers, Optimizer) else optimizers:
+        if isinstance(optimizer, LRScheduler):
+            raise UserError(f"optimizers: holds a {type(optimizer).__name__}; give the optimizer that it schedules")
         inner: Any = optimizer
         while isinstance(getattr(inner, "optimizer", None), Optimizer):
             inner = inner.optimizer

@@ -1,14 +1,17 @@
 """The audit during a training: before the first step, every so many steps, and after the last one."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eomt.errors import UserError
+from eomt.errors import UserError, first_line
+from eomt.utils.arguments import described
 from eomt.utils.modes import evaluation_mode, isolated_randomness
 from eomt.verification.audit import audit
 from eomt.verification.discovery import Adapter, find_adapters
@@ -36,7 +39,7 @@ class TrainingAudit:
     Args:
         model: Any torch module with adapters, or with a part that is trained.
         batch: A training batch on the model's device.
-        optimizers: Optimizers of the training; None does not check them.
+        optimizers: Those of the training, or the one; None does not check them.
         loss: See `audit`.
         outputs: See `audit`.
         expect: See `audit`.
@@ -55,7 +58,7 @@ class TrainingAudit:
         self,
         model: nn.Module,
         batch: Any,
-        optimizers: Iterable[Optimizer] | None = None,
+        optimizers: Iterable[Optimizer] | Optimizer | None = None,
         loss: Loss | None = None,
         outputs: Outputs | None = None,
         expect: Iterable[str] | str | None = None,
@@ -65,8 +68,10 @@ class TrainingAudit:
         warn: bool = False,
         schedulers: Iterable[Any] | None = None,
     ) -> None:
-        if every < 0:
-            raise UserError(f"every: {every}; must be at least 0")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 0:
+            raise UserError(f"every: {described(every)}; must be a whole number of steps, at least 0")
+        if not (isinstance(floor, int | float) and math.isfinite(floor) and floor >= 0):
+            raise UserError(f"floor: {described(floor)}; must be a share of the largest answer, at least 0")
         self.model, self.batch = unwrapped(model), batch
         self.optimizers = plain_optimizers(optimizers or [])
         self.schedules = schedules_of(schedulers or [])
@@ -76,6 +81,7 @@ class TrainingAudit:
         self.reports: dict[str, AuditReport] = {}
         self.effects: dict[int, float] = {}
         self.steps = 0
+        self._has_started = False
         self._norms: dict[str, float] | None = None
         # of the start: name -> sum of squares of what was trained, and the names of what the optimizers held
         self._first: dict[str, float] = {}
@@ -87,6 +93,7 @@ class TrainingAudit:
         Raises:
             AuditError: There is a fault, and `warn` is false.
         """
+        self._has_started = True
         self._first, self._held = self._norms_now(), self._held_now()
         return self._keep("start", self._audit(None))
 
@@ -97,7 +104,9 @@ class TrainingAudit:
 
         Raises:
             AuditError: There is a fault, and `warn` is false.
+            UserError: `start` was not called.
         """
+        self._require_start("step")
         self.steps += 1
         if self._norms is None:
             self._norms = self._norms_now()
@@ -110,7 +119,9 @@ class TrainingAudit:
 
         Raises:
             AuditError: There is a fault, and `warn` is false.
+            UserError: `start` was not called.
         """
+        self._require_start("end")
         report = self._audit("end")
         known = {finding.where for finding in report.findings}
         lost = [finding for finding in self._lost() if finding.where not in known]
@@ -134,6 +145,15 @@ class TrainingAudit:
             AuditError: It does not, and `warn` is false.
         """
         return self._keep("merged", audit_reopened(self.model, merged, self.batch, self.outputs, merged=True))
+
+    def _require_start(self, method: str) -> None:
+        """Check that there is a start to compare with.
+
+        Raises:
+            UserError: If there is none.
+        """
+        if not self._has_started:
+            raise UserError(f"{method}: the audit was not started; call start() before the first step of the optimizer")
 
     def _audit(self, stage: str | None) -> AuditReport:
         # at the end, the rate of a schedule may be zero
@@ -342,6 +362,25 @@ class AuditSettings:
             "warn": warn,
         }
         self._audit: TrainingAudit | None = None
+
+    def _read_back(self, path: Path, audited: TrainingAudit) -> nn.Module:
+        """Return the fresh model of `reopen`, beside the one that is trained, whose random numbers stay as they are.
+
+        Raises:
+            UserError: If `reopen` fails, or returns no model.
+        """
+        assert self._reopen is not None
+        with isolated_randomness():
+            try:
+                fresh = self._reopen(path)
+            except UserError:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__} ({first_line(error)})"
+                raise UserError(f"reopen: raises {reason}; it gets the path of what was saved, a Path") from error
+        if not isinstance(fresh, nn.Module):
+            raise UserError(f"reopen: returns {described(fresh)}; return the fresh model into which the file was read")
+        return fresh.to(next(audited.model.parameters()).device)
 
     @property
     def reports(self) -> dict[str, AuditReport]:

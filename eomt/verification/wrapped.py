@@ -1,5 +1,7 @@
 """What stands around a model: taken off, or refused where the model inside is not whole."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -45,6 +47,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
             f"audit: the model is a {type(inner).__name__}, a compiled graph; give the module that it was made from"
         )
     return inner
+
+
+@contextlib.contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Take the autocast off within that Accelerate puts around the forward of a model that it prepares."""
+    held = [vars(module) for module in model.modules() if {"_original_forward", "forward"} <= vars(module).keys()]
+    forwards = [attributes["forward"] for attributes in held]
+    for attributes in held:
+        attributes["forward"] = attributes["_original_forward"]
+    try:
+        yield
+    finally:
+        for attributes, forward in zip(held, forwards, strict=True):
+            attributes["forward"] = forward
 
 
 def _refuse(what: str) -> None:

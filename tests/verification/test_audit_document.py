@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import Trainer as HuggingFaceTrainer
 from transformers import TrainingArguments, ViTForImageClassification
 
-from tests.verification.hugging_face import adapted, images, optimizer_of, train, vit
+from tests.verification.hugging_face import adapted, images, llama, optimizer_of, texts, train, vit
 from tests.verification.test_training_audit import Classifier, Rows
 
 AUDIT = ROOT / "docs" / "audit.md"
@@ -43,8 +43,27 @@ def names(tmp_path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _run_of_a_tied_model(code: str, names: dict[str, Any]) -> None:
+    """Run what is to be done with tied pairs, and see that it is needed."""
+
+    def make_base() -> nn.Module:
+        return llama(tie_word_embeddings=True)
+
+    model = adapted(make_base(), target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
+    train(model, texts())
+    folder = names["tmp_path"] / "tied"
+    model.save_pretrained(folder)
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(model)
+    names = names | {"model": model, "make_base": make_base, "folder": folder, "batch": texts(), "nn": nn}
+    exec(code, names)
+    twice = PeftModel.from_pretrained(make_base(), folder).merge_and_unload()
+    report = names["audit_reopened"](model, twice, texts(), merged=True)
+    assert "embed_tokens' holds its update 2 times in the merged model" in report.faults[0]
+
+
 def test_the_code_of_the_document_runs(names: dict[str, Any]) -> None:
-    here, anything, trainer, lightning, loop, files, expected = blocks(AUDIT, "python")
+    here, anything, trainer, lightning, loop, files, tied, expected = blocks(AUDIT, "python")
     exec(here, names)
     exec(anything, names | {"optimizer": optimizer_of(names["network"])})
     exec(loop, names)
@@ -53,6 +72,7 @@ def test_the_code_of_the_document_runs(names: dict[str, Any]) -> None:
     names["model"].save_pretrained(names["folder"])
     exec(files, names)
     exec(expected, names)
+    _run_of_a_tied_model(tied, names)
     arguments = TrainingArguments(
         output_dir=str(names["tmp_path"]), max_steps=2, per_device_train_batch_size=3, save_steps=2, report_to=[],
         learning_rate=0.05, use_cpu=True, disable_tqdm=True,

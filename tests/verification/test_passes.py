@@ -99,10 +99,9 @@ def test_a_loss_without_a_gradient_is_a_fault() -> None:
     assert "the loss does not depend on anything trainable" in str(report)
 
 
-@pytest.mark.parametrize("optimizers", [torch.optim.SGD([nn.Parameter(BATCH)]), 1e-3])
-def test_a_lone_optimizer_is_refused(optimizers: Any) -> None:
-    with pytest.raises(UserError, match=r"audit: optimizers is .*; must be Iterable or None"):
-        audit(optimizers=optimizers)
+def test_what_is_no_optimizer_is_refused() -> None:
+    with pytest.raises(UserError, match=r"audit: optimizers is .*; must be Iterable or Optimizer or None"):
+        audit(optimizers=1e-3)
 
 
 OUTPUTS: dict[str, tuple[Any, str]] = {
@@ -136,7 +135,7 @@ class Fails(nn.Module):
         raise self.error
 
 
-@pytest.mark.parametrize("kind", [AttributeError, torch.OutOfMemoryError, RecursionError, NotImplementedError])
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, RecursionError, NotImplementedError])
 def test_other_errors_of_a_model_stay_what_they_are(kind: type[Exception]) -> None:
     with pytest.raises(kind):
         call(Fails(kind("not of the batch")), BATCH)

@@ -148,3 +148,44 @@ def test_two_adapters_of_one_model_have_rows_of_their_own(tmp_path: Path) -> Non
     report = audit_files(tmp_path / "both.pt")
     assert sorted((layer.adapter, layer.rank) for layer in report.layers) == [("first", 4)] * 2 + [("second", 2)] * 2
     assert "adapter" in str(report).splitlines()[-3]
+
+
+def test_layers_that_peft_replicated_are_compared_with_those_that_they_were_taken_from(tmp_path: Path) -> None:
+    spans = [(0, 2), (1, 2)]
+    adapter, base = _saved(llama(), tmp_path, target_modules=["q_proj"], layer_replication=spans)
+    report = audit_files(adapter, base)
+    assert report.findings == []
+    weights = dict(llama_of(base).named_parameters())
+    for layer, taken in zip(report.layers, (0, 1, 1), strict=True):
+        size = float(weights[f"model.layers.{taken}.self_attn.q_proj.weight"].double().norm())
+        assert layer.relative == pytest.approx(layer.norm / size, rel=1e-6)
+
+
+def test_a_table_and_a_head_that_peft_adapted_as_one_are_sound(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"target_modules": ["embed_tokens", "q_proj"]}
+    adapter, base = _saved(llama(tied=True), tmp_path / "one", **settings, ensure_weight_tying=True)
+    for report in (audit_files(adapter), audit_files(adapter, base)):
+        # which PEFT writes in full
+        assert [finding.kind for finding in report.findings] == ["base_keys_in_file"]
+    adapter, base = _saved(llama(tied=True), tmp_path / "other", **settings)
+    assert "tied_weight" in [finding.kind for finding in audit_files(adapter, base).findings]
+
+
+def test_a_table_of_a_classifier_is_tied_to_no_head(tmp_path: Path) -> None:
+    adapter, base = _saved(bert(), tmp_path, target_modules=["word_embeddings"], modules_to_save=["classifier"])
+    assert audit_files(adapter, base).findings == []
+
+
+def _saved(model: transformers.PreTrainedModel, folder: Path, **settings: Any) -> tuple[Path, Path]:
+    """Write a base, and an adapter on it that is not zero."""
+    model.save_pretrained(folder / "base")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, **settings))
+    for value in adapted.parameters():
+        if value.requires_grad and value.is_leaf:
+            nn.init.normal_(value, std=0.1)
+    adapted.save_pretrained(folder / "adapter")
+    return folder / "adapter", folder / "base"
+
+
+def llama_of(folder: Path) -> transformers.PreTrainedModel:
+    return transformers.LlamaForCausalLM.from_pretrained(folder)

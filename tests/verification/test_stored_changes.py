@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from eomt.lora.files import save_adapter
 from eomt.models.lora import merge_lora_weights
+from eomt.verification import AuditError
 from eomt.verification.stored.report import audit_files
 from tests.verification.stored import CONFIG, PREFIX, adapted, base, changed, kinds, tensors, write, write_base
 
@@ -178,7 +179,8 @@ def test_a_merged_file_of_a_tied_base_may_lack_the_tied_head_and_nothing_else(tm
     folder.mkdir()
     save_file(state | old | tied, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "x", "tie_word_embeddings": true}')
-    merged = state | {"end.weight": torch.ones(16), "blocks.0.fc1.weight": state["blocks.0.fc1.weight"] + 1}
+    changed_layers = {name: state[name] + 1 for name in (f"blocks.{index}.fc1.weight" for index in range(3))}
+    merged = state | {"end.weight": torch.ones(16)} | changed_layers
     file = tmp_path / "merged.safetensors"
     save_file(merged, file)
     assert kinds(file, folder) == []
@@ -187,3 +189,44 @@ def test_a_merged_file_of_a_tied_base_may_lack_the_tied_head_and_nothing_else(tm
         (finding,) = audit_files(file, folder).findings
         assert finding.kind == "tensors_missing"
         assert f"1 tensor of the base missing ({name})" in finding.seen
+
+
+def test_layers_that_were_not_merged_are_told(tmp_path: Path) -> None:
+    state, file = base().state_dict(), tmp_path / "merged.safetensors"
+    moved = {name: state[name] + 1 for name in ("blocks.0.fc1.weight", "blocks.2.fc1.weight", "head.weight")}
+    save_file(state | moved, file)
+    report = audit_files(file, write_base(tmp_path))
+    (finding,) = report.findings
+    assert (finding.kind, finding.where, finding.severity) == ("partly_merged", "blocks.1.fc1.weight", "warning")
+    assert finding.seen == "is what it was in the base, though blocks.0.fc1.weight changed"
+    assert report.status == 0
+    report.require()
+
+
+def test_an_update_many_times_its_weight_is_told(tmp_path: Path) -> None:
+    name = f"{PREFIX}blocks.1.fc2.lora_B.weight"
+    adapter = write(tmp_path / "a", changed("blocks.1.fc2.lora_B.weight", tensors()[name] * 1e6))
+    (finding,) = audit_files(adapter, write_base(tmp_path)).findings
+    assert (finding.kind, finding.where) == ("update_exceeds_weight", "blocks.1.fc2")
+    assert finding.seen.endswith("times its size (1 layer by more than 100)")
+
+
+def test_one_pair_under_the_names_of_several_layers_is_told(tmp_path: Path) -> None:
+    state = tensors()
+    for half in "AB":
+        for index in (1, 2):
+            first = state[f"{PREFIX}blocks.0.fc1.lora_{half}.weight"]
+            state[f"{PREFIX}blocks.{index}.fc1.lora_{half}.weight"] = first.clone()
+    adapter = write(tmp_path / "a", state)
+    (finding,) = audit_files(adapter).findings
+    assert (finding.kind, finding.where, finding.severity) == ("copied_pair", "blocks.0.fc1", "warning")
+    assert finding.seen.startswith("holds the same pair as blocks.1.fc1, blocks.2.fc1: ")
+    report = audit_files(adapter, write_base(tmp_path))
+    assert [(finding.kind, finding.severity) for finding in report.findings] == [("copied_pair", "fault")]
+    assert report.status == 1
+    with pytest.raises(AuditError, match=r"^audit: 'blocks\.0\.fc1' holds the same pair"):
+        report.require()
+    # one module under three names
+    shared = base().state_dict()
+    shared |= {f"blocks.{index}.fc1.weight": shared["blocks.0.fc1.weight"].clone() for index in (1, 2)}
+    assert kinds(adapter, write_base(tmp_path, shared)) == []

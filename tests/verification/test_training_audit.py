@@ -73,6 +73,7 @@ def test_a_light_check_leaves_everything_as_it_was() -> None:
     model, batch = adapted(vit()), images()
     optimizer = optimizer_of(model, lr=0.01)
     watch = TrainingAudit(model, batch, [optimizer], allow_random_base=True, every=2)
+    watch.start()
     for _ in range(2):
         optimizer.zero_grad()
         model(**batch).loss.backward()

@@ -1,5 +1,6 @@
 """A base that an adapter is for: its weights, found under the names that the adapter's layers have."""
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ HEADS = ("lm_head", "embed_out", "output_projection")
 TABLES = ("embed_tokens", "wte", "word_embeddings", "shared", "tok_embeddings")
 # of kohya's names, which have underscores for dots
 FLAT = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_transformer_")
+# in names of transformers' models that answer with tokens
+WITH_HEAD = ("LM", "ConditionalGeneration", "PreTraining", "Speech", "Vision2Seq", "ImageText")
+# the stack of layers in a name, and the most layers of one
+STACK = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(?P<number>\d{1,6})(?=\.)")
+MOST_LAYERS = 10_000
 # names that are looked at for what stands before them
 SAMPLES = 8
 
@@ -31,11 +37,13 @@ class Base:
         source: File or folder.
         tensors: By name.
         is_tied: Whether head and table of tokens are one weight, as its config.json says.
+        has_head: Whether its model may have a head that answers with tokens; a classifier has none.
     """
 
     source: Path
     tensors: dict[str, Tensor]
     is_tied: bool
+    has_head: bool = True
 
     def find(self, names: Iterable[str]) -> dict[str, str]:
         """Return names of an adapter's file -> names here, of those that are here.
@@ -111,12 +119,42 @@ def read_base(path: Path, wanted: list[str]) -> Base:
     fields = _fields(path)
     inner = fields.get("text_config")
     is_tied = bool(fields.get("tie_word_embeddings") or (isinstance(inner, dict) and inner.get("tie_word_embeddings")))
-    base = Base(path, tensors, is_tied)
+    has_head = _has_head(fields)
+    base = Base(path, tensors, is_tied, has_head)
     if fields and len(base.find(wanted)) < len(wanted):
         other = _read_by_transformers(path, fields)
-        if other is not None and len(Base(path, other, is_tied).find(wanted)) > len(base.find(wanted)):
-            return Base(path, other, is_tied)
+        if other is not None and len(Base(path, other, is_tied, has_head).find(wanted)) > len(base.find(wanted)):
+            return Base(path, other, is_tied, has_head)
     return base
+
+
+def origin(name: str, spans: Any) -> str:
+    """Return the name in the base of what PEFT's layer_replication has put elsewhere.
+
+    Args:
+        name: In the adapter's file.
+        spans: First and last layer (exclusive) of each run of layers that was taken, as adapter_config.json has them.
+    """
+    is_read = isinstance(spans, list) and all(
+        isinstance(span, list) and len(span) == 2 and all(type(end) is int and 0 <= end <= MOST_LAYERS for end in span)
+        for span in spans
+    )
+    match = STACK.search(name)
+    if not is_read or match is None:
+        return name
+    number = int(match["number"])
+    for first, last in spans:
+        if number < last - first:
+            return f"{name[: match.start('number')]}{first + number}{name[match.end('number') :]}"
+        number -= max(0, last - first)
+    return name
+
+
+def _has_head(fields: dict[str, Any]) -> bool:
+    names = fields.get("architectures")
+    if not isinstance(names, list) or not names:
+        return True
+    return any(isinstance(name, str) and any(kind in name for kind in WITH_HEAD) for name in names)
 
 
 def _fields(path: Path) -> dict[str, Any]:

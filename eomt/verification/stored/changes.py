@@ -1,5 +1,7 @@
 """What a file changes in its base: by its adapters, by tensors in full, and by merging."""
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ EXAMINED = 4
 # rows and columns of the largest of them
 MOST_ENTRIES = 2**27
 NAMED = 3
+# a trained update is a small part of its weight
+LARGE = 100
 # tables and heads that a tied base holds once
 SHARED = tuple(f"{name}.weight" for name in HEADS + TABLES)
 # what files of older versions of transformers hold beside weights; GPT-2's masks are "attn.bias"
@@ -45,7 +49,8 @@ def base_findings(
         findings.append(Finding("other_base", "", seen, "load that base"))
     more, notes = _full_findings(stored, base, found)
     findings += more
-    if base.is_tied:
+    is_tied_in_peft = bool((stored.config or {}).get("ensure_weight_tying"))
+    if base.is_tied and base.has_head and not is_tied_in_peft:
         names = [pair.path for pair in pairs] + [name.rpartition(".")[0] for name in stored.full]
         for name in dict.fromkeys(names):
             if name.rpartition(".")[2] in HEADS + TABLES:
@@ -204,6 +209,65 @@ def rounding_findings(relative: dict[str, float], base: Base, found: dict[str, s
     return [Finding("rounding_swallows", path, seen, remedy, "warning")]
 
 
+def size_findings(relative: dict[str, float]) -> list[Finding]:
+    """Return a finding where changes are many times the weights that they are of: a training that diverged.
+
+    Args:
+        relative: Path of a layer -> ||W' - W|| / ||W||.
+    """
+    large = {path: change for path, change in relative.items() if change > LARGE}
+    if not large:
+        return []
+    path = max(large, key=large.__getitem__)
+    seen = (
+        f"changes its weight by {large[path]:,.3g} times its size ({counted(len(large), 'layer')} by more than {LARGE})"
+    )
+    remedy = "take a checkpoint from before the training diverged, or look at alpha and the learning rate"
+    return [Finding("update_exceeds_weight", path, seen, remedy, "warning")]
+
+
+def copied_findings(pairs: list[Pair], base: Base | None, found: dict[str, str]) -> list[Finding]:
+    """Return a finding where layers hold one pair, as a loop leaves it that saved the last under each name.
+
+    Layers that are one module under several names do so rightly: a base that has the same weight there tells, and
+    without a base it is a warning.
+
+    Args:
+        pairs: Those of the file.
+        base: The base; None without one.
+        found: Names in the file -> names in the base.
+    """
+    alike: dict[object, list[Pair]] = {}
+    for pair in pairs:
+        if pair.is_finite() and not pair.is_zero(pair.starts_at_zero):
+            a, b = pair.blocks[0]
+            alike.setdefault((a.shape, b.shape, float(a.double().sum()), float(b.double().sum())), []).append(pair)
+    findings = []
+    for first, *others in alike.values():
+        same = [
+            pair.path for pair in others if _is_copy(first, pair) and not _is_one(first.path, pair.path, base, found)
+        ]
+        if same:
+            seen = f"holds the same pair as {listed(same, NAMED)}: layers that are trained never do"
+            remedy = "save each layer's own pair; layers that are one module may share it"
+            findings.append(Finding("copied_pair", first.path, seen, remedy, "warning" if base is None else "fault"))
+    return findings
+
+
+def _is_copy(one: Pair, two: Pair) -> bool:
+    return one.path != two.path and all(
+        torch.equal(a, other_a) and torch.equal(b, other_b)
+        for (a, b), (other_a, other_b) in zip(one.blocks, two.blocks, strict=False)
+    )
+
+
+def _is_one(one: str, two: str, base: Base | None, found: dict[str, str]) -> bool:
+    """Return whether a base has the same weight for two layers."""
+    weights = [base.tensors.get(found.get(f"{path}.weight", "")) for path in (one, two)] if base is not None else []
+    first, second = weights or (None, None)
+    return first is not None and second is not None and first.shape == second.shape and torch.equal(first, second)
+
+
 def _missing(base: Base, there: set[str]) -> list[str]:
     """Return the weights of a base that a merged file lacks.
 
@@ -228,6 +292,28 @@ def _missing(base: Base, there: set[str]) -> list[str]:
             and not any(value.shape == other.shape and torch.equal(value, other) for other in shared)
         }
     return sorted(missing)
+
+
+def _left_as_they_were(changes: dict[str, float], found: dict[str, str]) -> list[Finding]:
+    """Return a finding for each kind of layer of which some changed and others did not: what a loop left out.
+
+    Args:
+        changes: Names of weights that changed.
+        found: Names in the file -> names in the base.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name in found:
+        kinds.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "#", name), []).append(name)
+    findings = []
+    for names in kinds.values():
+        left = [name for name in names if name not in changes]
+        if left and len(left) < len(names):
+            moved = next(name for name in names if name in changes)
+            others = f" ({len(left)} of {len(names)} such layers are: {listed(left, NAMED)})" if len(left) > 1 else ""
+            seen = f"is what it was in the base, though {moved} changed{others}"
+            remedy = "merge every layer that has an adapter; nothing, if only some had one (layers_to_transform)"
+            findings.append(Finding("partly_merged", left[0], seen, remedy, "warning"))
+    return findings
 
 
 def _is_old_buffer(name: str, value: Tensor) -> bool:
@@ -258,6 +344,7 @@ def merged_findings(stored: StoredAdapter, base: Base, found: dict[str, str]) ->
     if broken := [bare for bare, name in names.items() if not is_finite(stored.tensors[name])]:
         seen = f"holds NaN or infinity ({counted(len(broken), 'tensor')})"
         findings.append(Finding("non_finite", broken[0], seen, "merge again from a sound adapter"))
+    findings += _left_as_they_were(changes, found)
     missing = _missing(base, set(found.values()))
     if not found:
         seen = f"no tensor ({next(iter(names))}, ...) is in the base ({next(iter(base.tensors))}, ...)"

@@ -9,10 +9,16 @@ from typing import Any
 from eomt.errors import UserError, counted
 from eomt.utils.module_paths import collapse_paths
 from eomt.utils.tables import size_text, text_table
-from eomt.verification.findings import Finding
+from eomt.verification.findings import AuditReport, Finding
 from eomt.verification.stored.adapter import StoredAdapter, read_adapter
-from eomt.verification.stored.base import fits, read_base, relative_change
-from eomt.verification.stored.changes import base_findings, merged_findings, rounding_findings
+from eomt.verification.stored.base import fits, origin, read_base, relative_change
+from eomt.verification.stored.changes import (
+    base_findings,
+    copied_findings,
+    merged_findings,
+    rounding_findings,
+    size_findings,
+)
 from eomt.verification.stored.pairs import pair_findings, stored_pairs
 from eomt.verification.stored.settings import settings_findings
 
@@ -73,6 +79,22 @@ class FileReport:
     def is_sound(self) -> bool:
         """Whether there is no fault."""
         return not any(finding.severity == "fault" for finding in self.findings)
+
+    @property
+    def status(self) -> int:
+        """Exit status of a program that audits: 0 without faults, else 1."""
+        return 0 if self.is_sound else 1
+
+    def require(self, warn: bool = False) -> None:
+        """Stop if there are faults.
+
+        Args:
+            warn: Log a warning in place of the error.
+
+        Raises:
+            AuditError: If there are; the message has the first one and how many more there are.
+        """
+        AuditReport(tuple(self.findings)).require(warn)
 
     @property
     def verdict(self) -> str:
@@ -190,10 +212,14 @@ def audit_files(adapter: str | Path, base: str | Path | None = None) -> FileRepo
     notes: list[str] = []
     findings += pair_findings(stored, pairs) + settings_findings(stored, pairs)
     relative: dict[int, float | None] = {}
+    opened, found = None, dict[str, str]()
     if base is not None:
         weights = [f"{pair.path}.weight" for pair in pairs]
-        opened = read_base(Path(base), weights)
-        found = opened.find(dict.fromkeys([*weights, *stored.full, *stored.base_copies]))
+        spans = (stored.config or {}).get("layer_replication")
+        names = {name: origin(name, spans) for name in [*weights, *stored.full, *stored.base_copies]}
+        opened = read_base(Path(base), [names[name] for name in weights])
+        there = opened.find(dict.fromkeys(names.values()))
+        found = {name: there[taken] for name, taken in names.items() if taken in there}
         if stored.parts:
             more, notes = base_findings(stored, pairs, opened, found)
         else:
@@ -205,7 +231,8 @@ def audit_files(adapter: str | Path, base: str | Path | None = None) -> FileRepo
             if weight is not None and pair.is_finite() and fits(pair, weight):
                 relative[index] = relative_change(pair, weight)
         known = {pairs[index].path: value for index, value in relative.items() if value is not None}
-        findings += rounding_findings(known, opened, found)
+        findings += rounding_findings(known, opened, found) + size_findings(known)
+    findings += copied_findings(pairs, opened, found)
     layers = [
         LayerUpdate(
             pair.path,

@@ -13,6 +13,8 @@ from eomt.utils.tables import size_text
 from eomt.utils.weight_files import PARALLEL
 from eomt.verification.findings import Finding
 from eomt.verification.stored.adapter import BASE_LAYER, INNER_WRAPPERS, StoredAdapter
+from eomt.verification.stored.base import HEADS as TOKEN_HEADS
+from eomt.verification.stored.base import TABLES
 from eomt.verification.stored.low_rank import Pair, is_finite
 from eomt.verification.stored.pairs import GATHER, RESAVE
 
@@ -120,7 +122,7 @@ def _target_findings(stored: StoredAdapter) -> list[Finding]:
     if isinstance(targets, list):
         ends = {end for path in covered for end in _ends(path)}
         empty = [target for target in targets if target not in ends and not _may_be_excluded(excluded, target)]
-    unnamed = [path for path in paths if path not in named]
+    unnamed = [path for path in paths if path not in named and not _is_tied_to(config, path, named)]
     # parameters are adapted under the name of their module, and PEFT names tables and heads itself
     if config.get("target_parameters"):
         unnamed, empty = [], []
@@ -145,6 +147,13 @@ def _target_findings(stored: StoredAdapter) -> list[Finding]:
             )
         )
     return findings
+
+
+def _is_tied_to(config: dict[str, Any], path: str, named: set[str]) -> bool:
+    """Return whether PEFT adapted a table or head of tokens for the other, with which it is one weight."""
+    both = TABLES + TOKEN_HEADS
+    is_one = bool(config.get("ensure_weight_tying")) and path.rpartition(".")[2] in both
+    return is_one and any(name.rpartition(".")[2] in both for name in named)
 
 
 def _matched(targets: str | list[str] | None, paths: list[str]) -> set[str]:
