@@ -5,6 +5,7 @@ from callbacks.pictures.reconstructions import ReconstructionPictures
 from callbacks.results.anomalies import AnomalyResults
 from callbacks.results.answers import AnswerResults
 from callbacks.results.morphs import MorphResults
+from callbacks.results.prediction_files import PredictionFiles
 from callbacks.run.adapter_audit import AdapterAudit
 from callbacks.run.divergence import DivergenceGuard
 from callbacks.run.early_stopping import EarlyStoppingOnIoU
@@ -24,6 +25,7 @@ __all__ = [
     "LoRACheckpoint",
     "MergeOnSave",
     "MorphResults",
+    "PredictionFiles",
     "PredictionPictures",
     "ProgressBar",
     "ReconstructionPictures",

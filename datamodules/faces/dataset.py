@@ -31,13 +31,17 @@ def check_face(face: Face) -> tuple[int, int]:
     left, top, right, bottom = _turned_box(face, (height, width)) or (0, 0, width, height)
     # a detector may see a face's edge beyond the image's
     right, bottom, left, top = min(right, width), min(bottom, height), max(left, 0), max(top, 0)
-    if min(right - left, bottom - top) < LEAST_SIDE:
-        what = "image" if face.box is None else f"face box in an image of {height} x {width}"
+    _refuse_small(face, (bottom - top, right - left), (height, width))
+    return height, width
+
+
+def _refuse_small(face: Face, shown: tuple[int, int], size: tuple[int, int]) -> None:
+    if min(shown) < LEAST_SIDE:
+        what = "image" if face.box is None else f"face box in an image of {size[0]} x {size[1]}"
         raise UserError(
-            f"{face.image}: {what} of {max(0, bottom - top)} x {max(0, right - left)} (height x width); must be at "
+            f"{face.image}: {what} of {max(0, shown[0])} x {max(0, shown[1])} (height x width); must be at "
             f"least {LEAST_SIDE} pixels each way, a patch"
         )
-    return height, width
 
 
 def _turned_box(face: Face, size: tuple[int, int]) -> Box | None:
@@ -49,6 +53,9 @@ def read_window(face: Face, size: tuple[int, int]) -> Tensor:
     """Return the part of an image that is shown at `size`, not yet resized, (3, H, W) uint8 RGB."""
     image = read_pixels(face.image)
     shape = (image.shape[-2], image.shape[-1])
+    if face.box is None:
+        # images to predict are not looked at before
+        _refuse_small(face, shape, shape)
     left, top, right, bottom = face_window(shape, _turned_box(face, shape), size)
     return image[:, top:bottom, left:right]
 
@@ -66,6 +73,12 @@ def _described(face: Face) -> dict[str, Any]:
         "dataset": face.dataset,
         "name": face.name,
     }
+
+
+def blank_face(size: tuple[int, int], labeled: bool) -> dict[str, Any]:
+    """Return a sample without a name, as `FaceDataset` (labeled) or `UnlabeledFaces` gives them."""
+    blank: dict[str, Any] = {"image": torch.zeros(3, *size, dtype=torch.uint8), "path": "", "name": ""}
+    return blank | ({"label": torch.tensor(BONA_FIDE), "attack": "", "dataset": ""} if labeled else {})
 
 
 def interleaved(faces: Sequence[Face]) -> list[Face]:

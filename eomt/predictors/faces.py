@@ -133,6 +133,5 @@ def shown(image: NamedImage, box: Box | None, size: tuple[int, int]) -> Tensor:
 
 
 def _arrays(pictures: Tensor) -> list[np.ndarray]:
-    """Return pictures, `(B, 3, H, W)` in [0, 1] and perhaps a little beyond, as arrays, uint8 `(H, W, 3)`."""
-    bytes_ = (pictures.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    return [picture.permute(1, 2, 0).contiguous().numpy() for picture in bytes_]
+    """Return pictures, uint8 `(B, 3, H, W)`, as arrays, uint8 `(H, W, 3)`."""
+    return [picture.permute(1, 2, 0).contiguous().numpy() for picture in pictures.cpu()]
