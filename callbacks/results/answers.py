@@ -32,7 +32,7 @@ from eomt.utils.files import write_file
 log = logging.getLogger("eomt")
 
 TEST_COLUMNS = ["name", "image", "question", "type", "answer", "predicted", "blank", "accuracy", "blank_accuracy"]
-ROW_COLUMNS = ["name", "image", "question", "predicted"]
+PREDICT_COLUMNS = ["name", "image", "question", "predicted"]
 
 
 class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
@@ -171,7 +171,7 @@ def _rows_of(batch: Mapping[str, Any], predicted: Sequence[str]) -> list[tuple[i
     """Return the questions of a batch that are no padding, as rows of a table, each with its place in the batch."""
     images = [batch["image_name"][index] for index in batch["image_index"].tolist()]
     columns = zip(batch["name"], images, batch["question"], predicted, strict=True)
-    rows = [dict(zip(ROW_COLUMNS, values, strict=True)) for values in columns]
+    rows = [dict(zip(PREDICT_COLUMNS, values, strict=True)) for values in columns]
     return [(place, row) for place, row in enumerate(rows) if row["name"]]
 
 

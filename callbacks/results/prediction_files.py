@@ -38,7 +38,7 @@ FAILED = "failed.csv"
 Lines = Callable[[], Iterator[dict[str, Any]]]
 
 
-class UnreadableImages(UserError):
+class UnreadableImagesError(UserError):
     """Images that `predict` could not read, while it predicted others."""
 
     status = 1
@@ -222,7 +222,7 @@ def refuse_failures(folder: Path) -> None:
     total = record.images + record.failed
     where = f"{folder / PREDICTIONS / FAILED} says which and why"
     if record.images:
-        raise UnreadableImages(
+        raise UnreadableImagesError(
             f"predict: {record.failed} of {total} images could not be read; {where}; mend them and start the command "
             "again, which predicts those alone"
         )

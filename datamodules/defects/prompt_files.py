@@ -97,7 +97,7 @@ class ImagePrompts:
     """
 
     rows: list[PromptRow] = field(default_factory=list)
-    prompts: Prompts = Prompts(None, None, None)
+    prompts: Prompts = field(default_factory=lambda: Prompts(None, None, None))
     labels: list[str] = field(default_factory=list)
 
 

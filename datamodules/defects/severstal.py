@@ -174,9 +174,9 @@ class Severstal(ImageDataModule):
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return images with what is asked about them, and without masks.
 
-        Batches are dicts: `image` as in training; `size`, list of B (height, width) of the files; `name`; with a file of
-        prompts also `prompts`, list of B Prompts or None, `labels`, list of B lists of N texts, and `class_ids`, list
-        of B int64 (N,), or None where some label in the file is no class.
+        Batches are dicts: `image` as in training; `size`, list of B (height, width) of the files; `name`; with a file
+        of prompts also lists of B: `prompts`, Prompts or None, `labels`, N texts each, and `class_ids`, int64 (N,), or
+        None where some label in the file is no class.
 
         Raises:
             UserError: `predict_path` does not exist or holds no image, or the prompts do not fit the images.

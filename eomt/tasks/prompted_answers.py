@@ -165,8 +165,8 @@ def say_if_squashed(batch: Mapping[str, Any], seen: tuple[int, int]) -> bool:
     for (height, width), name in zip(batch["size"], batch["name"], strict=True):
         if name and max(height / seen[0], width / seen[1]) > MUCH_LARGER:
             log.warning(
-                "%s: has %d x %d pixels (height x width), of which the network sees %d x %d: small objects may be lost; "
-                "cut such images into pieces, or raise --model.network.img_size",
+                "%s: has %d x %d pixels (height x width), of which the network sees %d x %d: small objects may be "
+                "lost; cut such images into pieces, or raise --model.network.img_size",
                 *(name, height, width, *seen),
             )
             return True

@@ -16,9 +16,8 @@ from tests.ranks import run_on_ranks
 from tests.tiny_sam2 import tiny_folder
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    folder = tmp_path_factory.mktemp("prompted")
+def write_workspace(folder: Path) -> Workspace:
+    """Strips of steel, and a config of four steps."""
     data = {"path": str(folder / "strips"), "num_images": 24, "strip_size": [32, 96], "img_size": None}
     SteelStrips(**{**data, "img_size": 64}).prepare_data()  # type: ignore[arg-type]
     lora = {"rank": 2, "target_modules": ["attn", "mask_decoder.transformer"], "freeze_base_model": True}
@@ -41,6 +40,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     return Workspace(folder)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return write_workspace(tmp_path_factory.mktemp("prompted"))
 
 
 @pytest.fixture(scope="module")
