@@ -42,7 +42,7 @@ class TolerantDataset(Dataset[dict[str, Any]]):
 
 
 class TolerantCollate:
-    """Makes a batch of the samples that could be read, and lists the others under "failed".
+    """Makes a batch of the samples that could be read, and lists the others, if there are any, under "failed".
 
     A batch without any has one sample without a name: every process takes the same number of steps.
 
@@ -59,4 +59,5 @@ class TolerantCollate:
         failed = [(sample["name"], sample[FAILED]) for sample in samples if FAILED in sample]
         # the blank one has a size of its own
         readable = [sample for sample in samples if FAILED not in sample and sample["name"]]
-        return self.collate(readable or [dict(self.blank)]) | {FAILED: failed}
+        batch = self.collate(readable or [dict(self.blank)])
+        return batch | ({FAILED: failed} if failed else {})

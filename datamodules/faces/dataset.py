@@ -53,9 +53,6 @@ def read_window(face: Face, size: tuple[int, int]) -> Tensor:
     """Return the part of an image that is shown at `size`, not yet resized, (3, H, W) uint8 RGB."""
     image = read_pixels(face.image)
     shape = (image.shape[-2], image.shape[-1])
-    if face.box is None:
-        # images to predict are not looked at before
-        _refuse_small(face, shape, shape)
     left, top, right, bottom = face_window(shape, _turned_box(face, shape), size)
     return image[:, top:bottom, left:right]
 
@@ -63,6 +60,17 @@ def read_window(face: Face, size: tuple[int, int]) -> Tensor:
 def read_face(face: Face, size: tuple[int, int]) -> Tensor:
     """Return a face at `size`, (3, *size) uint8 RGB."""
     return F.resize(read_window(face, size), list(size), antialias=True)
+
+
+def _read_to_evaluate(face: Face, size: tuple[int, int]) -> Tensor:
+    """Return a face at `size`; images to predict have not been looked at before.
+
+    Raises:
+        UserError: The file is damaged, or the image is smaller than a patch.
+    """
+    window = read_window(face, size)
+    _refuse_small(face, (window.shape[-2], window.shape[-1]), (window.shape[-2], window.shape[-1]))
+    return F.resize(window, list(size), antialias=True)
 
 
 def _described(face: Face) -> dict[str, Any]:
@@ -129,7 +137,7 @@ class FaceDataset(_Faces):
         described = _described(face)
         if index == PADDING_INDEX:
             described |= {"label": torch.tensor(BONA_FIDE), "attack": "", "name": ""}
-        return {"image": read_face(face, self.size), **described}
+        return {"image": _read_to_evaluate(face, self.size), **described}
 
 
 class AugmentedFaces(_Faces):
@@ -182,7 +190,7 @@ class UnlabeledFaces(_Faces):
         position, seed = _with_seed(index)
         face = self.faces[max(position, 0)]
         if self.transform is None:
-            image = read_face(face, self.size)
+            image = _read_to_evaluate(face, self.size)
         else:
             image = _seeded(self.transform, *self.read(position), seed)
         return {"image": image, "path": str(face.image), "name": "" if position == PADDING_INDEX else face.name}

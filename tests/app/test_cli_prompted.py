@@ -1,16 +1,20 @@
 """Prompted segmentation through the command line: every file measures alike, and opens where it should."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoProcessor, Sam2Model
 
 from datamodules import SteelStrips
 from eomt.models import SAM2
+from eomt.pictures.prompts import PROMPT
 from tests.cli_runs import Workspace, refusal
 from tests.ranks import run_on_ranks
 from tests.tiny_sam2 import tiny_folder
@@ -181,11 +185,25 @@ def test_mistakes_are_told_in_one_line(
 def test_prediction_without_prompts_is_refused_with_what_would_do(
     workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = str(workspace.folder / "strips" / "train_images")
-    line = refusal(
-        capsys, workspace, "predict", "--ckpt_path", str(best(run)[2]), "--data.predict_path", folder, config=False
-    )
-    assert "prompt_free true" in line
+    merged = str(best(run)[2])
+    images = ("--data.predict_path", str(workspace.folder / "strips" / "train_images"))
+    for given in ((), images):
+        line = refusal(capsys, workspace, "predict", "--ckpt_path", merged, *given, config=False)
+        assert "data.prompts: null, so nothing says which objects to outline; give a file: a CSV with columns" in line
+        assert "prompt_free true" in line
+    assert not (run / "predictions").exists()
+
+
+def test_the_strips_come_with_prompts(workspace: Workspace, run: Path) -> None:
+    prompts = ("--data.prompts", str(workspace.folder / "strips" / "prompts.csv"))
+    workspace.run("predict", "--ckpt_path", str(best(run)[0]), *prompts, config=False)
+    document = json.loads((run / "predictions" / "predictions.json").read_text())
+    assert 10 < len(document["images"]) <= 20
+    assert [category["name"] for category in document["categories"]] == [f"defect_{n}" for n in (1, 2, 3, 4)]
+    # pictures show the prompt
+    overlay = np.array(Image.open(min((run / "predictions" / "overlays").iterdir())))
+    assert (overlay == PROMPT).all(2).any()
+    shutil.rmtree(run / "predictions")
 
 
 def test_two_processes_train_and_measure_what_one_does(workspace: Workspace) -> None:
@@ -199,6 +217,9 @@ def test_two_processes_train_and_measure_what_one_does(workspace: Workspace) -> 
     for name, value in figures[1].items():
         assert value == pytest.approx(figures[0][name], abs=1e-6, nan_ok=True), name
     # three images on two ranks: the last one's batch is padding alone
-    part = ("--trainer.limit_predict_batches", "3", "--data.eval_batch_size", "1")
+    names = sorted(path.name for path in (workspace.folder / "strips" / "train_images").iterdir())[:3]
+    table = workspace.folder / "clicks.csv"
+    table.write_text("file,x,y\n" + "".join(f"{name},5,5\n" for name in names))
+    part = ("--data.prompts", str(table), "--data.eval_batch_size", "1")
     run_on_ranks(workspace, "predict", "--ckpt_path", str(best(run)[0]), *part)
-    assert (run / "predictions" / "masks").is_dir()
+    assert sorted(path.name for path in (run / "predictions" / "masks").iterdir()) == [f"{name}.png" for name in names]

@@ -34,8 +34,8 @@ class SteelStrips(Severstal, GeneratedData):
 
     `prepare_data` writes them once, as `train.csv` and `train_images`, Kaggle's layout of Severstal: pits, upright
     lines, scratches and patches are `defect_1` to `defect_4`. A fifth of the strips shows no defect, and some images
-    are exact copies. `prompts.csv` holds boxes of the defects of the first strips, for `--data.prompts`. Each domain wants
-    a folder of its own.
+    are exact copies. `prompts.csv` holds boxes of the defects of the first strips, for `--data.prompts`. Each domain
+    wants a folder of its own.
 
     Args:
         path: Folder for the files.
