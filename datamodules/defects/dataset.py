@@ -16,7 +16,7 @@ from datamodules.common.reading import orientation_of, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.common.zip_members import ImageFile
 from datamodules.defects.annotations import AnnotatedImage
-from datamodules.defects.prompt_files import ImagePrompts, class_ids_of
+from datamodules.defects.prompt_files import ImagePrompts
 
 
 def read_sample(sample: AnnotatedImage) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +82,7 @@ class PromptedDataset(Dataset[dict[str, Any]]):
         files: Name and file of each image.
         img_size: Height and width of the images.
         prompts: What is asked about each image that has prompts; None where nothing is asked.
-        class_names: Names of the classes, by class id.
+        class_ids: Class ids of the objects of each image that has prompts; None where some label is no class.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class PromptedDataset(Dataset[dict[str, Any]]):
         files: Mapping[str, ImageFile],
         img_size: tuple[int, int],
         prompts: Mapping[str, ImagePrompts] | None,
-        class_names: Sequence[str],
+        class_ids: Mapping[str, Tensor] | None,
     ) -> None:
         self.files = list(files.items())
         self.img_size = img_size
         self.prompts = prompts
-        self.class_ids = None if prompts is None else class_ids_of(prompts, class_names)
+        self.class_ids = class_ids
 
     def __len__(self) -> int:
         return len(self.files)

@@ -239,6 +239,8 @@ def _rows_of(file: Path) -> Iterator[PromptRow]:
         fields = read_json(file, FIELDS, FORMS)
     except UserError:
         rows = read_json(file, ROWS, FORMS)
+        if not rows:
+            return
         columns = list(dict.fromkeys(column for row in rows for column in row))
         yield from _rows_of_table(
             file, columns, ((f"row {number}", dict(row)) for number, row in enumerate(rows, start=1))

@@ -18,7 +18,7 @@ from datamodules.common.zip_members import ImageFile
 from datamodules.defects.annotations import AnnotatedImage
 from datamodules.defects.dataset import AugmentedDefectDataset, DefectDataset, PromptedDataset, collate_defects
 from datamodules.defects.layouts import AnnotationLayout, find_layout
-from datamodules.defects.prompt_files import ImagePrompts, match_prompts, read_prompts
+from datamodules.defects.prompt_files import ImagePrompts, class_ids_of, match_prompts, read_prompts
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
@@ -183,11 +183,13 @@ class Severstal(ImageDataModule):
         """
         files = self._files_to_predict()
         given: dict[str, ImagePrompts] | None = None
+        class_ids = None
         if self.prompts is not None:
             given = match_prompts(self.prompts, read_prompts(self.prompts, self.class_names), files)
+            class_ids = class_ids_of(given, self.class_names)
             if self.predict_path is None:
                 files = {name: file for name, file in files.items() if name in given}
-        dataset = PromptedDataset(files, self.img_size, given, self.class_names)
+        dataset = PromptedDataset(files, self.img_size, given, class_ids)
         return self.prediction_loader(dataset, files, dataset.blank())
 
     def has_prompts(self) -> bool:
