@@ -116,7 +116,8 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
         places = self._done.places
         left = [name for name, state in states.items() if name not in places or places[name].state != state]
         assert self._record is not None
-        self._is_whole = not left and self._record.finished
+        # files that could not be read may be gone, and are then no longer told
+        self._is_whole = not left and self._record.finished and not self._record.failed
         if trainer.is_global_zero and len(left) < len(states):
             done = f"{len(states) - len(left)} of {counted(len(states), 'image')} are done already"
             log.info("%s: %s, %d are left", self.folder / PREDICTIONS, done, len(left))
@@ -150,7 +151,7 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
                 if isinstance(callback, EvaluationCallback):
                     callback.begin_anew(trainer)
         else:
-            self._record.finished = earlier.finished
+            self._record.finished, self._record.failed = earlier.finished, earlier.failed
         if trainer.is_global_zero:
             remove_unfinished(folder)
             if not (earlier is not None and difference is None):

@@ -5,15 +5,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NotRequired
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from torch import nn
+from typing_extensions import TypedDict
 
 from eomt.errors import UserError, shortened
 from eomt.utils.files import WRITING, write_file
-from eomt.utils.reading import FIELDS, read_json
+from eomt.utils.reading import Count, read_json
 
 RECORD = "record.json"
 # a line for each image, from which the tables are made; those of a command that runs are in parts
@@ -66,6 +67,23 @@ class PredictionRecord:
         write_file(folder / RECORD, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
+class _Annotation(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    category: str
+
+
+class _Line(TypedDict):
+    """What is kept of an image; see `PredictionFiles`."""
+
+    name: str
+    state: str
+    size: list[Count]
+    rows: list[dict[str, Any]]
+    annotations: NotRequired[list[_Annotation]]
+    categories: NotRequired[list[str]]
+
+
+_LINE: TypeAdapter[_Line] = TypeAdapter(_Line)
 _RECORD: TypeAdapter[PredictionRecord] = TypeAdapter(PredictionRecord)
 
 
@@ -211,10 +229,11 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
+    """Return what a line says of an image; None if a kill has cut it off, or it is none."""
     if not text.endswith(b"\n"):
         return None
     try:
-        found = FIELDS.validate_json(text)
-    except ValueError:
+        # a score may be NaN, which Python's reader takes
+        return dict(_LINE.validate_python(json.loads(text), strict=True))
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found.get("name"), str) and isinstance(found.get("state"), str) else None
