@@ -5,6 +5,7 @@ from callbacks.pictures.reconstructions import ReconstructionPictures
 from callbacks.results.anomalies import AnomalyResults
 from callbacks.results.answers import AnswerResults
 from callbacks.results.morphs import MorphResults
+from callbacks.results.prediction_files import PredictionFiles
 from callbacks.results.report_on_test import ReportOnTest
 from callbacks.run.adapter_audit import AdapterAudit
 from callbacks.run.divergence import DivergenceGuard
@@ -25,6 +26,7 @@ __all__ = [
     "LoRACheckpoint",
     "MergeOnSave",
     "MorphResults",
+    "PredictionFiles",
     "PredictionPictures",
     "ProgressBar",
     "ReconstructionPictures",

@@ -1,5 +1,6 @@
 """What callbacks share that look at what a task answers in validation, test and prediction."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
@@ -58,6 +59,16 @@ class EvaluationCallback(Callback, Generic[Task]):
 
     def end(self, trainer: Trainer, task: Task, stage: Stage) -> None:
         """Look back on all batches; the figures of the whole evaluation are known."""
+
+    def begin_anew(self, trainer: Trainer) -> None:
+        """Make room for the predictions of other weights or settings than those that lie in the folder."""
+
+    def write_joined(self, lines: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        """Write a file of all predictions, those of earlier, stopped commands too; the first process calls it.
+
+        Args:
+            lines: Yields what `PredictionFiles` keeps of each image.
+        """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse tasks of another kind, and agree on the run's folder.

@@ -99,6 +99,11 @@ def test_adapters_alone_adapt_the_tiny_sam2_to_steel(folder: Path, monkeypatch: 
     assert found["best"] > found["baseline"] + 0.10
     assert found["trainable_parameters"] == found["lora_parameters"]
     assert found["merge_relative_diff"] <= 1e-4
+    prompts = ("--data.prompts", str(folder / "sam2" / "prompts.csv"))
+    run(folder, monkeypatch, "predict", "--ckpt_path", "best", "--run_name", "steel", *prompts, config=SAM2_CONFIG)
+    document = json.loads((folder / "runs" / "steel" / "predictions" / "predictions.json").read_text())
+    assert len(document["images"]) == 20
+    assert len(document["annotations"]) >= 20
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from eomt.pictures.colors import Color, palette
 from eomt.pictures.masks import index_image, overlay
 from eomt.pictures.prompts import PROMPT, draw_prompts
 from eomt.tasks.base import AdaptationTask
-from eomt.tasks.data import MaskFiles, data_of
+from eomt.tasks.data import MaskFiles, class_names_of, data_of
 from eomt.tasks.index_maps import index_map
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -128,11 +128,14 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
     Args:
         num_samples: How many validation or test images are shown, spread over the loader. In a run on several
             processes they come from the first one's share.
+        masks: Whether `predict` writes `predictions/masks`, and `labels`.
+        overlays: Whether `predict` writes `predictions/overlays`.
     """
 
-    def __init__(self, num_samples: int = 4) -> None:
+    def __init__(self, num_samples: int = 4, masks: bool = True, overlays: bool = True) -> None:
         super().__init__()
         self.num_samples = check_num_samples(num_samples)
+        self.masks, self.overlays = masks, overlays
         self._samples: list[PredictionSample] = []
         # name -> mask as PNG, uint8 (bytes,): a hundredth of the raw mask in every checkpoint
         self._step_0: dict[str, Tensor] = {}
@@ -200,7 +203,7 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         count = torch.tensor(self._written, device=trainer.strategy.root_device)
         total = int(trainer.strategy.reduce(count, reduce_op="sum"))
         if total and trainer.is_global_zero:
-            log.info("%d predictions (masks and overlays) are in %s", total, self.folder / PREDICTIONS)
+            log.info("%d predictions (%s) are in %s", total, self._written_kinds(), self.folder / PREDICTIONS)
 
     def _keep(self, trainer: Trainer, evaluated: EvaluatedBatch) -> None:
         batch, outputs = evaluated.batch, evaluated.outputs
@@ -248,6 +251,9 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
             return decoded(encoded)
         return torch.full_like(sample.truth, IGNORE_INDEX)
 
+    def _written_kinds(self) -> str:
+        return " and ".join(name for name in ("masks", "overlays") if getattr(self, name)) or "no pictures"
+
     def _write(self, trainer: Trainer, evaluated: EvaluatedBatch) -> None:
         """Write each image's mask and overlay; every process writes its own share."""
         batch, predictions = evaluated.batch, evaluated.outputs["prediction"]
@@ -256,12 +262,16 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         labels = torch.tensor(data.file_labels() if isinstance(data, MaskFiles) else [])
         for index in evaluated.real():
             mask = predictions[index].cpu()
-            image = at_size(batch["image"][index].cpu(), mask.shape)
             path = picture_path(batch["name"][index])
-            save_picture(index_image(mask, colors), self.folder / PREDICTIONS / "masks" / path)
-            painted = with_prompts(overlay(image, mask, colors), evaluated.outputs, index)
-            save_picture(to_pil_image(painted), self.folder / PREDICTIONS / "overlays" / path)
-            if not torch.equal(labels, torch.arange(len(labels))):
+            # numbers of objects, where prompts name no classes, may be more than there are classes
+            shown = colors if int(mask.max()) < len(colors) else [None, *palette(int(mask.max()))]
+            if self.masks:
+                save_picture(index_image(mask, shown), self.folder / PREDICTIONS / "masks" / path)
+            if self.overlays:
+                image = at_size(batch["image"][index].cpu(), mask.shape)
+                painted = with_prompts(overlay(image, mask, shown), evaluated.outputs, index)
+                save_picture(to_pil_image(painted), self.folder / PREDICTIONS / "overlays" / path)
+            if self.masks and not torch.equal(labels, torch.arange(len(labels))):
                 of_file = labels[mask].numpy().astype(np.uint8 if labels.max() < 256 else np.uint16)
                 save_picture(Image.fromarray(of_file), self.folder / PREDICTIONS / "labels" / path)
             self._written += 1
@@ -281,7 +291,7 @@ def _truth(batch: Any) -> Sequence[Tensor] | None:
 def with_prompts(image: Tensor, outputs: Mapping[str, Any], index: int) -> Tensor:
     """Return an image with the prompts that the task answered, if there were any."""
     prompts = outputs.get("prompts")
-    return draw_prompts(image, prompts[index]) if prompts else image
+    return draw_prompts(image, prompts[index]) if prompts and prompts[index] is not None else image
 
 
 def at_size(image: Tensor, size: Sequence[int]) -> Tensor:
@@ -291,14 +301,10 @@ def at_size(image: Tensor, size: Sequence[int]) -> Tensor:
 
 def shown_classes(trainer: Trainer) -> tuple[list[str], list[Color | None]]:
     """Return names and colors by value of the maps; the background has no color."""
-    data, task = data_of(trainer), trainer.lightning_module
-    num_classes = None if data is None else data.num_classes
-    if num_classes is None:
-        # data to test on alone have no classes of their own
-        network: Any = task.network
-        num_classes = int(network.num_classes)
-    names = list((data and data.class_names) or [f"class {index}" for index in range(num_classes)])
-    colors = palette(num_classes)
+    task = trainer.lightning_module
+    # data to test on alone have no classes of their own
+    names = class_names_of(trainer)
+    colors = palette(len(names))
     if isinstance(task, AdaptationTask) and task.has_background:
         return ["background", *names], [None, *colors]
     return names, [*colors]

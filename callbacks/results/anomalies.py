@@ -19,12 +19,14 @@ from torchvision.transforms.v2.functional import resize
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, check_num_samples
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.output import picture_path, save_picture
+from callbacks.results.prediction_files import PredictionFiles
 from callbacks.run.run_folder import PREDICTIONS, set_aside
 from eomt.errors import UserError
 from eomt.pictures.colors import Color
 from eomt.pictures.masks import overlay
 from eomt.tasks.semantic_segmentation import SemanticSegmentation
 from eomt.utils.files import fitting, write_file
+from eomt.utils.trainer import callbacks_of
 
 log = logging.getLogger("eomt")
 
@@ -116,7 +118,14 @@ class AnomalyResults(EvaluationCallback[SemanticSegmentation]):
         super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, SemanticSegmentation)
         pl_module.keeps_anomaly_maps = True
-        if self.save_scores and stage in ("test", "predict"):
+        # a stopped `predict` goes on in the same folder, and PredictionFiles knows when it does not
+        goes_on = stage == "predict" and any(isinstance(found, PredictionFiles) for found in callbacks_of(trainer))
+        if stage in ("test", "predict") and not goes_on:
+            self.begin_anew(trainer)
+
+    def begin_anew(self, trainer: Trainer) -> None:
+        """Make room for scores."""
+        if self.save_scores:
             set_aside(trainer, self.folder / SCORES)
 
     def begin(self, stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from callbacks.results.answer_comparison import (
     report_comparison,
     report_types,
 )
-from callbacks.results.tables import file_of_predict, file_of_test, gather_rows, write_table
+from callbacks.results.tables import file_of_test, gather_rows, write_table
+from callbacks.run.run_folder import PREDICTIONS
 from callbacks.run.saved_state import ANSWER_STATE, checked_state
 from eomt.errors import UserError
 from eomt.metrics.answer_scores import soft_accuracy
@@ -48,7 +49,7 @@ class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
     `test.png`: the same for these commands.
 
     After `test`, beside RunSummary's `results/<timestamp>_eval.json`: `..._answers.csv`, and `..._vqav2.json` in the
-    result format of VQAv2. After `predict`: both as `predictions/<timestamp>_...`.
+    result format of VQAv2. After `predict`: `predictions/vqav2.json`, beside PredictionFiles' `predictions.csv`.
 
     Args:
         num_samples: How many questions a picture shows.
@@ -102,23 +103,23 @@ class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
         self._shown, self._rows = [], []
 
     def take(self, trainer: Trainer, task: VisualQuestionAnswering, evaluated: EvaluatedBatch) -> None:
-        """Keep the answers of `test` and `predict`, and of validation and `test` the few questions to show."""
+        """Keep the answers of `test`, and of validation and `test` the few questions to show."""
         batch, outputs = evaluated.batch, evaluated.outputs
-        if evaluated.stage != "predict":
-            samples = samples_of(batch, outputs["predicted"], task.language)
-            self._shown = chosen(self._shown, samples, self.num_samples)
+        if evaluated.stage == "predict":
+            return
+        samples = samples_of(batch, outputs["predicted"], task.language)
+        self._shown = chosen(self._shown, samples, self.num_samples)
         if evaluated.stage == "val":
             return
         for place, row in _rows_of(batch, outputs["predicted"]):
-            if evaluated.stage == "test":
-                references, blank = batch["answers"][place], outputs["blank"][place]
-                row |= {
-                    "type": batch["question_type"][place],
-                    "answer": batch["answer"][place],
-                    "blank": blank,
-                    "accuracy": soft_accuracy(row["predicted"], references, task.language),
-                    "blank_accuracy": soft_accuracy(blank, references, task.language),
-                }
+            references, blank = batch["answers"][place], outputs["blank"][place]
+            row |= {
+                "type": batch["question_type"][place],
+                "answer": batch["answer"][place],
+                "blank": blank,
+                "accuracy": soft_accuracy(row["predicted"], references, task.language),
+                "blank_accuracy": soft_accuracy(blank, references, task.language),
+            }
             self._rows.append(row)
 
     def end_epoch(self, trainer: Trainer, task: VisualQuestionAnswering, stage: Stage) -> None:
@@ -142,15 +143,19 @@ class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
             elif self._best is None or comparison.figures["accuracy"] > self._best.figures["accuracy"]:
                 self._best = comparison
             return
-        rows = gather_rows(self._rows)
         if stage == "predict":
-            if trainer.is_global_zero:
-                _write_answers(file_of_predict(self.folder, "answers.csv"), PREDICT_COLUMNS, rows)
             return
+        rows = gather_rows(self._rows)
         if trainer.is_global_zero:
             _write_answers(file_of_test(trainer, "AnswerResults", "answers.csv"), TEST_COLUMNS, rows)
         report_comparison(trainer, stage, measured_comparison(trainer, stage))
         report_types(trainer, sorted({row["type"] for row in rows} - {""}))
+
+    def write_joined(self, lines: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        """Write all answers of `predict` as VQAv2's results."""
+        path = self.folder / PREDICTIONS / "vqav2.json"
+        _write_vqav2(path, ((line["name"], line["rows"][0]["answer"]) for line in lines()))
+        log.info("Answers as VQAv2's results: %s", path)
 
     def _baselines_of(self, trainer: Trainer, task: VisualQuestionAnswering, split: str) -> dict[str, float]:
         """Return the baselines of a split, measured once; those of types in `test` alone."""
@@ -174,10 +179,22 @@ def _write_answers(table: Path, columns: list[str], rows: list[dict[str, Any]]) 
     """Write the answers as a CSV, and beside it as VQAv2's results."""
     answers = table.with_name(table.name.replace("answers.csv", "vqav2.json"))
     write_table(table, columns, rows)
-    found = [{"question_id": _question_id(row["name"]), "answer": row["predicted"]} for row in rows]
-    text = json.dumps(found, ensure_ascii=False) + "\n"
-    write_file(answers, lambda beside: beside.write_text(text, encoding="utf-8", errors="backslashreplace"))
+    _write_vqav2(answers, ((row["name"], row["predicted"]) for row in rows))
     log.info("%d answers: %s, and as VQAv2's results: %s", len(rows), table, answers)
+
+
+def _write_vqav2(path: Path, answers: Iterable[tuple[str, str]]) -> None:
+    """Write names of questions and answers in the result format of VQAv2, one at a time."""
+
+    def write(beside: Path) -> None:
+        with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("[")
+            for number, (name, answer) in enumerate(answers):
+                found = {"question_id": _question_id(name), "answer": answer}
+                file.write((", " if number else "") + json.dumps(found, ensure_ascii=False))
+            file.write("]\n")
+
+    write_file(path, write)
 
 
 def _question_id(name: str) -> int | str:

@@ -15,7 +15,7 @@ from callbacks.pictures.det_plot import det_plot, score_histograms
 from callbacks.pictures.grid import picture_grid
 from callbacks.pictures.output import picture_path, save_picture
 from callbacks.results.morph_baselines import BASELINES, baseline_figures
-from callbacks.results.tables import file_of_predict, file_of_test, gather_rows, write_table
+from callbacks.results.tables import file_of_test, gather_rows, write_table
 from callbacks.run.run_folder import PREDICTIONS
 from eomt.errors import UserError
 from eomt.metrics.error_rates import error_curve
@@ -26,9 +26,6 @@ from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
 
-DECISIONS = ("bonafide", "morph")
-# ISO/IEC 30107-3 reports such images apart from both classes
-FAILED = "failed to process"
 GLOW: Color = (255, 64, 0)
 
 
@@ -48,9 +45,7 @@ class MorphResults(EvaluationCallback[MorphDetection]):
 
     After `test`, beside RunSummary's `results/<timestamp>_eval.json`: `..._scores.csv` (name, attack, label, score,
     dataset; label 1 = morph), `..._det.png` with a curve for each data set and attack, `..._histograms.png`.
-    After `predict`: `predictions/<timestamp>_scores.csv` (name, score, decision), the decision at the threshold that
-    validation chose, or "failed to process" for an image that shows nothing (black, or noise), and with
-    `--model.rollout true` pictures in `predictions/rollout`.
+    In `predict`, whose scores PredictionFiles writes, pictures in `predictions/rollout` with `--model.rollout true`.
 
     Args:
         sharpness: Whether to measure also what hand-made features tell of these images (`morph_baselines`), at the end
@@ -63,7 +58,6 @@ class MorphResults(EvaluationCallback[MorphDetection]):
     def __init__(self, sharpness: bool = True) -> None:
         self.sharpness = sharpness
         self._tested: list[ScoredFace] = []
-        self._predicted: list[tuple[str, float, bool]] = []
         self._failed: list[str] = []
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,19 +67,17 @@ class MorphResults(EvaluationCallback[MorphDetection]):
 
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted evaluation may have left."""
-        self._tested, self._predicted, self._failed = [], [], []
+        self._tested, self._failed = [], []
 
     def take(self, trainer: Trainer, task: MorphDetection, evaluated: EvaluatedBatch) -> None:
-        """Keep the scores of `test` and `predict`, and draw the attention of `predict`."""
+        """Keep the scores of `test`, and draw the attention of `predict`."""
         batch, outputs, stage = evaluated.batch, evaluated.outputs, evaluated.stage
         if stage == "val":
             return
         scores, processed = outputs["scores"].tolist(), outputs["processed"].tolist()
         for index in evaluated.real():
             name = batch["name"][index]
-            if stage == "predict":
-                self._predicted.append((name, scores[index], processed[index]))
-            else:
+            if stage == "test":
                 label = int(batch["label"][index])
                 face = ScoredFace(name, batch["attack"][index], label, scores[index], batch["dataset"][index])
                 self._tested.append(face)
@@ -106,7 +98,7 @@ class MorphResults(EvaluationCallback[MorphDetection]):
             task.baseline_figures = trainer.strategy.broadcast(measured[1])
 
     def end(self, trainer: Trainer, task: MorphDetection, stage: Stage) -> None:
-        """Write scores and pictures of `test`, and scores and decisions of `predict`."""
+        """Write scores and pictures of `test`; say in `predict` where there is no threshold to decide at."""
         if stage == "test":
             tested = sorted(gather_rows(self._tested), key=lambda face: (face.dataset, face.name))
             failed = sorted(gather_rows(self._failed))
@@ -118,21 +110,8 @@ class MorphResults(EvaluationCallback[MorphDetection]):
                 )
             if trainer.is_global_zero:
                 _write_test(trainer, tested, task.threshold)
-        if stage == "predict":
-            predicted = sorted(gather_rows(self._predicted))
-            if trainer.is_global_zero:
-                self._write_predict(predicted, task.threshold)
-
-    def _write_predict(self, predicted: list[tuple[str, float, bool]], threshold: float) -> None:
-        if math.isnan(threshold):
+        if stage == "predict" and trainer.is_global_zero and math.isnan(task.threshold):
             log.warning("No validation has chosen a threshold for this network: the column decision is empty")
-        rows = (
-            {"name": name, "score": score, "decision": decision(score, threshold) if processed else FAILED}
-            for name, score, processed in predicted
-        )
-        path = file_of_predict(self.folder, "scores.csv")
-        write_table(path, ["name", "score", "decision"], rows)
-        log.info("Scores of %d images, and decisions at the threshold %.4f: %s", len(predicted), threshold, path)
 
 
 def _write_test(trainer: Trainer, tested: list[ScoredFace], threshold: float) -> None:
@@ -167,11 +146,6 @@ def _report_baselines(measured: tuple[str, dict[str, float]]) -> None:
             "Baseline: %s reach an EER of %.4f (%.4f to %.4f) on %s",
             *(baseline.title, figures[figure], figures[f"{figure}_low"], figures[f"{figure}_high"], where),
         )
-
-
-def decision(score: float, threshold: float) -> str:
-    """Return what a score means; "" without a threshold."""
-    return "" if math.isnan(threshold) else DECISIONS[score >= threshold]
 
 
 def error_curves(tested: list[ScoredFace]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

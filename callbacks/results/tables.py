@@ -2,13 +2,11 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 
-from callbacks.run.run_folder import PREDICTIONS
 from callbacks.run.run_summary import RunSummary
 from eomt.errors import UserError
 from eomt.utils.distributed import gather
@@ -55,8 +53,3 @@ def file_of_test(trainer: Trainer, who: str, ending: str) -> Path:
         if isinstance(callback, RunSummary) and callback.results is not None:
             return callback.results.with_name(callback.results.name.replace("_eval.json", f"_{ending}"))
     raise UserError(f"callbacks: {who} needs a RunSummary before it; add callbacks.RunSummary to the list")
-
-
-def file_of_predict(folder: Path, ending: str) -> Path:
-    """Return the path of a file with predictions, in the folder of a run."""
-    return folder / PREDICTIONS / f"{datetime.now():%Y%m%d-%H%M%S}_{ending}"

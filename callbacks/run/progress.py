@@ -71,7 +71,7 @@ class ProgressBar(RichProgressBar):
 
     @property
     def images_per_second(self) -> float:
-        """Training speed over all processes, with waiting for data and without validation; 0 until it is known."""
+        """Speed of training or of `predict` over all processes, with waiting for data; 0 until it is known."""
         return self._recent_images / self._recent_seconds if self._recent_seconds else 0.0
 
     def get_metrics(
@@ -89,6 +89,28 @@ class ProgressBar(RichProgressBar):
             metrics["images/s"] = f"{self.images_per_second:.1f}"
         return metrics
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        super().on_predict_start(trainer, pl_module)
+        self._recent_images = self._recent_seconds = 0.0
+        self._last_batch_end, self._last_line = time.perf_counter(), time.monotonic()
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Show the images per second beside the bar or, where there is none, in a line each half minute."""
+        self._count(trainer, batch)
+        if self.progress is not None and self.predict_progress_bar_id is not None:
+            title = f"{self.predict_description}, {self.images_per_second:.1f} images/s"
+            self.progress.update(self.predict_progress_bar_id, description=title)
+        super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        waited = time.monotonic() - self._last_line >= LINE_INTERVAL
+        if waited and not self._can_redraw and trainer.is_global_zero:
+            self._last_line = time.monotonic()
+            total = trainer.num_predict_batches[dataloader_idx]
+            log.info("predict: batch %d of %s, %.1f images/s", batch_idx + 1, total, self.images_per_second)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock, also after a validation."""
         if self._last_batch_end is None:
@@ -98,14 +120,17 @@ class ProgressBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         """Count the images and seconds of the batch; the weight of earlier batches falls by a tenth."""
+        self._count(trainer, batch)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._last_line and time.monotonic() - self._last_line >= LINE_INTERVAL and trainer.callback_metrics:
+            self._log_line(trainer, "train_")
+
+    def _count(self, trainer: Trainer, batch: Any) -> None:
         if isinstance(batch, dict) and "image" in batch and self._last_batch_end is not None:
             now = time.perf_counter()
             self._recent_images = 0.9 * self._recent_images + batch["image"].shape[0] * trainer.world_size
             self._recent_seconds = 0.9 * self._recent_seconds + now - self._last_batch_end
             self._last_batch_end = now
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._last_line and time.monotonic() - self._last_line >= LINE_INTERVAL and trainer.callback_metrics:
-            self._log_line(trainer, "train_")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the lines."""

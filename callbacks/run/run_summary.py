@@ -20,7 +20,7 @@ from callbacks.run.adapter_audit import AdapterAudit
 from callbacks.run.lora_checkpoint import LoRACheckpoint
 from callbacks.run.merge_on_save import MergeOnSave
 from callbacks.run.metrics_file import MetricsFile
-from callbacks.run.run_folder import PREDICTIONS, run_folder, set_aside, validation_metrics
+from callbacks.run.run_folder import run_folder, validation_metrics
 from callbacks.run.saved_state import SUMMARY_STATE, checked_state
 from callbacks.run.surroundings import surroundings
 from eomt.lora.adapter_layer import count_lora_parameters, lora_layers
@@ -125,11 +125,6 @@ class RunSummary(Callback):
             self._metrics.add(trainer.global_step, {name: float(value) for name, value in wanted.items()})
             if not is_trial(trainer):
                 self._metrics.save_if_due()
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make room for the predictions of this command."""
-        if not is_trial(trainer):
-            set_aside(trainer, self._folder / PREDICTIONS)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the seconds per training step since the last validation."""

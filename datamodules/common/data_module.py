@@ -1,7 +1,7 @@
 """The contract that every data module keeps: what data tell the rest of the application."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +29,8 @@ class DataModule(LightningDataModule):
         batch_size: Training samples per step and process.
         counts: After `setup`, per split the number of "images", and of whatever else a data set counts.
         predict_path: New images, which have no annotations, to predict; None where the data's own are predicted.
+        left_to_predict: Takes the names of the images to predict, each with a text that changes where its file does,
+            and returns those that are not predicted yet; set by who keeps predictions.
         balanced: Whether training draws every class equally often.
     """
 
@@ -36,10 +38,11 @@ class DataModule(LightningDataModule):
     # (height, width) of its images; "tokenizer", folder or repository; "max_tokens", that its text model takes
     from_network: ClassVar[Mapping[str, NetworkFact]] = {}
 
-    def __init__(self, batch_size: int, predict_path: Path | None = None) -> None:
+    def __init__(self, batch_size: int, predict_path: Path | list[Path] | None = None) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.predict_path = predict_path
+        self.left_to_predict: Callable[[Mapping[str, str]], list[str]] | None = None
         self.counts: dict[str, dict[str, int]] = {}
         self.balanced = False
         self._noted = False

@@ -1,8 +1,7 @@
 """Common parts of the data modules of images: loaders that can be resumed, and the place among processes."""
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +10,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datamodules.common.checks import check_at_least
 from datamodules.common.data_module import DataModule
 from datamodules.common.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
+from datamodules.common.to_predict import PredictPath, state_of
+from datamodules.common.tolerant import TolerantCollate, TolerantDataset
+from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
-from eomt.utils.paths import expand
+from eomt.utils.paths import expand_all
 
 
 class ImageDataModule(DataModule):
@@ -22,7 +24,7 @@ class ImageDataModule(DataModule):
         batch_size: Training samples per step and process.
         eval_batch_size: Samples per step in evaluation.
         num_workers: Processes that read files.
-        predict_path: Folder of images, or one image, to predict; null for images of the data set.
+        predict_path: Images to predict: files, folders and patterns, one or a list; null for images of the data set.
 
     Raises:
         UserError: A field has an impossible value.
@@ -31,9 +33,9 @@ class ImageDataModule(DataModule):
     collate: Callable[..., dict[str, Any]] = staticmethod(collate_samples)
 
     def __init__(
-        self, batch_size: int, eval_batch_size: int, num_workers: int, predict_path: Path | None = None
+        self, batch_size: int, eval_batch_size: int, num_workers: int, predict_path: PredictPath = None
     ) -> None:
-        super().__init__(batch_size, expand(predict_path))
+        super().__init__(batch_size, expand_all(predict_path))
         check_at_least(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), num_workers=(num_workers, 0))
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -57,8 +59,39 @@ class ImageDataModule(DataModule):
         sampler = sampler or EvaluationSampler(len(dataset), self._world_size, self._rank)
         return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False)
 
+    def prediction_loader(
+        self,
+        dataset: Any,
+        files: Mapping[str, ImageFile],
+        blank: Mapping[str, Any],
+        sampler: type[EvaluationSampler] = EvaluationSampler,
+    ) -> DataLoader[dict[str, Any]]:
+        """Return the samples that are not predicted yet, in order; files that cannot be read are listed in batches.
+
+        Args:
+            dataset: Samples.
+            files: The file that each of them is of, by the sample's name, in the order of the samples.
+            blank: A sample without a name, see `TolerantDataset`.
+            sampler: Shares the samples among the processes.
+        """
+        names = list(files)
+        left = names
+        if self.left_to_predict is not None:
+            left = self.left_to_predict({name: state_of(file) for name, file in files.items()})
+        wanted = set(left)
+        places = [place for place, name in enumerate(names) if name in wanted]
+        tolerant = TolerantDataset(dataset, names, places, blank)
+        shares = sampler(len(places), self._world_size, self._rank)
+        collate = TolerantCollate(self.collate, blank)
+        return self._loader(tolerant, shares, self.eval_batch_size, drop_last=False, collate=collate)
+
     def _loader(
-        self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any], batch_size: int, drop_last: bool
+        self,
+        dataset: Dataset[dict[str, Any]],
+        sampler: Sampler[Any],
+        batch_size: int,
+        drop_last: bool,
+        collate: Callable[..., dict[str, Any]] | None = None,
     ) -> DataLoader[dict[str, Any]]:
         return LazyLoader(
             dataset,
@@ -66,7 +99,7 @@ class ImageDataModule(DataModule):
             batch_size=batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            collate_fn=self.collate,
+            collate_fn=collate or self.collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

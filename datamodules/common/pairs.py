@@ -86,18 +86,10 @@ def find_image_files(folder: Path, endings: tuple[str, ...] = IMAGE_EXTENSIONS) 
     return names
 
 
-def find_images(path: Path, field: str) -> dict[str, Path]:
-    """Return the images below a folder by name, or one image.
-
-    Raises:
-        UserError: There is none; the field is named. Or a name is no text, see `check_text`.
-    """
-    if path.is_file():
-        return {path.name: path}
-    names = find_image_files(path)
-    if not names:
-        raise UserError(f"{field}: {path} is no image and no folder of images; give one that exists")
-    return {name: path / name for name in names}
+def find_other_files(folder: Path) -> list[str]:
+    """Return the sorted names, relative to `folder`, of the files below it that are no images by name or content."""
+    others = [name for name in _all_files(folder) if not ends_with(name, *IMAGE_EXTENSIONS)]
+    return [name for name in others if not looks_like_image(folder / name)]
 
 
 def find_split_folders(path: Path) -> dict[str, tuple[Path, Path]] | None:

@@ -1,6 +1,6 @@
 """Samples of images with one mask for each class they show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,9 @@ from torchvision.transforms.v2 import functional as F
 from datamodules.common.kept import KeptSamples
 from datamodules.common.reading import orientation_of, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
+from datamodules.common.zip_members import ImageFile
 from datamodules.defects.annotations import AnnotatedImage
+from datamodules.defects.prompt_files import ImagePrompts
 
 
 def read_sample(sample: AnnotatedImage) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,6 +69,56 @@ class DefectDataset(Dataset[dict[str, Any]]):
         if index == PADDING_INDEX:
             return {"image": image, "masks": masks[:0], "class_ids": class_ids[:0], "name": ""}
         return {"image": image, "masks": masks, "class_ids": class_ids, "name": self.samples[index].name}
+
+
+class PromptedDataset(Dataset[dict[str, Any]]):
+    """Images to predict, at the network's size, with what is asked about them; masks are not looked at.
+
+    A sample holds `image` (3, *img_size) uint8 RGB, `size` (height, width) of the file, and `name`; with prompts also
+    `prompts`, in pixels of the file, None for none; `labels` of the N objects; and their `class_ids` (N,) int64, None
+    where some label of any image is no class.
+
+    Args:
+        files: Name and file of each image.
+        img_size: Height and width of the images.
+        prompts: What is asked about each image that has prompts; None where nothing is asked.
+        class_ids: Class ids of the objects of each image that has prompts; None where some label is no class.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, ImageFile],
+        img_size: tuple[int, int],
+        prompts: Mapping[str, ImagePrompts] | None,
+        class_ids: Mapping[str, Tensor] | None,
+    ) -> None:
+        self.files = list(files.items())
+        self.img_size = img_size
+        self.prompts = prompts
+        self.class_ids = class_ids
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        name, file = self.files[index]
+        image = read_pixels(file)
+        size = (image.shape[-2], image.shape[-1])
+        return {"image": F.resize(image, list(self.img_size), antialias=True), "size": size} | self._asked(name)
+
+    def blank(self) -> dict[str, Any]:
+        """Return a sample without a name, with a black image."""
+        image = torch.zeros(3, *self.img_size, dtype=torch.uint8)
+        return {"image": image, "size": self.img_size} | self._asked("")
+
+    def _asked(self, name: str) -> dict[str, Any]:
+        if self.prompts is None:
+            return {"name": name}
+        asked = self.prompts.get(name)
+        labels = [] if asked is None else asked.labels
+        class_ids = None if self.class_ids is None else self.class_ids.get(name, torch.zeros(0, dtype=torch.int64))
+        prompts = None if asked is None else asked.prompts
+        return {"name": name, "prompts": prompts, "labels": labels, "class_ids": class_ids}
 
 
 class AugmentedDefectDataset(Dataset[dict[str, Any]]):

@@ -10,13 +10,15 @@ from datamodules.common.checks import as_size, check_class_names, check_fraction
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.grouped_splits import group_copies, grouped_split, refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
-from datamodules.common.pairs import find_images
 from datamodules.common.reading import check_image, orientation_of
 from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
-from datamodules.defects.annotations import AnnotatedImage, RunLengths
-from datamodules.defects.dataset import AugmentedDefectDataset, DefectDataset, collate_defects
+from datamodules.common.to_predict import PredictPath, find_images
+from datamodules.common.zip_members import ImageFile
+from datamodules.defects.annotations import AnnotatedImage
+from datamodules.defects.dataset import AugmentedDefectDataset, DefectDataset, PromptedDataset, collate_defects
 from datamodules.defects.layouts import AnnotationLayout, find_layout
+from datamodules.defects.prompt_files import ImagePrompts, class_ids_of, match_prompts, read_prompts
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
@@ -53,8 +55,11 @@ class Severstal(ImageDataModule):
         test_fraction: Share of test where the split is seeded.
         split_seed: Seed of that split.
         splits: JSON file of an earlier split to be used again.
-        predict_path: Folder of images, or one image, to predict, without masks; null for the images of test, or else
-            val, with their masks.
+        predict_path: Images to predict: files, folders and patterns, one or a list; null for the images of the data
+            set that `prompts` names, or without prompts those of test, or else val. Their masks are never looked at.
+        prompts: What `predict` is asked about: boxes or points in pixels of the upright images, as COCO JSON, or as a
+            CSV or a list in JSON with columns file, x0, y0, x1, y1, or file, x, y, point_label, object; and label. See
+            `datamodules.defects.prompt_files`.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
@@ -80,7 +85,8 @@ class Severstal(ImageDataModule):
         test_fraction: float = 0.15,
         split_seed: int = 0,
         splits: Path | None = None,
-        predict_path: Path | None = None,
+        predict_path: PredictPath = None,
+        prompts: Path | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
         check_fractions(val_fraction, test_fraction)
@@ -93,6 +99,7 @@ class Severstal(ImageDataModule):
         self.test_fraction = test_fraction
         self.split_seed = split_seed
         self.splits = expand(splits)
+        self.prompts = expand(prompts)
         self._class_names = class_names
         self._layouts: dict[str, AnnotationLayout] | None = None
         self._split_samples: dict[str, list[AnnotatedImage]] | None = None
@@ -165,17 +172,40 @@ class Severstal(ImageDataModule):
         return self._defect_loader(self._samples("test"))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the images of `predict_path`, without masks, or else of the test split, or else of val.
+        """Return images with what is asked about them, and without masks.
+
+        Batches are dicts: `image` as in training; `size`, list of B (height, width) of the files; `name`; with a file
+        of prompts also lists of B: `prompts`, Prompts or None, `labels`, N texts each, and `class_ids`, int64 (N,), or
+        None where some label in the file is no class.
 
         Raises:
-            UserError: `predict_path` does not exist or holds no image.
+            UserError: `predict_path` does not exist or holds no image, or the prompts do not fit the images.
         """
-        if self.predict_path is None:
-            return self._defect_loader(self._samples("test") or self._samples("val"))
-        files = find_images(self.predict_path, "predict_path")
-        return self._defect_loader(
-            [AnnotatedImage(name, file, frozenset(), RunLengths(file)) for name, file in files.items()]
-        )
+        files = self._files_to_predict()
+        given: dict[str, ImagePrompts] | None = None
+        class_ids = None
+        if self.prompts is not None:
+            given = match_prompts(self.prompts, read_prompts(self.prompts, self.class_names), files)
+            class_ids = class_ids_of(given, self.class_names)
+            if self.predict_path is None:
+                files = {name: file for name, file in files.items() if name in given}
+        dataset = PromptedDataset(files, self.img_size, given, class_ids)
+        return self.prediction_loader(dataset, files, dataset.blank())
+
+    def has_prompts(self) -> bool:
+        """Return whether `predict` is given prompts."""
+        return self.prompts is not None
+
+    def _files_to_predict(self) -> dict[str, ImageFile]:
+        if self.predict_path is not None:
+            return dict(find_images(self.predict_path))
+        if self.prompts is not None:
+            # all of the data set may be prompted
+            named = [(split, sample) for split, samples in self._found().items() for sample in samples]
+            are_unique = len({sample.name for _, sample in named}) == len(named)
+            return {sample.name if are_unique else f"{split}/{sample.name}": sample.image for split, sample in named}
+        samples = self._samples("test") or self._samples("val")
+        return {sample.name: sample.image for sample in samples}
 
     def _defect_loader(self, samples: list[AnnotatedImage]) -> DataLoader[dict[str, Any]]:
         return self.evaluation_loader(DefectDataset(samples, self.img_size))

@@ -1,13 +1,16 @@
 """Common parts of the data modules of faces: their size, and faces without labels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from torch.utils.data import DataLoader
 
 from datamodules.common.checks import as_size, check_fractions
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
-from datamodules.common.pairs import find_images
+from datamodules.common.to_predict import PredictPath, find_images
+from datamodules.faces.dataset import FaceDataset, UnlabeledFaces, blank_face
 from datamodules.faces.folders import Face, identities_in_path
 from eomt.utils.paths import expand
 
@@ -25,7 +28,8 @@ class FaceDataModule(ImageDataModule):
         num_workers: Processes that read files.
         val_fraction: Share of validation where the split is seeded.
         test_fraction: Share of test where the split is seeded.
-        predict_path: Folder of images, or one image, to predict; null for images of the data set.
+        predict_path: Images to predict: files, folders and patterns, one or a list; null for
+            images of the data set.
 
     Raises:
         UserError: A field has an impossible value.
@@ -42,7 +46,7 @@ class FaceDataModule(ImageDataModule):
         num_workers: int,
         val_fraction: float,
         test_fraction: float,
-        predict_path: Path | None,
+        predict_path: PredictPath,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
         check_fractions(val_fraction, test_fraction)
@@ -51,12 +55,23 @@ class FaceDataModule(ImageDataModule):
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
 
+    def faces_to_predict(self, faces: Sequence[Face], labeled: bool = False) -> DataLoader[dict[str, Any]]:
+        """Return the faces that are not predicted yet, in order.
 
-def find_unlabeled_faces(path: Path, field: str, identity_pattern: str | None = None) -> list[Face]:
-    """Return all images below a folder, or one image.
+        Args:
+            faces: With different names.
+            labeled: Whether labels are known, and batches tell them.
+        """
+        dataset = FaceDataset(faces, self.img_size) if labeled else UnlabeledFaces(faces, self.img_size, None)
+        files = {face.name: face.image for face in faces}
+        return self.prediction_loader(dataset, files, blank_face(self.img_size, labeled))
+
+
+def find_unlabeled_faces(path: Path | list[Path], field: str, identity_pattern: str | None = None) -> list[Face]:
+    """Return the images that files, folders and patterns stand for, see `find_images`.
 
     Args:
-        path: Folder or image.
+        path: One or several of them.
         field: Its name in errors.
         identity_pattern: Regular expression that finds the people in a file's name, or else in its folders.
 

@@ -31,13 +31,17 @@ def check_face(face: Face) -> tuple[int, int]:
     left, top, right, bottom = _turned_box(face, (height, width)) or (0, 0, width, height)
     # a detector may see a face's edge beyond the image's
     right, bottom, left, top = min(right, width), min(bottom, height), max(left, 0), max(top, 0)
-    if min(right - left, bottom - top) < LEAST_SIDE:
-        what = "image" if face.box is None else f"face box in an image of {height} x {width}"
+    _refuse_small(face, (bottom - top, right - left), (height, width))
+    return height, width
+
+
+def _refuse_small(face: Face, shown: tuple[int, int], size: tuple[int, int]) -> None:
+    if min(shown) < LEAST_SIDE:
+        what = "image" if face.box is None else f"face box in an image of {size[0]} x {size[1]}"
         raise UserError(
-            f"{face.image}: {what} of {max(0, bottom - top)} x {max(0, right - left)} (height x width); must be at "
+            f"{face.image}: {what} of {max(0, shown[0])} x {max(0, shown[1])} (height x width); must be at "
             f"least {LEAST_SIDE} pixels each way, a patch"
         )
-    return height, width
 
 
 def _turned_box(face: Face, size: tuple[int, int]) -> Box | None:
@@ -58,6 +62,17 @@ def read_face(face: Face, size: tuple[int, int]) -> Tensor:
     return F.resize(read_window(face, size), list(size), antialias=True)
 
 
+def _read_to_evaluate(face: Face, size: tuple[int, int]) -> Tensor:
+    """Return a face at `size`; images to predict have not been looked at before.
+
+    Raises:
+        UserError: The file is damaged, or the image is smaller than a patch.
+    """
+    window = read_window(face, size)
+    _refuse_small(face, (window.shape[-2], window.shape[-1]), (window.shape[-2], window.shape[-1]))
+    return F.resize(window, list(size), antialias=True)
+
+
 def _described(face: Face) -> dict[str, Any]:
     return {
         "label": torch.tensor(face.label),
@@ -66,6 +81,12 @@ def _described(face: Face) -> dict[str, Any]:
         "dataset": face.dataset,
         "name": face.name,
     }
+
+
+def blank_face(size: tuple[int, int], labeled: bool) -> dict[str, Any]:
+    """Return a sample without a name, as `FaceDataset` (labeled) or `UnlabeledFaces` gives them."""
+    blank: dict[str, Any] = {"image": torch.zeros(3, *size, dtype=torch.uint8), "path": "", "name": ""}
+    return blank | ({"label": torch.tensor(BONA_FIDE), "attack": "", "dataset": ""} if labeled else {})
 
 
 def interleaved(faces: Sequence[Face]) -> list[Face]:
@@ -116,7 +137,7 @@ class FaceDataset(_Faces):
         described = _described(face)
         if index == PADDING_INDEX:
             described |= {"label": torch.tensor(BONA_FIDE), "attack": "", "name": ""}
-        return {"image": read_face(face, self.size), **described}
+        return {"image": _read_to_evaluate(face, self.size), **described}
 
 
 class AugmentedFaces(_Faces):
@@ -169,7 +190,7 @@ class UnlabeledFaces(_Faces):
         position, seed = _with_seed(index)
         face = self.faces[max(position, 0)]
         if self.transform is None:
-            image = read_face(face, self.size)
+            image = _read_to_evaluate(face, self.size)
         else:
             image = _seeded(self.transform, *self.read(position), seed)
         return {"image": image, "path": str(face.image), "name": "" if position == PADDING_INDEX else face.name}

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE, read_split_record, seeded_split
 from datamodules.common.threads import map_in_threads
+from datamodules.common.to_predict import PredictPath
 from datamodules.faces.boxes import with_boxes
 from datamodules.faces.data_module import FaceDataModule, find_unlabeled_faces
 from datamodules.faces.dataset import UnlabeledFaces, check_face
@@ -36,7 +37,8 @@ class FaceFolder(FaceDataModule):
         val_fraction: Share of validation.
         split_seed: Seed of that split.
         splits: JSON file of an earlier split to be used again.
-        predict_path: Folder of images, or one image, to predict; null for the images of validation.
+        predict_path: Images to predict: files, folders and patterns, one or a list; null for
+            the images of validation.
 
     Attributes:
         counts: After `setup`, per split the number of "images".
@@ -56,7 +58,7 @@ class FaceFolder(FaceDataModule):
         val_fraction: float = 0.05,
         split_seed: int = 0,
         splits: Path | None = None,
-        predict_path: Path | None = None,
+        predict_path: PredictPath = None,
     ) -> None:
         super().__init__(path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, 0.0, predict_path)
         self.face_boxes = face_boxes
@@ -112,11 +114,8 @@ class FaceFolder(FaceDataModule):
             UserError: `predict_path` does not exist or holds no image.
         """
         if self.predict_path is None:
-            return self.val_dataloader()
-        faces = find_unlabeled_faces(self.predict_path, "predict_path")
-        # all of them first: a run that stops half-way is lost
-        map_in_threads(check_face, faces, "Checking images")
-        return self.evaluation_loader(UnlabeledFaces(faces, self.img_size, None))
+            return self.faces_to_predict(self._found()["val"])
+        return self.faces_to_predict(find_unlabeled_faces(self.predict_path, "predict_path"))
 
     def _found(self) -> dict[str, list[Face]]:
         if self._split_faces is None:

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +14,10 @@ from datamodules.common.balanced_sampling import BalancedSampler
 from datamodules.common.sampling import TrainingSampler
 from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE, read_split_record
 from datamodules.common.threads import map_in_threads
+from datamodules.common.to_predict import PredictPath
 from datamodules.faces.data_module import FaceDataModule, find_unlabeled_faces
 from datamodules.faces.data_sets import name_test_sets, read_data_set
-from datamodules.faces.dataset import AugmentedFaces, FaceDataset, UnlabeledFaces, check_face, interleaved, read_face
+from datamodules.faces.dataset import AugmentedFaces, FaceDataset, check_face, interleaved, read_face
 from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern
 from datamodules.faces.identity_splits import (
     FaceSplit,
@@ -82,7 +84,8 @@ class MorphFaces(FaceDataModule):
         num_folds: For small sets, so many folds instead of the shares.
         fold: The fold that is tested, from 0; the next one is validation.
         splits: JSON file of an earlier split to be used again.
-        predict_path: Folder of images, or one image, to predict, without labels; null for what is tested, or else val.
+        predict_path: Images to predict, without labels: files, folders and patterns, one or a list; null for what is
+            tested, or else val.
         pretraining_path: Folder of the faces that the encoder was pre-trained on, where none may be that is tested.
 
     Attributes:
@@ -115,7 +118,7 @@ class MorphFaces(FaceDataModule):
         num_folds: int | None = None,
         fold: int = 0,
         splits: Path | None = None,
-        predict_path: Path | None = None,
+        predict_path: PredictPath = None,
         pretraining_path: Path | None = None,
     ) -> None:
         super().__init__(
@@ -235,11 +238,12 @@ class MorphFaces(FaceDataModule):
             UserError: `predict_path` does not exist or holds no image.
         """
         if self.predict_path is None:
-            return self._labeled_loader(self._tested() or self.faces("val"))
-        faces = find_unlabeled_faces(self.predict_path, "predict_path")
-        # all of them first: a run that stops half-way is lost
-        map_in_threads(check_face, faces, "Checking images")
-        return self.evaluation_loader(UnlabeledFaces(faces, self.img_size, None))
+            faces = interleaved(self._tested() or self.faces("val"))
+            if len({face.name for face in faces}) < len(faces):
+                # data sets may have images of one name
+                faces = [replace(face, name=f"{face.dataset}/{face.name}") for face in faces]
+            return self.faces_to_predict(faces, labeled=True)
+        return self.faces_to_predict(find_unlabeled_faces(self.predict_path, "predict_path"))
 
     def _labeled_loader(self, faces: Sequence[Face]) -> DataLoader[dict[str, Any]]:
         return self.evaluation_loader(FaceDataset(interleaved(faces), self.img_size))

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from datamodules.common.checks import as_size, check_at_least
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
-from datamodules.common.pairs import find_images
 from datamodules.common.reading import check_image
 from datamodules.common.splits import SPLITS, SPLITS_OF_STAGE
 from datamodules.common.threads import map_in_threads
+from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.questions.answer_weights import read_answer_weights
 from datamodules.questions.dataset import QuestionDataset, collate_questions
 from datamodules.questions.images import ImageFinder
@@ -76,7 +76,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         questions_per_image: How many questions of an image stand together in training at most; null for all of
             them, so that an image is decoded once in an epoch.
         predict_csv: Questions to predict, as a CSV; `answer` may be absent.
-        predict_path: Folder of images, or one image, to ask `predict_question` of.
+        predict_path: Images to ask `predict_question` of: files, folders and patterns, one or a list.
         predict_question: That question.
 
     Attributes:
@@ -112,7 +112,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         on_missing: OnMissing = "error",
         questions_per_image: int | None = None,
         predict_csv: Path | None = None,
-        predict_path: Path | None = None,
+        predict_path: PredictPath = None,
         predict_question: str | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
@@ -256,9 +256,10 @@ class QuestionDataModule(ImageDataModule, ABC):
         rows = order_by_image(self.rows_to_predict())
         questions = dict.fromkeys(row.question for row in rows)
         check_language(questions.keys(), self.answer_language, "what is predicted")
-        # all of them first: a run that stops half-way is lost
-        self._check_files(rows, "predict")
-        return self._ordered_loader(rows)
+        dataset = self._dataset(rows, None)
+        warn_of_truncation("predict", rows, self._tokenized(rows).truncated)
+        files = {row.name: row.image for row in rows}
+        return self.prediction_loader(dataset, files, dataset.blank(), ContiguousSampler)
 
     def rows_to_predict(self) -> list[QuestionRow]:
         """Return the questions of `predict_csv`, or of `predict_path`, or else those of validation."""
@@ -266,9 +267,7 @@ class QuestionDataModule(ImageDataModule, ABC):
             find = ImageFinder(self._image_folder(self.predict_csv))
             return read_questions(self.predict_csv, find, self.types, answered=False, on_missing=self.on_missing).rows
         if self.predict_path is not None and self.predict_question is not None:
-            asked = QuestionRow(
-                self.predict_question, "", (), self.types.guessed(self.predict_question), self.predict_path, ""
-            )
+            asked = QuestionRow(self.predict_question, "", (), self.types.guessed(self.predict_question), Path(), "")
             images = find_images(self.predict_path, "predict_path")
             return [replace(asked, image=image, name=name) for name, image in images.items()]
         return self.rows("val")

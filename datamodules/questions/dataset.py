@@ -89,6 +89,11 @@ class QuestionDataset(Dataset[dict[str, Any]]):
         self._last_image = {samples[-1]["image_name"]: samples[-1]["image"]}
         return samples
 
+    def blank(self) -> dict[str, Any]:
+        """Return a sample without a name and with a black image."""
+        image = torch.zeros(3, *self.size, dtype=torch.uint8)
+        return {"image": image, "image_name": "", **self._texts(self.rows[0]), "name": ""}
+
     def _decode(self, image: Path) -> tuple[Tensor]:
         return (F.resize(read_pixels(image), list(self.size), antialias=True),)
 

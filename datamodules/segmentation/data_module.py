@@ -9,11 +9,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
-from datamodules.common.pairs import Pair, find_images
+from datamodules.common.pairs import Pair
 from datamodules.common.reading import Color
 from datamodules.common.splits import SPLITS_OF_STAGE
+from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
-from datamodules.segmentation.image_mask_dataset import AugmentedDataset, ImageDataset, ImageMaskDataset
+from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, ImageMaskDataset
 from datamodules.segmentation.labels import LabelTable, one_class_problem
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
@@ -46,7 +47,8 @@ class SegmentationDataModule(ImageDataModule, ABC):
             classes are shown more often, see `repeat_factors`. Null shows each image once.
         outliers: Folder of cut-outs of unknown objects to paste into training images, see `read_cutouts`.
         outlier_probability: Share of training images that get one.
-        predict_path: Folder of images, or one image, to predict; null for the images of test, or else val.
+        Images to predict: files, folders and patterns, one or a list; null for
+            the images of test, or else val.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
@@ -73,7 +75,7 @@ class SegmentationDataModule(ImageDataModule, ABC):
         repeat_factor_threshold: float | None = None,
         outliers: Path | None = None,
         outlier_probability: float = 0.2,
-        predict_path: Path | None = None,
+        predict_path: PredictPath = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
         if crop_size is not None and min(crop_size) < 1:
@@ -201,7 +203,8 @@ class SegmentationDataModule(ImageDataModule, ABC):
         Raises:
             UserError: `predict_path` does not exist or holds no image.
         """
-        return self.evaluation_loader(ImageDataset(self._files_to_predict()))
+        files = self._files_to_predict()
+        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE)
 
     def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
         if self.predict_path is None:

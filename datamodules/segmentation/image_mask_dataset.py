@@ -16,6 +16,9 @@ from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.transforms import TrainTransform
 from eomt.utils.labels import IGNORE_INDEX
 
+# an image without a name, of any size
+BLANK_IMAGE = {"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "name": ""}
+
 
 class ImageMaskDataset(Dataset[dict[str, Any]]):
     """Images with their masks.

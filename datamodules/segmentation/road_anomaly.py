@@ -7,10 +7,10 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from datamodules.common.image_data_module import ImageDataModule
-from datamodules.common.pairs import find_images
 from datamodules.common.splits import seeded_split
+from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
-from datamodules.segmentation.image_mask_dataset import ImageDataset
+from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, ImageDataset
 from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_labels
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySample, AnomalySet, find_anomaly_sets
 from eomt.errors import UserError, listed, shortened
@@ -45,7 +45,8 @@ class RoadAnomaly(ImageDataModule):
         skip_without_anomaly: Whether images without an anomaly are left out.
         eval_batch_size: Samples per step; 1 where images differ in size.
         num_workers: Processes that read files.
-        predict_path: Folder of images, or one image, to predict; null for all images of the sets.
+        predict_path: Images to predict: files, folders and patterns, one or a list; null for
+            all images of the sets.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and of each set's images.
@@ -66,7 +67,7 @@ class RoadAnomaly(ImageDataModule):
         skip_without_anomaly: bool = False,
         eval_batch_size: int = 1,
         num_workers: int = 2,
-        predict_path: Path | None = None,
+        predict_path: PredictPath = None,
     ) -> None:
         super().__init__(1, eval_batch_size, num_workers, predict_path)
         if not 0 <= val_fraction < 1:
@@ -141,7 +142,7 @@ class RoadAnomaly(ImageDataModule):
             files = list(find_images(self.predict_path, "predict_path").items())
         else:
             files = [(sample.name, sample.image) for one in self._used_sets().values() for sample in one.samples]
-        return self.evaluation_loader(ImageDataset(files))
+        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE)
 
     def _used_sets(self) -> dict[str, AnomalySet]:
         """Return the sets of test and validation."""

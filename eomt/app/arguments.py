@@ -187,11 +187,12 @@ def _refuse_parts_of_null(groups: list[list[str]]) -> None:
 
 
 def _refuse_new_images(groups: list[list[str]], command: list[str]) -> None:
-    """Check that new images, which have no truth, are given to `predict` alone.
+    """Check that new images, which have no truth, and prompts are given to `predict` alone.
 
     Raises:
         UserError: If another command is given some, which it would not look at.
     """
-    option = next((_name(group) for group in groups if group[0].startswith("--data.predict_")), None)
+    of_predict = ("--data.predict_", "--data.prompts")
+    option = next((_name(group) for group in groups if group[0].startswith(of_predict)), None)
     if option and command != ["predict"]:
         raise UserError(f"{option[2:]}: is for predict alone; leave it out, or run predict")

@@ -12,6 +12,7 @@ from callbacks import (
     EncoderOnSave,
     LoRACheckpoint,
     MergeOnSave,
+    PredictionFiles,
     PredictionPictures,
     ProgressBar,
     ReportOnTest,
@@ -44,15 +45,25 @@ def run_callbacks(
     always: list[Callback] = [LoRACheckpoint()] if saves else []
     if command == "predict":
         always.append(PredictionPictures())
+        callbacks = _without_earlier_pictures(callbacks)
     if command == "test":
         # behind callbacks that write tables of a test
         always.append(ReportOnTest())
     callbacks = [*callbacks, *_not_listed(always, callbacks)]
+    if command == "predict":
+        # an image is done when all others have written what they make of it
+        callbacks = [*callbacks, *_not_listed([PredictionFiles(resolved)], callbacks)]
     first: list[Callback] = [SaveConfig(resolved), RunSummary(), DivergenceGuard(), audit]
     has_bar = any(isinstance(callback, LightningProgressBar) for callback in callbacks)
     if not has_bar and trainer["enable_progress_bar"] is not False:
         first.append(ProgressBar())
     return [*_not_listed(first, callbacks), *callbacks]
+
+
+def _without_earlier_pictures(callbacks: list[Callback]) -> list[Callback]:
+    """Return callbacks with the last of several PredictionPictures alone: its arguments count."""
+    pictures = [callback for callback in callbacks if isinstance(callback, PredictionPictures)]
+    return [callback for callback in callbacks if callback not in pictures[:-1]]
 
 
 def _say_what_is_missing(usual: list[Callback], listed: list[Callback]) -> None:

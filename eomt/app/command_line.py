@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from callbacks import AdapterAudit
+from callbacks.results.prediction_files import goes_on_in, refuse_failures
 from eomt.app.callbacks import run_callbacks
 from eomt.app.checks import COMMANDS_WITHOUT_RUN, check_settings, check_trainer
 from eomt.app.config import (
@@ -332,6 +333,8 @@ class CLI(LightningCLI):
             return run
         if shared := shared_folder():
             return shared
+        if self.subcommand == "predict" and run_name is not None and goes_on_in(folder):
+            return folder
         if self.subcommand != "fit" and run_name is not None and folder.exists():
             raise UserError(
                 f"run_name: {folder} exists; to measure that run add --ckpt_path best, or choose another name"
@@ -353,5 +356,7 @@ class CLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         super()._run_subcommand(subcommand)
+        if subcommand == "predict" and rank() == 0 and not self._settings.trainer.fast_dev_run:
+            refuse_failures(self.folder)
         if self._settings.trainer.fast_dev_run:
             self._remove_created_folder()

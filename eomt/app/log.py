@@ -55,6 +55,8 @@ def silence_libraries() -> None:
         ".*module\\(s\\) in eval mode at the start of training.*",
         # this package's samplers resume where the run stopped
         ".*dataloader is not resumable.*",
+        # where `predict` has nothing left to do, it says so
+        ".*Total length of `LazyLoader` across ranks is zero.*",
         # evaluation may have other callbacks than training
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -40,12 +41,14 @@ def index_image(mask: Tensor, colors: Sequence[Color | None]) -> Image.Image:
     """Return a mask as a palette image: the pixel values are the class ids, viewers show the colors.
 
     Args:
-        mask: Class ids in [0, 255], int `(H, W)`.
+        mask: Class ids in [0, 65535], int `(H, W)`.
         colors: The color of each class; None is black.
 
     Returns:
-        A picture of mode "P".
+        A picture of mode "P"; of 16 bits and without colors where an id is above 255.
     """
+    if mask.max() > 255:
+        return Image.fromarray(mask.cpu().numpy().astype(np.uint16))
     picture = Image.fromarray(mask.to(torch.uint8).cpu().numpy())
     # all 256 entries: with fewer, the PNG writer packs ids into fewer bits and cuts off the larger ones
     entries = [*colors, *[None] * (256 - len(colors))]

@@ -11,24 +11,21 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from eomt.errors import UserError
-from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction, worth_answering
+from eomt.models.parts.sam2_outputs import SAM2Features
 from eomt.predictors.inputs import NamedImage, Source, read
 from eomt.predictors.predictor import Predictor
 from eomt.predictors.prompt_shapes import as_boxes, as_clicks, count_of
 from eomt.prompts import Prompts
-from eomt.prompts.coordinates import PADDING_LABEL, tight_boxes
 from eomt.results import MasksResult
+from eomt.results.of_steps import masks_result
+from eomt.tasks.prompted_answers import FoundObjects, PromptedDecoder, answer_classes, answer_prompts
 
 # logits of the pixels inside and outside of a mask that is given as one
 CERTAIN = 10.0
 
 
-class PromptedModel(Protocol):
+class PromptedModel(PromptedDecoder, Protocol):
     """A SAM 2; in PyTorch, or exported graphs. See `eomt.models.SAM2` for the shapes."""
-
-    @property
-    def img_size(self) -> tuple[int, int]:
-        """Height and width of its images."""
 
     @property
     def mask_size(self) -> tuple[int, int]:
@@ -37,23 +34,6 @@ class PromptedModel(Protocol):
     @property
     def prompt_free(self) -> bool:
         """Whether it finds classes without prompts."""
-
-    def encode(self, image: Tensor) -> SAM2Features:
-        """Return features of images, uint8 `(B, 3, H, W)`."""
-
-    def decode(
-        self,
-        features: SAM2Features,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        masks: Tensor | None = None,
-        multimask: bool = True,
-    ) -> SAM2Prediction:
-        """Return masks of N objects in each image."""
-
-    def decode_classes(self, features: SAM2Features) -> SAM2Prediction:
-        """Return a mask of each class in each image."""
 
 
 @dataclass(frozen=True)
@@ -188,52 +168,17 @@ class PromptedPredictor(Predictor[MasksResult]):
     def _prompted(
         self, encoded: EncodedImage, prompts: Prompts, masks: Tensor | None, names: list[str], multimask: bool
     ) -> MasksResult:
-        scaled = prompts.scaled(encoded.image.size, self.model.img_size)
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for chosen in _of_one_length(scaled, len(names)):
-            points, signs, boxes, given = (
-                # with the dimension of the batch
-                None if part is None else part[None, chosen].to(self.device)
-                for part in (*scaled, masks)
-            )
-            if points is not None and signs is not None:
-                length = int((signs[0, 0] != PADDING_LABEL).sum())
-                points, signs = points[:, :, :length], signs[:, :, :length]
-            prediction = self.model.decode(encoded.features, points, signs, boxes, given, multimask)
-            best = prediction.iou_scores[0].argmax(1)
-            rows = torch.arange(len(best))
-            parts.append((chosen, prediction.mask_logits[0][rows, best], prediction.iou_scores[0][rows, best]))
-        order = torch.cat([chosen for chosen, _, _ in parts]).argsort()
-        logits = torch.cat([part for _, part, _ in parts])[order]
-        scores = torch.cat([part for _, _, part in parts])[order]
-        found = F.interpolate(logits[:, None], encoded.image.size, mode="bilinear")[:, 0] > 0
-        return self._result(encoded, found, scores, logits, names, prompts)
+        size = encoded.image.size
+        found = answer_prompts(self.model, encoded.features, prompts, size, None, names, masks, multimask)
+        return self._result(encoded, found, prompts)
 
     @torch.inference_mode()
     def _classes(self, encoded: EncodedImage) -> MasksResult:
-        prediction = self.model.decode_classes(encoded.features)
-        logits, scores = prediction.mask_logits[0, :, 0], prediction.iou_scores[0, :, 0]
-        found = F.interpolate(logits[:, None], encoded.image.size, mode="bilinear")[:, 0] > 0
-        answered = (worth_answering(prediction)[0] & found.flatten(1).any(1)).nonzero()[:, 0]
-        names = [self.class_names[index] for index in answered.tolist()]
-        return self._result(encoded, found[answered], scores[answered], logits[answered], names, None)
+        found = answer_classes(self.model, encoded.features, encoded.image.size, self.class_names)
+        return self._result(encoded, found, None)
 
-    def _result(
-        self,
-        encoded: EncodedImage,
-        masks: Tensor,
-        scores: Tensor,
-        logits: Tensor,
-        names: list[str],
-        prompts: Prompts | None,
-    ) -> MasksResult:
-        boxes = tight_boxes(masks) * masks.flatten(1).any(1)[:, None] if len(masks) else masks.new_zeros(0, 4).float()
-        arrays = [part.float().cpu().numpy() for part in (scores, boxes, logits)]
-        known = list(dict.fromkeys([*self.class_names, *names]))
-        found = masks.cpu().numpy()
-        return MasksResult(
-            encoded.image.array, found, arrays[0], arrays[1], names, known, arrays[2], prompts, name=encoded.image.name
-        )
+    def _result(self, encoded: EncodedImage, found: FoundObjects, prompts: Prompts | None) -> MasksResult:
+        return masks_result(found, encoded.image.array, self.class_names, prompts, encoded.image.name)
 
     def _names(self, labels: Sequence[str] | None, count: int) -> list[str]:
         if labels is None:
@@ -261,14 +206,3 @@ class PromptedPredictor(Predictor[MasksResult]):
             f"masks: {given.dtype} of shape {list(given.shape)}; give `logits` of a result, (N, {height}, {width}), or "
             f"bool (N, {size[0]}, {size[1]})"
         )
-
-
-def _of_one_length(prompts: Prompts, count: int) -> list[Tensor]:
-    """Return the numbers of objects, `(K,)`, that are asked about together: those with equally many clicks.
-
-    A click that only fills up a list is a token all the same, and would change the answer.
-    """
-    if prompts.labels is None:
-        return [torch.arange(count)]
-    lengths = (prompts.labels != PADDING_LABEL).sum(1)
-    return [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]

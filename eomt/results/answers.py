@@ -10,6 +10,9 @@ from eomt.pictures.colors import INK, PAPER
 from eomt.pictures.text import draw_text, line_height, wrapped
 from eomt.results.result import Result
 
+DECISIONS = ("bonafide", "morph")
+# ISO/IEC 30107-3 reports such images apart from both classes
+FAILED = "failed to process"
 TEXT_SIZE = 16
 LEAST_WIDTH = 320
 
@@ -33,12 +36,19 @@ class MorphResult(Result):
         """Whether the score reaches the threshold; None without one."""
         return None if self.threshold is None else self.score >= self.threshold
 
+    @property
+    def decision(self) -> str:
+        """What the score means: bonafide, morph or "failed to process"; "" without a threshold."""
+        if not self.processed:
+            return FAILED
+        return "" if self.is_morph is None else DECISIONS[self.is_morph]
+
     def draw(self) -> Image.Image:
         """Return the image with the score below it."""
         return _with_text(self.image, [self._said()])
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row: file, score, threshold, whether it is a morph, whether it could be processed."""
+        """Return one row: file, score, threshold, whether it is a morph, whether it could be processed, decision."""
         return [
             {
                 "file": self.name,
@@ -46,6 +56,7 @@ class MorphResult(Result):
                 "threshold": "" if self.threshold is None else self.threshold,
                 "morph": "" if self.is_morph is None else int(self.is_morph),
                 "processed": int(self.processed),
+                "decision": self.decision,
             }
         ]
 

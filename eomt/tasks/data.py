@@ -9,9 +9,10 @@ Who uses which members:
 - `callbacks.PredictionPictures`: `num_classes`, `class_names`, `MaskFiles`.
 - `callbacks.RunSummary`: `counts`, `is_split_by_seed`, `split_record`.
 - `callbacks.AdapterAudit`: `train_dataloader`.
+- `callbacks.PredictionFiles`: `left_to_predict`.
 - `callbacks.AnswerResults`: `QuestionData.rows`.
 - `callbacks.MorphResults`: `FaceData`.
-- `SemanticSegmentation`: `class_names`, `AnomalyData`; `PromptedSegmentation`: `class_names`, `predict_path`;
+- `SemanticSegmentation`: `class_names`, `AnomalyData`; `PromptedSegmentation`: `class_names`, `PromptData`;
   `MorphDetection`: `balanced`; `MaskedAutoencoding`: `batch_size`; `VisualQuestionAnswering`:
   `QuestionData.count_long_answers`.
 - The command line (`eomt.app`, `eomt.cli`): `is_prepared`, `check_prepared`, `batch_size`, `counts`, `split_record`,
@@ -73,8 +74,12 @@ class TaskData(Protocol):
         """Whether the same pixels can come again in a later epoch of training."""
 
     @property
-    def predict_path(self) -> Path | None:
-        """Path of new images without labels to predict; None where a split is predicted."""
+    def predict_path(self) -> Path | list[Path] | None:
+        """Files, folders and patterns of new images without labels to predict; None where a split is predicted."""
+
+    # takes the names of images to predict, each with a text that changes where its file does, and returns those that
+    # are not predicted yet; set by who keeps predictions
+    left_to_predict: Callable[[Mapping[str, str]], list[str]] | None
 
     def train_dataloader(self) -> Any:
         """Return the training batches."""
@@ -171,6 +176,14 @@ class FaceData(Protocol):
 
 
 @runtime_checkable
+class PromptData(Protocol):
+    """Further members of data whose images are prompted."""
+
+    def has_prompts(self) -> bool:
+        """Return whether `predict` is given prompts."""
+
+
+@runtime_checkable
 class MaskFiles(Protocol):
     """Further members of data with masks in files."""
 
@@ -189,6 +202,15 @@ class AnomalyData(Protocol):
 @runtime_checkable
 class _HasFoundArguments(Protocol):
     def found_arguments(self) -> Mapping[str, Any]: ...
+
+
+def class_names_of(trainer: Trainer) -> list[str]:
+    """Return the names of the classes: those of the data or, where it has none of its own, of the network."""
+    data: TaskData | None = data_of(trainer)
+    network: Any = getattr(trainer.lightning_module, "network", None)
+    names = (data and data.class_names) or getattr(network, "class_names", None)
+    count = (data and data.num_classes) or getattr(network, "num_classes", None) or 0
+    return list(names or [f"class {index}" for index in range(count)])
 
 
 def data_of(trainer: Trainer) -> TaskData | None:

@@ -30,6 +30,7 @@ from eomt.prompts.prompts_alone import NUM_RADII, masks_of_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import data_of
 from eomt.tasks.index_maps import index_maps
+from eomt.tasks.prompted_answers import answer_batch, refuse_without_prompts, say_if_squashed
 from eomt.tasks.prompted_figures import Mode, figures_to_log, notes_of_classes, notes_of_prompts, watched_mode
 from eomt.tasks.synthetic import rectangles
 from eomt.verification.memory import repeated
@@ -109,13 +110,20 @@ class PromptedSegmentation(AdaptationTask):
         self.rivals: Mapping[str, BestConstantRule] = nn.ModuleDict(  # type: ignore[assignment]
             {mode: BestConstantRule(1 if mode == "box" else NUM_RADII) for mode in self.modes if mode in RIVALS}
         )
+        self._said_squashed = False
         self.class_answers = ClassAnswers(network.num_classes or 0)
 
     def setup(self, stage: str) -> None:
-        """Create a metric for each mode, with the classes of the data."""
+        """Create a metric for each mode, with the classes of the data.
+
+        Raises:
+            UserError: Nothing tells `predict` what to look for; on every rank.
+        """
         super().setup(stage)
         data = data_of(self.trainer)
         assert data is not None
+        if stage == "predict" and not self.network.prompt_free:
+            refuse_without_prompts(data)
         names = data.class_names or ()
         self.metrics = {mode: PromptedSegmentationMetric(dict(enumerate(names))) for mode in self.modes}
 
@@ -228,7 +236,7 @@ class PromptedSegmentation(AdaptationTask):
             self.train_iou.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Add a batch to the metrics of every mode; return `prediction`, `mask` and `prompts` as in `predict_step`."""
+        """Add a batch to the metrics of every mode; return `prediction`, `mask` and `prompts`, see `predict_step`."""
         return self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -236,39 +244,29 @@ class PromptedSegmentation(AdaptationTask):
         self._log_metrics("val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Add a batch to the metrics of every mode; return `prediction`, `mask` and `prompts` as in `predict_step`."""
+        """Add a batch to the metrics of every mode; return `prediction`, `mask` and `prompts`, see `predict_step`."""
         return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of every mode."""
         self._log_metrics("test")
 
-    def on_predict_start(self) -> None:
-        """Check that the network can predict the images.
-
-        Raises:
-            UserError: If they are new images, which have no masks to take prompts from, and the network is not
-                prompt-free; on every rank.
-        """
-        data = data_of(self.trainer)
-        if data is not None and data.predict_path is not None and not self.network.prompt_free:
-            raise UserError(
-                "predict_path: there are no masks to take prompts from; train with "
-                "--model.network.prompt_free true to find objects without prompts"
-            )
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Return maps and prompts.
+        """Return what is found: of the prompts in the batch or, without any, of a prompt-free network's classes.
+
+        Batches: `image`; `size`, a list of the files' (height, width); `name`; and with prompts `prompts`, a list of
+        Prompts in the files' pixels, or None, `labels` and `class_ids`, None where some label is no class.
 
         Returns:
-            `prediction`: for each image int64 `(H, W)` of the file's size, 0 = background, else class id + 1.
-            `prompts`: for each image its Prompts in the file's pixels; none where classes are found.
+            `objects`: for each image its FoundObjects. `prediction`: for each image int64 `(H, W)` of the file's size,
+            0 = background, else class id + 1, or the number of the object where labels are no classes. `prompts`: for
+            each image its Prompts; none where nothing is asked.
         """
-        truths = self._truths(batch, self.watch)
-        prompts = self._prompts(batch, truths, self.watch)
-        prediction = self._answer(self.network.encode(batch["image"]), truths, prompts, self.watch)
-        found = self._found(prediction, truths, self.watch)
-        return {"prediction": index_maps(found, truths), "prompts": prompts}
+        if not self._said_squashed:
+            self._said_squashed = say_if_squashed(batch, self.network.img_size)
+        objects = answer_batch(self.network, batch, self.network.class_names or ())
+        maps = [found.index_map() for found in objects]
+        return {"prediction": maps, "objects": objects, "prompts": batch.get("prompts", [])}
 
     def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Evaluate every mode on features that are computed once; return maps and prompts of the watched mode."""

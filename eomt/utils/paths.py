@@ -50,6 +50,11 @@ def expand(path: str | Path | None) -> Path | None:
     return Path(os.path.expanduser(path))
 
 
+def expand_all(paths: Path | list[Path] | None) -> Path | list[Path] | None:
+    """Return one or several paths with `~` replaced by the home folder; None stays None."""
+    return [expand(path) for path in paths] if isinstance(paths, list) else expand(paths)
+
+
 def expand_name(name: PathOrName) -> str:
     """Return a path with `~` replaced by the home folder; other names stay as they are.
 

@@ -220,8 +220,8 @@ def test_a_folder_is_predicted_with_decisions_and_attention(adapted: Workspace, 
     merged = only(run, "best_merged_*")
     arguments = ["--data.predict_path", str(tmp_path / "new"), "--model.rollout", "true"]
     adapted.run("predict", "--ckpt_path", str(merged), *arguments, config=False)
-    rows = table(only(run / "predictions", "*_scores.csv"))
-    assert [row["name"] for row in rows] == ["0.png", "1.png", "2.png", "black.png"]
+    rows = table(run / "predictions" / "predictions.csv")
+    assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png", "black.png"]
     checkpoint = torch.load(only(run, "best_lora_step*.ckpt"), weights_only=True)
     threshold = float(checkpoint["state_dict"]["network.threshold"])
     # 15.20: nothing to see is no morph

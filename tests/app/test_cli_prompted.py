@@ -1,24 +1,27 @@
 """Prompted segmentation through the command line: every file measures alike, and opens where it should."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoProcessor, Sam2Model
 
 from datamodules import SteelStrips
 from eomt.models import SAM2
+from eomt.pictures.prompts import PROMPT
 from tests.cli_runs import Workspace, refusal
 from tests.ranks import run_on_ranks
 from tests.tiny_sam2 import tiny_folder
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    folder = tmp_path_factory.mktemp("prompted")
+def write_workspace(folder: Path) -> Workspace:
+    """Strips of steel, and a config of four steps."""
     data = {"path": str(folder / "strips"), "num_images": 24, "strip_size": [32, 96], "img_size": None}
     SteelStrips(**{**data, "img_size": 64}).prepare_data()  # type: ignore[arg-type]
     lora = {"rank": 2, "target_modules": ["attn", "mask_decoder.transformer"], "freeze_base_model": True}
@@ -41,6 +44,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     return Workspace(folder)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return write_workspace(tmp_path_factory.mktemp("prompted"))
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +186,25 @@ def test_mistakes_are_told_in_one_line(
 def test_prediction_without_prompts_is_refused_with_what_would_do(
     workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = str(workspace.folder / "strips" / "train_images")
-    line = refusal(
-        capsys, workspace, "predict", "--ckpt_path", str(best(run)[2]), "--data.predict_path", folder, config=False
-    )
-    assert "prompt_free true" in line
+    merged = str(best(run)[2])
+    images = ("--data.predict_path", str(workspace.folder / "strips" / "train_images"))
+    for given in ((), images):
+        line = refusal(capsys, workspace, "predict", "--ckpt_path", merged, *given, config=False)
+        assert "data.prompts: null, so nothing says which objects to outline; give a file: a CSV with columns" in line
+        assert "prompt_free true" in line
+    assert not (run / "predictions").exists()
+
+
+def test_the_strips_come_with_prompts(workspace: Workspace, run: Path) -> None:
+    prompts = ("--data.prompts", str(workspace.folder / "strips" / "prompts.csv"))
+    workspace.run("predict", "--ckpt_path", str(best(run)[0]), *prompts, config=False)
+    document = json.loads((run / "predictions" / "predictions.json").read_text())
+    assert 10 < len(document["images"]) <= 20
+    assert [category["name"] for category in document["categories"]] == [f"defect_{n}" for n in (1, 2, 3, 4)]
+    # pictures show the prompt
+    overlay = np.array(Image.open(min((run / "predictions" / "overlays").iterdir())))
+    assert (overlay == PROMPT).all(2).any()
+    shutil.rmtree(run / "predictions")
 
 
 def test_two_processes_train_and_measure_what_one_does(workspace: Workspace) -> None:
@@ -196,6 +218,9 @@ def test_two_processes_train_and_measure_what_one_does(workspace: Workspace) -> 
     for name, value in figures[1].items():
         assert value == pytest.approx(figures[0][name], abs=1e-6, nan_ok=True), name
     # three images on two ranks: the last one's batch is padding alone
-    part = ("--trainer.limit_predict_batches", "3", "--data.eval_batch_size", "1")
+    names = sorted(path.name for path in (workspace.folder / "strips" / "train_images").iterdir())[:3]
+    table = workspace.folder / "clicks.csv"
+    table.write_text("file,x,y\n" + "".join(f"{name},5,5\n" for name in names))
+    part = ("--data.prompts", str(table), "--data.eval_batch_size", "1")
     run_on_ranks(workspace, "predict", "--ckpt_path", str(best(run)[0]), *part)
-    assert (run / "predictions" / "masks").is_dir()
+    assert sorted(path.name for path in (run / "predictions" / "masks").iterdir()) == [f"{name}.png" for name in names]

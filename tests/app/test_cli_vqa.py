@@ -134,7 +134,7 @@ def test_new_questions_are_answered_without_the_training_data(adapted: Workspace
         for form in forms(tmp_path / "run"):
             shutil.rmtree(tmp_path / "run" / "predictions", ignore_errors=True)
             adapted.run("predict", "--ckpt_path", str(form), "--data.predict_csv", str(file), config=False)
-            rows = table(only(tmp_path / "run" / "predictions", "*_answers.csv"))
+            rows = table(tmp_path / "run" / "predictions" / "predictions.csv")
             assert len(rows) == 3
         if "generative" in str(adapted.folder):
             # of no run: a decoder needs no vocabulary
@@ -158,7 +158,7 @@ def test_a_merged_folder_knows_how_long_questions_may_be_without_the_models_it_c
     write_face(tmp_path / "one.png", 800)
     asked = ("--data.predict_path", str(tmp_path / "one.png"), "--data.predict_question", "is there a circle ?")
     adapted.run("predict", "--run_name", "moved", "--ckpt_path", str(folder), *asked, config=False)
-    assert len(table(only(adapted.runs / "moved" / "predictions", "*_answers.csv"))) == 1
+    assert len(table(adapted.runs / "moved" / "predictions" / "predictions.csv")) == 1
 
 
 def test_one_question_is_asked_of_one_image(adapted: Workspace, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_one_question_is_asked_of_one_image(adapted: Workspace, tmp_path: Path) 
     question = "the shape: is it a circle ?"
     asked = ("--data.predict_path", str(tmp_path / "one.png"), "--data.predict_question", question)
     adapted.run("predict", "--ckpt_path", str(forms(run)[0]), *asked, config=False)
-    (row,) = table(only(run / "predictions", "*_answers.csv"))
+    (row,) = table(run / "predictions" / "predictions.csv")
     assert row["question"] == question
 
 
@@ -311,7 +311,7 @@ def test_long_questions_are_truncated_where_the_tokenizer_lies_apart(tmp_path: P
     assert saved["max_tokens"] == MAX_LENGTH
     new = write_csv(tmp_path / "new.csv", [["0.jpg", "is there " * 99]], ["image", "question"])
     workspace.run("predict", "--ckpt_path", str(forms(run)[0]), "--data.predict_csv", str(new), config=False)
-    assert len(table(only(run / "predictions", "*_answers.csv"))) == 1
+    assert len(table(run / "predictions" / "predictions.csv")) == 1
 
 
 def test_one_language_decides_which_answers_are_equal(adapted: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

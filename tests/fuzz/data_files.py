@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from callbacks.results.prediction_record import DoneImages, PredictionRecord
 from datamodules.common.pairs import Pair, find_image_files
 from datamodules.common.reading import check_image, has_transparency, orientation_of, read_header, read_image, read_mask
 from datamodules.common.zip_members import ZipMember, member_names
 from datamodules.defects.layouts import KaggleLayout
+from datamodules.defects.prompt_files import match_prompts, read_prompts
 from datamodules.defects.run_length import decode_runs
 from datamodules.defects.supervisely import read_objects, read_titles
 from datamodules.faces.boxes import face_window, with_boxes
@@ -193,3 +195,59 @@ def answer_weights(folder: Path) -> Path:
     text = weigh_answers({"red": 3, "blue": 1}, "inverse", 0.9, 10, 1).to_json()
     (folder / "answer_weights.json").write_text(text)
     return folder / "answer_weights.json"
+
+
+# ------------------------------------------------------------------------------------------ predictions
+
+
+def prompt_table(folder: Path) -> Path:
+    write_face(folder / "a.png", 1)
+    file = folder / "prompts.csv"
+    file.write_text("file,x,y,point_label,object,label\na.png,1,2,1,left,pit\na.png,3.5,4,0,left,pit\n")
+    return file
+
+
+def prompt_list(folder: Path) -> Path:
+    write_face(folder / "a.png", 1)
+    (folder / "prompts.json").write_text(json.dumps([{"file": "a.png", "x0": 1, "y0": 2, "x1": 5, "y1": "6"}]))
+    return folder / "prompts.json"
+
+
+def prompt_document(folder: Path) -> Path:
+    write_face(folder / "a.png", 1)
+    document = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "pit"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3.5, 4]}],
+    }
+    (folder / "prompts.json").write_text(json.dumps(document))
+    return folder / "prompts.json"
+
+
+def read_given_prompts(file: Path) -> None:
+    match_prompts(file, read_prompts(file, ["pit", "line"]), {"a.png": file.parent / "a.png"})
+
+
+def prediction_record(folder: Path) -> Path:
+    PredictionRecord("digest", "base", {"model.test_flip": False, "data.path": None}, ["a", "b"]).write(folder)
+    return folder / "record.json"
+
+
+def done_images(folder: Path) -> Path:
+    done = DoneImages(folder)
+    for name in ("a.png", "b.png"):
+        row = {"file": name, "class": "a", "pixels": 4, "share": 1.0}
+        lengths = {"size": [2, 2], "counts": "04"}
+        found = {"category": "a", "segmentation": lengths, "area": 4, "bbox": [0.0, 0.0, 2.0, 2.0], "iscrowd": 0}
+        line = {"name": name, "state": "1 2", "size": [2, 2], "rows": [row], "annotations": [found], "categories": []}
+        done.add(line, rank=0)
+    done.close()
+    done.read()
+    done.join({})
+    return folder / "done.jsonl"
+
+
+def read_done_images(file: Path) -> None:
+    done = DoneImages(file.parent)
+    done.read()
+    done.join({})

@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from callbacks.results.prediction_record import read_record as read_prediction_record
 from datamodules.common.splits import read_split_record
 from datamodules.faces.table import read_face_table
 from datamodules.questions.answer_weights import read_answer_weights
@@ -34,15 +35,22 @@ from tests.fuzz.audited_files import (
 from tests.fuzz.data_files import (
     answer_weights,
     box_file,
+    done_images,
     face_table,
     image_writer,
     kaggle_table,
     panoptic_file,
     panoptic_mask,
+    prediction_record,
+    prompt_document,
+    prompt_list,
+    prompt_table,
     question_file,
     question_table,
     read_both_masks,
     read_box_file,
+    read_done_images,
+    read_given_prompts,
     read_kaggle,
     read_members,
     read_panoptic,
@@ -164,6 +172,11 @@ READERS: dict[str, Reader] = {
     "saved config": Reader(saved_config, text_of, read_saved_config),
     "saved config's values": Reader(config_values, json_of, read_saved_config),
     "yaml": Reader(small_yaml, text_of, read_both_yamls),
+    "prompt csv": Reader(prompt_table, text_of, read_given_prompts),
+    "prompt list": Reader(prompt_list, json_of, read_given_prompts),
+    "prompt coco": Reader(prompt_document, json_of, read_given_prompts),
+    "prediction record": Reader(prediction_record, json_of, lambda file: read_prediction_record(file.parent)),
+    "done images": Reader(done_images, text_of, read_done_images),
     "run summary": Reader(summary_file, json_of, beside(report)),
     "run results": Reader(results_file, json_of, lambda file: report(file.parents[1])),
     "page's summary": Reader(reported_file("training_summary.json"), shown_json_of, render),

@@ -101,3 +101,8 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one_and_no_rest(tmp_pat
     with pytest.raises(OSError, match="directory"):
         save_picture(Image.new("RGB", (2, 2)), path.parent / "b.png")
     assert {entry.name for entry in path.parent.iterdir()} == {"a.png", "b.png"}
+
+
+def test_ids_that_a_palette_cannot_hold_are_written_in_16_bits() -> None:
+    mask = torch.tensor([[0, 255], [256, 300]])
+    assert np.array(index_image(mask, [])).tolist() == mask.tolist()

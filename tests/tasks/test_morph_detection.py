@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from callbacks.results.morphs import ScoredFace, decision, error_curves, glowing
+from callbacks.results.morphs import ScoredFace, error_curves, glowing
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.lora.files import load_adapter, save_adapter
 from eomt.metrics.error_rates import error_curve, threshold_at_eer
 from eomt.models.mixstyle import MixStyle
 from eomt.models.parts.processable import can_be_processed
+from eomt.results import MorphResult
 from eomt.tasks import MorphDetection
 from eomt.tasks.morph_detection import rounded_up
 from eomt.verification.merging import fill_from_merged, merged_copy, write_merged
@@ -271,8 +272,11 @@ def test_what_is_no_operating_point_is_refused(threshold_at: str) -> None:
 
 
 def test_decisions_are_those_of_the_threshold() -> None:
-    assert [decision(score, 0.5) for score in (0.49, 0.5, 0.51)] == ["bonafide", "morph", "morph"]
-    assert decision(0.9, float("nan")) == ""
+    image = np.zeros((1, 1, 3), np.uint8)
+    decisions = [MorphResult(image, score, 0.5).decision for score in (0.49, 0.5, 0.51)]
+    assert decisions == ["bonafide", "morph", "morph"]
+    assert MorphResult(image, 0.9).decision == ""
+    assert MorphResult(image, 0.9, 0.5, processed=False).decision == "failed to process"
 
 
 def test_each_attack_has_its_curve_against_all_bona_fide_images() -> None:

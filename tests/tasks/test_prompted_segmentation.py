@@ -12,7 +12,7 @@ from eomt.errors import UserError
 from eomt.lora.adapter_layer import lora_layers
 from eomt.lora.config import LoRAConfig
 from eomt.models.sam2 import default_lora
-from eomt.prompts import PromptSampling
+from eomt.prompts import Prompts, PromptSampling
 from eomt.tasks import PromptedSegmentation
 from eomt.tasks.index_maps import index_map
 from eomt.tasks.prompted_segmentation import ABSENT_MASKS
@@ -308,20 +308,64 @@ def test_class_masks_are_empty_where_the_image_does_not_show_the_class() -> None
     assert not truths[2][0].any()
 
 
-def test_new_images_need_the_prompt_free_mode_and_images_without_objects_are_background() -> None:
-    bare = [sample | {name: sample[name][:0] for name in ("masks", "class_ids")} for sample in samples()]
-    batch = collate(bare)
+def asked_batch(size: tuple[int, int] = (32, 96)) -> dict[str, Any]:
+    """What `predict` gets: a box, two clicks, and an image about which nothing is asked."""
+    box = Prompts(None, None, torch.tensor([[4.0, 5, 40, 20]]))
+    clicks = Prompts(torch.tensor([[[9.0, 9]], [[60.0, 30]]]), torch.ones(2, 1, dtype=torch.int32), None)
+    return {
+        "image": make_image(3),
+        "size": [size] * 3,
+        "name": ["a", "b", "c"],
+        "prompts": [box, clicks, None],
+        "labels": [["line"], ["pit", "patch"], []],
+        "class_ids": [torch.tensor([1]), torch.tensor([0, 3]), torch.zeros(0, dtype=torch.int64)],
+    }
+
+
+def test_predict_needs_prompts_from_a_file_or_the_prompt_free_mode() -> None:
+    """It took them from the truth."""
     for prompt_free in (False, True):
         task = make_task(prompt_free)
-        maps = task.predict_step(batch, 0)["prediction"]
-        assert [tuple(found.shape) for found in maps] == [(32, 96)] * 6
-        assert prompt_free or not torch.stack(maps).any()
-        task.trainer.datamodule.predict_path = "new"  # type: ignore[attr-defined]
+        data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
         if prompt_free:
-            task.on_predict_start()
-        else:
-            with pytest.raises(UserError, match="prompt_free true"):
-                task.on_predict_start()
+            task.setup("predict")
+            continue
+        with pytest.raises(UserError, match=r"data\.prompts: null, .*a CSV with columns file, x0.* or COCO JSON"):
+            task.setup("predict")
+        data.has_prompts = lambda: False
+        with pytest.raises(UserError, match=r"data\.prompts: null"):
+            task.setup("predict")
+        data.has_prompts = lambda: True
+        task.setup("predict")
+
+
+@torch.no_grad()
+def test_predict_answers_what_is_asked_about_each_image_and_nothing_else() -> None:
+    task, batch = make_task(), asked_batch()
+    outputs = task.predict_step(batch, 0)
+    assert [len(found.masks) for found in outputs["objects"]] == [1, 2, 0]
+    assert [tuple(found.shape) for found in outputs["prediction"]] == [(32, 96)] * 3
+    assert set(outputs["prediction"][1].unique().tolist()) <= {0, 1, 4}
+    assert not outputs["prediction"][2].any()
+    # what is asked about one image changes nothing for another
+    alone = {key: value[:1] for key, value in batch.items()}
+    (found,) = task.predict_step(alone, 0)["objects"]
+    assert torch.equal(found.masks, outputs["objects"][0].masks)
+    torch.testing.assert_close(found.scores, outputs["objects"][0].scores, rtol=1e-5, atol=1e-5)
+    # where some label is no class, the numbers of the objects
+    numbered = task.predict_step(batch | {"class_ids": [None] * 3}, 0)
+    assert set(numbered["prediction"][1].unique().tolist()) <= {0, 1, 2}
+
+
+def test_an_image_that_is_squashed_to_a_fraction_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    task = make_task()
+    with caplog.at_level("WARNING", "eomt"), torch.no_grad():
+        task.predict_step(asked_batch((4 * IMAGE_SIZE, 30)), 0)
+        assert not caplog.messages
+        for _ in range(2):
+            task.predict_step(asked_batch((30, 4 * IMAGE_SIZE + 1)), 0)
+    (message,) = caplog.messages
+    assert "a: has 30 x 257 pixels (height x width), of which the network sees 64 x 64" in message
 
 
 def test_smaller_masks_lie_on_top_of_larger_ones() -> None:

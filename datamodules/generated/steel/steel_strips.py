@@ -22,6 +22,9 @@ CLASSES = {"steel": SEVERSTAL_CLASSES, "shapes": SHAPE_CLASSES}
 # every so many images, one is a copy of the image before it, as some of Severstal's are
 COPY_EVERY = 25
 JPEG_QUALITY = 92
+# for `predict`: boxes of defects, as a person would draw them, for the first images that show some
+PROMPTS = "prompts.csv"
+PROMPTED_IMAGES = 20
 # where drawing begins to leave no room for an object
 LEAST_SIZE = (32, 64)
 
@@ -31,7 +34,8 @@ class SteelStrips(Severstal, GeneratedData):
 
     `prepare_data` writes them once, as `train.csv` and `train_images`, Kaggle's layout of Severstal: pits, upright
     lines, scratches and patches are `defect_1` to `defect_4`. A fifth of the strips shows no defect, and some images
-    are exact copies. Each domain wants a folder of its own.
+    are exact copies. `prompts.csv` holds boxes of the defects of the first strips, for `--data.prompts`. Each domain
+    wants a folder of its own.
 
     Args:
         path: Folder for the files.
@@ -100,6 +104,7 @@ class SteelStrips(Severstal, GeneratedData):
     def write(self, folder: Path) -> None:
         """Draw the images into a new folder, and write the table of their defects."""
         (folder / "train_images").mkdir()
+        boxes: list[list[Any]] = []
         with (folder / "train.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["ImageId", "ClassId", "EncodedPixels"])
@@ -110,6 +115,10 @@ class SteelStrips(Severstal, GeneratedData):
                 (folder / "train_images" / name).write_bytes(picture)
                 for class_id, mask in sorted(masks.items()):
                     table.writerow([name, class_id + 1, encode_runs(mask)])
+                if masks and len({row[0] for row in boxes}) < PROMPTED_IMAGES:
+                    boxes += [[name, *box_of(mask), self.class_names[class_id]] for class_id, mask in masks.items()]
+        with (folder / PROMPTS).open("w", newline="") as file:
+            csv.writer(file).writerows([["file", "x0", "y0", "x1", "y1", "label"], *boxes])
 
     def _draw(self, number: int) -> tuple[bytes, dict[int, np.ndarray]]:
         """Return an image as JPEG, and its masks by class id."""
@@ -117,3 +126,9 @@ class SteelStrips(Severstal, GeneratedData):
         file = io.BytesIO()
         Image.fromarray(canvas.image()).save(file, "JPEG", quality=JPEG_QUALITY)
         return file.getvalue(), canvas.masks
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the outermost columns and rows of a mask, bool `(H, W)`: x0, y0, x1, y1."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])

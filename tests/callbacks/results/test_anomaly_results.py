@@ -158,7 +158,7 @@ def test_scores_are_files_of_their_own_where_they_are_wanted(tmp_path: Path, sav
     """15 H: .hdf5 in half precision is what SegmentMeIfYouCan's code reads."""
     task = SemanticSegmentation(make_eomt(num_classes=3), num_points=64, anomaly_scores=("rba", "void"))
     strategy = SimpleNamespace(broadcast=lambda value: value, barrier=lambda: None)
-    trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path), strategy=strategy)
+    trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path), strategy=strategy, callbacks=[])
     callback = AnomalyResults(1, save_scores)
     callback.setup(trainer, task, stage)
     getattr(callback, f"on_{stage}_epoch_start")(trainer, task)

@@ -20,6 +20,7 @@ from callbacks.pictures.answers import AnswerSample, answer_sheet, chosen, sampl
 from callbacks.results import answers as answer_results
 from callbacks.results.answer_comparison import Comparison, baseline_accuracies
 from callbacks.results.answers import AnswerResults
+from callbacks.results.prediction_files import PredictionFiles
 from callbacks.results.report_on_test import ReportOnTest
 from callbacks.run.run_summary import RunSummary
 from datamodules.questions.rows import QuestionRow
@@ -92,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer = make_trainer(folder, [RunSummary(), AnswerResults(4), ReportOnTest()])
     trainer.test(task, datamodule=data, verbose=False)
     metrics |= trainer.callback_metrics
-    make_trainer(folder, [AnswerResults()]).predict(task, datamodule=data)
+    make_trainer(folder, [AnswerResults(), PredictionFiles()]).predict(task, datamodule=data)
     logging.getLogger("eomt").removeHandler(handler)
     logging.getLogger("eomt").setLevel(level)
     (folder / "log").write_text("\n".join(lines), encoding="utf-8")
@@ -233,15 +234,16 @@ def test_test_writes_every_answer_once(folder: Path) -> None:
     assert metrics["test_blank_accuracy"] == pytest.approx(blank)
 
 
-@pytest.mark.parametrize("part", ["results", "predictions"])
-def test_the_official_format_holds_the_same_answers(folder: Path, part: str) -> None:
-    rows = read_table(only(folder / "run" / part, "*_answers.csv"))
-    text = only(folder / "run" / part, "*_vqav2.json").read_text(encoding="utf-8")
-
-    assert json.loads(text) == [{"question_id": row["name"], "answer": row["predicted"]} for row in rows]
-    assert "\\u" not in text
-    if part == "predictions":
-        assert list(rows[0]) == ["name", "image", "question", "predicted"]
+def test_the_official_format_holds_the_same_answers(folder: Path) -> None:
+    for table, document, column in (
+        (only(folder / "run" / "results", "*_answers.csv"), "results/*_vqav2.json", "predicted"),
+        (folder / "run" / "predictions" / "predictions.csv", "predictions/vqav2.json", "answer"),
+    ):
+        rows = read_table(table)
+        text = only(folder / "run", document).read_text(encoding="utf-8")
+        assert json.loads(text) == [{"question_id": row["name"], "answer": row[column]} for row in rows]
+        assert "\\u" not in text
+    assert list(rows[0]) == ["name", "file", "question", "answer"]
 
 
 @pytest.mark.parametrize(

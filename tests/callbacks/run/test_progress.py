@@ -145,6 +145,29 @@ def test_speed_is_images_of_all_processes_per_second_of_training(monkeypatch: py
     assert bar.images_per_second == pytest.approx(60, rel=0.01)
 
 
+def predict(folder: Path, bar: ProgressBar) -> None:
+    trainer = lightning.Trainer(
+        default_root_dir=folder, accelerator="cpu", callbacks=[bar], logger=False, enable_checkpointing=False
+    )
+    task = Task()
+    task.predict_step = lambda batch, batch_idx: time.sleep(0.03)  # type: ignore[method-assign]
+    trainer.predict(task, loader())
+
+
+def test_predict_shows_its_speed_in_the_bar_and_without_a_terminal_in_lines(
+    tmp_path: Path, terminal: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(tmp_path, ProgressBar(refresh_rate=100, console_kwargs=terminal))
+    assert re.search(r"Predicting, \d+\.\d images/s", terminal["file"].getvalue())
+    clock = itertools.count(20.0, 20.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, "eomt"):
+        predict(tmp_path, ProgressBar(console_kwargs={"file": io.StringIO()}))
+    lines = [record.getMessage() for record in caplog.records if record.name == "eomt"]
+    assert lines
+    assert all(re.fullmatch(r"predict: batch \d of 4, [\d.]+ images/s", line) for line in lines), lines
+
+
 def test_only_step_0_is_called_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     bar, trainer = ProgressBar(), lightning.Trainer(accelerator="cpu", logger=False)
     bar.setup(trainer, Task(), "fit")

@@ -21,7 +21,7 @@ CLASSES: list[type[DataModule]] = [
 PATHS = {
     "ImageMaskFolder": {"path", "splits", "outliers", "predict_path"},
     "RoadAnomaly": {"path", "predict_path"},
-    "Severstal": {"path", "splits", "predict_path"},
+    "Severstal": {"path", "splits", "predict_path", "prompts"},
     "MorphFaces": {"path", "splits", "test_paths", "predict_path", "pretraining_path"},
     "VQACsv": {"train_csv", "val_csv", "test_csv", "image_folder", "splits"}
     | {"tokenizer", "answer_weights", "predict_csv", "predict_path"},

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from datamodules.common.file_names import FileFinder, NameTable
-from datamodules.common.pairs import find_images, find_pairs
+from datamodules.common.pairs import find_pairs
 from datamodules.common.reading import check_image, read_image
 from datamodules.common.splits import read_split_record
 from datamodules.common.tables import read_table
+from datamodules.common.to_predict import find_images
 from datamodules.questions.images import ImageFinder
 from eomt.errors import UserError
 from eomt.utils.images import RARE_EXTENSIONS

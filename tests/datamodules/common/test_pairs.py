@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.common.pairs import find_files, find_image_files, find_images, find_pairs
+from datamodules.common.pairs import find_files, find_image_files, find_pairs
+from datamodules.common.to_predict import find_images
 from eomt.errors import UserError
 
 

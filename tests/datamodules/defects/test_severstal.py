@@ -257,15 +257,19 @@ def test_counts_tell_how_many_images_hold_each_class(tmp_path: Path) -> None:
     assert sum(counts["images"] for counts in data.counts.values()) == sum(bool(m) for m in truth.values())
 
 
-def test_prediction_takes_the_test_split_with_masks_or_any_images_without(tmp_path: Path) -> None:
-    truth = write_kaggle(tmp_path / "data")
-    assert check_truth(list(severstal(tmp_path / "data").predict_dataloader()), truth)
+def test_prediction_takes_the_test_split_or_any_images_and_never_their_masks(tmp_path: Path) -> None:
+    write_kaggle(tmp_path / "data")
+    data = severstal(tmp_path / "data")
+    batches = list(data.predict_dataloader())
+    names = [name for batch in batches for name in batch["name"]]
+    assert names == [name for batch in data.test_dataloader() for name in batch["name"]]
+    assert not any({"masks", "class_ids", "prompts"} & batch.keys() for batch in batches)
     write_image(tmp_path / "new" / "a" / "b.png", 99)
     for path, name in (("new", "a/b.png"), ("new/a/b.png", "b.png")):
         data = severstal(tmp_path / "no data here", predict_path=str(tmp_path / path))
         data.setup("predict")
         (batch,) = data.predict_dataloader()
-        assert (batch["name"], batch["masks"][0].shape) == ([name], (0, HEIGHT, WIDTH))
+        assert (batch["name"], batch["size"]) == ([name], [(HEIGHT, WIDTH)])
 
 
 def test_number_of_classes_needs_no_file_where_names_are_given(tmp_path: Path) -> None:

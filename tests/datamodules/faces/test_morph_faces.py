@@ -328,8 +328,11 @@ def test_prediction_takes_any_images_without_labels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"predict_path: .*nowhere is no image and no folder of images"):
         morph_faces(tmp_path, predict_path=str(tmp_path / "nowhere")).predict_dataloader()
     Image.new("RGB", (5, 5)).save(tmp_path / "new" / "small.png")
-    with pytest.raises(UserError, match=r"small.png"):
-        morph_faces(tmp_path, predict_path=str(tmp_path / "new")).predict_dataloader()
+    (batch,) = morph_faces(tmp_path, predict_path=str(tmp_path / "new")).predict_dataloader()
+    assert batch["name"] == ["a/b.png"]
+    ((name, reason),) = batch["failed"]
+    assert name == "small.png"
+    assert "small.png: image of 5 x 5" in reason
 
 
 @pytest.mark.parametrize(
