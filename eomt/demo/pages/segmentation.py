@@ -1,0 +1,119 @@
+"""The page of semantic segmentation: classes over the image, their shares, and anomaly maps."""
+
+from html import escape
+from typing import Any, ClassVar
+
+import gradio as gr
+
+from eomt.demo.pages.page import Page, no_files, take_files
+from eomt.demo.work import shown
+from eomt.metrics.anomaly_scores import SCORES
+from eomt.pictures.colors import palette
+from eomt.results import SegmentationResult
+
+# how the scores are called in the literature
+SCORE_NAMES = {
+    "msp": "MSP: one minus the highest class probability",
+    "max_logit": "max logit",
+    "entropy": "entropy of the classes",
+    "energy": "energy",
+    "rba": "RbA: rejected by all classes",
+    "void": "the score of no class",
+}
+
+
+class SegmentationPage(Page):
+    """The classes of an image's pixels."""
+
+    title: ClassVar[str] = "Semantic segmentation"
+    words: ClassVar[str] = "Drop an image: each pixel gets the color of its class."
+
+    def controls(self) -> None:
+        """Put the opacity and the legend below the image."""
+        self.opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity of the classes", elem_id="opacity")
+        self.legend = gr.HTML(elem_id="legend")
+        self.downloads()
+
+    def outputs(self) -> None:
+        """Put the tabs: classes, anomalies, comparison."""
+        with gr.Tab("Classes"):
+            self.picture = gr.Image(
+                label="Classes over the image", interactive=False, elem_id="picture", buttons=["fullscreen"]
+            )
+        with gr.Tab("Anomaly map", elem_id="anomaly-tab"):
+            choices = [(SCORE_NAMES[name], name) for name in SCORES]
+            self.score = gr.Dropdown(choices, value="rba", label="Score", elem_id="score")
+            self.map = gr.Image(
+                label="Dark: like the classes; bright: unlike all of them",
+                interactive=False,
+                elem_id="map",
+                buttons=["fullscreen"],
+            )
+        self.comparison()
+
+    def wire(self) -> None:
+        """Answer an image at once, and compare after that."""
+        asked = [self.model, self.score, self.opacity]
+        answered = self.on(
+            [self.file.upload, self.file.clear],
+            self.answer_new,
+            [self.file, *asked],
+            [self.picture, self.legend, self.map, self.files],
+        )
+        changed = self.on(
+            [self.model.input, self.score.input],
+            self.answer,
+            asked,
+            [self.picture, self.legend, self.map, self.files],
+        )
+        self.on([self.opacity.release], self.paint, asked, [self.picture])
+        self.follow(
+            [answered, changed, self.other.input, self.opacity.release],
+            self.compare,
+            [*asked, self.other],
+            [self.pair],
+        )
+        self.on([self.take.click], self.make_files, asked, [self.files])
+
+    def answer_new(self, key: str, path: str | None, model: str, score: str, opacity: float) -> tuple[Any, ...]:
+        """Take an image, and answer it."""
+        self.work.open(key, path)
+        return self.answer(key, model, score, opacity)
+
+    def answer(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
+        """Return classes over the image, legend, anomaly map, and no files."""
+        result = self._result(key, model, score)
+        return shown(result.draw(opacity)), legend(result), shown(result.draw_anomaly(score)), no_files()
+
+    def paint(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
+        """Return classes over the image."""
+        return (shown(self._result(key, model, score).draw(opacity)),)
+
+    def compare(self, key: str, model: str, score: str, opacity: float, other: str) -> tuple[Any, ...]:
+        """Return the pictures of two models."""
+        if len(self.work.models.names) < 2:
+            return (None,)
+        pictures = [shown(self._result(key, name, score).draw(opacity)) for name in (other, model)]
+        return (tuple(pictures),)
+
+    def make_files(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
+        """Return the files of the answer."""
+        return take_files(self.work, key, self._result(key, model, score))
+
+    def _result(self, key: str, model: str, score: str) -> SegmentationResult:
+        return self.work.result(key, model, anomaly=[score])
+
+
+def legend(result: SegmentationResult) -> str:
+    """Return the classes of an image with their colors and shares, the largest first."""
+    colors = dict(zip(result.class_names, palette(len(result.class_names)), strict=True))
+    shares = {name: share for name, share in result.shares().items() if share > 0}
+    rows = []
+    for name, share in sorted(shares.items(), key=lambda item: -item[1]):
+        color = "rgb({}, {}, {})".format(*colors[name])
+        rows.append(
+            f'<tr><td class="name"><span class="swatch" style="background:{color}"></span> {escape(name)}</td>'
+            f'<td class="bar"><div style="width:{100 * share:.1f}%;background:{color}"></div></td>'
+            f'<td class="share">{100 * share:.1f} %</td></tr>'
+        )
+    return f'<table class="legend">{"".join(rows)}</table>'
