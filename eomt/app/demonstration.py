@@ -12,6 +12,7 @@ from torch import nn
 from eomt.demo.models import Models
 from eomt.demo.serve import serve
 from eomt.errors import UserError, shortened
+from eomt.lora.layers import lora_layers
 from eomt.predictors.of_tasks import predictor_of
 from eomt.predictors.predictor import Predictor
 from eomt.tasks.base import AdaptationTask
@@ -35,7 +36,8 @@ def show_demo(
         UserError: See `eomt.demo.serve.server` and `Models.add`.
     """
     source = task.weights or ""
-    models = Models(task.network, partial(_predictor, task, data, source), "trained")
+    name = "adapted" if lora_layers(task.network) else "trained"
+    models = Models(task.network, partial(_predictor, task, data, source), name)
     for given in adapters:
         name, equals, folder = given.partition("=")
         if not (name and equals and folder):

@@ -1,1 +1,1 @@
-"""A page to try a model on: an image goes in, masks, scores or answers come out. Only `pages` and `serve` load Gradio."""
+"""A page to try a model on. Only `pages` and, once it is called, `serve` load Gradio."""

@@ -59,7 +59,7 @@ class Models:
         missing = set(trained.trained_in_full if trained else ()) - set(found.trained_in_full if found else ())
         if missing:
             raise UserError(
-                f"adapter: {folder} does not hold {min(missing)!r}, which --ckpt_path trained in full; open it by itself"
+                f"adapter: {folder} does not hold {min(missing)!r}, which --ckpt_path trained in full; open it alone"
             )
         self._networks[name] = network.eval().requires_grad_(False)
         self._predictors[name] = self._make(network)

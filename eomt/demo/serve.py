@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 from eomt.demo.guard import Guard
 from eomt.demo.models import Models
 from eomt.demo.uploads import MOST_BYTES
-from eomt.demo.work import Work
 from eomt.errors import UserError
 
 if TYPE_CHECKING:
     import uvicorn
-
-    from eomt.demo.pages.page import Page
 
 log = logging.getLogger("eomt")
 
@@ -106,6 +103,7 @@ def _app(models: Models, folder: Path, is_local: bool) -> Any:
         from fastapi import FastAPI
     except ImportError as error:
         raise UserError("demo: Gradio is not installed; pip install -e '.[demo]'") from error
+    from eomt.demo.pages.of_predictors import page_of
     from eomt.demo.pages.page import CSS, theme
 
     blocks = page_of(models, folder).blocks()
@@ -129,20 +127,6 @@ def _app(models: Models, folder: Path, is_local: bool) -> Any:
     # Gradio looks at the paths of uploads only where it was launched, and this is how it tells
     blocks.has_launched = True
     return Guard(app, folder, is_local)
-
-
-def page_of(models: Models, folder: Path) -> "Page":
-    """Return the page for a model.
-
-    Raises:
-        UserError: If there is none.
-    """
-    from eomt.demo.pages.segmentation import SegmentationPage
-    from eomt.predictors.segmentation import SegmentationPredictor
-
-    if isinstance(models.first, SegmentationPredictor):
-        return SegmentationPage(Work(models, folder))
-    raise UserError(f"demo: there is no page for {type(models.first).__name__}")
 
 
 def serve(models: Models, host: str, port: int | None) -> None:

@@ -69,12 +69,19 @@ class Work:
         return [str(path) for path in written]
 
 
-def shown(picture: Image.Image) -> Image.Image:
-    """Return a picture in a size that a page shows well: pixels of a small one become squares."""
-    longer = max(picture.size)
+def shown_size(width: int, height: int) -> tuple[int, int]:
+    """Return the width and height at which a page shows a picture: a large one shrunk, a small one enlarged."""
+    longer = max(width, height)
     if longer > MOST_SHOWN:
-        found = picture.copy()
-        found.thumbnail((MOST_SHOWN, MOST_SHOWN))
-        return found
+        return max(1, round(width * MOST_SHOWN / longer)), max(1, round(height * MOST_SHOWN / longer))
     times = max(1, LEAST_SHOWN // longer)
-    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    return width * times, height * times
+
+
+def shown(picture: Image.Image) -> Image.Image:
+    """Return a picture in a size that a page shows well; pixels of a small one become squares."""
+    size = shown_size(*picture.size)
+    if size == picture.size:
+        return picture
+    is_shrunk = size[0] < picture.width
+    return picture.resize(size, Image.Resampling.BOX if is_shrunk else Image.Resampling.NEAREST)

@@ -27,12 +27,18 @@ EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONOSPACED = ("ui-monospace", "Menlo", "Consolas", "monospace")
 CSS = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+#layout { display: grid; grid-template-columns: minmax(280px, 1fr) minmax(0, 2.2fr); grid-template-rows: auto 1fr;
+  grid-template-areas: "in out" "more out"; }
+#in { grid-area: in; } #out { grid-area: out; } #more { grid-area: more; }
+@media (max-width: 768px) {
+  #layout { grid-template-columns: minmax(0, 1fr); grid-template-rows: auto; grid-template-areas: "in" "out" "more"; }
+}
 #about h1 { font-size: 1.4rem; font-weight: 600; margin: 0 0 .2rem; }
-#about p { margin: 0 0 .2rem; color: var(--body-text-color-subdued); }
+#about p { margin: 0 0 .2rem; opacity: .75; }
 #about code { font-size: .85em; overflow-wrap: anywhere; }
 .refusal { border-left: 4px solid #d55e00; background: #d55e0022; padding: .6rem .8rem; border-radius: 4px; }
-.hint { color: var(--body-text-color-subdued); padding: .2rem 0; }
+.hint { padding: .2rem 0; }
 .legend { width: 100%; border-collapse: collapse; border: 0 !important; }
 .legend tr, .legend td { border: 0 !important; }
 .legend td { padding: .2rem .5rem .2rem 0 !important; }
@@ -42,7 +48,7 @@ CSS = """
 .legend .bar div { height: .5em; border-radius: 3px; min-width: 1px; }
 .legend .share { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .answer { font-size: 1.3rem; padding: .4rem 0; overflow-wrap: anywhere; }
-.answer small { display: block; font-size: .9rem; color: var(--body-text-color-subdued); }
+.answer small { display: block; font-size: .9rem; opacity: .75; }
 """
 
 
@@ -56,8 +62,8 @@ class Page:
 
     Attributes:
         title: What the task is called.
-        words: What to do, in a sentence.
-        compares_pictures: Whether two models are compared by laying one picture over the other.
+        words: What to do first, in a sentence.
+        then: What else can be done once there is an answer.
 
     Args:
         work: What is done with images.
@@ -65,6 +71,7 @@ class Page:
 
     title: ClassVar[str]
     words: ClassVar[str]
+    then: ClassVar[str]
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -74,8 +81,8 @@ class Page:
         names = self.work.models.names
         with gr.Blocks(title=f"eomt: {self.title}", analytics_enabled=False, delete_cache=CACHE) as blocks:
             gr.HTML(self._about(), elem_id="about")
-            with gr.Row():
-                with gr.Column(scale=1, min_width=280):
+            with gr.Row(elem_id="layout"):
+                with gr.Column(elem_id="in"):
                     limits = f"up to {MOST_BYTES // 2**20} MiB and {MOST_PIXELS // 10**6} megapixels"
                     self.file = gr.File(
                         label=f"Image ({limits})", file_types=["image"], height=150, elem_id="upload", buttons=[]
@@ -84,20 +91,26 @@ class Page:
                         names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model"
                     )
                     self.controls()
-                with gr.Column(scale=2, min_width=320):
+                with gr.Column(elem_id="out"):
                     self.message = gr.HTML(hint(self.words), elem_id="message")
                     self.outputs()
+                with gr.Column(elem_id="more"):
+                    self.details()
+                    self.downloads()
             self.wire()
             blocks.unload(self._leave)
         blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
         return blocks
 
     def controls(self) -> None:
-        """Put what is set for an answer below the image."""
+        """Put what is set before an answer below the image."""
 
     def outputs(self) -> None:
         """Put what shows an answer beside the image."""
         raise NotImplementedError
+
+    def details(self) -> None:
+        """Put what says more of an answer below what is set; on a phone it is below the answer."""
 
     def wire(self) -> None:
         """Say what happens when something is clicked."""
@@ -110,6 +123,7 @@ class Page:
             self.other = gr.Dropdown(names, value=names[-1], label="Left of the line", elem_id="other")
             self.pair = gr.ImageSlider(
                 label="Left | right of the line",
+                show_label=False,
                 interactive=False,
                 max_height=700,
                 elem_id="pair",
@@ -122,6 +136,15 @@ class Page:
         self.files = gr.File(
             label="Files", visible=False, interactive=False, file_count="multiple", elem_id="files", buttons=[]
         )
+
+    def opened(self, answer: Answering) -> Answering:
+        """Return a function that takes an image, after the session's key, and then answers as another one does."""
+
+        def found(key: str, path: str | None, *values: Any) -> tuple[Any, ...]:
+            self.work.open(key, path)
+            return answer(key, *values)
+
+        return found
 
     def on(self, listeners: list[Any], function: Answering, inputs: list[Any], outputs: list[Any]) -> Any:
         """Let events call a function; where it refuses, its message is shown and its outputs are emptied.
@@ -138,7 +161,7 @@ class Page:
 
         def called(request: gr.Request, *values: Any) -> tuple[Any, ...]:
             found, message = answered(function, request, values)
-            return (message, *(found or [None] * len(outputs)))
+            return (message or hint(self.then), *(found or [None] * len(outputs)))
 
         return gr.on(listeners, called, inputs, [self.message, *outputs], **EVENT)
 
@@ -160,6 +183,10 @@ class Page:
 
         for event in earlier:
             getattr(event, "then", event)(called, inputs, outputs, **EVENT)
+
+    def _asked(self, model: str) -> list[str]:
+        """Return the models that are asked: the chosen one, and, where it has adapters, the base beside it."""
+        return list(dict.fromkeys([model, *([BASE] if BASE in self.work.models.names else [])]))
 
     def _about(self) -> str:
         source, device = self.work.models.first.source, self.work.models.first.device
@@ -193,9 +220,24 @@ def hint(text: str) -> str:
     return f'<div class="hint">{escape(text)}</div>'
 
 
-def caption(model: str) -> str:
-    """Return how a model is called under its picture."""
-    return "the base, without adapters" if model == BASE else model
+def rows_of_models(answer: str, words: str, answers: dict[str, str], chosen: str) -> str:
+    """Return an answer in large letters, and those of all models below it, if there are several.
+
+    Args:
+        answer: Of the chosen model.
+        words: What stands under it.
+        answers: By the names of the models.
+        chosen: The model.
+    """
+    found = f'<div class="answer">{escape(answer)}<small>{escape(words)}</small></div>'
+    if len(answers) < 2:
+        return found
+    rows = [
+        f'<tr><td class="name">{"<b>" if name == chosen else ""}{escape(name)}{"</b>" if name == chosen else ""}</td>'
+        f"<td>{escape(text)}</td></tr>"
+        for name, text in answers.items()
+    ]
+    return f'{found}<table class="legend">{"".join(rows)}</table>'
 
 
 def made(files: list[str]) -> Any:

@@ -27,24 +27,35 @@ class SegmentationPage(Page):
 
     title: ClassVar[str] = "Semantic segmentation"
     words: ClassVar[str] = "Drop an image: each pixel gets the color of its class."
+    then: ClassVar[str] = "The anomaly map shows where the image is unlike all classes."
 
-    def controls(self) -> None:
-        """Put the opacity and the legend below the image."""
-        self.opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity of the classes", elem_id="opacity")
+    def details(self) -> None:
+        """Put the legend and the opacity below the image."""
         self.legend = gr.HTML(elem_id="legend")
-        self.downloads()
+        self.opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity of the classes", elem_id="opacity")
 
     def outputs(self) -> None:
         """Put the tabs: classes, anomalies, comparison."""
         with gr.Tab("Classes"):
             self.picture = gr.Image(
-                label="Classes over the image", interactive=False, elem_id="picture", buttons=["fullscreen"]
+                label="Classes over the image",
+                show_label=False,
+                interactive=False,
+                elem_id="picture",
+                buttons=["fullscreen"],
             )
         with gr.Tab("Anomaly map", elem_id="anomaly-tab"):
             choices = [(SCORE_NAMES[name], name) for name in SCORES]
-            self.score = gr.Dropdown(choices, value="rba", label="Score", elem_id="score")
+            self.score = gr.Dropdown(
+                choices,
+                value="rba",
+                label="Score",
+                info="Dark: like the classes. Bright: unlike all of them.",
+                elem_id="score",
+            )
             self.map = gr.Image(
-                label="Dark: like the classes; bright: unlike all of them",
+                label="Anomaly map",
+                show_label=False,
                 interactive=False,
                 elem_id="map",
                 buttons=["fullscreen"],
@@ -56,7 +67,7 @@ class SegmentationPage(Page):
         asked = [self.model, self.score, self.opacity]
         answered = self.on(
             [self.file.upload, self.file.clear],
-            self.answer_new,
+            self.opened(self.answer),
             [self.file, *asked],
             [self.picture, self.legend, self.map, self.files],
         )
@@ -74,11 +85,6 @@ class SegmentationPage(Page):
             [self.pair],
         )
         self.on([self.take.click], self.make_files, asked, [self.files])
-
-    def answer_new(self, key: str, path: str | None, model: str, score: str, opacity: float) -> tuple[Any, ...]:
-        """Take an image, and answer it."""
-        self.work.open(key, path)
-        return self.answer(key, model, score, opacity)
 
     def answer(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
         """Return classes over the image, legend, anomaly map, and no files."""
