@@ -15,20 +15,22 @@ from eomt.lora import LoRAConfig, apply_lora
 from eomt.lora.layers import lora_layers
 from eomt.predictors.of_tasks import EoMTScorer
 from eomt.predictors.predictor import Predictor
+from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
 from tests.tiny import make_eomt
+from tests.tiny_sam2 import make_sam2
 
 CPU = torch.device("cpu")
 CLASSES = ("road", "<b>car</b>", "sky")
 
 
-def adapted(network: nn.Module, **arguments: Any) -> nn.Module:
+def adapted(network: nn.Module, std: float = 0.5, **arguments: Any) -> nn.Module:
     """A network whose adapters change its answers."""
     given = {"rank": 4, "target_modules": ["attention", "mlp"], "freeze_base_model": True} | arguments
     apply_lora(network, LoRAConfig(**given))
     for layer in lora_layers(network).values():
-        nn.init.normal_(layer.lora_b, std=0.5)
-    return network.eval().requires_grad_(False)
+        nn.init.normal_(layer.lora_b, std=std)
+    return network.eval()
 
 
 def segmentation_models() -> Models:
@@ -38,6 +40,15 @@ def segmentation_models() -> Models:
         return SegmentationPredictor(EoMTScorer(network), CLASSES, CPU)  # type: ignore[arg-type]
 
     return Models(adapted(make_eomt(num_classes=3)), predictor, "trained")
+
+
+def prompted_models(**arguments: Any) -> Models:
+    """A SAM 2 with adapters."""
+
+    def predictor(network: nn.Module) -> Predictor[Any]:
+        return PromptedPredictor(network, [], CPU)  # type: ignore[arg-type]
+
+    return Models(adapted(make_sam2(**arguments), std=0.1), predictor, "trained")
 
 
 @contextmanager

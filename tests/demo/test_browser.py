@@ -13,7 +13,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page
 
 from tests.browser import Visit, chromium, needs_chromium, visit
-from tests.demo_server import picture, running, segmentation_models
+from tests.demo_server import picture, prompted_models, running, segmentation_models
 
 pytestmark = needs_chromium
 
@@ -71,4 +71,45 @@ def test_an_image_that_is_sent_becomes_an_overlay_and_a_bad_one_a_message(browse
         assert "is no image" in seen.page.inner_text("#message")
         assert str(tmp_path) not in seen.page.content()
         assert "eomt_demo" not in seen.page.inner_text("#message")
+        require_quiet(seen)
+
+
+@pytest.mark.slow
+def test_a_click_becomes_a_mask_that_undo_removes_and_two_corners_a_box(browser: Browser, tmp_path: Path) -> None:
+    with running(prompted_models()) as address, visit(browser, address, width=390) as seen:
+        page = seen.page
+        send(page, picture(tmp_path))
+        plain = pixels_of(page, "#picture")
+
+        def click(x: float, y: float) -> None:
+            page.locator("#picture img").scroll_into_view_if_needed()
+            box = page.locator("#picture img").bounding_box()
+            assert box is not None
+            page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+        def wait_for_objects(count: int) -> np.ndarray:
+            page.wait_for_function(
+                "count => document.querySelectorAll('#objects tr').length === count", arg=count, timeout=SECONDS
+            )
+            return pixels_of(page, "#picture")
+
+        click(0.5, 0.5)
+        masked = wait_for_objects(1)
+        assert (masked != plain).any(2).mean() > 0.01
+        page.click("#undo")
+        np.testing.assert_array_equal(wait_for_objects(0), plain)
+        page.click("#mode label:nth-child(3)")
+        click(0.2, 0.2)
+        click(0.8, 0.9)
+        boxed = wait_for_objects(1)
+        # the outline of the box
+        assert (boxed == (0, 255, 255)).all(2).sum() > 100
+        page.click("#new")
+        page.click("#mode label:nth-child(1)")
+        click(0.9, 0.1)
+        wait_for_objects(2)
+        page.get_by_role("tab", name="Compare").click()
+        page.wait_for_selector("#pair img", timeout=SECONDS)
+        page.click("#clear")
+        wait_for_objects(0)
         require_quiet(seen)

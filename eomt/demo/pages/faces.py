@@ -59,7 +59,7 @@ class MorphPage(Page):
         result = found[model]
         words = "a morph" if result.is_morph else "bona fide: no morph"
         if not result.processed:
-            words = "no face: the image has one color"
+            words = "no face: nothing but one color, or noise"
         said = (
             f"score {result.score:.3f}, {'at or above' if result.is_morph else 'below'} the threshold {threshold:.3f}"
         )
@@ -103,11 +103,11 @@ class ReconstructionPage(Page):
 
     def outputs(self) -> None:
         """Put what the network saw beside what it made of it."""
-        with gr.Tab("Reconstruction"), gr.Row():
+        with gr.Tab("Reconstruction") as reconstruction, gr.Row():
             self.masked = gr.Image(label="What it sees", interactive=False, elem_id="masked", buttons=[])
             self.picture = gr.Image(label="What it makes of it", interactive=False, elem_id="picture", buttons=[])
             self.whole = gr.Image(label="The image", interactive=False, elem_id="whole", buttons=[])
-        self.comparison()
+        self.comparison(reconstruction)
 
     def wire(self) -> None:
         """Answer an image, and again with another mask."""
@@ -116,7 +116,7 @@ class ReconstructionPage(Page):
             self.on([self.file.upload, self.file.clear], self.opened(self.answer), [self.file, *asked], told),
             self.on([self.model.input, self.seed.change], self.answer, asked, told),
         ]
-        self.follow([*events, self.other.input], self.compare, [*asked, self.other], [self.pair])
+        self.compare_after(events, asked)
         self.on([self.take.click], self.make_files, asked, [self.files])
         self.next.click(_next_seed, [self.seed], [self.seed], api_visibility="private")
 
@@ -126,12 +126,10 @@ class ReconstructionPage(Page):
         pictures = (result.masked, result.reconstruction, result.image)
         return (*(shown(Image.fromarray(array)) for array in pictures), no_files())
 
-    def compare(self, key: str, model: str, seed: float | None, other: str) -> tuple[Any, ...]:
-        """Return the reconstructions of two models."""
-        if len(self.work.models.names) < 2:
-            return (None,)
-        arrays = [self._result(key, name, seed).reconstruction for name in (other, model)]
-        return (tuple(shown(Image.fromarray(array)) for array in arrays),)
+    def drawn(self, key: str, model: str, *asked: Any) -> Image.Image:
+        """Return the reconstruction."""
+        (seed,) = asked
+        return shown(Image.fromarray(self._result(key, model, seed).reconstruction))
 
     def make_files(self, key: str, model: str, seed: float | None) -> tuple[Any, ...]:
         """Return the files of the answer."""

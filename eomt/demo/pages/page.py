@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gradio as gr
+from PIL import Image
 
 from eomt.demo.models import BASE
 from eomt.demo.uploads import MOST_BYTES, MOST_PIXELS
@@ -83,10 +84,8 @@ class Page:
             gr.HTML(self._about(), elem_id="about")
             with gr.Row(elem_id="layout"):
                 with gr.Column(elem_id="in"):
-                    limits = f"up to {MOST_BYTES // 2**20} MiB and {MOST_PIXELS // 10**6} megapixels"
-                    self.file = gr.File(
-                        label=f"Image ({limits})", file_types=["image"], height=150, elem_id="upload", buttons=[]
-                    )
+                    limits = f"Image, up to {MOST_BYTES // 2**20} MiB and {MOST_PIXELS // 10**6} Mpx"
+                    self.file = gr.File(label=limits, file_types=["image"], height=150, elem_id="upload", buttons=[])
                     self.model = gr.Dropdown(
                         names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model"
                     )
@@ -116,10 +115,15 @@ class Page:
         """Say what happens when something is clicked."""
         raise NotImplementedError
 
-    def comparison(self) -> None:
-        """Put a tab in which the answers of two models lie over each other, where there are several."""
+    def comparison(self, *before: gr.Tab) -> None:
+        """Put a tab in which the answers of two models lie over each other, where there are several.
+
+        Args:
+            *before: The other tabs. The second model is asked only while this one is open.
+        """
         names = self.work.models.names
-        with gr.Tab("Compare", visible=len(names) > 1, elem_id="compare-tab"):
+        self.is_open = gr.State(False)
+        with gr.Tab("Compare", visible=len(names) > 1, elem_id="compare-tab") as tab:
             self.other = gr.Dropdown(names, value=names[-1], label="Left of the line", elem_id="other")
             self.pair = gr.ImageSlider(
                 label="Left | right of the line",
@@ -129,6 +133,30 @@ class Page:
                 elem_id="pair",
                 buttons=["fullscreen"],
             )
+        self.opening = tab.select(_yes, None, self.is_open, api_visibility="private")
+        for other in before:
+            other.select(_no, None, self.is_open, api_visibility="private")
+
+    def compare(self, key: str, other: str, is_open: bool, model: str, *asked: Any) -> tuple[Any, ...]:
+        """Return the pictures of another model and of the chosen one, if they are to be seen."""
+        if not is_open:
+            return (None,)
+        return (tuple(self.drawn(key, name, *asked) for name in (other, model)),)
+
+    def drawn(self, key: str, model: str, *asked: Any) -> Image.Image:
+        """Return the picture of a model's answer, for a comparison."""
+        raise NotImplementedError
+
+    def compare_after(self, earlier: list[Any], asked: list[Any]) -> None:
+        """Let the comparison follow on answers.
+
+        Args:
+            earlier: What `on` returned.
+            asked: What an answer is asked with, the model first.
+        """
+        self.follow(
+            [*earlier, self.opening, self.other.input], self.compare, [self.other, self.is_open, *asked], [self.pair]
+        )
 
     def downloads(self) -> None:
         """Put the button that makes the files of an answer."""
@@ -163,7 +191,7 @@ class Page:
             found, message = answered(function, request, values)
             return (message or hint(self.then), *(found or [None] * len(outputs)))
 
-        return gr.on(listeners, called, inputs, [self.message, *outputs], **EVENT)
+        return gr.on(listeners, called, inputs, [self.message, *outputs], show_progress_on=outputs[0], **EVENT)
 
     def follow(self, earlier: list[Any], function: Answering, inputs: list[Any], outputs: list[Any]) -> None:
         """Let a function run after others, or after events of its own; where it refuses, its outputs are emptied.
@@ -196,6 +224,14 @@ class Page:
 
     def _leave(self, request: gr.Request) -> None:
         self.work.sessions.forget(request.session_hash or "")
+
+
+def _yes() -> bool:
+    return True
+
+
+def _no() -> bool:
+    return False
 
 
 def answered(function: Answering, request: gr.Request, values: tuple[Any, ...]) -> tuple[tuple[Any, ...] | None, str]:

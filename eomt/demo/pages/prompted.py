@@ -4,8 +4,9 @@ from html import escape
 from typing import Any, ClassVar
 
 import gradio as gr
+from PIL import Image
 
-from eomt.demo.pages.page import EVENT, Page, answered, no_files, take_files
+from eomt.demo.pages.page import EVENT, Page, answered, hint, no_files, take_files
 from eomt.demo.prompted import BOX, EXCLUDE, INCLUDE, PromptedWork, draw_marks
 from eomt.demo.work import shown, shown_size
 from eomt.pictures.colors import palette
@@ -41,7 +42,7 @@ class PromptedPage(Page):
 
     def outputs(self) -> None:
         """Put the image that is clicked on, and the comparison."""
-        with gr.Tab("Masks"):
+        with gr.Tab("Masks") as masks:
             self.picture = gr.Image(
                 label="Click here",
                 show_label=False,
@@ -50,7 +51,7 @@ class PromptedPage(Page):
                 buttons=["fullscreen"],
                 format="png",
             )
-        self.comparison()
+        self.comparison(masks)
 
     def wire(self) -> None:
         """Answer each click."""
@@ -64,7 +65,7 @@ class PromptedPage(Page):
             self.on([self.clear.click], self.remove_all, asked, told),
             self._on_clicks(asked, told),
         ]
-        self.follow([*events, self.other.input], self.compare, [*asked, self.other], [self.pair])
+        self.compare_after(events, asked)
         self.on([self.take.click], self.make_files, asked, [self.files])
 
     def _on_clicks(self, asked: list[Any], told: list[Any]) -> Any:
@@ -72,10 +73,12 @@ class PromptedPage(Page):
 
         def called(event: gr.SelectData, request: gr.Request, mode: str, *values: Any) -> tuple[Any, ...]:
             found, message = answered(self.click, request, (event.index, mode, *values))
-            return (message, *(found or [gr.skip()] * len(told)))
+            return (message or hint(self.then), *(found or [gr.skip()] * len(told)))
 
         event = EVENT | {"trigger_mode": "multiple"}
-        return self.picture.select(called, [self.mode, *asked], [self.message, *told], **event)
+        return self.picture.select(
+            called, [self.mode, *asked], [self.message, *told], show_progress_on=self.picture, **event
+        )
 
     def click(self, key: str, place: Any, mode: str, model: str, multimask: bool, opacity: float) -> tuple[Any, ...]:
         """Add a click at a place of the picture, x and y in its pixels, and return what `answer` does."""
@@ -107,17 +110,16 @@ class PromptedPage(Page):
         result = self.work.masks(key, model, multimask)
         return self._drawn(key, result, opacity), objects(result), no_files()
 
-    def compare(self, key: str, model: str, multimask: bool, opacity: float, other: str) -> tuple[Any, ...]:
-        """Return the pictures of two models."""
-        if len(self.work.models.names) < 2:
-            return (None,)
-        return (tuple(self._drawn(key, self.work.masks(key, name, multimask), opacity) for name in (other, model)),)
+    def drawn(self, key: str, model: str, *asked: Any) -> Image.Image:
+        """Return masks and marks over the image."""
+        multimask, opacity = asked
+        return self._drawn(key, self.work.masks(key, model, multimask), opacity)
 
     def make_files(self, key: str, model: str, multimask: bool, opacity: float) -> tuple[Any, ...]:
         """Return the files of the masks."""
         return take_files(self.work, key, self.work.masks(key, model, multimask))
 
-    def _drawn(self, key: str, result: MasksResult, opacity: float) -> Any:
+    def _drawn(self, key: str, result: MasksResult, opacity: float) -> Image.Image:
         return draw_marks(shown(result.draw(opacity)), self.work.drawing(key).marks, self._times(key))
 
     def _times(self, key: str) -> float:

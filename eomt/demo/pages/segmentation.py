@@ -4,6 +4,7 @@ from html import escape
 from typing import Any, ClassVar
 
 import gradio as gr
+from PIL import Image
 
 from eomt.demo.pages.page import Page, no_files, take_files
 from eomt.demo.work import shown
@@ -36,7 +37,7 @@ class SegmentationPage(Page):
 
     def outputs(self) -> None:
         """Put the tabs: classes, anomalies, comparison."""
-        with gr.Tab("Classes"):
+        with gr.Tab("Classes") as classes:
             self.picture = gr.Image(
                 label="Classes over the image",
                 show_label=False,
@@ -44,7 +45,7 @@ class SegmentationPage(Page):
                 elem_id="picture",
                 buttons=["fullscreen"],
             )
-        with gr.Tab("Anomaly map", elem_id="anomaly-tab"):
+        with gr.Tab("Anomaly map", elem_id="anomaly-tab") as anomalies:
             choices = [(SCORE_NAMES[name], name) for name in SCORES]
             self.score = gr.Dropdown(
                 choices,
@@ -60,7 +61,7 @@ class SegmentationPage(Page):
                 elem_id="map",
                 buttons=["fullscreen"],
             )
-        self.comparison()
+        self.comparison(classes, anomalies)
 
     def wire(self) -> None:
         """Answer an image at once, and compare after that."""
@@ -77,13 +78,8 @@ class SegmentationPage(Page):
             asked,
             [self.picture, self.legend, self.map, self.files],
         )
-        self.on([self.opacity.release], self.paint, asked, [self.picture])
-        self.follow(
-            [answered, changed, self.other.input, self.opacity.release],
-            self.compare,
-            [*asked, self.other],
-            [self.pair],
-        )
+        painted = self.on([self.opacity.release], self.paint, asked, [self.picture])
+        self.compare_after([answered, changed, painted], asked)
         self.on([self.take.click], self.make_files, asked, [self.files])
 
     def answer(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
@@ -91,16 +87,14 @@ class SegmentationPage(Page):
         result = self._result(key, model, score)
         return shown(result.draw(opacity)), legend(result), shown(result.draw_anomaly(score)), no_files()
 
-    def paint(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
+    def paint(self, key: str, *asked: Any) -> tuple[Any, ...]:
         """Return classes over the image."""
-        return (shown(self._result(key, model, score).draw(opacity)),)
+        return (self.drawn(key, *asked),)
 
-    def compare(self, key: str, model: str, score: str, opacity: float, other: str) -> tuple[Any, ...]:
-        """Return the pictures of two models."""
-        if len(self.work.models.names) < 2:
-            return (None,)
-        pictures = [shown(self._result(key, name, score).draw(opacity)) for name in (other, model)]
-        return (tuple(pictures),)
+    def drawn(self, key: str, model: str, *asked: Any) -> Image.Image:
+        """Return classes over the image."""
+        score, opacity = asked
+        return shown(self._result(key, model, score).draw(opacity))
 
     def make_files(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
         """Return the files of the answer."""
