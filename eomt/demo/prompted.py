@@ -159,7 +159,7 @@ def _asked(marks: Marked) -> dict[str, Any]:
 
 def joined(results: Sequence[MasksResult]) -> MasksResult:
     """Return the objects of several results of one image as one, without their prompts."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(result, name) for result in results])
         for name in ("masks", "scores", "boxes", "logits")
     }

@@ -103,6 +103,12 @@ def test_the_verdict_on_a_face_follows_the_threshold(tmp_path: Path) -> None:
     _, low, _ = page.opened(page.answer)("key", str(tmp_path / "half.png"), "trained", 0.0)
     assert "a morph" in low
     assert "bona fide" in page.answer("key", "trained", 1.0)[1]
+    score = page.work.result("key", "trained").score
+    exact = float(np.nextafter(score, 1))
+    page.work.models.first.threshold = exact  # type: ignore[attr-defined]
+    assert "bona fide" in page.answer("key", "trained", round(exact, 3))[1]
+    page.work.models.first.threshold = score  # type: ignore[attr-defined]
+    assert "a morph" in page.answer("key", "trained", round(score, 3))[1]
     Image.new("RGB", (40, 40), "gray").save(tmp_path / "gray.png")
     assert "one color" in page.opened(page.answer)("key", str(tmp_path / "gray.png"), "trained", 0.5)[1]
 

@@ -13,6 +13,9 @@ from eomt.predictors.faces import MorphPredictor
 from eomt.results import MorphResult, ReconstructionResult
 
 WINDOW = (0, 255, 255)
+LINE = 3
+# pixels of the page
+HEIGHT = 480
 # where validation chose none
 MIDDLE = 0.5
 MOST_SEEDS = 2**31 - 1
@@ -32,7 +35,13 @@ class MorphPage(Page):
         if chosen is not None:
             words = f"Validation chose {chosen:.3f}."
         self.threshold = gr.Slider(
-            0, 1, MIDDLE if chosen is None else chosen, step=0.001, label="Threshold", info=words, elem_id="threshold"
+            0,
+            1,
+            MIDDLE if chosen is None else _rounded(chosen),
+            step=0.001,
+            label="Threshold",
+            info=words,
+            elem_id="threshold",
         )
 
     def outputs(self) -> None:
@@ -40,6 +49,7 @@ class MorphPage(Page):
         self.verdict = gr.HTML(elem_id="answer")
         self.picture = gr.Image(
             label="The network sees what is inside the line",
+            height=HEIGHT,
             show_label=False,
             interactive=False,
             elem_id="picture",
@@ -64,7 +74,7 @@ class MorphPage(Page):
             f"score {result.score:.3f}, {'at or above' if result.is_morph else 'below'} the threshold {threshold:.3f}"
         )
         others = {name: f"score {other.score:.3f}" for name, other in found.items()}
-        return shown(self._seen(result)), rows_of_models(words, said, others, model), no_files()
+        return self._seen(result), rows_of_models(words, said, others, model), no_files()
 
     def make_files(self, key: str, model: str, threshold: float) -> tuple[Any, ...]:
         """Return the files of the answer."""
@@ -76,17 +86,24 @@ class MorphPage(Page):
         return first.threshold
 
     def _result(self, key: str, model: str, threshold: float) -> MorphResult:
+        chosen = self._chosen()
+        # the slider shows the chosen one rounded, and a score may lie between
+        exact = chosen if chosen is not None and threshold == _rounded(chosen) else threshold
         found: MorphResult = self.work.result(key, model)
-        return replace(found, threshold=threshold)
+        return replace(found, threshold=exact)
 
     def _seen(self, result: MorphResult) -> Image.Image:
         first = self.work.models.first
         assert isinstance(first, MorphPredictor)
-        left, top, right, bottom = face_window(result.size, None, first.model.img_size)
-        found = Image.fromarray(result.image)
-        width = max(1, max(found.size) // 200)
-        ImageDraw.Draw(found).rectangle((left, top, right - 1, bottom - 1), outline=WINDOW, width=width)
+        window = face_window(result.size, None, first.model.img_size)
+        found = shown(Image.fromarray(result.image)).copy()
+        left, top, right, bottom = (round(side * found.width / result.size[1]) for side in window)
+        ImageDraw.Draw(found).rectangle((left, top, right - 1, bottom - 1), outline=WINDOW, width=LINE)
         return found
+
+
+def _rounded(threshold: float) -> float:
+    return round(threshold, 3)
 
 
 class ReconstructionPage(Page):

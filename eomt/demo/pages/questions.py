@@ -11,6 +11,8 @@ from eomt.errors import UserError
 from eomt.predictors.answers import AnswerPredictor
 from eomt.results import AnswerResult
 
+# of the picture, in pixels of the page
+HEIGHT = 480
 # characters of a question
 MOST_CHARACTERS = 300
 # of which the tokens are kept
@@ -38,7 +40,9 @@ class QuestionPage(Page):
     def outputs(self) -> None:
         """Put the answer over the picture."""
         self.said = gr.HTML(elem_id="answer")
-        self.picture = gr.Image(label="The image", show_label=False, interactive=False, elem_id="picture", buttons=[])
+        self.picture = gr.Image(
+            label="The image", height=HEIGHT, show_label=False, interactive=False, elem_id="picture", buttons=[]
+        )
 
     def wire(self) -> None:
         """Show an image, and answer a question."""
