@@ -10,7 +10,9 @@ from typing import Any
 from eomt.demo.uploads import Upload
 from eomt.errors import UserError
 
-MOST_SESSIONS = 8
+MOST_SESSIONS = 32
+# of the images of all pages; answers take some 30 bytes for each
+MOST_PIXELS = 48_000_000
 # answers and features of one image: of two models side by side
 MOST_KEPT = 2
 
@@ -50,10 +52,11 @@ class Sessions:
     Args:
         folder: Where the files of all of them are.
         most: How many are kept.
+        most_pixels: Of their images together; the newest is kept whatever it has.
     """
 
-    def __init__(self, folder: Path, most: int = MOST_SESSIONS) -> None:
-        self.folder, self.most = folder, most
+    def __init__(self, folder: Path, most: int = MOST_SESSIONS, most_pixels: int = MOST_PIXELS) -> None:
+        self.folder, self.most, self.most_pixels = folder, most, most_pixels
         self._held: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
         self._started = 0
@@ -65,7 +68,7 @@ class Sessions:
             # a key comes from outside, and names no folder
             self._started += 1
             found = self._held[key] = Session(upload, self.folder / str(self._started))
-            while len(self._held) > self.most:
+            while len(self._held) > 1 and (len(self._held) > self.most or self._pixels() > self.most_pixels):
                 self._forget(next(iter(self._held)))
             return found
 
@@ -88,6 +91,9 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def _pixels(self) -> int:
+        return sum(session.upload.num_pixels for session in self._held.values())
 
     def _forget(self, key: str) -> None:
         found = self._held.pop(key, None)

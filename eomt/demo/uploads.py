@@ -10,7 +10,7 @@ from datamodules.common.reading import looks_like_image, read_header, read_pixel
 from eomt.errors import UserError
 
 MOST_BYTES = 20 * 2**20
-MOST_PIXELS = 40_000_000
+MOST_PIXELS = 24_000_000
 FORMATS = "give a PNG, JPEG, WebP, TIFF, BMP or GIF"
 
 
@@ -25,6 +25,11 @@ class Upload:
 
     pixels: np.ndarray
     name: str
+
+    @property
+    def num_pixels(self) -> int:
+        """Height times width."""
+        return self.pixels.shape[0] * self.pixels.shape[1]
 
 
 def read_upload(path: Path, folder: Path) -> Upload:

@@ -17,7 +17,7 @@ from eomt.demo.pages.of_predictors import page_of
 from eomt.demo.pages.page import answered
 from eomt.demo.pages.prompted import PromptedPage
 from eomt.demo.pages.questions import QuestionPage
-from eomt.demo.pages.segmentation import SegmentationPage
+from eomt.demo.pages.segmentation import SegmentationPage, thinned
 from eomt.demo.prompted import INCLUDE
 from eomt.demo.sessions import MOST_KEPT
 from eomt.demo.work import shown_size
@@ -25,7 +25,8 @@ from eomt.errors import UserError
 from eomt.predictors.answers import AnswerPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
 from eomt.predictors.predictor import Predictor
-from tests.demo_server import CPU, adapted, picture, prompted_models, segmentation_models
+from eomt.results import SegmentationResult
+from tests.demo_server import CLASSES, CPU, adapted, picture, prompted_models, segmentation_models
 from tests.tiny_morph import make_detector, make_mae
 
 
@@ -73,6 +74,18 @@ def test_segmentation_shows_classes_shares_and_anomalies(tmp_path: Path) -> None
     for score in ("msp", "energy", "void"):
         page.answer("key", "trained", score, 0.6)
     assert len(page.work.sessions.of("key").results) == MOST_KEPT
+
+
+def test_a_large_result_is_thinned_before_it_is_drawn() -> None:
+    classes = np.arange(3300 * 10).reshape(10, 3300) % 3
+    image = np.repeat(classes[..., None], 3, 2).astype(np.uint8)
+    found = thinned(SegmentationResult(image, classes, CLASSES, {"rba": classes.astype(np.float32)}))
+    assert found.size == (5, 1650)
+    np.testing.assert_array_equal(found.class_map, found.image[..., 0])
+    np.testing.assert_array_equal(found.class_map, found.anomaly["rba"])
+    assert thinned(found) is found
+    found.draw()
+    found.draw_anomaly()
 
 
 def test_a_click_on_the_picture_is_a_click_on_the_image(tmp_path: Path) -> None:

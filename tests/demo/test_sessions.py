@@ -48,3 +48,13 @@ def test_only_the_newest_answers_are_kept() -> None:
     kept[4] = 4
     assert list(kept) == [3, 4]
     assert len(kept) == MOST_KEPT
+
+
+def test_large_images_make_room_for_each_other(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path, most_pixels=9)
+    for key in ("first", "second", "third"):
+        sessions.start(key, IMAGE)
+    assert len(sessions) == 2
+    sessions.start("large", Upload(np.zeros((5, 5, 3), np.uint8), "large.png"))
+    assert len(sessions) == 1
+    assert sessions.of("large").upload.name == "large.png"

@@ -1,13 +1,15 @@
 """The page of semantic segmentation: classes over the image, their shares, and anomaly maps."""
 
+from dataclasses import replace
 from html import escape
 from typing import Any, ClassVar
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from eomt.demo.pages.page import Page, no_files, take_files
-from eomt.demo.work import shown
+from eomt.demo.work import MOST_SHOWN, shown
 from eomt.metrics.anomaly_scores import SCORES
 from eomt.pictures.colors import palette
 from eomt.results import SegmentationResult
@@ -85,7 +87,8 @@ class SegmentationPage(Page):
     def answer(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
         """Return classes over the image, legend, anomaly map, and no files."""
         result = self._result(key, model, score)
-        return shown(result.draw(opacity)), legend(result), shown(result.draw_anomaly(score)), no_files()
+        small = thinned(result)
+        return shown(small.draw(opacity)), legend(result), shown(small.draw_anomaly(score)), no_files()
 
     def paint(self, key: str, *asked: Any) -> tuple[Any, ...]:
         """Return classes over the image."""
@@ -94,7 +97,7 @@ class SegmentationPage(Page):
     def drawn(self, key: str, model: str, *asked: Any) -> Image.Image:
         """Return classes over the image."""
         score, opacity = asked
-        return shown(self._result(key, model, score).draw(opacity))
+        return shown(thinned(self._result(key, model, score)).draw(opacity))
 
     def make_files(self, key: str, model: str, score: str, opacity: float) -> tuple[Any, ...]:
         """Return the files of the answer."""
@@ -102,6 +105,19 @@ class SegmentationPage(Page):
 
     def _result(self, key: str, model: str, score: str) -> SegmentationResult:
         return self.work.result(key, model, anomaly=[score])
+
+
+def thinned(result: SegmentationResult) -> SegmentationResult:
+    """Return every so many rows and columns of a result that is far larger than a page shows it.
+
+    Colors of all pixels would take some 100 bytes for each.
+    """
+    step = max(result.size) // MOST_SHOWN
+    if step < 2:
+        return result
+    maps = {name: map_[::step, ::step] for name, map_ in result.anomaly.items()}
+    image = np.ascontiguousarray(result.image[::step, ::step])
+    return replace(result, image=image, class_map=result.class_map[::step, ::step], anomaly=maps)
 
 
 def legend(result: SegmentationResult) -> str:
