@@ -151,6 +151,7 @@ def test_a_question_is_answered_as_text_and_bounded(tmp_path: Path, monkeypatch:
     assert page.opened(page.show)("key", image, "trained", "")[1] == ""
     html = page.answer("key", "trained", " what? ")[0]
     assert "&lt;i&gt;5&lt;/i&gt;" in html
+    assert "<i>" not in html
     assert BASE in html
     for question in ("", "  ", None, "a" * 301):
         with pytest.raises(UserError, match="question"):
