@@ -6,7 +6,6 @@ import importlib.util
 import re
 import shlex
 import tomllib
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ import yaml
 
 import eomt.tasks
 from datamodules import compute_answer_weights
-from eomt.app.arguments import SMALL_COMMANDS
-from eomt.app.shipped import config_path
+from eomt.app.arguments import SMALL_COMMANDS, in_order
 from eomt.app.small_commands import make_parser
 from eomt.cli import CLI
 from eomt.errors import UserError
@@ -35,6 +33,14 @@ RUNS = ROOT / "docs" / "runs.md"
 # run by tests/verification/test_audit_document.py
 AUDIT = ROOT / "docs" / "audit.md"
 USE = ROOT / "docs" / "use.md"
+# options that fit has not
+OF_COMMANDS = {
+    "--output": "merge",
+    "--gpu": "inspect",
+    "--data.predict": "predict",
+    "--host": "demo",
+    "--port": "demo",
+}
 JOBS = [config for config in CONFIGS if config.parent == ROOT / "configs"]
 
 
@@ -51,8 +57,7 @@ def command_line(command: str = "fit") -> CLI:
 
 def parse(command: str) -> None:
     """Parse and check a command as the program would, without building or running anything."""
-    words = shlex.split(command, comments=True)[2:]
-    words = [config_path(word) if before == "--config" else word for before, word in pairwise(["", *words])]
+    words = in_order(shlex.split(command, comments=True)[2:])
     program = command_line(words[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
@@ -122,7 +127,7 @@ def test_an_option_of_the_documents_exists(option: str) -> None:
     if " " not in option:
         assert any(option.removeprefix("--") in fields(config) for config in JOBS)
         return
-    command = "merge" if option.startswith("--output") else "inspect" if option.startswith("--gpu") else "fit"
+    command = next((name for start, name in OF_COMMANDS.items() if option.startswith(start)), "fit")
     parse_with_some_config(shlex.split(f"python main.py {command} {option}"))
 
 

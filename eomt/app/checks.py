@@ -17,7 +17,7 @@ from eomt.utils.paths import constructor_parameters
 from eomt.verification.merging import ORIGINAL_SUFFIX, check_output
 
 # commands that neither train nor measure: they need no run folder, no callbacks and no data
-COMMANDS_WITHOUT_RUN = ("inspect", "merge")
+COMMANDS_WITHOUT_RUN = ("inspect", "merge", "demo")
 # of callbacks, Lightning's own among them, which take any number
 NOT_NEGATIVE = ("patience", "min_delta", "refresh_rate")
 # precisions that round the weights, and what would do
@@ -50,6 +50,8 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
         )
     if checkpoint and checkpoint.kind == "merged":
         refuse_adapters(given)
+    if command == "demo" and checkpoint is None:
+        raise UserError("ckpt_path: null; give the weights to show: a .ckpt file, an adapter folder, latest or best")
     if command == "merge":
         _check_merge(config, checkpoint)
     if checkpoint and checkpoint.kind == "ckpt":

@@ -59,7 +59,7 @@ ASSUMED_CLASSES = 2
 
 
 class CLI(LightningCLI):
-    """The commands fit, validate, test, predict, inspect and merge for every task.
+    """The commands fit, validate, test, predict, inspect, merge and demo for every task.
 
     It adds to LightningCLI:
 
@@ -253,6 +253,7 @@ class CLI(LightningCLI):
         settings |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = build_trainer(settings)
         trainer.allow_random_base = self._get(self.config_init, "audit").allow_random_base
+        trainer.data_arguments = (self.resolved.get("data") or {}).get("init_args") or {}
         trainer.merged_config = yaml.safe_dump(standalone_config(self.resolved), sort_keys=False)
         return trainer
 

@@ -1,8 +1,10 @@
 """Lightning's Trainer with the commands that train nothing."""
 
 import logging
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch
@@ -12,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from eomt.app import inspection
 from eomt.app.checkpoint_files import load_checkpoint
+from eomt.app.demonstration import show_demo
 from eomt.app.log import show
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers
@@ -26,15 +29,17 @@ ASSUMED_BATCH_SIZE = 4
 
 
 class Trainer(lightning.pytorch.Trainer):
-    """Lightning's Trainer with two more commands, `inspect` and `merge`, which run no training loop.
+    """Lightning's Trainer with three more commands, `inspect`, `merge` and `demo`, which run no training loop.
 
     Attributes:
         merged_config: Configuration that `merge` writes beside the weights to open them; set by the command line.
+        data_arguments: Constructor arguments of the data, for what only they know; set by the command line.
         allow_random_base: Whether `inspect` accepts frozen weights that are random; set by the command line.
     """
 
     merged_config: str | None = None
     allow_random_base: bool = False
+    data_arguments: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -143,6 +148,33 @@ class Trainer(lightning.pytorch.Trainer):
             write_merged(merged, path, self.merged_config)
         size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
         show(f"Merged model: {output} ({size:,} bytes)")
+
+    def demo(
+        self,
+        model: AdaptationTask,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        adapter: list[str] | None = None,
+    ) -> None:
+        """Show a page to try a model on, until Ctrl-C.
+
+        Args:
+            model: A task.
+            datamodule: Not looked at.
+            ckpt_path: A .ckpt file, an adapter or merged folder, latest or best.
+            host: Address that is served; with the default, from this machine alone.
+            port: Port of that address; null takes the first that is free, from 7860 on.
+            adapter: Other adapters of the same base to switch to, as NAME=FOLDER; may be given several times.
+
+        Raises:
+            UserError: If Gradio is not installed, the port is taken, an adapter is of another base, or the task has no
+                page.
+        """
+        self._attach(model, ckpt_path)
+        model.eval().requires_grad_(False)
+        show_demo(model, self.data_arguments, host, port, adapter or [])
 
     def _attach(self, task: AdaptationTask, ckpt_path: str | None) -> None:
         """Attach a task, and fill it from a .ckpt file if there is one."""

@@ -116,7 +116,8 @@ def _refuse_drawing(path: Path, data: Any, given: list[str]) -> None:
     Raises:
         UserError: If it would.
     """
-    if data is None or option_values(given, "--data", "--data.path", "--data.class_path"):
+    # a demo is shown images, and reads no data
+    if data is None or given[0] == "demo" or option_values(given, "--data", "--data.path", "--data.class_path"):
         return
     place = (data.get("init_args") or {}).get("path")
     drawn = hasattr(class_of(data), "generator_version")

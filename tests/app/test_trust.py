@@ -315,4 +315,7 @@ def test_nothing_is_drawn_where_a_configuration_beside_weights_says(
     weights = foreign(workspace, tmp_path, FORMS[0], drawn)
     error = refusal(capsys, workspace, "validate", "--ckpt_path", str(weights), config=False)
     assert "data would be drawn at" in error
+    # a demo reads no data: what is wrong here is the number of classes
+    other = refusal(capsys, workspace, "demo", "--ckpt_path", str(weights), config=False)
+    assert "the data has 7 classes" in other
     assert not (tmp_path / "trace").exists()

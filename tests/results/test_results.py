@@ -130,8 +130,15 @@ def test_rows_of_several_results_are_one_table(tmp_path: Path) -> None:
     with save_results(results, tmp_path / "all.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows == [
-        {"file": "a.png", "score": "0.7", "threshold": "0.5", "morph": "1", "processed": "1"},
-        {"file": "b.png", "score": "0.2", "threshold": "", "morph": "", "processed": "0"},
+        {"file": "a.png", "score": "0.7", "threshold": "0.5", "morph": "1", "processed": "1", "decision": "morph"},
+        {
+            "file": "b.png",
+            "score": "0.2",
+            "threshold": "",
+            "morph": "",
+            "processed": "0",
+            "decision": "failed to process",
+        },
     ]
     assert results[0].is_morph
     assert results[1].is_morph is None

@@ -1,0 +1,154 @@
+"""What stands in front of Gradio: only the addresses that a page needs are answered, and nothing leads elsewhere.
+
+Gradio answers far more than a page uses, among it addresses that fetch from the web and others that edit its program.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+GET = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)|/(assets|static)/[\w.\-/@]+"
+    r"|/gradio_api/(startup-events|queue/data|upload_progress|app_id|info|heartbeat/\w+|file=.+)"
+)
+POST = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset)")
+UPLOAD = "/gradio_api/upload"
+FILE = "/gradio_api/file="
+# of a request that is no upload: names and settings
+MOST_BYTES = 2**20
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+# the page's scripts stand in the page; what it loads comes from this server alone
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; "
+    "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class Guard:
+    """An ASGI application around another.
+
+    Args:
+        app: The other.
+        folder: The only one whose files are sent or taken.
+        is_local: Whether only this machine is served: then no name but its own is answered, or a page from elsewhere
+            could reach it by a name that it lets point here.
+    """
+
+    def __init__(self, app: App, folder: Path, is_local: bool) -> None:
+        self.app, self.folder, self.is_local = app, folder.resolve(), is_local
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        status = self._refusal(scope)
+        if status is None and scope["method"] == "POST" and scope["path"] != UPLOAD:
+            body = await _whole(receive)
+            status = 413 if body is None else self._refusal_of_body(body)
+            receive = _again(body or b"", receive)
+        if status is not None:
+            await _refuse(send, status)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+    def _refusal(self, scope: Message) -> int | None:
+        """Return the status with which a request is refused by its address; None lets it through."""
+        if self.is_local and _host(scope) not in LOOPBACK:
+            return 421
+        path = scope["path"]
+        known = POST if scope["method"] == "POST" else GET
+        if scope["method"] not in ("GET", "HEAD", "POST") or not known.fullmatch(path):
+            return 404
+        return 404 if path.startswith(FILE) and not self._is_inside(path.removeprefix(FILE)) else None
+
+    def _refusal_of_body(self, body: bytes) -> int | None:
+        """Return 400 for what is no JSON, or names a file elsewhere: on this machine or in the web."""
+        try:
+            found = json.loads(body or b"null")
+        except (ValueError, RecursionError):
+            return 400
+        return None if all(isinstance(path, str) and self._is_inside(path) for path in _paths(found)) else 400
+
+    def _is_inside(self, path: str) -> bool:
+        try:
+            # what is encoded twice does not get through either
+            found = [Path(text).resolve() for text in (path, unquote(path))]
+        except (OSError, ValueError, RuntimeError):
+            return False
+        return all(place.is_relative_to(self.folder) and place != self.folder for place in found)
+
+
+def _paths(value: Any) -> Iterator[Any]:
+    """Yield the paths of all files that a request names."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            if inner.get("path") is not None:
+                yield inner["path"]
+            waiting += inner.values()
+        elif isinstance(inner, list):
+            waiting += inner
+
+
+def _host(scope: Message) -> str:
+    """Return the name by which the server was called, without its port."""
+    given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    return re.sub(r":\d+$", "", given).lower()
+
+
+async def _whole(receive: Receive) -> bytes | None:
+    """Return the body of a request; None where it is too long."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return body
+        body += message.get("body", b"")
+        if len(body) > MOST_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return a function that gives a body once more, and then waits as the other does."""
+    given = False
+
+    async def found() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return found
+
+
+async def _refuse(send: Send, status: int) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"not here\n"})

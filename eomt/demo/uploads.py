@@ -1,0 +1,63 @@
+"""Images that anybody may send: bounded, and refused in one line that names no file of the server."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.common.reading import looks_like_image, read_header, read_pixels
+from eomt.errors import UserError
+
+MOST_BYTES = 20 * 2**20
+MOST_PIXELS = 24_000_000
+FORMATS = "give a PNG, JPEG, WebP, TIFF, BMP or GIF"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image that was sent.
+
+    Attributes:
+        pixels: uint8 RGB `(H, W, 3)`, upright.
+        name: Name of its file.
+    """
+
+    pixels: np.ndarray
+    name: str
+
+    @property
+    def num_pixels(self) -> int:
+        """Height times width."""
+        return self.pixels.shape[0] * self.pixels.shape[1]
+
+
+def read_upload(path: Path, folder: Path) -> Upload:
+    """Return an image that was sent.
+
+    Args:
+        path: Where the server put it.
+        folder: Where all that is sent is put.
+
+    Raises:
+        UserError: If it lies elsewhere, is no image, is damaged, or has too many bytes or pixels.
+    """
+    name = path.name
+    if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+        raise UserError("image: is not there any more; send it again")
+    if (size := os.path.getsize(path)) > MOST_BYTES:
+        raise UserError(f"{name}: has {size / 2**20:.0f} MiB; at most {MOST_BYTES // 2**20} MiB can be sent")
+    if not looks_like_image(path):
+        raise UserError(f"{name}: is no image that can be read; {FORMATS}")
+    try:
+        header = read_header(path)
+        if (pixels := header.height * header.width) > MOST_PIXELS:
+            raise UserError(f"{name}: has {pixels / 1e6:.0f} megapixels; at most {MOST_PIXELS // 10**6} can be sent")
+        found = read_pixels(path)
+    except UserError as error:
+        text = str(error).replace(str(path), name)
+        # Pillow names the file by its path
+        if str(path.parent) in text:
+            text = f"{name}: is damaged, or of a format that is not read; {FORMATS}"
+        raise UserError(text) from error
+    return Upload(np.ascontiguousarray(found.permute(1, 2, 0).numpy()), name)
