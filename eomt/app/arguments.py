@@ -19,7 +19,7 @@ CONFIG_OPTIONS = ("--config", "-c")
 PATH_OPTIONS = (*CONFIG_OPTIONS, "--ckpt_path", "--trainer.default_root_dir")
 # values that switch a component off
 OFF = ("null", "None", "~", "false", "False")
-COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge")
+COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge", "export")
 
 
 def in_order(args: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The commands of all tasks: their arguments, the configuration that is completed, and the folders of runs."""
 
+import dataclasses
 import logging
 import shutil
 import sys
@@ -45,6 +46,7 @@ from eomt.app.shared_folder import forget_folder, share_folder, shared_folder
 from eomt.app.signals import undisturbed
 from eomt.app.trainer import Trainer, build_trainer
 from eomt.errors import UserError
+from eomt.export.options import ExportOptions
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.rank import rank
@@ -53,12 +55,14 @@ from eomt.verification.merging import fill_from_merged
 
 log = logging.getLogger("eomt")
 
+# fields of `export` alone
+EXPORT_FIELDS = tuple(field.name for field in dataclasses.fields(ExportOptions))
 # for `inspect` where nothing gives the number of classes
 ASSUMED_CLASSES = 2
 
 
 class CLI(LightningCLI):
-    """The commands fit, validate, test, predict, inspect and merge for every task.
+    """The commands fit, validate, test, predict, inspect, merge and export for every task.
 
     It adds to LightningCLI:
 
@@ -207,7 +211,7 @@ class CLI(LightningCLI):
             resolved["data"]["init_args"]["splits"] = None
         # these belong to this command, not to the run
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
-        for name in ("output", "trust"):
+        for name in ("output", "trust", *EXPORT_FIELDS):
             self.resolved.pop(name, None)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)
@@ -258,6 +262,7 @@ class CLI(LightningCLI):
         settings |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = build_trainer(settings)
         trainer.allow_random_base = self._get(self.config_init, "audit").allow_random_base
+        trainer.weights_name = self.checkpoint.path.name if self.checkpoint else ""
         trainer.merged_config = yaml.safe_dump(standalone_config(self.resolved), sort_keys=False)
         return trainer
 

@@ -14,6 +14,8 @@ from eomt.app.runs import find_saved_config, is_run, newest_checkpoint
 from eomt.app.trainer import Trainer
 from eomt.app.trust import is_own, with_saved_config
 from eomt.errors import UserError
+from eomt.export.opened import open_exported
+from eomt.export.record import is_exported
 from eomt.predictors.of_tasks import predictor_of
 from eomt.predictors.predictor import Predictor
 from eomt.utils.paths import constructor_parameters
@@ -49,7 +51,10 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     Raises:
         UserError: If there are no weights, they are damaged, or their base cannot be found.
     """
-    weights = _weights_of(Path(path).expanduser())
+    folder = Path(path).expanduser()
+    if is_exported(folder):
+        return open_exported(folder)
+    weights = _weights_of(folder)
     found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     args = with_saved_config(["inspect", "--ckpt_path", str(weights)])
     with torch.random.fork_rng():
