@@ -49,6 +49,7 @@ from eomt.errors import UserError
 from eomt.export.options import ExportOptions
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
+from eomt.utils.lazy import import_all
 from eomt.utils.rank import rank
 from eomt.verification.audit import random_names
 from eomt.verification.merging import fill_from_merged
@@ -95,6 +96,7 @@ class CLI(LightningCLI):
                 self.lock.release()
 
     def _start(self, args: Sequence[str] | None, run: bool) -> None:
+        import_all("datamodules", "eomt.models", "eomt.tasks")
         self.given = given = list(sys.argv[1:] if args is None else args)
         known = self.subcommands()
         if given and given[0] in known:

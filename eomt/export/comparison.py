@@ -135,17 +135,15 @@ def times(graph: Graph, session: Session) -> tuple[float, float]:
     def by_session() -> object:
         return session(**inputs)
 
-    return _median(by_pytorch), _median(by_session)
-
-
-def _median(run: Callable[[], object]) -> float:
-    run()
-    taken: list[float] = []
-    while len(taken) < REPEATS and sum(taken) < LONG:
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return 1000 * statistics.median(taken)
+    by_pytorch(), by_session()
+    taken: tuple[list[float], list[float]] = ([], [])
+    # in turns, so that what else a machine does falls on both
+    while len(taken[0]) < REPEATS and sum(taken[0]) < LONG:
+        for run, seconds in zip((by_pytorch, by_session), taken, strict=True):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(taken[0]), 1000 * statistics.median(taken[1])
 
 
 def same_figure(first: float, second: float, tolerance: float) -> bool:

@@ -93,15 +93,15 @@ def report(record: Record) -> Iterator[str]:
         rows = [("file", "bytes", "difference", "PyTorch ms", f"{runtime} ms")]
         for graph in record.graphs:
             size = graph.bytes + (graph.weights.bytes if graph.weights else 0)
-            ours, theirs = check.milliseconds[graph.name]
+            taken = check.milliseconds[graph.name]
             rows.append(
-                (graph.file, f"{size:,}", f"{check.differences[graph.name]:.1e}", f"{ours:.1f}", f"{theirs:.1f}")
+                (graph.file, f"{size:,}", f"{check.differences[graph.name]:.1e}", f"{taken[0]:.1f}", f"{taken[1]:.1f}")
             )
         yield f"Compared on {check.source} ({check.samples} in all, {torch.get_num_threads()} thread(s)):"
         yield from text_table(rows, numbers=(1, 2, 3, 4))
         if check.metrics:
             figures = [("figure", "PyTorch", runtime)]
-            figures += [(name, *map(_figure, values)) for name, values in check.metrics.items()]
+            figures += [(name, _figure(ours), _figure(theirs)) for name, (ours, theirs) in check.metrics.items()]
             yield from text_table(figures, numbers=(1, 2))
 
 
