@@ -71,4 +71,45 @@ score = float(session.run(["scores"], {"image": batch})[0][0])  # probability of
 print(json.dumps({"score": round(score, 4), "is_morph": None if threshold is None else score >= threshold}))
 '''
 
-EXAMPLES = {"semantic_segmentation": SEGMENTATION, "morph_detection": MORPH}
+PROMPTED = '''"""Cut out the object in a box: python example.py IMAGE LEFT TOP RIGHT BOTTOM [MASK.png]."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+(height, width), mask_size = record["img_size"], record["settings"]["mask_size"]
+encoder, decoder = (
+    onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    for name in ("image_encoder", "prompt_decoder")
+)
+
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+names = ["image_embed", "high_res_feats_0", "high_res_feats_1"]
+features = dict(zip(names, encoder.run(names, {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]})))
+
+# corners of the box, the centers of its outermost pixels, in pixels of the resized image; one point that is none
+scale = np.array([width, height]) / image.size
+corners = (np.array(sys.argv[2:6], dtype=float).reshape(2, 2) + 0.5) * scale - 0.5
+prompt = {
+    "point_coords": np.concatenate([corners, np.zeros((1, 2))])[None, None].astype(np.float32),
+    "point_labels": np.array([[[2, 3, -1]]]),
+    "mask_input": np.zeros((1, 1, 1, *mask_size), np.float32),
+    "has_mask_input": np.zeros((1, 1), np.float32),
+}
+masks, ious, _ = decoder.run(None, features | prompt)  # (1, 1, 4, h, w): the first for a box, three for a click
+logits = Image.fromarray(masks[0, 0, 0]).resize(image.size, Image.Resampling.BILINEAR)
+mask = np.asarray(logits) > 0
+
+print(json.dumps({"iou": round(float(ious[0, 0, 0]), 4), "share": round(float(mask.mean()), 4)}))
+if len(sys.argv) > 6:
+    Image.fromarray(mask.astype(np.uint8) * 255).save(sys.argv[6])
+'''
+
+EXAMPLES = {"semantic_segmentation": SEGMENTATION, "morph_detection": MORPH, "prompted_segmentation": PROMPTED}

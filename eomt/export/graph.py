@@ -24,6 +24,8 @@ OPSETS = (18, 19, 20)
 MOST_BYTES = 2**31 - 2**20
 # the most samples, objects or tokens in one call
 MOST = 4096
+# loggers of what traces and translates, which tell each of their steps
+LOGS = ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir", "torch.fx")
 # what is kept of a program's nodes would name files of the machine that traced it
 TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn", "fwd_source_fn_stack")
 
@@ -213,7 +215,7 @@ def _name_dims(value: Any, names: Mapping[str, str]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what torch.export and torch.onnx report of their steps."""
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")]
+    logs = [logging.getLogger(name) for name in LOGS]
     before = [log.level for log in logs]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -7,9 +7,10 @@ from torch import nn
 from eomt.errors import UserError
 from eomt.export.exportable import Batch, Exportable
 from eomt.export.morph import morph_graphs
+from eomt.export.prompted import prompted_graphs
 from eomt.export.segmentation import segmentation_graphs
 from eomt.models.network import Network
-from eomt.tasks import MorphDetection, SemanticSegmentation
+from eomt.tasks import MorphDetection, PromptedSegmentation, SemanticSegmentation
 
 
 @singledispatch
@@ -30,3 +31,4 @@ def exportable_of(task: nn.Module, network: Network, batch: Batch, anomaly: list
 
 exportable_of.register(SemanticSegmentation, segmentation_graphs)
 exportable_of.register(MorphDetection, morph_graphs)
+exportable_of.register(PromptedSegmentation, prompted_graphs)

@@ -100,7 +100,16 @@ class MorphSettings(Part):
     threshold: FiniteFloat | None
 
 
-Settings = Annotated[SegmentationSettings | MorphSettings, Field(discriminator="task")]
+class PromptedSettings(Part):
+    """Of SAM 2."""
+
+    task: Literal["prompted_segmentation"] = "prompted_segmentation"
+    class_names: Names
+    mask_size: Size
+    prompt_free: bool
+
+
+Settings = Annotated[SegmentationSettings | MorphSettings | PromptedSettings, Field(discriminator="task")]
 
 
 class Comparison(Part):
