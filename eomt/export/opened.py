@@ -90,6 +90,7 @@ def _sessions(folder: Path, record: Record, outputs: Mapping[str, list[Shape]]) 
     said = {graph.name: [tensor.shape for tensor in graph.outputs] for graph in record.graphs}
     if set(said) != set(outputs) or any(said[name][: len(shapes)] != shapes for name, shapes in outputs.items()):
         raise UserError(
-            f"{folder / RECORD_FILE}: graphs {listed(said)} with such outputs do not fit {record.settings.task}; {REMEDY}"
+            f"{folder / RECORD_FILE}: graphs {listed(said)} with these outputs do not fit {record.settings.task}; "
+            f"{REMEDY}"
         )
     return open_sessions(folder, record)

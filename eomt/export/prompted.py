@@ -132,7 +132,7 @@ def prompted_graphs(task: PromptedSegmentation, network: Network, batch: Batch, 
         graphs.append(Graph("class_decoder", ClassDecoderGraph(network), features, of_batch, PREDICTION))
     settings = PromptedSettings(
         class_names=network.class_names or [f"class {index}" for index in range(network.num_classes or 0)],
-        mask_size=tuple(network.mask_size),
+        mask_size=(network.mask_size[0], network.mask_size[1]),
         prompt_free=network.prompt_free,
     )
     runtime = partial(GraphSAM2, img_size=network.img_size, settings=settings)

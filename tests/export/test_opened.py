@@ -109,7 +109,7 @@ def test_a_record_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("file", ["../model.onnx", "/etc/passwd", "a/b.onnx", "..", ".onnx", "model.pkl", "a\\b.onnx"])
 def test_a_file_outside_of_the_folder_is_never_opened(tmp_path: Path, file: str) -> None:
-    with pytest.raises(UserError, match="must be the plain name of a graph|graphs"):
+    with pytest.raises(UserError, match="must be the plain name of a graph"):
         eomt.load(write(tmp_path, file=file))
 
 
@@ -121,7 +121,7 @@ def test_another_file_than_the_one_that_was_written_is_refused(tmp_path: Path) -
     with pytest.raises(UserError, match=r"is not the file that export\.json names"):
         eomt.load(folder)
     (folder / "model.onnx").write_bytes(content[:-1])
-    with pytest.raises(UserError, match="bytes, and export.json says"):
+    with pytest.raises(UserError, match=r"bytes, and export\.json says"):
         eomt.load(folder)
     (folder / "model.onnx").unlink()
     with pytest.raises(UserError, match="cannot be read"):
