@@ -1,5 +1,6 @@
 """What the documents and the config headers say is true: their commands parse, their snippets run."""
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -17,6 +18,7 @@ import eomt.tasks
 from datamodules import compute_answer_weights
 from eomt.cli import CLI
 from eomt.errors import UserError
+from eomt.export.options import ExportOptions
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.lora.files import save_adapter
@@ -30,6 +32,8 @@ from tests.tiny import make_eomt, make_image
 RUNS = ROOT / "docs" / "runs.md"
 # run by tests/verification/test_audit_document.py
 AUDIT = ROOT / "docs" / "audit.md"
+# run by tests/export/test_command.py
+EXPORT = ROOT / "docs" / "export.md"
 JOBS = [config for config in CONFIGS if config.parent == ROOT / "configs"]
 
 
@@ -111,7 +115,9 @@ def test_an_option_of_the_documents_exists(option: str) -> None:
     if " " not in option:
         assert any(option.removeprefix("--") in fields(config) for config in JOBS)
         return
-    command = "merge" if option.startswith("--output") else "inspect" if option.startswith("--gpu") else "fit"
+    commands = dict.fromkeys((f"--{field.name}" for field in dataclasses.fields(ExportOptions)), "export")
+    commands |= {"--output": "merge", "--gpu_memory": "inspect"}
+    command = commands.get(option.split()[0], "fit")
     parse_with_some_config(shlex.split(f"python main.py {command} {option}"))
 
 
@@ -182,7 +188,7 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_python_of_the_documents_is_left_out() -> None:
-    others = [path for path in DOCUMENTS if path not in (RUNS, GUIDE, AUDIT, documents.CONTRIBUTING)]
+    others = [path for path in DOCUMENTS if path not in (RUNS, GUIDE, AUDIT, EXPORT, documents.CONTRIBUTING)]
     assert not [path.name for path in others if documents.blocks(path, "python")]
 
 

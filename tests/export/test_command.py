@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import eomt
+from tests import documents
 from tests.cli_runs import Workspace, make_workspace, refusal
 
 
@@ -50,6 +52,17 @@ def test_a_run_becomes_a_folder_that_segments_alike(
     found, expected = eomt.load(output).predict(image), eomt.load(run).predict(image)
     assert (found.class_map == expected.class_map).mean() > 0.999
     assert str(workspace.folder) not in "".join(path.read_text("latin-1") for path in output.iterdir())
+
+
+def test_the_python_of_the_page_runs(
+    workspace: Workspace, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = documents.blocks(documents.ROOT / "docs" / "export.md", "python")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(output, tmp_path / "my_graphs")
+    shutil.copy(workspace.folder / "data" / "val" / "images" / "00.png", tmp_path / "street.jpg")
+    exec(code, {})
+    assert (tmp_path / "street.png").is_file()
 
 
 def test_a_merged_folder_is_exported_without_data_and_replaces_an_export(
