@@ -112,4 +112,32 @@ if len(sys.argv) > 6:
     Image.fromarray(mask.astype(np.uint8) * 255).save(sys.argv[6])
 '''
 
-EXAMPLES = {"semantic_segmentation": SEGMENTATION, "morph_detection": MORPH, "prompted_segmentation": PROMPTED}
+ENCODER = '''"""Print the mean features of images, a row for each: python example.py IMAGE..."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+height, width = record["img_size"]
+session = onnxruntime.InferenceSession(folder / "encoder.onnx", providers=["CPUExecutionProvider"])
+
+images = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in sys.argv[1:]]
+pixels = [np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)) for image in images]
+batch = np.stack(pixels).transpose(0, 3, 1, 2)  # (B, 3, H, W), uint8
+tokens = session.run(["last_hidden_state"], {"image": np.ascontiguousarray(batch)})[0]  # (B, 1 + N, D)
+
+print(json.dumps(tokens[:, 1:].mean(1).round(4).tolist()))
+'''
+
+EXAMPLES = {
+    "semantic_segmentation": SEGMENTATION,
+    "masked_autoencoding": ENCODER,
+    "morph_detection": MORPH,
+    "prompted_segmentation": PROMPTED,
+}

@@ -12,6 +12,7 @@ from eomt.export.prompted_runtime import GraphSAM2
 from eomt.export.record import (
     RECORD_FILE,
     REMEDY,
+    EncoderSettings,
     MorphSettings,
     PromptedSettings,
     Record,
@@ -74,6 +75,11 @@ def _(settings: PromptedSettings, record: Record, folder: Path) -> Predictor[Any
         outputs["class_decoder"] = [["batch", count, 1, *settings.mask_size], ["batch", count, 1]]
     model = GraphSAM2(_sessions(folder, record, outputs), record.img_size, settings)
     return PromptedPredictor(model, settings.class_names, CPU)
+
+
+@_predictor_of.register
+def _(settings: EncoderSettings, record: Record, folder: Path) -> Predictor[Any]:
+    raise UserError(f"{folder}: an encoder, which predicts nothing by itself; its example.py shows how it runs")
 
 
 def _sessions(folder: Path, record: Record, outputs: Mapping[str, list[Shape]]) -> dict[str, Session]:

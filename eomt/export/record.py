@@ -109,7 +109,15 @@ class PromptedSettings(Part):
     prompt_free: bool
 
 
-Settings = Annotated[SegmentationSettings | MorphSettings | PromptedSettings, Field(discriminator="task")]
+class EncoderSettings(Part):
+    """Of an encoder alone."""
+
+    task: Literal["masked_autoencoding"] = "masked_autoencoding"
+
+
+Settings = Annotated[
+    SegmentationSettings | MorphSettings | PromptedSettings | EncoderSettings, Field(discriminator="task")
+]
 
 
 class Comparison(Part):

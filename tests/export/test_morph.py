@@ -45,6 +45,10 @@ def test_scores_and_threshold_are_those_of_the_network(network: MorphDetector, t
     assert [result.score for result in found] == pytest.approx([expected.score] * 3, abs=1e-5)
     assert (found[0].threshold, found[0].is_morph) == (0.25, expected.is_morph)
     assert predictor.predict([]) == []
+    # the numbers of a face do not hang on its batch
+    whole = predictor.model.scores(make_image(7)).numpy()
+    single = np.concatenate([predictor.model.scores(image[None]).numpy() for image in make_image(7)])
+    np.testing.assert_allclose(whole, single, atol=1e-6)
     run = [sys.executable, tmp_path / "graphs" / "example.py", face]
     answer = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
     # the middle of a picture as high as the network's: nothing is resized
@@ -123,12 +127,3 @@ def test_figures_are_equal_but_for_a_tolerance() -> None:
     assert not comparison.same_figure(math.nan, 0.5, 0.001)
     assert comparison.same_figure(0.5, 0.5009, 0.001)
     assert not comparison.same_figure(0.5, 0.502, 0.001)
-
-
-def test_the_numbers_of_a_face_do_not_hang_on_the_batch(network: MorphDetector, tmp_path: Path) -> None:
-    export(MorphDetection(network), tmp_path / "graphs")
-    model = eomt.load(tmp_path / "graphs").model
-    images = make_image(7)
-    whole = model.scores(images).numpy()
-    single = np.concatenate([model.scores(image[None]).numpy() for image in images])
-    np.testing.assert_allclose(whole, single, atol=1e-6)
