@@ -1,5 +1,6 @@
 """What the documents and the config headers say is true: their commands parse, their snippets run."""
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -19,6 +20,7 @@ from eomt.app.arguments import SMALL_COMMANDS, in_order
 from eomt.app.small_commands import make_parser
 from eomt.cli import CLI
 from eomt.errors import UserError
+from eomt.export.options import ExportOptions
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.lora.files import save_adapter
@@ -41,6 +43,8 @@ OF_COMMANDS = {
     "--host": "demo",
     "--port": "demo",
 }
+# run by tests/export/test_command.py
+EXPORT = ROOT / "docs" / "export.md"
 JOBS = [config for config in CONFIGS if config.parent == ROOT / "configs"]
 
 
@@ -127,7 +131,9 @@ def test_an_option_of_the_documents_exists(option: str) -> None:
     if " " not in option:
         assert any(option.removeprefix("--") in fields(config) for config in JOBS)
         return
-    command = next((name for start, name in OF_COMMANDS.items() if option.startswith(start)), "fit")
+    commands = dict.fromkeys((f"--{field.name}" for field in dataclasses.fields(ExportOptions)), "export")
+    of_export = commands.get(option.split()[0], "fit")
+    command = next((name for start, name in OF_COMMANDS.items() if option.startswith(start)), of_export)
     parse_with_some_config(shlex.split(f"python main.py {command} {option}"))
 
 
@@ -206,7 +212,7 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_python_of_the_documents_is_left_out() -> None:
-    others = [path for path in DOCUMENTS if path not in (RUNS, GUIDE, AUDIT, USE, documents.CONTRIBUTING)]
+    others = [path for path in DOCUMENTS if path not in (RUNS, GUIDE, AUDIT, USE, EXPORT, documents.CONTRIBUTING)]
     assert not [path.name for path in others if documents.blocks(path, "python")]
 
 

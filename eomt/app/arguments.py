@@ -22,7 +22,7 @@ PATH_OPTIONS = (*CONFIG_OPTIONS, "--ckpt_path", "--trainer.default_root_dir")
 LIST_OPTION = "--adapter"
 # values that switch a component off
 OFF = ("null", "None", "~", "false", "False")
-COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge", "demo")
+COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge", "export", "demo")
 # those that make no run and need no configuration
 SMALL_COMMANDS = ("configs", "completion", "push")
 

@@ -12,12 +12,13 @@ from eomt.app.config import named_paths, network_class_of
 from eomt.app.reading import class_of
 from eomt.app.runs import Checkpoint
 from eomt.errors import UserError, shortened
+from eomt.export.options import ExportOptions, check_export_output
 from eomt.models.network import Network
 from eomt.utils.paths import constructor_parameters
 from eomt.verification.merging import ORIGINAL_SUFFIX, check_output
 
 # commands that neither train nor measure: they need no run folder, no callbacks and no data
-COMMANDS_WITHOUT_RUN = ("inspect", "merge", "demo")
+COMMANDS_WITHOUT_RUN = ("inspect", "merge", "export", "demo")
 # of callbacks, Lightning's own among them, which take any number
 NOT_NEGATIVE = ("patience", "min_delta", "refresh_rate")
 # precisions that round the weights, and what would do
@@ -43,7 +44,7 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
     _check_values(config.trainer.callbacks, "trainer.callbacks")
     if config.data is None and command not in COMMANDS_WITHOUT_RUN:
         raise UserError(f"data: null, but {command} needs data; give --data and --data.path")
-    if command in ("fit", "inspect", "merge") and config.trainer.precision in HALF_WEIGHTS:
+    if command in ("fit", *COMMANDS_WITHOUT_RUN) and config.trainer.precision in HALF_WEIGHTS:
         raise UserError(
             f"trainer.precision: {config.trainer.precision}; {command} needs weights in 32 bits, or small steps "
             f"would round to nothing and files differ from their base; give {HALF_WEIGHTS[config.trainer.precision]}"
@@ -54,6 +55,8 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
         raise UserError("ckpt_path: null; give the weights to show: a .ckpt file, an adapter folder, latest or best")
     if command == "merge":
         _check_merge(config, checkpoint)
+    elif command == "export":
+        _check_export(config, checkpoint)
     if checkpoint and checkpoint.kind == "ckpt":
         # reads the file, so that a damaged one is refused here
         step_of(checkpoint.path, resumes=command == "fit")
@@ -174,6 +177,30 @@ def _check_merge(config: Namespace, checkpoint: Checkpoint | None) -> None:
     if Path(config.output or "").suffix == ORIGINAL_SUFFIX and network.write_original is Network.write_original:
         raise UserError(f"output: {config.output}: {network.__name__} is not written as a .pt; give a folder")
     check_output(config.output, network.files)
+    _check_not_needed(config)
+
+
+def _check_export(config: Namespace, checkpoint: Checkpoint | None) -> None:
+    options = ExportOptions(
+        config.format, config.dtype, config.opset, tuple(config.anomaly or ()), config.limit, tuple(config.check or ())
+    )
+    if options.format == "safetensors":
+        _check_merge(config, checkpoint)
+        return
+    if checkpoint is None:
+        raise UserError(
+            "ckpt_path: null; give the weights to export: a .ckpt file, an adapter or merged folder, latest or best"
+        )
+    check_export_output(config.output)
+    _check_not_needed(config)
+
+
+def _check_not_needed(config: Namespace) -> None:
+    """Check that no file that a run needs lies in the folder that is replaced.
+
+    Raises:
+        UserError: If one does.
+    """
     output = Path(config.output).resolve()
     for address, path in named_paths(config):
         if output.exists() and output in (path.resolve(), *path.resolve().parents):

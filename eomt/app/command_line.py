@@ -1,5 +1,6 @@
 """The commands of all tasks: their arguments, the configuration that is completed, and the folders of runs."""
 
+import dataclasses
 import logging
 import shutil
 import sys
@@ -46,20 +47,24 @@ from eomt.app.shared_folder import forget_folder, share_folder, shared_folder
 from eomt.app.signals import undisturbed
 from eomt.app.trainer import Trainer, build_trainer
 from eomt.errors import UserError
+from eomt.export.options import ExportOptions
 from eomt.lora.files import load_adapter
 from eomt.tasks.base import AdaptationTask
+from eomt.utils.lazy import import_all
 from eomt.utils.rank import rank
 from eomt.verification.audit import random_names
 from eomt.verification.merging import fill_from_merged
 
 log = logging.getLogger("eomt")
 
+# fields of `export` alone
+EXPORT_FIELDS = tuple(field.name for field in dataclasses.fields(ExportOptions))
 # for `inspect` where nothing gives the number of classes
 ASSUMED_CLASSES = 2
 
 
 class CLI(LightningCLI):
-    """The commands fit, validate, test, predict, inspect, merge and demo for every task.
+    """The commands fit, validate, test, predict, inspect, merge, export and demo for every task.
 
     It adds to LightningCLI:
 
@@ -92,6 +97,7 @@ class CLI(LightningCLI):
                 self.lock.release()
 
     def _start(self, args: Sequence[str] | None, run: bool) -> None:
+        import_all("datamodules", "eomt.models", "eomt.tasks")
         self.given = given = list(sys.argv[1:] if args is None else args)
         known = self.subcommands()
         if given and given[0] in known:
@@ -202,7 +208,7 @@ class CLI(LightningCLI):
             resolved["data"]["init_args"]["splits"] = None
         # these belong to this command, not to the run
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
-        for name in ("output", "trust"):
+        for name in ("output", "trust", *EXPORT_FIELDS):
             self.resolved.pop(name, None)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)
@@ -254,6 +260,7 @@ class CLI(LightningCLI):
         trainer = build_trainer(settings)
         trainer.allow_random_base = self._get(self.config_init, "audit").allow_random_base
         trainer.data_arguments = (self.resolved.get("data") or {}).get("init_args") or {}
+        trainer.weights_name = self.checkpoint.path.name if self.checkpoint else ""
         trainer.merged_config = yaml.safe_dump(standalone_config(self.resolved), sort_keys=False)
         return trainer
 

@@ -1,39 +1,18 @@
-"""Trained weights as a function of images: `eomt.load`."""
+"""Trained weights as a function of images: `eomt.load`.
 
-import logging
-from collections.abc import Mapping, Sequence
+Of an exported folder neither Lightning nor transformers is loaded, nor a network of this package.
+"""
+
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eomt.app.checkpoint_files import load_checkpoint
-from eomt.app.command_line import CLI
-from eomt.app.reading import class_of, read_yaml
-from eomt.app.runs import find_saved_config, is_run, local_path, newest_checkpoint
-from eomt.app.trainer import Trainer
-from eomt.app.trust import is_own, with_saved_config
+from eomt.app.runs import is_run, local_path, newest_checkpoint
 from eomt.errors import UserError
-from eomt.models.weights.vqa import TOKENIZER
-from eomt.predictors.of_tasks import predictor_of
+from eomt.export.opened import open_exported
+from eomt.export.record import is_exported
 from eomt.predictors.predictor import Predictor
-from eomt.utils.paths import constructor_parameters, path_fields
-
-log = logging.getLogger("eomt")
-
-
-class _Opened(CLI):
-    """The task of a checkpoint, built and filled, without running a command or touching random numbers."""
-
-    def _set_seed(self) -> None:
-        """Leave the caller's random numbers alone."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer | None:  # type: ignore[override]
-        """Return none: nothing is run."""
-        return None
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Predictor[Any]:
@@ -41,8 +20,8 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
 
     Args:
         path: A run's folder (its best checkpoint is taken, else its latest), a `.ckpt` file, an adapter folder (its
-            base is opened as the run did), a merged folder, or `user/name` on the hub, perhaps with a revision behind
-            an `@`.
+            base is opened as the run did), a merged folder, one that `export` wrote, or `user/name` on the hub, perhaps
+            with a revision behind an `@`.
         device: Where it computes; None takes the GPU if there is one.
 
     Returns:
@@ -51,23 +30,15 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     Raises:
         UserError: If there are no weights, they are damaged, or their base cannot be found.
     """
-    weights = _weights_of(local_path(str(path)))
-    found = _device(device)
-    args = with_saved_config(["inspect", "--ckpt_path", str(weights), "--data", "null"])
-    with torch.random.fork_rng():
-        opened = _Opened(args)
-    if weights.is_file():
-        load_checkpoint(opened.model, weights)
-    task = opened.model.to(found).eval().requires_grad_(False)
-    data = read_yaml(find_saved_config(weights)).get("data") or {}
-    arguments = dict(data.get("init_args") or {})
-    if (weights / TOKENIZER).is_dir():
-        # a merged folder brings its own
-        arguments["tokenizer"] = str(weights / TOKENIZER)
-    names = opened.model.network.class_names or _class_names(data)
-    predictor: Predictor[Any] = predictor_of(task, list(names), arguments, found)
-    predictor.source = str(weights)
-    return predictor
+    folder = local_path(str(path))
+    if is_exported(folder):
+        if device is not None and _device(device).type != "cpu":
+            raise UserError(f"device: {device}, but exported graphs run on the CPU; leave it out")
+        return open_exported(folder)
+    weights = _weights_of(folder)
+    from eomt.app.opened import open_weights
+
+    return open_weights(weights, _device(device))
 
 
 def _device(given: str | torch.device | None) -> torch.device:
@@ -96,27 +67,3 @@ def _weights_of(path: Path) -> Path:
     if found is None:
         raise UserError(f"{path}: this run has no checkpoint; give a .ckpt file, an adapter or a merged folder")
     return found
-
-
-def _class_names(data: Mapping[str, Any]) -> Sequence[str]:
-    """Return the names of the classes that the data of a saved configuration has; empty if they are not known.
-
-    Args:
-        data: Its part `data`: only a class of this package is built, and its files need not be there.
-    """
-    if not is_own(data.get("class_path")):
-        return ()
-    given = data.get("init_args") or {}
-    if isinstance(given.get("class_names"), list):
-        return [str(name) for name in given["class_names"]]
-    known = constructor_parameters(class_of(data))
-    arguments = {name: value for name, value in given.items() if name in known}
-    for name in path_fields(class_of(data)) & known.keys():
-        if known[name].default is known[name].empty:
-            # shared weights name no path; the names of classes do not hang on it
-            arguments.setdefault(name, Path())
-    try:
-        return class_of(data)(**arguments).class_names or ()
-    except (UserError, OSError, TypeError, ValueError) as error:
-        log.info("The names of the classes are not known: %s", error)
-        return ()

@@ -26,6 +26,7 @@ HELP = {
     "predict": "write what weights say of new images",
     "inspect": "show what a fit would train, its size, memory and data, and audit it; nothing is written",
     "merge": "write the stand-alone network of a checkpoint or adapter, after a comparison",
+    "export": "write graphs (ONNX, OpenVINO, torch.export) that their own runtime has proven",
     "demo": "show a page to try a model on, on this machine",
     "configs": "list the configurations that come with the package, or copy them",
     "completion": "print a script with which a shell completes commands and options",

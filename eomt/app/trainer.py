@@ -1,7 +1,7 @@
 """Lightning's Trainer with the commands that train nothing."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from eomt.app.demonstration import show_demo
 from eomt.app.log import show
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers
+from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.verification.memory import first_samples
 from eomt.verification.merging import ORIGINAL_SUFFIX, TOLERANCE, check_output, merged_copy, write_merged
@@ -26,18 +27,22 @@ log = logging.getLogger("eomt")
 
 # size of the synthetic batch where no data is configured
 ASSUMED_BATCH_SIZE = 4
+# the source of a batch that is no synthetic one
+FIRST_BATCH = "the first validation batch"
 
 
 class Trainer(lightning.pytorch.Trainer):
-    """Lightning's Trainer with three more commands, `inspect`, `merge` and `demo`, which run no training loop.
+    """Lightning's Trainer with four more commands, `inspect`, `merge`, `export` and `demo`, which run no training loop.
 
     Attributes:
         merged_config: Configuration that `merge` writes beside the weights to open them; set by the command line.
         data_arguments: Constructor arguments of the data, for what only they know; set by the command line.
+        weights_name: Name of the weights that a command opened, for people; set by the command line.
         allow_random_base: Whether `inspect` accepts frozen weights that are random; set by the command line.
     """
 
     merged_config: str | None = None
+    weights_name: str = ""
     allow_random_base: bool = False
     data_arguments: Mapping[str, Any] = MappingProxyType({})
 
@@ -132,15 +137,7 @@ class Trainer(lightning.pytorch.Trainer):
         assert output is not None
         self._attach(model, ckpt_path)
         batch, source = self._comparison_batch(model, datamodule)
-        count = len(lora_layers(model.network))
-        merged, _, difference = merged_copy(model.network, self._to_device(model, batch), model.outputs)
-        # not `>`, so that NaN is refused too
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"merge: merged and adapted network differ by {difference:.1e} on {source} (relative; at most "
-                f"{TOLERANCE:.0e} is allowed), and nothing was written; check that all weights are finite and not large"
-            )
-        show(f"Merged {count} adapters: answers differ by {difference:.1e} (relative) on {source}")
+        merged = self._merged(model, batch, source)
         path = Path(output).resolve()
         if path.suffix == ORIGINAL_SUFFIX:
             merged.write_original(path)
@@ -148,6 +145,60 @@ class Trainer(lightning.pytorch.Trainer):
             write_merged(merged, path, self.merged_config)
         size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
         show(f"Merged model: {output} ({size:,} bytes)")
+
+    def export(
+        self,
+        model: AdaptationTask,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        output: str | None = None,
+        format: str = "onnx",
+        dtype: str = "fp32",
+        opset: int = 18,
+        anomaly: list[str] | None = None,
+        limit: int = 64,
+        check: list[str] | None = None,
+    ) -> None:
+        """Write the graphs of a checkpoint, adapter or merged folder, once their own runtime answers as PyTorch does.
+
+        Args:
+            model: A task.
+            datamodule: Source of the validation samples on which both are compared; without it, they are synthetic.
+            ckpt_path: A .ckpt file, an adapter or merged folder, latest or best.
+            output: Folder to create; a folder with an exported model is replaced.
+            format: onnx; openvino; torch, a program of torch.export; or safetensors, which is what `merge` writes.
+            dtype: Precision inside of the graphs, fp32 or fp16; inputs and outputs stay in fp32.
+            opset: Version of ONNX's operators, 18 to 20.
+            anomaly: Anomaly scores that a graph of semantic segmentation computes, too, such as [msp,rba].
+            limit: Validation samples on which the task's figures are compared, at most.
+            check: Further runtimes that must give the same answers: [openvino].
+
+        Raises:
+            UserError: If graphs and network answer differently, or the folder holds something else.
+        """
+        from eomt.export.options import ExportOptions, check_export_output
+        from eomt.export.run import Samples, export_network, report
+
+        options = ExportOptions(format, dtype, opset, tuple(anomaly or ()), limit, tuple(check or ()))
+        if options.format == "safetensors":
+            self.merge(model, datamodule, ckpt_path, output)
+            return
+        check_export_output(output)
+        assert output is not None
+        self._attach(model, ckpt_path)
+        batch, source = self._comparison_batch(model, datamodule)
+        merged = self._merged(model, batch, source)
+        is_real = source == FIRST_BATCH and datamodule is not None
+        samples = Samples(
+            batch,
+            lambda: _up_to(options.limit, datamodule.val_dataloader() if is_real and datamodule else [batch]),
+            "validation samples" if is_real else source,
+        )
+        record = export_network(model, merged, samples, Path(output).resolve(), options, self.weights_name)
+        for line in report(record):
+            show(line)
+        size = sum(file.stat().st_size for file in Path(output).rglob("*") if file.is_file())
+        show(f"Exported model: {output} ({size:,} bytes)")
 
     def demo(
         self,
@@ -176,6 +227,24 @@ class Trainer(lightning.pytorch.Trainer):
         model.eval().requires_grad_(False)
         show_demo(model, self.data_arguments, host, port, adapter or [])
 
+    def _merged(self, task: AdaptationTask, batch: Any, source: str) -> Network:
+        """Return a merged copy of a task's network that answers a batch alike.
+
+        Raises:
+            UserError: If it does not.
+        """
+        count = len(lora_layers(task.network))
+        merged, _, difference = merged_copy(task.network, self._to_device(task, batch), task.outputs)
+        # not `>`, so that NaN is refused too
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"merge: merged and adapted network differ by {difference:.1e} on {source} (relative; at most "
+                f"{TOLERANCE:.0e} is allowed), and nothing was written; check that all weights are finite and not large"
+            )
+        if count:
+            show(f"Merged {count} adapters: answers differ by {difference:.1e} (relative) on {source}")
+        return merged
+
     def _attach(self, task: AdaptationTask, ckpt_path: str | None) -> None:
         """Attach a task, and fill it from a .ckpt file if there is one."""
         task.trainer = self
@@ -192,9 +261,18 @@ class Trainer(lightning.pytorch.Trainer):
             return task.synthetic_batch(1), "a synthetic batch (no data was given)"
         try:
             inspection.set_up(datamodule, "validate")
-            return next(iter(datamodule.val_dataloader())), "the first validation batch"
+            return next(iter(datamodule.val_dataloader())), FIRST_BATCH
         except UserError as error:
             return task.synthetic_batch(1), f"a synthetic batch ({error})"
+
+
+def _up_to(limit: int, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches of at most `limit` samples together."""
+    for batch in batches:
+        yield first_samples(batch, limit)
+        limit -= len(batch["image"])
+        if limit <= 0:
+            return
 
 
 def build_trainer(settings: dict[str, Any]) -> Trainer:

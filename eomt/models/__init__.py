@@ -1,12 +1,32 @@
 """Networks: plain torch modules that work without Lightning."""
 
-from eomt.models.eomt import EoMT
-from eomt.models.mae import MaskedAutoencoder
-from eomt.models.mae_encoder import MAEEncoder
-from eomt.models.mixstyle import MixStyle
-from eomt.models.morph_detector import MorphDetector
-from eomt.models.sam2 import SAM2
-from eomt.models.vit import ViT
-from eomt.models.vqa import DeterministicVQA
+from typing import TYPE_CHECKING
+
+from eomt.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from eomt.models.eomt import EoMT
+    from eomt.models.mae import MaskedAutoencoder
+    from eomt.models.mae_encoder import MAEEncoder
+    from eomt.models.mixstyle import MixStyle
+    from eomt.models.morph_detector import MorphDetector
+    from eomt.models.sam2 import SAM2
+    from eomt.models.vit import ViT
+    from eomt.models.vqa import DeterministicVQA
 
 __all__ = ["SAM2", "DeterministicVQA", "EoMT", "MAEEncoder", "MaskedAutoencoder", "MixStyle", "MorphDetector", "ViT"]
+
+# what runs exported graphs needs small modules beside these, and not the libraries that these load
+__getattr__ = lazily(
+    __name__,
+    {
+        "EoMT": "eomt.models.eomt",
+        "MaskedAutoencoder": "eomt.models.mae",
+        "MAEEncoder": "eomt.models.mae_encoder",
+        "MixStyle": "eomt.models.mixstyle",
+        "MorphDetector": "eomt.models.morph_detector",
+        "SAM2": "eomt.models.sam2",
+        "ViT": "eomt.models.vit",
+        "DeterministicVQA": "eomt.models.vqa",
+    },
+)

@@ -224,12 +224,12 @@ class EoMT(Network):
         """
         first = len(self.encoder.blocks) - self.num_blocks
         (tokens, grid, rope), done = self.encoder.begin(image, first)
-        probabilities = self.attn_mask_probs.tolist() if self.masked_attn_enabled else [0.0] * self.num_blocks
+        probabilities = self.mask_probabilities()
         predictions: list[Prediction] = []
         for index in range(done, len(self.encoder.blocks)):
             attn_mask = None
             if index == first:
-                tokens = torch.cat((self.q.weight.expand(len(tokens), -1, -1), tokens), dim=1)
+                tokens = torch.cat((self.q.weight.expand(tokens.shape[0], -1, -1), tokens), dim=1)
             if index >= first:
                 probability = probabilities[index - first]
                 masked = probability > 0 if self.training else probability >= 0.5
@@ -240,6 +240,10 @@ class EoMT(Network):
             tokens = self.encoder.run_block(index, tokens, attn_mask, rope)
         predictions.append(self._predict(tokens, grid))
         return predictions
+
+    def mask_probabilities(self) -> list[float]:
+        """Return the probability of masked attention in each of the last blocks."""
+        return self.attn_mask_probs.tolist() if self.masked_attn_enabled else [0.0] * self.num_blocks
 
     def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> Prediction:
         """Return the prediction from tokens (B, Q + prefix + h * w, D)."""
@@ -304,14 +308,6 @@ def class_and_void_scores(prediction: Prediction, size: tuple[int, int] | None =
                 masks = F.interpolate(logits, (height, width), mode="bilinear").sigmoid_()
                 scores[image].addmm_(of_class, masks[0].flatten(1))
         return scores.unflatten(2, (height, width))
-
-
-def most_likely_classes(scores: Tensor) -> Tensor:
-    """Return the class with the highest score, int64 (..., H, W), the first of equal ones, from scores (..., C, H, W).
-
-    On a CPU it takes a quarter of the time of argmax.
-    """
-    return scores.max(-3).indices
 
 
 def anneal(fractions: Sequence[tuple[float, float]], progress: float, power: float = 0.9) -> list[float]:

@@ -113,7 +113,7 @@ class MAEEncoder(RecomputingNetwork):
         embeddings = self.model.embeddings
         pixels = self.normalize(image).to(embeddings.patch_embeddings.projection.weight.dtype)
         # increasing noise: the model sorts patches by it, even where none is masked
-        in_order = torch.arange(height * width, device=image.device).expand(len(image), -1)
+        in_order = torch.arange(height * width, device=image.device).expand(image.shape[0], -1)
         return embeddings(pixels, noise=in_order, interpolate_pos_encoding=True)[0]
 
     def begin(self, image: Tensor, most: int) -> tuple[Tensor, int]:

@@ -242,7 +242,7 @@ class SAM2(RecomputingNetwork):
                 evaluation.
         """
         given = [prompt for prompt in (points, boxes, masks) if prompt is not None]
-        batch, count = len(features.embedding), given[0].shape[1] if given else 1
+        batch, count = features.embedding.shape[0], given[0].shape[1] if given else 1
         assert all(prompt.shape[:2] == (batch, count) for prompt in given), "prompts of B images, N objects each"
         assert (points is None) == (labels is None), "points and labels go together"
         assert masks is None or tuple(masks.shape[2:]) == (1, *self.mask_size), "masks are (B, N, 1, h, w)"
@@ -250,9 +250,9 @@ class SAM2(RecomputingNetwork):
             points = torch.zeros(batch, count, 1, 2, device=features.embedding.device)
             labels = torch.full((batch, count, 1), NO_POINT, device=points.device)
         if points is not None:
-            points = self._for_prompt_encoder(points)
+            points = self.for_prompt_encoder(points)
         if boxes is not None:
-            boxes = self._for_prompt_encoder(boxes.unflatten(-1, (2, 2))).flatten(-2)
+            boxes = self.for_prompt_encoder(boxes.unflatten(-1, (2, 2))).flatten(-2)
         if masks is not None:
             masks = masks.flatten(0, 1).to(self.model.prompt_encoder.no_mask_embed.weight.dtype)
         # bf16 would round coordinates to 4 of 1024 pixels
@@ -268,7 +268,7 @@ class SAM2(RecomputingNetwork):
         """
         assert self.class_prompts is not None, "needs prompt_free=True"
         assert self.presence is not None
-        sparse = self.class_tokens().expand(len(features.embedding), -1, -1, -1)
+        sparse = self.class_tokens().expand(features.embedding.shape[0], -1, -1, -1)
         _, dense = self.model.prompt_encoder(None, None, None, None)
         prediction = self._decode(features, sparse, dense[None], False)
         pooled = F.layer_norm(features.pooled, features.pooled.shape[-1:])
@@ -304,7 +304,7 @@ class SAM2(RecomputingNetwork):
         prediction = predict_masks(self.model.mask_decoder, features, positions, sparse, dense, multimask)
         return SAM2Prediction(*(part.float() for part in prediction))
 
-    def _for_prompt_encoder(self, coordinates: Tensor) -> Tensor:
+    def for_prompt_encoder(self, coordinates: Tensor) -> Tensor:
         """Return coordinates (..., 2) in pixels as if the image were square, as the prompt encoder expects."""
         height, width = self.img_size
         if height == width:

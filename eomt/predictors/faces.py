@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from torchvision.transforms.v2 import functional as F
 from datamodules.common.reading import Box
 from datamodules.faces.boxes import face_window
 from eomt.errors import UserError
-from eomt.models.mae import MaskedAutoencoder
 from eomt.models.parts.processable import can_be_processed
 from eomt.predictors.inputs import NamedImage, Source, Sources, listed_sources
 from eomt.predictors.predictor import Predictor
 from eomt.results import MorphResult, ReconstructionResult
+
+if TYPE_CHECKING:
+    from eomt.models.mae import MaskedAutoencoder
 
 
 class MorphScorer(Protocol):
@@ -92,7 +94,7 @@ class ReconstructionPredictor(Predictor[ReconstructionResult]):
         device: Where it computes.
     """
 
-    def __init__(self, model: MaskedAutoencoder, device: torch.device) -> None:
+    def __init__(self, model: "MaskedAutoencoder", device: torch.device) -> None:
         self.model, self.device = model, device
 
     @overload

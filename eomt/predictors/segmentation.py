@@ -9,11 +9,11 @@ from torch import Tensor
 
 from eomt.errors import UserError, listed
 from eomt.metrics.anomaly_scores import SCORES, anomaly_maps
-from eomt.models.eomt import most_likely_classes
 from eomt.predictors.inputs import NamedImage, Source, Sources
 from eomt.predictors.predictor import Predictor
 from eomt.results import SegmentationResult
-from eomt.tasks.windows import ImageResult, View, WindowResult, over_views, over_windows
+from eomt.utils.labels import most_likely_classes
+from eomt.utils.windows import ImageResult, View, WindowResult, over_views, over_windows
 
 
 class WindowScorer(Protocol):

@@ -1,10 +1,15 @@
 """LightningModules, one for each task."""
 
-from eomt.tasks.masked_autoencoding import MaskedAutoencoding
-from eomt.tasks.morph_detection import MorphDetection
-from eomt.tasks.prompted_segmentation import PromptedSegmentation
-from eomt.tasks.semantic_segmentation import SemanticSegmentation
-from eomt.tasks.visual_question_answering import VisualQuestionAnswering
+from typing import TYPE_CHECKING
+
+from eomt.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from eomt.tasks.masked_autoencoding import MaskedAutoencoding
+    from eomt.tasks.morph_detection import MorphDetection
+    from eomt.tasks.prompted_segmentation import PromptedSegmentation
+    from eomt.tasks.semantic_segmentation import SemanticSegmentation
+    from eomt.tasks.visual_question_answering import VisualQuestionAnswering
 
 __all__ = [
     "MaskedAutoencoding",
@@ -13,3 +18,15 @@ __all__ = [
     "SemanticSegmentation",
     "VisualQuestionAnswering",
 ]
+
+# what runs exported graphs needs small modules beside these, and not the libraries that these load
+__getattr__ = lazily(
+    __name__,
+    {
+        "MaskedAutoencoding": "eomt.tasks.masked_autoencoding",
+        "MorphDetection": "eomt.tasks.morph_detection",
+        "PromptedSegmentation": "eomt.tasks.prompted_segmentation",
+        "SemanticSegmentation": "eomt.tasks.semantic_segmentation",
+        "VisualQuestionAnswering": "eomt.tasks.visual_question_answering",
+    },
+)

@@ -23,7 +23,6 @@ from eomt.models.eomt import (
     anneal,
     class_and_void_scores,
     class_scores,
-    most_likely_classes,
 )
 from eomt.tasks.anomaly_evaluation import (
     AnomalyEvaluation,
@@ -34,7 +33,9 @@ from eomt.tasks.anomaly_evaluation import (
 )
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import AnomalyData, data_of
-from eomt.tasks.windows import (
+from eomt.utils.labels import IGNORE_INDEX, most_likely_classes
+from eomt.utils.trainer import run_progress
+from eomt.utils.windows import (
     ImageResult,
     View,
     WindowResult,
@@ -44,8 +45,6 @@ from eomt.tasks.windows import (
     over_windows,
     resize_image,
 )
-from eomt.utils.labels import IGNORE_INDEX
-from eomt.utils.trainer import run_progress
 
 log = logging.getLogger("eomt")
 

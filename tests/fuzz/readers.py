@@ -21,6 +21,7 @@ from eomt.models.weights.sam2.config import read_sam2_config
 from eomt.models.weights.transformers import read_model_config
 from eomt.reports.closing_table import report
 from eomt.utils.tokenizer import load_tokenizer
+from tests.export.crafted import read_exported, read_forged, write_graph, write_record
 from tests.fuzz.audited_files import (
     audited_folder,
     base_config,
@@ -141,6 +142,8 @@ READERS: dict[str, Reader] = {
     "supervisely json": Reader(supervisely_file, json_of, read_supervisely),
     "face csv": Reader(face_table, text_of, lambda file: read_face_table(file, r"id\d+")),
     "face boxes": Reader(box_file, text_of, read_box_file),
+    "export json": Reader(write_record, json_of, read_exported),
+    "onnx": Reader(write_graph, mutated_bytes, read_forged),
     "panoptic json": Reader(panoptic_file, json_of, read_panoptic),
     "panoptic png": Reader(panoptic_mask, mutated_bytes, read_panoptic_mask),
     "split record": Reader(split_record, json_of, lambda file: read_split_record(file, ["a.png", "b.png", "c.png"])),

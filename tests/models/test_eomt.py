@@ -7,7 +7,8 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.models import EoMT
-from eomt.models.eomt import Prediction, ScaleBlock, anneal, class_and_void_scores, class_scores, most_likely_classes
+from eomt.models.eomt import Prediction, ScaleBlock, anneal, class_and_void_scores, class_scores
+from eomt.utils.labels import most_likely_classes
 from tests.tiny import make_eomt, make_image
 
 

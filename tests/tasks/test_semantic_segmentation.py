@@ -15,7 +15,7 @@ from eomt.lora.adapter_layer import lora_layers
 from eomt.lora.config import LoRAConfig
 from eomt.models.eomt import Prediction, class_scores
 from eomt.tasks import SemanticSegmentation
-from eomt.tasks.windows import covering_size, resize_image, window_corners
+from eomt.utils.windows import covering_size, resize_image, window_corners
 from tests.tiny import make_eomt
 
 

@@ -74,7 +74,12 @@ class TwoWayBlock(GradientCheckpointingLayer):
 
 
 def predict_masks(
-    decoder: Sam2MaskDecoder, features: SAM2Features, positions: Tensor, sparse: Tensor, dense: Tensor, multimask: bool
+    decoder: Sam2MaskDecoder,
+    features: SAM2Features,
+    positions: Tensor,
+    sparse: Tensor,
+    dense: Tensor,
+    multimask: bool | None,
 ) -> SAM2Prediction:
     """Return masks of N prompts of each of B images.
 
@@ -84,7 +89,7 @@ def predict_masks(
         positions: Positions in the image, (1, D, h, w).
         sparse: Prompts as tokens, (B, N, T, D).
         dense: Prompts as maps, (B, N, D, h, w), or with 1 for B or N.
-        multimask: Return the masks 1 to 3 instead of mask 0.
+        multimask: Return the masks 1 to 3 instead of mask 0; None returns all four.
     """
     batch, count = sparse.shape[:2]
     height, width = features.embedding.shape[-2:]
@@ -95,7 +100,7 @@ def predict_masks(
     positions = as_tokens(positions)[:, None]  # (1, 1, h w, D)
     tokens, image = transform(decoder.transformer, tokens, image, positions)
 
-    chosen = slice(1, None) if multimask else slice(0, 1)
+    chosen = slice(None) if multimask is None else slice(1, None) if multimask else slice(0, 1)
     mask_tokens = tokens[:, :, FIRST_MASK_TOKEN : FIRST_MASK_TOKEN + decoder.num_mask_tokens]
     # all of them, so that those that are trained always have a gradient
     weights = [mlp(token) for mlp, token in zip(decoder.output_hypernetworks_mlps, mask_tokens.unbind(2), strict=True)]

@@ -79,7 +79,7 @@ def split_windows(qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[T
         window: Height and width, (h, w).
     """
     if is_transformed():
-        return _split(qkv, bias, window)
+        return _split_at_once(qkv, bias, window)
     return Windows.apply(qkv, bias, window)
 
 
@@ -119,6 +119,19 @@ def _split(qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[Tensor, 
             into[:, :rows, :columns] = qkv[:, down, across]
             into[:, rows:] = into[:, :rows, columns:] = bias
         qkv = found
+    query, key, value = qkv.chunk(3, -1)
+    return query, key, value
+
+
+def _split_at_once(qkv: Tensor, bias: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_split` does, without a step for each window, each of which would be one in a graph."""
+    batch, height, width, channels = qkv.shape
+    if (height, width) != window:
+        below, beside = -height % window[0], -width % window[1]
+        beyond = bias.to(qkv.dtype)
+        qkv = torch.cat((qkv, beyond.expand(batch, height, beside, channels)), 2)
+        qkv = torch.cat((qkv, beyond.expand(batch, below, width + beside, channels)), 1)
+        qkv = cut(qkv, window)
     query, key, value = qkv.chunk(3, -1)
     return query, key, value
 
@@ -231,7 +244,7 @@ def features_of(model: Sam2Model, found: Sequence[Stage], pools: bool) -> SAM2Fe
         embedding + model.no_memory_embedding.view(1, -1, 1, 1),
         fine[1],
         fine[0],
-        pooled.view(len(embedding), -1),
+        pooled.view(embedding.shape[0], -1),
     )
 
 

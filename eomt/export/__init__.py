@@ -1,0 +1,1 @@
+"""Trained networks as graphs that run without this package's networks, and what runs them."""

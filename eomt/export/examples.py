@@ -1,0 +1,143 @@
+"""The texts of an exported folder: programs that need NumPy, Pillow and onnxruntime, and a page to read."""
+
+README = """# {network}: {task}
+
+Exported from `{source}`. `export.json` says what was compared with PyTorch, and with which differences.
+
+| file | | name | dtype | shape |
+|---|---|---|---|---|
+{tensors}
+
+Images are RGB, uint8, from 0 to 255, and resized to the size above: the graph scales and normalizes them itself
+(`preprocessor_config.json` has its mean and deviation).
+
+- `python example.py IMAGE` runs it (ONNX; needs NumPy, Pillow and onnxruntime).
+- `eomt.load(FOLDER).predict(IMAGE)` runs it with what `eomt` does before and after.
+- `trtexec --onnx=FILE` builds an engine of TensorRT on the GPU that will run it.
+"""
+
+SEGMENTATION = '''"""Segment an image: python example.py IMAGE [CLASSES.png]."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+height, width = record["img_size"]
+names = record["settings"]["class_names"]
+session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))  # (H, W, 3), uint8
+batch = np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]  # (1, 3, H, W)
+scores = session.run(["scores"], {"image": batch})[0][0]  # (C + 1, H, W); the last is "no object"
+classes = scores[:-1].argmax(0).astype(np.uint8)  # (H, W)
+
+shares = np.bincount(classes.ravel(), minlength=len(names)) / classes.size
+print(json.dumps({name: round(float(share), 4) for name, share in zip(names, shares)}))
+if len(sys.argv) > 2:
+    Image.fromarray(classes).resize(image.size, Image.Resampling.NEAREST).save(sys.argv[2])
+'''
+
+MORPH = '''"""Tell whether a face is a morph: python example.py IMAGE [LEFT TOP RIGHT BOTTOM]."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+height, width = record["img_size"]
+threshold = record["settings"]["threshold"]
+session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+if len(sys.argv) > 5:
+    image = image.crop(tuple(map(int, sys.argv[2:6])))  # the face
+# the middle of the image, in the shape that the graph takes
+face = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+batch = np.ascontiguousarray(np.asarray(face).transpose(2, 0, 1))[None]  # (1, 3, H, W), uint8
+score = float(session.run(["scores"], {"image": batch})[0][0])  # probability of a morph
+
+print(json.dumps({"score": round(score, 4), "is_morph": None if threshold is None else score >= threshold}))
+'''
+
+PROMPTED = '''"""Cut out the object in a box: python example.py IMAGE LEFT TOP RIGHT BOTTOM [MASK.png]."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+(height, width), mask_size = record["img_size"], record["settings"]["mask_size"]
+encoder, decoder = (
+    onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    for name in ("image_encoder", "prompt_decoder")
+)
+
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+names = ["image_embed", "high_res_feats_0", "high_res_feats_1"]
+features = dict(zip(names, encoder.run(names, {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]})))
+
+# corners of the box, the centers of its outermost pixels, in pixels of the resized image; one point that is none
+scale = np.array([width, height]) / image.size
+corners = (np.array(sys.argv[2:6], dtype=float).reshape(2, 2) + 0.5) * scale - 0.5
+prompt = {
+    "point_coords": np.concatenate([corners, np.zeros((1, 2))])[None, None].astype(np.float32),
+    "point_labels": np.array([[[2, 3, -1]]]),
+    "mask_input": np.zeros((1, 1, 1, *mask_size), np.float32),
+    "has_mask_input": np.zeros((1, 1), np.float32),
+}
+masks, ious, _ = decoder.run(None, features | prompt)  # (1, 1, 4, h, w): the first for a box, three for a click
+logits = Image.fromarray(masks[0, 0, 0]).resize(image.size, Image.Resampling.BILINEAR)
+mask = np.asarray(logits) > 0
+
+print(json.dumps({"iou": round(float(ious[0, 0, 0]), 4), "share": round(float(mask.mean()), 4)}))
+if len(sys.argv) > 6:
+    Image.fromarray(mask.astype(np.uint8) * 255).save(sys.argv[6])
+'''
+
+ENCODER = '''"""Print the mean features of images, a row for each: python example.py IMAGE..."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+height, width = record["img_size"]
+session = onnxruntime.InferenceSession(folder / "encoder.onnx", providers=["CPUExecutionProvider"])
+
+images = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in sys.argv[1:]]
+pixels = [np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)) for image in images]
+batch = np.stack(pixels).transpose(0, 3, 1, 2)  # (B, 3, H, W), uint8
+tokens = session.run(["last_hidden_state"], {"image": np.ascontiguousarray(batch)})[0]  # (B, 1 + N, D)
+
+print(json.dumps(tokens[:, 1:].mean(1).round(4).tolist()))
+'''
+
+EXAMPLES = {
+    "semantic_segmentation": SEGMENTATION,
+    "masked_autoencoding": ENCODER,
+    "morph_detection": MORPH,
+    "prompted_segmentation": PROMPTED,
+}

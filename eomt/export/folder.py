@@ -1,0 +1,52 @@
+"""What lies beside exported graphs: how images are prepared, an example that runs, and a page to read."""
+
+import json
+from pathlib import Path
+
+from eomt.export.examples import EXAMPLES, README
+from eomt.export.record import Record
+from eomt.models.network import Network
+from eomt.models.parts.pixels import PixelNormalization
+
+# of Pillow
+BILINEAR = 2
+
+
+def write_texts(folder: Path, network: Network, record: Record) -> None:
+    """Write `preprocessor_config.json`, `example.py` and `README.md` into a folder of graphs."""
+    settings = preprocessing(network)
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    if record.format == "onnx":
+        (folder / "example.py").write_text(EXAMPLES[record.settings.task])
+    (folder / "README.md").write_text(README.format(**_facts(record)))
+
+
+def preprocessing(network: Network) -> dict[str, object]:
+    """Return what is left to do with an image, as transformers' image processors write it.
+
+    Images are resized, and no more: the graph itself scales and normalizes them, with this mean and deviation.
+    """
+    mean, std = next(module for module in network.modules() if isinstance(module, PixelNormalization)).colors
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": network.img_size[0], "width": network.img_size[1]},
+        "resample": BILINEAR,
+        "do_rescale": False,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
+def _facts(record: Record) -> dict[str, str]:
+    lines = []
+    for graph in record.graphs:
+        for kind, tensors in (("takes", graph.inputs), ("returns", graph.outputs)):
+            for tensor in tensors:
+                shape = ", ".join(map(str, tensor.shape))
+                lines.append(f"| `{graph.file}` | {kind} | `{tensor.name}` | {tensor.dtype} | ({shape}) |")
+    task = record.settings.task.replace("_", " ")
+    return {"network": record.network, "task": task, "source": record.source, "tensors": "\n".join(lines)}
