@@ -27,14 +27,9 @@ ARGUMENTS = {
     "PromptedSegmentation": ", boxes=[[40, 40, 200, 160]]",
     "VisualQuestionAnswering": ', "What is in the picture?"',
 }
-# licences of the weights that adapters are most often trained on, by how their names begin
-LICENSES = {
-    "facebook/dinov2": "apache-2.0",
-    "facebook/sam2": "apache-2.0",
-    "facebook/vit-mae": "apache-2.0",
-    "facebook/dinov3": "other",
-    "tue-mps/": "mit",
-}
+# licences of released weights, by a part of their names, if these owners have them; timm's names have no owner
+OWNERS = ("", "facebook", "timm")
+LICENSES = {"dinov3": "other", "dinov2": "apache-2.0", "sam2": "apache-2.0", "vit-mae": "cc-by-nc-4.0"}
 NEWLINE = "\n"
 
 
@@ -80,7 +75,9 @@ class Shared:
         architectures = _fields(folder / CONFIG_FILE).get("architectures") or [None]
         known = base or settings.get("base_model_name_or_path") or ((summary or {}).get("base") or {}).get("id")
         if license is None and isinstance(known, str):
-            license = next((found for start, found in LICENSES.items() if known.startswith(start)), None)
+            owner, _, model = known.rpartition("/")
+            found = (license for part, license in LICENSES.items() if part in model and owner in OWNERS)
+            license = next(found, None)
         return cls(
             name=name,
             kind=kind,

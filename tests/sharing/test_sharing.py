@@ -18,7 +18,7 @@ import eomt
 from datamodules import SteelStrips
 from eomt.cli import main
 from eomt.sharing import bases
-from eomt.sharing.card import model_card
+from eomt.sharing.card import Shared, model_card
 from eomt.sharing.folder import find_weights, write_shared
 from tests.cli_runs import Workspace
 from tests.documents import ROOT
@@ -138,6 +138,24 @@ def test_the_card_says_what_was_measured(run: Path, away: Path) -> None:
     assert metrics[0]["value"] == pytest.approx(summary["best"])
     for said in (summary["audit"], "LoRA of rank 2", f"| these weights | {summary['best']:.4f} |", "images: "):
         assert said in card
+
+
+@pytest.mark.parametrize(
+    ("base", "license"),
+    [
+        ("facebook/sam2.1-hiera-large", "apache-2.0"),
+        ("vit_small_patch14_dinov2", "apache-2.0"),
+        ("facebook/dinov3-vits16", "other"),
+        ("facebook/vit-mae-base", "cc-by-nc-4.0"),
+        ("someone/dinov2-of-mine", None),
+        ("configs/quickstart/sam2_base", None),
+    ],
+)
+def test_the_licence_of_released_weights_is_known(run: Path, base: str, license: str | None) -> None:
+    folder = find_weights(run).path
+    shared = Shared.of(NAME, "adapter", {}, None, folder, base, None)
+    assert shared.license == license
+    assert ("not known" in model_card(shared)) == (license is None)
 
 
 def test_names_in_a_card_are_no_markup(run: Path, away: Path) -> None:
