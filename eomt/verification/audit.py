@@ -22,9 +22,9 @@ from eomt.verification.base_weights import loaded_names as loaded_names
 from eomt.verification.base_weights import random_base_faults as random_base_faults
 from eomt.verification.base_weights import random_names as random_names
 from eomt.verification.collapse import collapse_findings
-from eomt.verification.discovery import Adapter, find_adapters, trained_in_full
+from eomt.verification.discovery import Adapter, find_adapters, label_of, trained_in_full
 from eomt.verification.evaluation import Evaluation, evaluation
-from eomt.verification.expected import trainable_findings
+from eomt.verification.expected import left_out, trainable_findings
 from eomt.verification.experts import Experts
 from eomt.verification.findings import AuditReport as AuditReport
 from eomt.verification.findings import Finding, Severity
@@ -100,7 +100,7 @@ def audit(
     require_values(dict(model.named_parameters()), "audit")
     plain = plain_optimizers(optimizers or [])
     with unmerged(model), still_parametrizations(model):
-        adapters = find_adapters(model)
+        adapters = left_out(find_adapters(model), model, [expect] if isinstance(expect, str) else expect)
         findings = _before_passes(model, adapters, plain, allow_random_base, expect, stage)
     active = [adapter for adapter in adapters if not adapter.idle]
     experts = Experts()
@@ -266,10 +266,13 @@ def start_findings(
     severity: Severity
     for adapter in adapters:
         a, b = adapter.pair
-        if not (a.is_floating_point() and b.is_floating_point()) or adapter.idle == "merged":
+        # what is loaded beside the one that trains, or frozen for good, is as it should be
+        is_trained = any(tensor.requires_grad for tensor in adapter.tensors.values())
+        if not (a.is_floating_point() and b.is_floating_point()) or adapter.idle or (stage == "end" and not is_trained):
             continue
         has_a, has_b = bool(a.any()), bool(b.any())
-        label = list(adapter.tensors)[1].partition(".")[0]
+        labels = [label_of(adapter, name) for name in adapter.tensors]
+        label = labels[1]
         if not (has_a or has_b):
             seen = "and A are both zero: neither ever gets a gradient"
             found.append(Finding("both_zero", adapter.path, seen, "initialize A at random", part=label))
@@ -280,7 +283,7 @@ def start_findings(
             found.append(Finding("b_not_zero", adapter.path, seen, remedy, severity, label))
         elif not (has_a and has_b) and stage == "end":
             # the zero one of an embedding's pair is A
-            label = label if not has_b else next(iter(adapter.tensors)).partition(".")[0]
+            label = label if not has_b else labels[0]
             seen = "is still zero after the training: the adapter adds nothing"
             remedy = "look whether it was in the optimizer, got gradients, and was gathered before it was saved"
             found.append(Finding("still_zero", adapter.path, seen, remedy, part=label))
@@ -301,7 +304,7 @@ def shared_findings(adapters: list[Adapter]) -> list[Finding]:
             if other is not adapter and (bases[0] is None or bases[0] is not bases[1]):
                 seen = f"is the very tensor that {other.path!r} has: both layers learn one change"
                 remedy = "give each layer a pair of its own, unless it is meant so"
-                found.append(Finding("shared", adapter.path, seen, remedy, "warning", name.partition(".")[0]))
+                found.append(Finding("shared", adapter.path, seen, remedy, "warning", label_of(adapter, name)))
     return found
 
 

@@ -1,9 +1,10 @@
 """Adapters in any torch module, found by what they are: a low-rank pair beside a weight."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from eomt.lora.adapter_layer import AdapterLayer
@@ -36,7 +37,8 @@ class Adapter:
         base: Name in the model and value of the weight that it is beside; None where none was found.
         name: Name of the adapter among several; "" where there is one.
         factor: Factor of the update; 1 where it is not known.
-        idle: Why it is no part of the answer ("inactive", "disabled", "merged"); "" if it is one.
+        idle: Why it is no part of what is trained ("inactive", "disabled", "merged", or "frozen" as that of a teacher);
+            "" if it is one.
     """
 
     path: str
@@ -82,7 +84,56 @@ def _find(model: nn.Module) -> list[Adapter]:
         if adapter is not None:
             found.append(adapter)
             taken |= {id(tensor) for tensor in adapter.tensors.values()}
-    return found
+    return _without_copies(found)
+
+
+def _without_copies(adapters: list[Adapter]) -> list[Adapter]:
+    """Return adapters, of which those of a frozen copy beside what is trained, such as a teacher, are idle.
+
+    A copy is a part all of whose adapters are frozen, and which has the very structure and base of another part, under
+    one other name: `teacher` and `student`. Layers that a number tells apart are none.
+    """
+    frozen = {adapter for adapter in adapters if not adapter.idle and not _is_trained(adapter)}
+    shapes = {
+        (adapter.path, adapter.name): adapter for adapter in adapters if adapter not in frozen and _is_trained(adapter)
+    }
+    roots: dict[Adapter, set[str]] = {}
+    for adapter in frozen:
+        parts = adapter.path.split(".")
+        for other in shapes.values():
+            names = other.path.split(".")
+            differing = [n for n, pair in enumerate(zip(parts, names, strict=False)) if pair[0] != pair[1]]
+            if len(names) == len(parts) and len(differing) == 1 and _are_copies(adapter, other):
+                index = differing[0]
+                if not (parts[index].isdigit() or names[index].isdigit()):
+                    roots.setdefault(adapter, set()).add(".".join(parts[: index + 1]))
+    whole = {
+        root
+        for root in {root for found in roots.values() for root in found}
+        if all(root in roots.get(each, ()) for each in adapters if is_inside(each.path, [root]))
+    }
+    return [replace(each, idle="frozen") if roots.get(each, set()) & whole else each for each in adapters]
+
+
+def _is_trained(adapter: Adapter) -> bool:
+    return any(tensor.requires_grad for tensor in adapter.tensors.values())
+
+
+def _are_copies(one: Adapter, other: Adapter) -> bool:
+    """Return whether two adapters are alike, beside weights of the same values."""
+    if one.base is None or other.base is None or one.name != other.name:
+        return False
+    alike = [(name, value.shape) for name, value in one.tensors.items()] == [
+        (name, value.shape) for name, value in other.tensors.items()
+    ]
+    first, second = one.base[1], other.base[1]
+    return alike and first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
+
+
+def label_of(adapter: Adapter, name: str) -> str:
+    """Return what a tensor of an adapter is called in a finding: lora_B, or lora_B.second of one among several."""
+    label = name.partition(".")[0]
+    return label if adapter.name in ("", "default") else f"{label}.{adapter.name}"
 
 
 def saved_modules(model: nn.Module) -> dict[str, nn.Module]:
