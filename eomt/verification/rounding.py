@@ -49,7 +49,9 @@ def rounding_alone(value: Tensor, parameters: Iterable[Tensor], half: bool) -> s
     with contextlib.suppress(RuntimeError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for factor in FACTORS:
-            again = torch.autograd.grad(value, suspects, torch.full_like(value, factor), retain_graph=True, allow_unused=True)
+            again = torch.autograd.grad(
+                value, suspects, torch.full_like(value, factor), retain_graph=True, allow_unused=True
+            )
             suspects = [p for p, now in zip(suspects, again, strict=True) if _differs(p.grad, now, factor)]
             if not suspects:
                 break
