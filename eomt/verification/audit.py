@@ -32,11 +32,11 @@ from eomt.verification.gates import shut_gate
 from eomt.verification.learning import shake, shaken, training
 from eomt.verification.passes import Loss, Outputs, check_pass, copied, own_loss
 from eomt.verification.passes import call as call
-from eomt.verification.restored import unmerged, untouched
+from eomt.verification.restored import put_back, unmerged, untouched
 from eomt.verification.schedules import Schedule, schedules_of
 from eomt.verification.steps import OptimizerStep, optimizer_faults, plain_optimizers, plain_step, step_faults
 from eomt.verification.wrapped import unwrapped
-from eomt.verification.writes import modules_beside, writes_undone
+from eomt.verification.writes import generators_of, modules_beside, writes_undone
 
 Answers = Callable[[nn.Module, Any], Mapping[str, Tensor]]
 
@@ -107,7 +107,8 @@ def audit(
     if any(parameter.requires_grad for parameter in model.parameters()):
         used = modules_beside(model, [function for function in (loss, outputs, answers) if function is not None])
         passes = _Passes(model, batch, loss or own_loss, outputs or call, active, stage, used)
-        with unmerged(model):
+        generators = generators_of(model, [function for function in (loss, outputs, answers) if function is not None])
+        with unmerged(model), put_back(generators):
             known = {finding.where for finding in findings if _is_fault(finding)}
             findings += passes.findings(plain, step, known, schedules_of(schedulers or []))
             if answers is not None:
@@ -204,7 +205,7 @@ class _Passes:
         ):
             if self.stage != "end":
                 shake(changed)
-            trained = training(model, self.batch, self.loss, adapters, writes)
+            trained = training(model, self.batch, self.loss, adapters, writes, held)
             self.experts, found = trained.experts, trained.findings
             if not any(_is_fault(finding) for finding in found):
                 with writes.watched(frozen=True):
@@ -271,6 +272,9 @@ def start_findings(
         if not (a.is_floating_point() and b.is_floating_point()) or adapter.idle or (stage == "end" and not is_trained):
             continue
         has_a, has_b = bool(a.any()), bool(b.any())
+        # of AdaLoRA, the factors between A and B start at zero
+        if between := [tensor for name, tensor in adapter.tensors.items() if name.startswith("lora_E")]:
+            has_b = has_b and bool(between[0].any())
         labels = [label_of(adapter, name) for name in adapter.tensors]
         label = labels[1]
         if not (has_a or has_b):

@@ -20,8 +20,8 @@ PAIRS = (
     ("lora_embedding_A", "lora_embedding_B"),
     ("lora_down", "lora_up"),
 )
-# what else an adapter may train: the lengths of DoRA under PEFT's and torchtune's names
-ALSO_TRAINED = ("lora_magnitude_vector", "magnitude")
+# what else an adapter may train: the lengths of DoRA under PEFT's and torchtune's names, the factors of AdaLoRA
+ALSO_TRAINED = ("lora_magnitude_vector", "magnitude", "lora_E")
 # parts of the names of an unnamed pair
 TWINS = {"a": "b", "A": "B", "down": "up"}
 # the layers of libraries hold the weight under these names

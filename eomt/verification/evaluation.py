@@ -15,7 +15,9 @@ from eomt.verification.discovery import Adapter
 from eomt.verification.experts import Experts
 from eomt.verification.findings import Finding, named_part
 from eomt.verification.passes import Outputs, answer_of, ordinary
+from eomt.verification.restored import put_back
 from eomt.verification.rounding import in_half, rounding_alone
+from eomt.verification.writes import generators_of
 
 
 @dataclass
@@ -54,15 +56,16 @@ def evaluation(
             whether those of evaluation do.
     """
     has = (experts or Experts()).has
+    generators = generators_of(model, [outputs])
     answers_seen: list[Any] = []
     rounded: set[Tensor] = set()
     with evaluation_mode(model):
         # no hooks of other layers here: they would switch fast paths off
-        with torch.no_grad(), isolated_randomness(), record_calls() as called:
+        with torch.no_grad(), isolated_randomness(), put_back(generators), record_calls() as called:
             without = answer_of(outputs, model, batch)
         handle = model.register_forward_hook(lambda module, inputs, output: answers_seen.append(output))
         try:
-            with torch.enable_grad(), isolated_randomness(), watched_calls(adapters) as calls:
+            with torch.enable_grad(), isolated_randomness(), put_back(generators), watched_calls(adapters) as calls:
                 answers = answer_of(outputs, model, batch)
                 if answers.requires_grad:
                     total = (answers * torch.randn_like(answers)).sum()
@@ -119,7 +122,7 @@ def _acts(model: nn.Module, batch: Any, outputs: Outputs, tensors: list[nn.Param
             for factor in (0.0, -30.0, 1000.0):
                 for tensor, value in zip(tensors, values, strict=True):
                     tensor.copy_(value * factor)
-                with isolated_randomness():
+                with isolated_randomness(), put_back(generators_of(model, [outputs])):
                     changed = answer_of(outputs, model, batch)
                 if not torch.equal(changed, answers):
                     return True

@@ -1,7 +1,7 @@
 """The training pass of the audit: what is called, and what the loss depends on."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from eomt.verification.gates import watched_gates
 from eomt.verification.passes import Loss, loss_of, tensors_in
 from eomt.verification.restored import whole_depth
 from eomt.verification.rounding import in_half, rounding_alone, values_of
+from eomt.verification.surroundings import States, strangers
 from eomt.verification.writes import Writes
 
 # in full fine-tuning, the share of trainable values without a gradient that may be parts a task has no use for
@@ -57,7 +58,14 @@ class Training:
     answers: bool = False
 
 
-def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], writes: Writes) -> Training:
+def training(
+    model: nn.Module,
+    batch: Any,
+    loss: Loss,
+    adapters: list[Adapter],
+    writes: Writes,
+    beside: Iterable[nn.Parameter] = (),
+) -> Training:
     """Look at adapters, and what else is trained, in a training pass with its gradients.
 
     Args:
@@ -66,10 +74,11 @@ def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], 
         loss: Its loss.
         adapters: Those that are part of the answer.
         writes: Keeps what the forward pass writes to weights.
+        beside: Parameters that optimizers hold beside the model.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     seen = Training()
-    found = _pass_findings(model, batch, loss, adapters, writes, seen)
+    found = _pass_findings(model, batch, loss, adapters, writes, seen, beside)
     remedy = "see what train() and the forward pass do with requires_grad"
     now = dict(model.named_parameters())
     frozen = [name for name in trained if name in now and not now[name].requires_grad]
@@ -78,7 +87,13 @@ def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], 
 
 
 def _pass_findings(
-    model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], writes: Writes, seen: Training
+    model: nn.Module,
+    batch: Any,
+    loss: Loss,
+    adapters: list[Adapter],
+    writes: Writes,
+    seen: Training,
+    beside: Iterable[nn.Parameter],
 ) -> list[Finding]:
     with (
         as_in_training(model),
@@ -89,11 +104,11 @@ def _pass_findings(
         watched_experts(model) as watch,
         _noted(model, seen),
     ):
-        statistics = _statistics(model)
+        states = States(model)
         with writes.watched():
             value = loss_of(loss, model, batch)
         seen.experts = watch.experts()
-        drifted = [path for path, (module, mean) in statistics.items() if not torch.equal(module.running_mean, mean)]
+        drifted = states.findings(bool(adapters))
         if not value.requires_grad:
             return [
                 Finding(
@@ -106,6 +121,7 @@ def _pass_findings(
         if not value.isfinite():
             remedy = "look for such values in batch and weights, and for a division by zero"
             return [*_not_finite(model), Finding("loss_not_finite", "", f"the loss is {value.item()}", remedy)]
+        unheld = strangers(model, value, [*model.parameters(), *writes.held, *beside])
         # another backward pass may be needed to tell rounding from what is learned
         value.backward(retain_graph=True)
         rounded = rounding_alone(value, [p for p in model.parameters() if p.requires_grad], in_half(model, value))
@@ -115,10 +131,7 @@ def _pass_findings(
     found += adapter_findings(adapters, "in training", calls, excuse, rounded=rounded)
     found += _others(model, adapters, seen.experts, rounded)
     found += gates.findings()
-    for path in drifted:
-        drift = "is frozen, but its running statistics follow the training batches and change the base"
-        remedy = "keep it in evaluation mode (eval() after train()), or train and save it"
-        found.append(Finding("drifting_statistics", path, drift, remedy))
+    found += drifted + unheld
     return found
 
 
@@ -163,17 +176,6 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
         for module in kept:
             module.training = False
         yield
-
-
-def _statistics(model: nn.Module) -> dict[str, tuple[Any, Tensor]]:
-    """Return path -> layer and its running mean, of normalization layers without anything that is trained."""
-    return {
-        path: (module, module.running_mean.clone())
-        for path, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        and module.running_mean is not None
-        and not any(parameter.requires_grad for parameter in module.parameters())
-    }
 
 
 def _others(model: nn.Module, adapters: list[Adapter], experts: Experts, rounded: set[Tensor]) -> list[Finding]:

@@ -17,12 +17,12 @@ from eomt.verification.experts import Experts
 from eomt.verification.findings import AuditReport, Finding, Severity
 from eomt.verification.passes import Loss, Outputs, answer_of, call, ordinary
 from eomt.verification.reopened import audit_reopened
-from eomt.verification.restored import unmerged, untouched
+from eomt.verification.restored import put_back, unmerged, untouched
 from eomt.verification.rounding import values_of
 from eomt.verification.schedules import schedules_of
 from eomt.verification.steps import plain_optimizers
 from eomt.verification.wrapped import unwrapped
-from eomt.verification.writes import modules_beside, writes_undone
+from eomt.verification.writes import generators_of, modules_beside, writes_undone
 
 # the least that adapters must change the answers, as a share of the largest
 FLOOR = 1e-6
@@ -201,7 +201,9 @@ class TrainingAudit:
         is_finite = not any(finding.kind == "non_finite_gradient" for finding in found)
         moved = any(before.get(name) != value for name, value in now.items())
         found += self._course.skipped(moved, is_finite)
-        found += self._still(before, now, f"in the last {self.every} steps", known)
+        # a scaler that still looks for its scale skips all of a step
+        if is_finite or moved:
+            found += self._still(before, now, f"in the last {self.every} steps", known)
         known = known | {finding.where for finding in (*found, *self._of_start())}
         return found + (self._course.silent(adapters, now, known, self._experts()) if is_finite else [])
 
@@ -302,7 +304,7 @@ class TrainingAudit:
         return [Finding("no_effect", "", seen, "see the learning rate, and whether B moves at all")]
 
     def _answers(self) -> Tensor:
-        with isolated_randomness():
+        with isolated_randomness(), put_back(generators_of(self.model, [self.outputs] if self.outputs else [])):
             return answer_of(self.outputs or call, self.model, self.batch)
 
 
