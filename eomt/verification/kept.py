@@ -43,7 +43,7 @@ def kept_bytes(network: nn.Module, output: Tensor) -> Kept:
     sizes: dict[int, int] = {}
     others: set[int] = set()
     inputs: dict[str, list[Tensor]] = {path: [] for path in paths.values()}
-    for node in nodes_of(output):
+    for node in _nodes(output):
         saved = list(_saved(node))
         sizes |= {_address(tensor): tensor.untyped_storage().nbytes() for tensor in saved}
         if node.name() == ADAPTED and (path := paths.get(_address(saved[1]))):
@@ -80,7 +80,7 @@ def adapter_inputs(
         return kept_bytes(model, loss).of_inputs if loss.requires_grad else {}
 
 
-def nodes_of(output: Tensor) -> Iterator[Any]:
+def _nodes(output: Tensor) -> Iterator[Any]:
     """Yield every operation in the graph of a tensor once."""
     waiting: list[Any] = [] if output.grad_fn is None else [output.grad_fn]
     seen = set(waiting)

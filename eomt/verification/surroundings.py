@@ -1,13 +1,13 @@
 """What a training pass does around what is trained: frozen states that move, and what the model does not hold."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eomt.verification.findings import Finding
-from eomt.verification.kept import nodes_of
 from eomt.verification.restored import PACKED
 
 # the largest change, as a share, that a state at rest shows, such as the vectors of spectral norm
@@ -88,14 +88,25 @@ def strangers(model: nn.Module, value: Tensor, known: Iterable[Tensor]) -> list[
         known: Parameters of the model, of what is beside it, and of optimizers.
     """
     held = {id(parameter) for parameter in known}
-    leaves = [getattr(node, "variable", None) for node in nodes_of(value)]
-    found = {id(leaf): leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in held}
+    found = {id(leaf) for leaf in _leaves(value) if isinstance(leaf, nn.Parameter) and id(leaf) not in held}
     if not found:
         return []
-    where = next((place for place, inside in _collections(model) if inside & set(found)), "")
+    where = next((place for place, inside in _collections(model) if inside & found), "")
     verb = "holds" if where else "the loss depends on"
     seen = f"{verb} {len(found)} tensors that are to be trained, and are no parameters of the model"
     return [Finding("not_in_model", where, seen, "put modules into a ModuleList or a ModuleDict, or freeze them")]
+
+
+def _leaves(value: Tensor) -> Iterator[Any]:
+    """Yield what the graph of a tensor ends at, once each."""
+    waiting = [value.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        node: Any = waiting.pop()
+        yield getattr(node, "variable", None)
+        following = {function for function, _ in node.next_functions if function is not None} - seen
+        seen |= following
+        waiting += following
 
 
 def _collections(model: nn.Module) -> Iterable[tuple[str, set[int]]]:
