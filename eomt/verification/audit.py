@@ -217,7 +217,7 @@ class _Passes:
                 for tensor in adapter.tensors.values():
                     tensor.requires_grad_(tensor.is_floating_point())
             not_finite = any(finding.kind == "loss_not_finite" for finding in found)
-            seen = None if not_finite else self._evaluated(trained.answers)
+            seen = None if not_finite else self._evaluated(trained.answers, not trained.has_small)
             if seen is not None:
                 unused = [finding.where for finding in found if finding.kind == "no_gradient"]
                 found += [
@@ -229,12 +229,12 @@ class _Passes:
                 found += collapse_findings(seen.logits, self.batch, severity)
         return found
 
-    def _evaluated(self, depends: bool) -> Evaluation | None:
+    def _evaluated(self, depends: bool, small: bool) -> Evaluation | None:
         # a plain model may not take the batch of its loss
         may_refuse = not self.adapters and self.outputs is call
         with contextlib.suppress(*(UserError, TypeError, ValueError, AttributeError) if may_refuse else ()):
             trained = [p for p in self.model.parameters() if p.requires_grad and depends]
-            return evaluation(self.model, self.batch, self.outputs, self.adapters, self.experts, trained)
+            return evaluation(self.model, self.batch, self.outputs, self.adapters, self.experts, trained, small)
         return None
 
     def of_answers(self, answers: Answers) -> list[Finding]:

@@ -40,6 +40,7 @@ def evaluation(
     adapters: list[Adapter],
     experts: Experts | None = None,
     trained: list[nn.Parameter] | None = None,
+    small: bool = True,
 ) -> Evaluation:
     """Look at adapters in two evaluation passes.
 
@@ -54,6 +55,7 @@ def evaluation(
         experts: Modules of which a batch calls a few; None knows them by their names.
         trained: What the answers of a training pass depend on, for a model without adapters; None does not look
             whether those of evaluation do.
+        small: Whether a gradient that is small may be rounding alone; not, where a training pass showed it already.
     """
     has = (experts or Experts()).has
     generators = generators_of(model, [outputs])
@@ -71,7 +73,7 @@ def evaluation(
                     total = (answers * torch.randn_like(answers)).sum()
                     total.backward(retain_graph=True)
                     held = [tensor for adapter in adapters for tensor in adapter.pair]
-                    rounded = rounding_alone(total, held, in_half(model, answers))
+                    rounded = (rounding_alone(total, held, in_half(model, answers)) if small else None) or set()
                     del total
         finally:
             handle.remove()

@@ -51,11 +51,13 @@ class Training:
         findings: About calls, gradients, gates, statistics that drift, and what the pass freezes.
         experts: The modules of which it called a few.
         answers: Whether what the model answered depends on anything trained.
+        has_small: Whether gradients were so small that they were held against those of another backward pass.
     """
 
     findings: list[Finding] = field(default_factory=list)
     experts: Experts = field(default_factory=Experts)
     answers: bool = False
+    has_small: bool = False
 
 
 def training(
@@ -124,7 +126,9 @@ def _pass_findings(
         unheld = strangers(model, value, [*model.parameters(), *writes.held, *beside])
         # another backward pass may be needed to tell rounding from what is learned
         value.backward(retain_graph=True)
-        rounded = rounding_alone(value, [p for p in model.parameters() if p.requires_grad], in_half(model, value))
+        held = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        looked_at = rounding_alone(value, held, in_half(model, value))
+        seen.has_small, rounded = looked_at is not None, looked_at or set()
     excuse = seen.experts.excuse
     silent = [adapter for adapter in adapters if is_silent(adapter, calls)]
     found = [not_called(adapter, "training", excuse(adapter.path, "not_called")) for adapter in silent]

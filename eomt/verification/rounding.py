@@ -28,8 +28,10 @@ def values_of(gradient: Tensor) -> Tensor:
     return (gradient.coalesce() if gradient.layout == torch.sparse_coo else gradient).values()
 
 
-def rounding_alone(value: Tensor, parameters: Iterable[Tensor], half: bool) -> set[Tensor]:
+def rounding_alone(value: Tensor, parameters: Iterable[Tensor], half: bool) -> set[Tensor] | None:
     """Return the parameters whose gradients, after a backward pass, are nothing but what rounding leaves.
+
+    None: no gradient is so small that it was looked at, and no other backward pass was made.
 
     Args:
         value: What the backward pass began at, with its graph retained.
@@ -44,7 +46,7 @@ def rounding_alone(value: Tensor, parameters: Iterable[Tensor], half: bool) -> s
         limit = largest
     suspects = [p for p, size in sizes.items() if 0 < size <= limit]
     if not suspects:
-        return set()
+        return None
     # what frees its own memory, such as reentrant checkpointing, refuses this: then nothing is known
     with contextlib.suppress(RuntimeError), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -103,6 +103,7 @@ def test_gradients_are_as_they_were_and_what_cannot_be_repeated_is_left_alone() 
     value.backward(retain_graph=True)
     before = small.grad
     assert rounding_alone(value, [small, large], False) == set()
+    assert rounding_alone(value, [large], False) is None
     assert small.grad is before
 
 
