@@ -47,8 +47,9 @@ def test_vectors_of_spectral_norm_are_put_back(norm: Callable[[nn.Module], nn.Mo
     norm(model.body[0].base_layer)
     norm(model.head)
     # vectors of a frozen layer that are not at rest yet are a finding
-    for _ in range(200):
-        model.train()(BATCH)
+    with torch.no_grad():
+        for _ in range(200):
+            model.train()(BATCH)
     check(model.train(mode))
 
 
