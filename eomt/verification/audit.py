@@ -22,9 +22,9 @@ from eomt.verification.base_weights import loaded_names as loaded_names
 from eomt.verification.base_weights import random_base_faults as random_base_faults
 from eomt.verification.base_weights import random_names as random_names
 from eomt.verification.collapse import collapse_findings
-from eomt.verification.discovery import Adapter, find_adapters, trained_in_full
+from eomt.verification.discovery import Adapter, find_adapters, label_of, trained_in_full
 from eomt.verification.evaluation import Evaluation, evaluation
-from eomt.verification.expected import trainable_findings
+from eomt.verification.expected import left_out, trainable_findings
 from eomt.verification.experts import Experts
 from eomt.verification.findings import AuditReport as AuditReport
 from eomt.verification.findings import Finding, Severity
@@ -32,11 +32,11 @@ from eomt.verification.gates import shut_gate
 from eomt.verification.learning import shake, shaken, training
 from eomt.verification.passes import Loss, Outputs, check_pass, copied, own_loss
 from eomt.verification.passes import call as call
-from eomt.verification.restored import unmerged, untouched
+from eomt.verification.restored import put_back, unmerged, untouched
 from eomt.verification.schedules import Schedule, schedules_of
 from eomt.verification.steps import OptimizerStep, optimizer_faults, plain_optimizers, plain_step, step_faults
 from eomt.verification.wrapped import unwrapped
-from eomt.verification.writes import modules_beside, writes_undone
+from eomt.verification.writes import generators_of, modules_beside, writes_undone
 
 Answers = Callable[[nn.Module, Any], Mapping[str, Tensor]]
 
@@ -100,14 +100,15 @@ def audit(
     require_values(dict(model.named_parameters()), "audit")
     plain = plain_optimizers(optimizers or [])
     with unmerged(model), still_parametrizations(model):
-        adapters = find_adapters(model)
+        adapters = left_out(find_adapters(model), model, [expect] if isinstance(expect, str) else expect)
         findings = _before_passes(model, adapters, plain, allow_random_base, expect, stage)
     active = [adapter for adapter in adapters if not adapter.idle]
     experts = Experts()
     if any(parameter.requires_grad for parameter in model.parameters()):
         used = modules_beside(model, [function for function in (loss, outputs, answers) if function is not None])
         passes = _Passes(model, batch, loss or own_loss, outputs or call, active, stage, used)
-        with unmerged(model):
+        generators = generators_of(model, [function for function in (loss, outputs, answers) if function is not None])
+        with unmerged(model), put_back(generators):
             known = {finding.where for finding in findings if _is_fault(finding)}
             findings += passes.findings(plain, step, known, schedules_of(schedulers or []))
             if answers is not None:
@@ -204,7 +205,7 @@ class _Passes:
         ):
             if self.stage != "end":
                 shake(changed)
-            trained = training(model, self.batch, self.loss, adapters, writes)
+            trained = training(model, self.batch, self.loss, adapters, writes, held)
             self.experts, found = trained.experts, trained.findings
             if not any(_is_fault(finding) for finding in found):
                 with writes.watched(frozen=True):
@@ -216,7 +217,7 @@ class _Passes:
                 for tensor in adapter.tensors.values():
                     tensor.requires_grad_(tensor.is_floating_point())
             not_finite = any(finding.kind == "loss_not_finite" for finding in found)
-            seen = None if not_finite else self._evaluated(trained.answers)
+            seen = None if not_finite else self._evaluated(trained.answers, not trained.has_small)
             if seen is not None:
                 unused = [finding.where for finding in found if finding.kind == "no_gradient"]
                 found += [
@@ -228,12 +229,12 @@ class _Passes:
                 found += collapse_findings(seen.logits, self.batch, severity)
         return found
 
-    def _evaluated(self, depends: bool) -> Evaluation | None:
+    def _evaluated(self, depends: bool, small: bool) -> Evaluation | None:
         # a plain model may not take the batch of its loss
         may_refuse = not self.adapters and self.outputs is call
         with contextlib.suppress(*(UserError, TypeError, ValueError, AttributeError) if may_refuse else ()):
             trained = [p for p in self.model.parameters() if p.requires_grad and depends]
-            return evaluation(self.model, self.batch, self.outputs, self.adapters, self.experts, trained)
+            return evaluation(self.model, self.batch, self.outputs, self.adapters, self.experts, trained, small)
         return None
 
     def of_answers(self, answers: Answers) -> list[Finding]:
@@ -266,10 +267,16 @@ def start_findings(
     severity: Severity
     for adapter in adapters:
         a, b = adapter.pair
-        if not (a.is_floating_point() and b.is_floating_point()) or adapter.idle == "merged":
+        # what is loaded beside the one that trains, or frozen for good, is as it should be
+        is_trained = any(tensor.requires_grad for tensor in adapter.tensors.values())
+        if not (a.is_floating_point() and b.is_floating_point()) or adapter.idle or (stage == "end" and not is_trained):
             continue
         has_a, has_b = bool(a.any()), bool(b.any())
-        label = list(adapter.tensors)[1].partition(".")[0]
+        # of AdaLoRA, the factors between A and B start at zero
+        if between := [tensor for name, tensor in adapter.tensors.items() if name.startswith("lora_E")]:
+            has_b = has_b and bool(between[0].any())
+        labels = [label_of(adapter, name) for name in adapter.tensors]
+        label = labels[1]
         if not (has_a or has_b):
             seen = "and A are both zero: neither ever gets a gradient"
             found.append(Finding("both_zero", adapter.path, seen, "initialize A at random", part=label))
@@ -280,7 +287,7 @@ def start_findings(
             found.append(Finding("b_not_zero", adapter.path, seen, remedy, severity, label))
         elif not (has_a and has_b) and stage == "end":
             # the zero one of an embedding's pair is A
-            label = label if not has_b else next(iter(adapter.tensors)).partition(".")[0]
+            label = label if not has_b else labels[0]
             seen = "is still zero after the training: the adapter adds nothing"
             remedy = "look whether it was in the optimizer, got gradients, and was gathered before it was saved"
             found.append(Finding("still_zero", adapter.path, seen, remedy, part=label))
@@ -301,7 +308,7 @@ def shared_findings(adapters: list[Adapter]) -> list[Finding]:
             if other is not adapter and (bases[0] is None or bases[0] is not bases[1]):
                 seen = f"is the very tensor that {other.path!r} has: both layers learn one change"
                 remedy = "give each layer a pair of its own, unless it is meant so"
-                found.append(Finding("shared", adapter.path, seen, remedy, "warning", name.partition(".")[0]))
+                found.append(Finding("shared", adapter.path, seen, remedy, "warning", label_of(adapter, name)))
     return found
 
 

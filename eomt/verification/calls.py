@@ -1,7 +1,7 @@
 """Which adapters a pass called, and what is wrong with their gradients after it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from eomt.lora.adapter_layer import AdapterLayer, record_calls
-from eomt.verification.discovery import Adapter
+from eomt.verification.discovery import Adapter, label_of
 from eomt.verification.findings import Finding, Severity
+from eomt.verification.rounding import values_of
+
+# what a gradient says that another backward pass does not confirm
+ROUNDED = "gets a gradient of rounding alone, where terms cancel to zero: it cannot learn from this batch"
 
 
 @dataclass
@@ -37,7 +41,10 @@ class Calls:
             return "no_gradient", "it runs under no_grad, or in checkpointing with use_reentrant=True"
         if adapter.is_own or adapter.layer in self.acting:
             return "unreached", "the loss does not see this branch; take it from the targets"
-        return "no_effect", "its layer's answer does not depend on it: see whether its forward was replaced"
+        return (
+            "no_effect",
+            "its layer's answer does not depend on it: was its forward replaced, or is it run with adapters disabled?",
+        )
 
 
 @contextlib.contextmanager
@@ -112,7 +119,12 @@ def not_called(adapter: Adapter, when: str, is_excused: bool) -> Finding:
 
 
 def adapter_findings(
-    adapters: list[Adapter], where: str, calls: Calls, is_excused: Callable[[str, str], bool], kind: str | None = None
+    adapters: list[Adapter],
+    where: str,
+    calls: Calls,
+    is_excused: Callable[[str, str], bool],
+    kind: str | None = None,
+    rounded: Set[Tensor] = frozenset(),
 ) -> list[Finding]:
     """Return a finding for each adapter one of whose tensors has no gradient, or a useless one.
 
@@ -122,6 +134,7 @@ def adapter_findings(
         calls: What was called.
         is_excused: Whether a path and a kind of finding are those of an expert that no token chose.
         kind: Of the findings; None takes it from the gradient.
+        rounded: Tensors whose gradients are rounding alone.
     """
     found = []
     for adapter in adapters:
@@ -129,7 +142,7 @@ def adapter_findings(
             continue
         tensors = {name: value for name, value in adapter.tensors.items() if value.requires_grad}
         for name, value in reversed(tensors.items()):
-            fault = gradient_fault([value])
+            fault = gradient_fault([value], rounded)
             if fault is None:
                 continue
             found_kind, seen = fault
@@ -137,22 +150,28 @@ def adapter_findings(
             if found_kind == "no_gradient" and all(other.grad is None for other in tensors.values()):
                 found_kind, remedy = calls.reason(adapter)
             severity: Severity = "warning" if is_excused(adapter.path, found_kind) else "fault"
-            part = name.partition(".")[0]
+            part = label_of(adapter, name)
             found.append(Finding(kind or found_kind, adapter.path, f"{seen} {where}", remedy, severity, part))
             break
     return found
 
 
-def gradient_fault(parameters: list[nn.Parameter]) -> tuple[str, str] | None:
+def gradient_fault(parameters: list[nn.Parameter], rounded: Set[Tensor] = frozenset()) -> tuple[str, str] | None:
     """Return kind and words of what is wrong with the gradients of tensors that belong together.
 
     Some may be zero, but not all.
+
+    Args:
+        parameters: The tensors.
+        rounded: Tensors whose gradients are rounding alone.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [values_of(parameter.grad) for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return "no_gradient", "gets no gradient"
     if not all(bool(gradient.isfinite().all()) for gradient in gradients):
         return "non_finite_gradient", "gets a gradient that is not finite"
     if not any(bool(gradient.any()) for gradient in gradients):
         return "zero_gradient", "gets a gradient of zero: it cannot learn from this batch"
+    if all(parameter in rounded for parameter in parameters if parameter.grad is not None):
+        return "zero_gradient", ROUNDED
     return None

@@ -1,9 +1,11 @@
 """Adapters in any torch module, found by what they are: a low-rank pair beside a weight."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from eomt.lora.adapter_layer import AdapterLayer
@@ -18,8 +20,10 @@ PAIRS = (
     ("lora_embedding_A", "lora_embedding_B"),
     ("lora_down", "lora_up"),
 )
-# what else an adapter may train: the lengths of DoRA under PEFT's and torchtune's names
-ALSO_TRAINED = ("lora_magnitude_vector", "magnitude")
+# what else an adapter may train: the lengths of DoRA under PEFT's and torchtune's names, the factors of AdaLoRA
+ALSO_TRAINED = ("lora_magnitude_vector", "magnitude", "lora_E")
+# parts of the names of an unnamed pair
+TWINS = {"a": "b", "A": "B", "down": "up"}
 # the layers of libraries hold the weight under these names
 # PEFT's show the one of the plain layer as their own, too
 BASES = ("base_layer", "weight", "linear", "original", "org_module", "conv")
@@ -36,7 +40,8 @@ class Adapter:
         base: Name in the model and value of the weight that it is beside; None where none was found.
         name: Name of the adapter among several; "" where there is one.
         factor: Factor of the update; 1 where it is not known.
-        idle: Why it is no part of the answer ("inactive", "disabled", "merged"); "" if it is one.
+        idle: Why it is no part of what is trained ("inactive", "disabled", "merged", or "frozen" as that of a teacher);
+            "" if it is one.
     """
 
     path: str
@@ -75,14 +80,61 @@ def _find(model: nn.Module) -> list[Adapter]:
     taken: set[int] = set()
     for path, module in model.named_modules():
         adapters = [_own(path, module)] if isinstance(module, AdapterLayer) else list(_named(path, module))
+        adapters = [each if each.base else replace(each, base=_parametrized(path, model)) for each in adapters]
         found += adapters
         taken |= {id(tensor) for adapter in adapters for tensor in adapter.tensors.values()}
     for path, module in model.named_modules():
-        adapter = _unnamed(path, module, model, taken)
-        if adapter is not None:
-            found.append(adapter)
-            taken |= {id(tensor) for tensor in adapter.tensors.values()}
-    return found
+        found += _unnamed(path, module, model, taken)
+    return _without_copies(found)
+
+
+def _without_copies(adapters: list[Adapter]) -> list[Adapter]:
+    """Return adapters, of which those of a frozen copy beside what is trained, such as a teacher, are idle.
+
+    A copy is a part all of whose adapters are frozen, and which has the very structure and base of another part, under
+    one other name: `teacher` and `student`. Layers that a number tells apart are none.
+    """
+    frozen = {adapter for adapter in adapters if not adapter.idle and not _is_trained(adapter)}
+    shapes = {
+        (adapter.path, adapter.name): adapter for adapter in adapters if adapter not in frozen and _is_trained(adapter)
+    }
+    roots: dict[Adapter, set[str]] = {}
+    for adapter in frozen:
+        parts = adapter.path.split(".")
+        for other in shapes.values():
+            names = other.path.split(".")
+            differing = [n for n, pair in enumerate(zip(parts, names, strict=False)) if pair[0] != pair[1]]
+            if len(names) == len(parts) and len(differing) == 1 and _are_copies(adapter, other):
+                index = differing[0]
+                if not (parts[index].isdigit() or names[index].isdigit()):
+                    roots.setdefault(adapter, set()).add(".".join(parts[: index + 1]))
+    whole = {
+        root
+        for root in {root for found in roots.values() for root in found}
+        if all(root in roots.get(each, ()) for each in adapters if is_inside(each.path, [root]))
+    }
+    return [replace(each, idle="frozen") if roots.get(each, set()) & whole else each for each in adapters]
+
+
+def _is_trained(adapter: Adapter) -> bool:
+    return any(tensor.requires_grad for tensor in adapter.tensors.values())
+
+
+def _are_copies(one: Adapter, other: Adapter) -> bool:
+    """Return whether two adapters are alike, beside weights of the same values."""
+    if one.base is None or other.base is None or one.name != other.name:
+        return False
+    alike = [(name, value.shape) for name, value in one.tensors.items()] == [
+        (name, value.shape) for name, value in other.tensors.items()
+    ]
+    first, second = one.base[1], other.base[1]
+    return alike and first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
+
+
+def label_of(adapter: Adapter, name: str) -> str:
+    """Return what a tensor of an adapter is called in a finding: lora_B, or lora_B.second of one among several."""
+    label = name.partition(".")[0]
+    return label if adapter.name in ("", "default") else f"{label}.{adapter.name}"
 
 
 def saved_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -187,6 +239,15 @@ def _active(module: Any, default: list[str]) -> list[str]:
     return [active] if isinstance(active, str) else list(active)
 
 
+def _parametrized(path: str, model: nn.Module) -> tuple[str, Tensor] | None:
+    """Return the weight that a module is a parametrization of; None where it is none."""
+    if not re.search(r"(^|\.)parametrizations\.[^.]+\.\d+$", path):
+        return None
+    held = path.rpartition(".")[0]
+    weight = getattr(model.get_submodule(held), "original", None)
+    return (f"{held}.original", weight) if isinstance(weight, nn.Parameter) else None
+
+
 def _base(path: str, module: nn.Module) -> tuple[str, Tensor] | None:
     """Return the weight beside an adapter, in the layer itself or in the plain one that it holds."""
     for name in BASES:
@@ -201,15 +262,14 @@ def _base(path: str, module: nn.Module) -> tuple[str, Tensor] | None:
     return None
 
 
-def _unnamed(path: str, module: nn.Module, model: nn.Module, taken: set[int]) -> Adapter | None:
-    """Return the pair of two small linear maps whose product has the shape of a frozen weight beside them.
+def _unnamed(path: str, module: nn.Module, model: nn.Module, taken: set[int]) -> Iterator[Adapter]:
+    """Yield pairs of two small linear maps whose product has the shape of a weight beside them, or of some of its rows.
 
-    The weight is one of the same module, or of the one above where the module holds nothing but the pair.
+    The weight is one of the same module, or of the one above where the module holds nothing but the pair. Beside one
+    that is trained, too, a pair is known by names as of A and B, and by a zero that it starts at or by the word lora.
     """
-    small = {name: value for name, value in _matrices(module).items() if value.requires_grad and id(value) not in taken}
-    if len(small) != 2:
-        return None
-    around = {f"{path}.{name}" if path else name: value for name, value in _matrices(module).items()}
+    inner = _matrices(module)
+    around = {f"{path}.{name}" if path else name: value for name, value in inner.items()}
     layer_path, layer, within = path, module, ""
     plain = (nn.Linear, nn.Dropout, nn.Identity)
     if path and all(isinstance(child, plain) for child in module.children()) and len(around) == 2:
@@ -217,16 +277,39 @@ def _unnamed(path: str, module: nn.Module, model: nn.Module, taken: set[int]) ->
         layer, within = model.get_submodule(layer_path), f"{last}."
         prefix = f"{layer_path}." if layer_path else ""
         around = {f"{prefix}{name}": value for name, value in _matrices(layer).items()}
-    (first, one), (second, two) = small.items()
-    for a_name, a, b_name, b in ((first, one, second, two), (second, two, first, one)):
-        for base_name, base in around.items():
+    says_lora = "lora" in f"{path}.{type(layer).__name__}.{type(module).__name__}".lower()
+    for base_name, base in around.items():
+        small = {n: v for n, v in inner.items() if v.requires_grad and id(v) not in taken and v is not base}
+        for first, second in _pairs(small):
+            a, b = small[first], small[second]
             # as two layers, A (r, in) and B (out, r), or as factors of x A B, (in, r) and (r, out)
-            layers = b.shape[1] == a.shape[0] < min(base.shape) and (b.shape[0], a.shape[1]) == tuple(base.shape)
-            factors = a.shape[1] == b.shape[0] < min(base.shape) and (b.shape[1], a.shape[0]) == tuple(base.shape)
-            if not base.requires_grad and (layers or factors):
-                tensors = {f"{within}{a_name}": a, f"{within}{b_name}": b}
-                return Adapter(layer_path, layer, tensors, (base_name, base), rank=_rank(tensors))
-    return None
+            layers = b.shape[1] == a.shape[0] < min(base.shape) and a.shape[1] == base.shape[1]
+            factors = a.shape[1] == b.shape[0] < min(base.shape) and a.shape[0] == base.shape[1]
+            rows = (b.shape[0] if layers else b.shape[1]) if layers or factors else 0
+            twins = _twin(first) == second
+            # queries and values of one weight have pairs of their own
+            if not rows or not (rows == base.shape[0] or (twins and rows < base.shape[0])):
+                continue
+            if base.requires_grad and not (twins and (says_lora or not bool(a.any()) or not bool(b.any()))):
+                continue
+            if {id(a), id(b)} & taken or not (twins or len(small) == 2):
+                continue
+            tensors = {f"{within}{first}": a, f"{within}{second}": b}
+            yield Adapter(layer_path, layer, tensors, (base_name, base), rank=_rank(tensors))
+            taken |= {id(a), id(b)}
+
+
+def _pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return what may be A and B: those that names tell, and else two in either order."""
+    held = list(names)
+    told = [(name, twin) for name in held if (twin := _twin(name)) in held and twin != name]
+    return told or ([(held[0], held[1]), (held[1], held[0])] if len(held) == 2 else [])
+
+
+def _twin(name: str) -> str:
+    """Return the name of the B to that of an A: linear_b_q of linear_a_q; the same where it is none of an A."""
+    parts = re.split(r"([_.])", name)
+    return "".join(TWINS.get(part, part) for part in parts)
 
 
 def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:

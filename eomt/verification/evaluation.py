@@ -13,8 +13,11 @@ from eomt.verification.calls import adapter_findings, is_silent, not_called, wat
 from eomt.verification.collapse import logits_of
 from eomt.verification.discovery import Adapter
 from eomt.verification.experts import Experts
-from eomt.verification.findings import Finding
+from eomt.verification.findings import Finding, named_part
 from eomt.verification.passes import Outputs, answer_of, ordinary
+from eomt.verification.restored import put_back
+from eomt.verification.rounding import in_half, rounding_alone
+from eomt.verification.writes import generators_of
 
 
 @dataclass
@@ -37,6 +40,7 @@ def evaluation(
     adapters: list[Adapter],
     experts: Experts | None = None,
     trained: list[nn.Parameter] | None = None,
+    small: bool = True,
 ) -> Evaluation:
     """Look at adapters in two evaluation passes.
 
@@ -51,19 +55,26 @@ def evaluation(
         experts: Modules of which a batch calls a few; None knows them by their names.
         trained: What the answers of a training pass depend on, for a model without adapters; None does not look
             whether those of evaluation do.
+        small: Whether a gradient that is small may be rounding alone; not, where a training pass showed it already.
     """
     has = (experts or Experts()).has
+    generators = generators_of(model, [outputs])
     answers_seen: list[Any] = []
+    rounded: set[Tensor] = set()
     with evaluation_mode(model):
         # no hooks of other layers here: they would switch fast paths off
-        with torch.no_grad(), isolated_randomness(), record_calls() as called:
+        with torch.no_grad(), isolated_randomness(), put_back(generators), record_calls() as called:
             without = answer_of(outputs, model, batch)
         handle = model.register_forward_hook(lambda module, inputs, output: answers_seen.append(output))
         try:
-            with torch.enable_grad(), isolated_randomness(), watched_calls(adapters) as calls:
+            with torch.enable_grad(), isolated_randomness(), put_back(generators), watched_calls(adapters) as calls:
                 answers = answer_of(outputs, model, batch)
                 if answers.requires_grad:
-                    (answers * torch.randn_like(answers)).sum().backward()
+                    total = (answers * torch.randn_like(answers)).sum()
+                    total.backward(retain_graph=True)
+                    held = [tensor for adapter in adapters for tensor in adapter.pair]
+                    rounded = (rounding_alone(total, held, in_half(model, answers)) if small else None) or set()
+                    del total
         finally:
             handle.remove()
     calls.own = called
@@ -73,7 +84,7 @@ def evaluation(
     changed = [adapter.pair[1] for adapter in adapters] or trained or []
     acts = answers.requires_grad or not changed or _acts(model, batch, outputs, changed, without)
     if adapters and (answers.requires_grad or not acts):
-        found += adapter_findings(adapters, where, calls, lambda path, _: has(path), "no_effect")
+        found += adapter_findings(adapters, where, calls, lambda path, _: has(path), "no_effect", rounded)
     elif not acts:
         seen = "the answers in training depend on what is trained, and those in evaluation do not"
         found.append(Finding("no_effect", "", seen, "see what the model does otherwise in evaluation"))
@@ -88,16 +99,16 @@ def _silent_parts(model: nn.Module, adapters: list[Adapter], experts: Experts) -
     if adaptation(model) is not None or all(parameter.requires_grad for parameter in model.parameters()):
         return []
     known = {id(tensor) for adapter in adapters for tensor in adapter.tensors.values()}
-    parts: dict[str, list[nn.Parameter]] = {}
+    parts: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in known and not experts.has(name):
-            parts.setdefault(name.rpartition(".")[0], []).append(parameter)
+            parts.setdefault(name.rpartition(".")[0], {})[name] = parameter
     remedy = "fine for what the loss alone needs, such as an auxiliary head"
     seen = "is trained, and does not change the output in evaluation"
     return [
-        Finding("no_effect", path, seen, remedy, "warning")
-        for path, parameters in parts.items()
-        if all(parameter.grad is None for parameter in parameters)
+        Finding("no_effect", named_part(path, list(held)), seen, remedy, "warning")
+        for path, held in parts.items()
+        if all(parameter.grad is None for parameter in held.values())
     ]
 
 
@@ -113,7 +124,7 @@ def _acts(model: nn.Module, batch: Any, outputs: Outputs, tensors: list[nn.Param
             for factor in (0.0, -30.0, 1000.0):
                 for tensor, value in zip(tensors, values, strict=True):
                     tensor.copy_(value * factor)
-                with isolated_randomness():
+                with isolated_randomness(), put_back(generators_of(model, [outputs])):
                     changed = answer_of(outputs, model, batch)
                 if not torch.equal(changed, answers):
                     return True

@@ -1,6 +1,7 @@
 """What should be trainable in a model, and what is."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -85,6 +86,20 @@ def _of_names(model: nn.Module, adapters: list[Adapter], expect: list[str]) -> l
         elif name in expected and not parameter.requires_grad:
             found.append(Finding("frozen", name, "is frozen, and expected to be trained", "set requires_grad to True"))
     return found
+
+
+def left_out(adapters: list[Adapter], model: nn.Module, expect: Iterable[str] | None) -> list[Adapter]:
+    """Return adapters, of which frozen ones that `expect` names in no way are idle."""
+    entries = list(expect) if expect is not None else [ADAPTERS]
+    if ADAPTERS in entries or not all(isinstance(entry, str) for entry in entries):
+        return adapters
+    named = {name for name, _ in model.named_parameters() if any(_fits(entry, name) for entry in entries)}
+    return [
+        adapter
+        if adapter.idle or any(name in named or value.requires_grad for name, value in adapter.names().items())
+        else replace(adapter, idle="frozen")
+        for adapter in adapters
+    ]
 
 
 def _fits(entry: str, name: str) -> bool:

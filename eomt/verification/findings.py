@@ -55,6 +55,16 @@ class Finding:
         }
 
 
+def named_part(path: str, names: list[str]) -> str:
+    """Return what is named for the tensors of a module: its path, or the first tensor's where the path says nothing.
+
+    Args:
+        path: Of the module, which may be the model itself, or what PEFT puts around it.
+        names: Of its tensors.
+    """
+    return names[0] if path == "" or f".{path}".endswith(".base_model.model") else path
+
+
 @dataclass(frozen=True)
 class AuditReport:
     """The result of an audit.

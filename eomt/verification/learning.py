@@ -1,7 +1,7 @@
 """The training pass of the audit: what is called, and what the loss depends on."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,12 @@ from eomt.utils.modes import training_mode
 from eomt.verification.calls import adapter_findings, gradient_fault, is_silent, not_called, watched_calls
 from eomt.verification.discovery import Adapter
 from eomt.verification.experts import Experts, watched_experts
-from eomt.verification.findings import Finding, Severity
+from eomt.verification.findings import Finding, Severity, named_part
 from eomt.verification.gates import watched_gates
 from eomt.verification.passes import Loss, loss_of, tensors_in
 from eomt.verification.restored import whole_depth
+from eomt.verification.rounding import in_half, rounding_alone, values_of
+from eomt.verification.surroundings import States, strangers
 from eomt.verification.writes import Writes
 
 # in full fine-tuning, the share of trainable values without a gradient that may be parts a task has no use for
@@ -49,14 +51,23 @@ class Training:
         findings: About calls, gradients, gates, statistics that drift, and what the pass freezes.
         experts: The modules of which it called a few.
         answers: Whether what the model answered depends on anything trained.
+        has_small: Whether gradients were so small that they were held against those of another backward pass.
     """
 
     findings: list[Finding] = field(default_factory=list)
     experts: Experts = field(default_factory=Experts)
     answers: bool = False
+    has_small: bool = False
 
 
-def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], writes: Writes) -> Training:
+def training(
+    model: nn.Module,
+    batch: Any,
+    loss: Loss,
+    adapters: list[Adapter],
+    writes: Writes,
+    beside: Iterable[nn.Parameter] = (),
+) -> Training:
     """Look at adapters, and what else is trained, in a training pass with its gradients.
 
     Args:
@@ -65,10 +76,11 @@ def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], 
         loss: Its loss.
         adapters: Those that are part of the answer.
         writes: Keeps what the forward pass writes to weights.
+        beside: Parameters that optimizers hold beside the model.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     seen = Training()
-    found = _pass_findings(model, batch, loss, adapters, writes, seen)
+    found = _pass_findings(model, batch, loss, adapters, writes, seen, beside)
     remedy = "see what train() and the forward pass do with requires_grad"
     now = dict(model.named_parameters())
     frozen = [name for name in trained if name in now and not now[name].requires_grad]
@@ -77,7 +89,13 @@ def training(model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], 
 
 
 def _pass_findings(
-    model: nn.Module, batch: Any, loss: Loss, adapters: list[Adapter], writes: Writes, seen: Training
+    model: nn.Module,
+    batch: Any,
+    loss: Loss,
+    adapters: list[Adapter],
+    writes: Writes,
+    seen: Training,
+    beside: Iterable[nn.Parameter],
 ) -> list[Finding]:
     with (
         as_in_training(model),
@@ -88,11 +106,11 @@ def _pass_findings(
         watched_experts(model) as watch,
         _noted(model, seen),
     ):
-        statistics = _statistics(model)
+        states = States(model)
         with writes.watched():
             value = loss_of(loss, model, batch)
         seen.experts = watch.experts()
-        drifted = [path for path, (module, mean) in statistics.items() if not torch.equal(module.running_mean, mean)]
+        drifted = states.findings(bool(adapters))
         if not value.requires_grad:
             return [
                 Finding(
@@ -105,17 +123,19 @@ def _pass_findings(
         if not value.isfinite():
             remedy = "look for such values in batch and weights, and for a division by zero"
             return [*_not_finite(model), Finding("loss_not_finite", "", f"the loss is {value.item()}", remedy)]
-        value.backward()
+        unheld = strangers(model, value, [*model.parameters(), *writes.held, *beside])
+        # another backward pass may be needed to tell rounding from what is learned
+        value.backward(retain_graph=True)
+        held = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        looked_at = rounding_alone(value, held, in_half(model, value))
+        seen.has_small, rounded = looked_at is not None, looked_at or set()
     excuse = seen.experts.excuse
     silent = [adapter for adapter in adapters if is_silent(adapter, calls)]
     found = [not_called(adapter, "training", excuse(adapter.path, "not_called")) for adapter in silent]
-    found += adapter_findings(adapters, "in training", calls, excuse)
-    found += _others(model, adapters, seen.experts)
+    found += adapter_findings(adapters, "in training", calls, excuse, rounded=rounded)
+    found += _others(model, adapters, seen.experts, rounded)
     found += gates.findings()
-    for path in drifted:
-        drift = "is frozen, but its running statistics follow the training batches and change the base"
-        remedy = "keep it in evaluation mode (eval() after train()), or train and save it"
-        found.append(Finding("drifting_statistics", path, drift, remedy))
+    found += drifted + unheld
     return found
 
 
@@ -162,25 +182,14 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _statistics(model: nn.Module) -> dict[str, tuple[Any, Tensor]]:
-    """Return path -> layer and its running mean, of normalization layers without anything that is trained."""
-    return {
-        path: (module, module.running_mean.clone())
-        for path, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        and module.running_mean is not None
-        and not any(parameter.requires_grad for parameter in module.parameters())
-    }
-
-
-def _others(model: nn.Module, adapters: list[Adapter], experts: Experts) -> list[Finding]:
+def _others(model: nn.Module, adapters: list[Adapter], experts: Experts, rounded: set[Tensor]) -> list[Finding]:
     """Return a finding for what is trained beside adapters, and gets no gradient."""
     found = []
     done = adaptation(model)
     # under all of their names: a module may hold nothing but a tied weight
     trained = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     for path in done.trained_in_full if done else []:
-        if fault := gradient_fault([p for name, p in trained.items() if is_inside(name, [path])]):
+        if fault := gradient_fault([p for name, p in trained.items() if is_inside(name, [path])], rounded):
             found.append(Finding(fault[0], path, f", trained in full, {fault[1]}"))
     of_adapters = {id(tensor) for adapter in adapters for tensor in adapter.tensors.values()}
     own = [adapter.path for adapter in adapters if adapter.is_own]
@@ -195,22 +204,29 @@ def _others(model: nn.Module, adapters: list[Adapter], experts: Experts) -> list
         seen = "is trained but gets no gradient: its output is not used, or is detached"
         found.append(Finding("no_gradient", name, seen, severity=severity))
     for name, parameter in rest.items():
-        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+        if parameter.grad is not None and not bool(values_of(parameter.grad).isfinite().all()):
             found.append(Finding("non_finite_gradient", name, "gets a gradient that is not finite"))
     if done is None:
-        found += _dead_modules(rest, experts)
+        found += _dead_modules(rest, experts, rounded)
     return found
 
 
-def _dead_modules(rest: dict[str, nn.Parameter], experts: Experts) -> list[Finding]:
-    """Return a finding for each module trained in full all of whose gradients are zero."""
-    modules: dict[str, list[nn.Parameter]] = {}
+def _dead_modules(rest: dict[str, nn.Parameter], experts: Experts, rounded: set[Tensor]) -> list[Finding]:
+    """Return a finding for each module trained in full all of whose gradients are zero, or rounding alone.
+
+    A bias that softmax does not see, as that of keys, may be trained beside others that learn.
+    """
+    modules: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in rest.items():
         if parameter.grad is not None:
-            modules.setdefault(name.rpartition(".")[0], []).append(parameter)
-    seen = "is trained, and gets a gradient of zero: it cannot learn from this batch"
-    return [
-        Finding("zero_gradient", path, seen, severity="warning" if experts.excuse(path, "zero_gradient") else "fault")
-        for path, parameters in modules.items()
-        if not any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None)
-    ]
+            modules.setdefault(name.rpartition(".")[0], {})[name] = parameter
+    dead = {path: fault for path, held in modules.items() if (fault := gradient_fault(list(held.values()), rounded))}
+    learns = len(dead) < len(modules)
+    found = []
+    for path, (kind, seen) in dead.items():
+        held = modules[path]
+        is_bias = all(parameter.dim() < 2 and parameter in rounded for parameter in held.values())
+        if kind == "zero_gradient" and not (is_bias and learns):
+            severity: Severity = "warning" if experts.excuse(path, kind) else "fault"
+            found.append(Finding(kind, named_part(path, list(held)), f"is trained, and {seen}", "", severity))
+    return found

@@ -136,20 +136,38 @@ def unmerged(model: nn.Module) -> Iterator[None]:
             layer.merged = True
 
 
+def _is_certain(module: nn.Module) -> bool:
+    """Return whether a module leaves out all that it is given, since its probability is 1."""
+    rates = [vars(module).get(name) for name in ("drop_prob", "p", "prob", "drop_path", "drop_rate")]
+    return any(isinstance(rate, int | float) and rate >= 1 for rate in rates)
+
+
+@contextlib.contextmanager
+def put_back(generators: Iterable[torch.Generator]) -> Iterator[None]:
+    """Put the states of random number generators that a program made itself back afterwards."""
+    states = [(generator, generator.get_state()) for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
 @contextlib.contextmanager
 def whole_depth(model: nn.Module) -> Iterator[None]:
     """Let no layer be left out at random within, so that one batch reaches all of them; for use in training mode."""
     modes = {
         module: module.training
         for module in model.modules()
-        if any(name in type(module).__name__ for name in RANDOM_DEPTH)
+        # what is always left out is no chance
+        if any(name in type(module).__name__ for name in RANDOM_DEPTH) and not _is_certain(module)
     }
     holders = [holder for module in model.modules() for holder in (module, getattr(module, "config", None))]
     drops = {
         (id(holder), name): (holder, name, value)
         for holder in holders
         for name in LAYER_DROPS
-        if holder is not None and isinstance(value := getattr(holder, name, None), float) and value
+        if holder is not None and isinstance(value := getattr(holder, name, None), float) and 0 < value < 1
     }
     for module in modes:
         module.training = False

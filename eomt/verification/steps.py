@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import is_adapter_name
@@ -21,12 +22,16 @@ from eomt.verification.experts import Experts
 from eomt.verification.findings import Finding, Severity
 from eomt.verification.schedules import Schedule, full_rates
 
+HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 OptimizerStep = Callable[[Optimizer], Any]
 
 # the least that a step must move a tensor, as a share of its size: ten thousand such steps add up to a thousandth
 LEAST_STEP = 1e-7
 # the largest share of the values of a tensor of 16 bits that may stay as they are in a step
 SWALLOWED = 0.5
+NAN = (
+    "is no longer finite after a step of the optimizer: in 16 bits its eps may be zero, so that it divides zero by zero"
+)
 
 
 def plain_optimizers(optimizers: Iterable[Optimizer] | Optimizer) -> list[Optimizer]:
@@ -59,10 +64,19 @@ def plain_step(optimizer: Optimizer) -> None:
 
 
 def optimizer_faults(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[Finding]:
-    """Return a fault for each trainable tensor that is in no optimizer, or is trained in 16 bits by this package."""
-    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    """Return a fault for each trainable tensor that is in no optimizer, or is trained in 16 bits by this package.
+
+    That some are in two optimizers is a warning.
+    """
+    each = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in optimizers]
+    held = set().union(*each)
     own = adaptation(model) is not None
     found = []
+    twice = [n for n, p in model.named_parameters() if p.requires_grad and sum(id(p) in ids for ids in each) > 1]
+    if twice:
+        others = f", and {len(twice) - 1} others are" if len(twice) > 1 else ""
+        seen = f"is in more than one optimizer{others}: each of them moves it"
+        found.append(Finding("in_two_optimizers", twice[0], seen, "see what each is made of", "warning"))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in held:
             remedy = "see configure_optimizers" if own else "make the optimizer of all that is trainable, at the end"
@@ -100,6 +114,7 @@ def step_faults(
     adapted = {p for adapter in adapters for p in adapter.tensors.values()}
     shares: dict[str, tuple[float, str, float]] = {}
     swallowed: list[Finding] = []
+    broken: list[Finding] = []
     for optimizer, full_of_groups in zip(optimizers, full, strict=True):
         with _undone(optimizer) as before:
             rates: dict[nn.Parameter, float] = {}
@@ -122,6 +137,11 @@ def step_faults(
                 moved = float((now.float() - value.float()).norm() if now.itemsize < 4 else (now - value).norm())
                 # a tensor of zeros may start anywhere
                 share = factors.get(parameter, 1.0) * moved / max(float(value.norm()), 1e-3 * value.numel() ** 0.5)
+                if not math.isfinite(moved) and bool(value.isfinite().all()):
+                    broken.append(
+                        Finding("step_not_finite", name, NAN, "keep what is trained in float32, or raise eps")
+                    )
+                    continue
                 share = share if math.isfinite(share) else 0.0
                 is_adapter = parameter in adapted or is_adapter_name(name)
                 part = name if is_adapter else name.rpartition(".")[0]
@@ -139,7 +159,7 @@ def step_faults(
         for share, name, rate in shares.values()
         if not share >= LEAST_STEP and name not in rounded
     ]
-    return still + swallowed
+    return broken + still + swallowed
 
 
 def _rounding(name: str, parameter: nn.Parameter, before: Tensor) -> list[Finding]:
@@ -166,6 +186,12 @@ def _undone(optimizer: Optimizer) -> Iterator[dict[nn.Parameter, Tensor]]:
     states = dict(optimizer.state)
     # such as whether it made a step, which schedulers ask for
     attributes = {name: value for name, value in vars(optimizer).items() if isinstance(value, bool | int | float)}
+    # what hooks do, such as an average of weights, is not undone
+    hooks = [held for name in HOOKS if isinstance(held := getattr(optimizer, name, None), dict)]
+    hooks += [_global_optimizer_pre_hooks, _global_optimizer_post_hooks]
+    kept_hooks = [dict(held) for held in hooks]
+    for held in hooks:
+        held.clear()
     # the step is made on copies, so that the very tensors come back as they were
     for parameter, state in states.items():
         optimizer.state[parameter] = copy.deepcopy(state, {id(parameter): parameter})
@@ -187,3 +213,5 @@ def _undone(optimizer: Optimizer) -> Iterator[dict[nn.Parameter, Tensor]]:
             if name not in attributes:
                 delattr(optimizer, name)
         vars(optimizer).update(attributes)
+        for held, callbacks in zip(hooks, kept_hooks, strict=True):
+            held.update(callbacks)

@@ -14,16 +14,18 @@ from eomt.errors import UserError, first_line
 from eomt.utils.arguments import described
 from eomt.utils.modes import evaluation_mode, isolated_randomness
 from eomt.verification.audit import audit
+from eomt.verification.course import Course
 from eomt.verification.discovery import Adapter, find_adapters
 from eomt.verification.experts import Experts
 from eomt.verification.findings import AuditReport, Finding, Severity
 from eomt.verification.passes import Loss, Outputs, answer_of, call, ordinary
 from eomt.verification.reopened import audit_reopened
-from eomt.verification.restored import unmerged, untouched
+from eomt.verification.restored import put_back, unmerged, untouched
+from eomt.verification.rounding import values_of
 from eomt.verification.schedules import schedules_of
 from eomt.verification.steps import plain_optimizers
 from eomt.verification.wrapped import unwrapped
-from eomt.verification.writes import modules_beside, writes_undone
+from eomt.verification.writes import generators_of, modules_beside, writes_undone
 
 # the least that adapters must change the answers, as a share of the largest
 FLOOR = 1e-6
@@ -86,6 +88,7 @@ class TrainingAudit:
         # of the start: name -> sum of squares of what was trained, and the names of what the optimizers held
         self._first: dict[str, float] = {}
         self._held: set[str] = set()
+        self._course = Course(self.model, every)
 
     def start(self) -> AuditReport:
         """Audit the model before its first step.
@@ -108,6 +111,7 @@ class TrainingAudit:
         """
         self._require_start("step")
         self.steps += 1
+        self._course.note(self.steps)
         if self._norms is None:
             self._norms = self._norms_now()
         elif self.every and self.steps % self.every == 0:
@@ -124,10 +128,14 @@ class TrainingAudit:
         self._require_start("end")
         report = self._audit("end")
         known = {finding.where for finding in report.findings}
-        lost = [finding for finding in self._lost() if finding.where not in known]
+        now = self._norms_now()
+        lost = [f for f in self._lost((self.every and self._norms) or {}, now) if f.where not in known]
         if self.steps:
             # an adapter that never moved is named by its B
-            lost += self._still(self._first, self._norms_now(), "since the start", known)
+            lost += self._still(self._first, now, "since the start", known)
+        adapters = [adapter for adapter in find_adapters(self.model) if not adapter.idle]
+        if adapters and report.is_sound and self.every and self.steps >= self.every:
+            lost += self._effect(adapters)
         return self._keep("end", replace(report, findings=(*report.findings, *lost)))
 
     def saved(self, reopened: nn.Module) -> AuditReport:
@@ -176,24 +184,29 @@ class TrainingAudit:
         return report
 
     def _light(self) -> AuditReport:
-        adapters = [adapter for adapter in find_adapters(self.model) if not adapter.idle]
+        everything = find_adapters(self.model)
+        adapters = [adapter for adapter in everything if not adapter.idle]
         before, now = self._norms or {}, self._norms_now()
         self._norms = now
-        found = self._moves(before, now)
-        # after weights that are not finite, answers say nothing
-        if adapters and not found:
-            found = self._effect(adapters)
+        known = {finding.where for finding in self._of_start()}
+        found = self._course.findings(everything, self.expect, known)
+        found += self._moves(before, now, adapters, {finding.where for finding in found})
+        # after weights that are not finite, answers say nothing, nor do they after steps that a scaler skipped
+        if adapters and not any(finding.kind in ("weights_not_finite", "non_finite_gradient") for finding in found):
+            found += self._effect(adapters)
         return AuditReport(tuple(found), tuple(adapter.path for adapter in adapters))
 
-    def _moves(self, before: dict[str, float], now: dict[str, float]) -> list[Finding]:
-        found = self._lost()
+    def _moves(
+        self, before: dict[str, float], now: dict[str, float], adapters: list[Adapter], known: set[str]
+    ) -> list[Finding]:
+        found = self._lost(before, now)
         for name, value in self.model.named_parameters():
             if not value.requires_grad:
                 continue
             if not torch.tensor(now.get(name, 0.0)).isfinite():
                 remedy = "lower the learning rate, or clip gradients"
                 found.append(Finding("weights_not_finite", name, "holds values that are not finite", remedy))
-            elif value.grad is not None and not bool(value.grad.isfinite().all()):
+            elif value.grad is not None and not bool(values_of(value.grad).isfinite().all()):
                 # a scaler of fp16 skips such a step
                 seen = "has a gradient that is not finite"
                 found.append(Finding("non_finite_gradient", name, seen, "look at the loss", "warning"))
@@ -204,14 +217,29 @@ class TrainingAudit:
                 seen = f"every learning rate is zero, and nothing moved in the last {self.every} steps"
                 found.append(Finding("rate_zero", "", seen, "see the schedule"))
             return found
-        known = {finding.where for finding in found}
-        return found + self._still(before, now, f"in the last {self.every} steps", known)
+        known = known | {finding.where for finding in found}
+        is_finite = not any(finding.kind == "non_finite_gradient" for finding in found)
+        moved = any(before.get(name) != value for name, value in now.items())
+        found += self._course.skipped(moved, is_finite)
+        # a scaler that still looks for its scale skips all of a step
+        if is_finite or moved:
+            found += self._still(before, now, f"in the last {self.every} steps", known)
+        known = known | {finding.where for finding in (*found, *self._of_start())}
+        return found + (self._course.silent(adapters, now, known, self._experts()) if is_finite else [])
 
-    def _lost(self) -> list[Finding]:
-        """Return a finding for each tensor that was trained at the start, and is frozen or in no optimizer now."""
+    def _lost(self, before: dict[str, float], now: dict[str, float]) -> list[Finding]:
+        """Return a finding for each tensor that was trained at the start, and is frozen or in no optimizer now.
+
+        What moved since the last check is frozen in turn with something else.
+
+        Args:
+            before: Name -> sum of squares, at the last check.
+            now: The same, of this moment.
+        """
         parameters, held, found = dict(self.model.named_parameters()), self._held_now(), []
         for name in self._first:
-            if name in parameters and not parameters[name].requires_grad:
+            in_turn = name in before and before[name] != now.get(name)
+            if name in parameters and not parameters[name].requires_grad and not in_turn:
                 remedy = "see what sets requires_grad while it trains"
                 found.append(Finding("frozen", name, "was trained at the start, and is frozen now", remedy))
             elif name in self._held and name not in held:
@@ -232,7 +260,7 @@ class TrainingAudit:
         parts = {name: adapter.path for adapter in adapters for name in adapter.names()}
         # what got no gradient at the start, such as a pooling layer that a task has no use for, was named there
         known = known | {finding.where for finding in self._of_start() if finding.where}
-        experts = Experts(set(self.reports["start"].experts) if "start" in self.reports else set())
+        experts = self._experts()
         tensors: dict[str, list[str]] = {}
         for name in now:
             tensors.setdefault(parts.get(name, name.rpartition(".")[0]), []).append(name)
@@ -248,6 +276,9 @@ class TrainingAudit:
             found.append(Finding("not_moving", path, f"did not move {when}", remedy, severity))
         return found
 
+    def _experts(self) -> Experts:
+        return Experts(set(self.reports["start"].experts) if "start" in self.reports else set())
+
     def _of_start(self) -> tuple[Finding, ...]:
         return self.reports["start"].findings if "start" in self.reports else ()
 
@@ -257,8 +288,9 @@ class TrainingAudit:
         return {name for name, value in self.model.named_parameters() if id(value) in held}
 
     def _norms_now(self) -> dict[str, float]:
-        """Return name -> sum of squares of each trained tensor, read from the device at once."""
-        trained = {name: value.detach() for name, value in self.model.named_parameters() if value.requires_grad}
+        """Return name -> sum of squares of each tensor that is trained, now or at the start, read at once."""
+        named = self.model.named_parameters()
+        trained = {name: value.detach() for name, value in named if value.requires_grad or name in self._first}
         if not trained:
             return {}
         device = next(iter(trained.values())).device
@@ -292,7 +324,7 @@ class TrainingAudit:
         return [Finding("no_effect", "", seen, "see the learning rate, and whether B moves at all")]
 
     def _answers(self) -> Tensor:
-        with isolated_randomness():
+        with isolated_randomness(), put_back(generators_of(self.model, [self.outputs] if self.outputs else [])):
             return answer_of(self.outputs or call, self.model, self.batch)
 
 

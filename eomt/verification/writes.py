@@ -107,13 +107,7 @@ def modules_beside(model: nn.Module, functions: Iterable[Callable[..., Any]]) ->
     # by what they are: the hash of a metric follows its state
     inside = {id(module) for module in model.modules()}
     found: dict[int, nn.Module] = {}
-    seen: set[int] = set()
-    waiting: list[tuple[Any, int]] = [(function, 0) for function in functions]
-    while waiting:
-        value, depth = waiting.pop()
-        if id(value) in seen or depth > DEPTH:
-            continue
-        seen.add(id(value))
+    for value in _reached(functions):
         if isinstance(value, nn.Module):
             # DDP keeps flags of its own beside the model
             found |= {
@@ -121,9 +115,27 @@ def modules_beside(model: nn.Module, functions: Iterable[Callable[..., Any]]) ->
                 for module in value.modules()
                 if id(module) not in inside and not isinstance(module, DistributedDataParallel)
             }
-        else:
-            waiting += [(part, depth + 1) for part in _used(value)]
     return list(found.values())
+
+
+def generators_of(model: nn.Module, functions: Iterable[Callable[..., Any]]) -> list[torch.Generator]:
+    """Return the random number generators that a model holds in attributes, and that functions use."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    found = [value for value in (*held, *_reached(functions)) if isinstance(value, torch.Generator)]
+    return list({id(generator): generator for generator in found}.values())
+
+
+def _reached(functions: Iterable[Callable[..., Any]]) -> Iterator[Any]:
+    """Yield what functions use: modules, and all other objects that are found on the way to them."""
+    seen: set[int] = set()
+    waiting: list[tuple[Any, int]] = [(function, 0) for function in functions]
+    while waiting:
+        value, depth = waiting.pop()
+        if id(value) in seen or depth > DEPTH:
+            continue
+        seen.add(id(value))
+        yield value
+        waiting += [(part, depth + 1) for part in _used(value)]
 
 
 def _used(value: Any) -> Iterator[Any]:
