@@ -39,7 +39,7 @@ def test_checkpoint_adapter_and_merged_folder_give_one_figure(workspace: Workspa
     (merged,) = run.glob("best_merged_*")
     figures = []
     for path in (checkpoint, checkpoint.with_suffix(""), merged):
-        for old in run.glob("results/*"):
+        for old in run.glob("results/*_eval.json"):
             old.unlink()
         workspace.run("test", "--ckpt_path", str(path), config=False)
         figures.append(figure(run))
