@@ -12,6 +12,10 @@ from eomt.utils.output import lasting_output
 
 __all__ = ["SUMMARY", "main", "newest_run", "print_report", "report", "verdict"]
 
+# of pages
+SUFFIXES = ("html", "htm")
+# how a page begins
+DOCTYPE = b"<!doctype html"
 # what `--html` holds without a path
 BESIDE = ""
 
@@ -43,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = given.runs or [Path("runs")]
         if given.html and Path(given.html).is_dir():
             raise UserError(f"html: {given.html} is a folder; write RUN --html, or give the name of a file")
+        if given.html and (given.html.rpartition(".")[2].lower() not in SUFFIXES or not _is_page(Path(given.html))):
+            raise UserError(f"html: {given.html}: no page stands there, and it would be lost; give a new name in .html")
         if len(runs) > 1:
             _compare(runs, given.html)
         elif given.html is None:
@@ -59,6 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     return 0
+
+
+def _is_page(path: Path) -> bool:
+    """Return whether a page may be written to a path: nothing is there, or a page."""
+    if not path.exists():
+        return True
+    with path.open("rb") as file:
+        return file.read(len(DOCTYPE)).lower() == DOCTYPE
 
 
 def _compare(folders: Sequence[Path], html: str | None) -> None:

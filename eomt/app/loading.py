@@ -32,7 +32,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     """
     folder = local_path(str(path))
     if is_exported(folder):
-        if device is not None and _device(device).type != "cpu":
+        if device is not None and not str(device).startswith("cpu"):
             raise UserError(f"device: {device}, but exported graphs run on the CPU; leave it out")
         return open_exported(folder)
     weights = _weights_of(folder)

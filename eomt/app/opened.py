@@ -9,6 +9,7 @@ import torch
 
 from eomt.app.checkpoint_files import load_checkpoint
 from eomt.app.command_line import CLI
+from eomt.app.messages import as_user_error, one_line
 from eomt.app.reading import class_of, read_yaml
 from eomt.app.runs import find_saved_config
 from eomt.app.trainer import Trainer
@@ -47,10 +48,17 @@ def open_weights(weights: Path, device: torch.device) -> Predictor[Any]:
         UserError: If they are damaged, or their base cannot be found.
     """
     args = with_saved_config(["inspect", "--ckpt_path", str(weights), "--data", "null"])
-    with torch.random.fork_rng():
-        opened = _Opened(args)
-    if weights.is_file():
-        load_checkpoint(opened.model, weights)
+    try:
+        with torch.random.fork_rng():
+            opened = _Opened(args)
+        if weights.is_file():
+            load_checkpoint(opened.model, weights)
+    except Exception as error:
+        found = as_user_error(error)
+        if found is None:
+            raise
+        # the parser puts many lines around it
+        raise UserError(one_line(found)) from error
     task = opened.model.to(device).eval().requires_grad_(False)
     data = read_yaml(find_saved_config(weights)).get("data") or {}
     arguments = dict(data.get("init_args") or {})

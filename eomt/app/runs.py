@@ -79,6 +79,8 @@ def find_checkpoint(
     path = resolve_alias(given, root, run_name, configuration) if given in ALIASES else local_path(given)
     if not path.exists():
         raise UserError(f"ckpt_path: {path} does not exist; {ACCEPTED_FORMS}")
+    if is_run(path):
+        raise UserError(f"ckpt_path: {path} is a run; give best or latest with --run_name {path.name}")
     kind: Literal["ckpt", "adapter", "merged"]
     if path.is_file():
         if path.suffix != ".ckpt":

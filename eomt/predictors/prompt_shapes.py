@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from eomt.errors import UserError, shortened
-from eomt.prompts.coordinates import PADDING_LABEL
+from eomt.prompts.coordinates import PADDING_LABEL, Prompts
 
 
 def as_boxes(boxes: Any) -> Tensor | None:
@@ -76,6 +76,29 @@ def count_of(**prompts: Any) -> int | None:
         said = ", ".join(f"{name} of {count}" for name, count in counts.items())
         raise UserError(f"prompts: {said} objects; give each object all of them, or ask twice")
     return next(iter(counts.values()), None)
+
+
+def require_inside(prompts: Prompts, size: tuple[int, int]) -> None:
+    """Check that boxes and clicks lie inside of an image, as prompts in files must.
+
+    Args:
+        prompts: In pixels of the image.
+        size: Height and width.
+
+    Raises:
+        UserError: If one does not.
+    """
+    corners = [] if prompts.boxes is None else [("boxes", box) for box in prompts.boxes.view(-1, 2, 2)]
+    if prompts.points is not None and prompts.labels is not None:
+        corners += [("points", point) for point in prompts.points[prompts.labels >= 0]]
+    height, width = size
+    for name, found in corners:
+        x, y = found[..., 0], found[..., 1]
+        if min(x.min(), y.min()) < -0.5 or x.max() > width - 0.5 or y.max() > height - 0.5:
+            raise UserError(
+                f"{name}: {[round(value, 1) for value in found.flatten().tolist()]} is not inside of the image, of "
+                f"{width} x {height} pixels (width x height); clip it"
+            )
 
 
 def _of_objects(values: Any, depth: int) -> list[Any]:

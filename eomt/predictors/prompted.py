@@ -14,11 +14,11 @@ from eomt.errors import UserError
 from eomt.models.parts.sam2_outputs import SAM2Features
 from eomt.predictors.inputs import NamedImage, Source, read
 from eomt.predictors.predictor import Predictor
-from eomt.predictors.prompt_shapes import as_boxes, as_clicks, count_of
+from eomt.predictors.prompt_shapes import as_boxes, as_clicks, count_of, require_inside
 from eomt.prompts import Prompts
 from eomt.results import MasksResult
-from eomt.results.of_steps import masks_result
-from eomt.tasks.prompted_answers import FoundObjects, PromptedDecoder, answer_classes, answer_prompts
+from eomt.results.prompted import masks_result
+from eomt.tasks.prompted_answers import FoundObjects, PromptedDecoder, answer_classes, answer_prompts, no_answer
 
 # logits of the pixels inside and outside of a mask that is given as one
 CERTAIN = 10.0
@@ -149,6 +149,10 @@ class PromptedPredictor(Predictor[MasksResult]):
         masks: Any,
         labels: Sequence[str] | None,
     ) -> MasksResult:
+        if boxes is not None and points is None and masks is None and not len(boxes):
+            # a detector found nothing: there are no objects, and nothing was forgotten
+            encoded = image if isinstance(image, EncodedImage) else self.encode(image)
+            return self._result(encoded, no_answer(encoded.image.size, self.device), None)
         given_boxes = as_boxes(boxes)
         clicks, signs = as_clicks(points, point_labels) or (None, None)
         count = count_of(boxes=given_boxes, points=clicks, masks=masks)
@@ -162,6 +166,7 @@ class PromptedPredictor(Predictor[MasksResult]):
         names = self._names(labels, count)
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
         prompts = Prompts(clicks, signs, given_boxes)
+        require_inside(prompts, encoded.image.size)
         return self._prompted(encoded, prompts, self._mask_logits(masks, encoded.image.size), names, multimask)
 
     @torch.inference_mode()

@@ -11,7 +11,8 @@ from eomt import __version__
 from eomt.errors import printable
 from eomt.reports.run_files import verdict
 from eomt.sharing.bases import base_in_its_library
-from eomt.utils.hub import CONFIG_FILE
+from eomt.sharing.portable import is_local
+from eomt.utils.hub import CONFIG_FILE, is_repository
 from eomt.utils.reading import FIELDS, read_json
 
 # the hub's name of what a task does
@@ -126,7 +127,8 @@ def _header(shared: Shared) -> str:
             )
     library = "transformers" if shared.transformers else "peft" if shared.kind == "adapter" else "eomt"
     card = ModelCardData(
-        base_model=shared.base if shared.base and "random" not in shared.base else None,
+        # a path of this machine is no repository, and the hub would refuse it
+        base_model=shared.base if shared.base and is_repository(shared.base) and not is_local(shared.base) else None,
         library_name=library,
         license=shared.license,
         license_name="dinov3-license" if shared.license == "other" else None,

@@ -53,11 +53,12 @@ def _local_sources(component: Any, address: str) -> Iterator[tuple[str, dict[str
     for name, value in arguments.items():
         if isinstance(value, dict):
             yield from _local_sources(value, f"{address}.{name}")
-        elif name in fields and isinstance(value, str) and _is_local(value):
+        elif name in fields and isinstance(value, str) and is_local(value):
             yield f"{address}.{name}", arguments, name
 
 
-def _is_local(source: str) -> bool:
+def is_local(source: str) -> bool:
+    """Return whether a text names a path of this machine, and nothing that others can get."""
     path = Path(source).expanduser()
     # names of timm's and of released sizes have no slash, and are no files here
     return path.exists() or path.is_absolute() or ("/" in source and not is_repository(source))
@@ -71,7 +72,7 @@ def _drop_paths(component: Any) -> None:
     for name in path_fields(class_of(component)) & arguments.keys():
         value = arguments[name]
         # a tokenizer may be a name on the hub
-        if not isinstance(value, str) or _is_local(value) or not is_repository(value):
+        if not isinstance(value, str) or is_local(value) or not is_repository(value):
             del arguments[name]
 
 

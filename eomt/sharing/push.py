@@ -39,6 +39,8 @@ def push(
         UserError: If there is nothing to share, or the hub refuses it.
     """
     _checked(name)
+    if base is not None:
+        _checked(base, "base")
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "shared"
         write_shared(expand(path), folder, name, base, license)
@@ -66,11 +68,13 @@ def push_as_asked(given: Namespace) -> None:
     if given.dry_run is None:
         show(push(given.path, given.name, given.base, given.license, private=not given.public))
         return
+    if given.base is not None:
+        _checked(given.base, "base")
     write_shared(expand(given.path), expand(given.dry_run), _checked(given.name), given.base, given.license)
     show(f"{given.dry_run}: what would be uploaded to {given.name}")
 
 
-def _checked(name: str) -> str:
+def _checked(name: str, field: str = "name") -> str:
     """Return the name of a repository.
 
     Raises:
@@ -79,7 +83,7 @@ def _checked(name: str) -> str:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise UserError(f"name: {shortened(name)!r} is no repository; give user/name") from error
+        raise UserError(f"{field}: {shortened(name)!r} is no repository; give user/name") from error
     if name.count("/") != 1:
-        raise UserError(f"name: {shortened(name)!r} has no owner; give user/name")
+        raise UserError(f"{field}: {shortened(name)!r} has no owner; give user/name")
     return name

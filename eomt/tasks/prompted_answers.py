@@ -12,7 +12,6 @@ from eomt.errors import UserError
 from eomt.models.parts.sam2_outputs import SAM2Features, SAM2Prediction, worth_answering
 from eomt.prompts import Prompts
 from eomt.prompts.coordinates import PADDING_LABEL
-from eomt.tasks.data import PromptData
 from eomt.tasks.index_maps import index_map
 
 log = logging.getLogger("eomt")
@@ -175,6 +174,9 @@ def refuse_without_prompts(data: object) -> None:
     Raises:
         UserError: They hold no prompts; none are made from the truth.
     """
+    # loads Lightning, which an exported SAM 2 does without
+    from eomt.tasks.data import PromptData
+
     if not (isinstance(data, PromptData) and data.has_prompts()):
         raise UserError(
             "data.prompts: null, so nothing says which objects to outline; give a file: a CSV with columns file, x0, "

@@ -101,3 +101,15 @@ def test_what_cannot_be_loaded_is_said_in_one_line(workspace: Workspace, tmp_pat
         eomt.load(torn)
     with pytest.raises(eomt.UserError, match=r"device: 'toaster'"):
         eomt.load(workspace.runs / "run", "toaster")
+
+
+def test_a_base_that_is_not_here_is_said_in_one_line(workspace: Workspace, tmp_path: Path) -> None:
+    """The parser put thirty lines around it."""
+    run = tmp_path / "run"
+    shutil.copytree(workspace.runs / "run", run)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(workspace.folder / "base"), str(tmp_path / "gone")))
+    with pytest.raises(eomt.UserError, match="gone") as caught:
+        eomt.load(run)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400

@@ -82,7 +82,11 @@ def test_all_are_copied_with_their_folder_or_none(answer: Answer) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "command: not given; there are fit, validate, test, predict, inspect, merge, export, demo, configs, completion, push"),
+        (
+            (),
+            "command: not given; there are fit, validate, test, predict, inspect, merge, export, demo, configs, "
+            "completion, push",
+        ),
         (("configs", "copy"), "configs copy: give a name, or --all"),
         (("configs", "copy", "eomt_lora", "folder", "--all"), "configs copy: a name and --all; give one of them"),
         (

@@ -30,7 +30,7 @@ import numpy as np
 import eomt
 found = eomt.load(sys.argv[1]).predict(sys.argv[2], anomaly=["msp"])
 heavy = [name for name in sys.modules if name.split(".")[0] in ("lightning", "timm", "transformers", "torchmetrics")]
-heavy += [name for name in sys.modules if name.startswith(("eomt.tasks", "eomt.models.eomt", "eomt.models.vit"))]
+heavy += [name for name in sys.modules if name.startswith(("eomt.tasks.base", "eomt.models.eomt", "eomt.models.vit"))]
 print(json.dumps({"classes": found.class_map.tolist(), "heavy": heavy}))
 """
 

@@ -127,6 +127,8 @@ def test_each_image_of_a_list_has_its_own_prompts(predictor: PromptedPredictor, 
         ({}, r"no prompt; give boxes=, points= or masks="),
         ({"boxes": BOXES, "points": [1, 2]}, "boxes of 2, points of 1 objects"),
         ({"boxes": BOXES, "labels": ["scratch"]}, "labels: 1 for 2 objects"),
+        ({"boxes": [1000, 1000, 1100, 1100]}, r"boxes: \[1000.0, .*\] is not inside of the image, of 70 x 90 pixels"),
+        ({"points": [[20, 30], [-5, 2000]]}, r"points: \[-5.0, 2000.0\] is not inside of the image"),
     ],
 )
 def test_what_cannot_be_asked_is_said(
@@ -134,6 +136,15 @@ def test_what_cannot_be_asked_is_said(
 ) -> None:
     with pytest.raises(UserError, match=said):
         predictor.predict(image, **given)
+
+
+def test_no_boxes_are_no_objects(predictor: PromptedPredictor, image: Image.Image) -> None:
+    for nothing in ([], np.zeros((0, 4))):
+        result = predictor.predict(image, boxes=nothing)
+        assert len(result) == 0
+        assert result.masks.shape == (0, *SIZE)
+        assert result.annotations() == []
+        assert np.asarray(result.draw()).tolist() == np.asarray(image).tolist()
 
 
 def test_a_prompt_free_network_finds_its_classes(image: Image.Image) -> None:

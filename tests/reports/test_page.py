@@ -313,3 +313,17 @@ def test_a_table_of_another_length_of_rows_is_said(tmp_path: Path) -> None:
     results = write_test(folder)
     write_table(Path(f"{results}_answers.csv"), [{"type": "a", "answer": "b"}])
     assert "is no table of a test" in page_of(folder)
+
+
+def test_nothing_but_a_page_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "run")
+    page = tmp_path / "page.html"
+    assert main([str(folder), "--html", str(page)]) == 0
+    assert main([str(folder), "--html", str(page)]) == 0
+    page.write_text("mine")
+    before = (folder / "config.yaml").read_bytes()
+    for other in (page, folder / "config.yaml", tmp_path / "new.txt"):
+        assert main([str(folder), "--html", str(other)]) == 2
+        assert "give a new name in .html" in capsys.readouterr().err
+    assert page.read_text() == "mine"
+    assert (folder / "config.yaml").read_bytes() == before

@@ -119,6 +119,8 @@ def test_the_card_of_a_merged_model_opens_it_in_transformers(run: Path, away: Pa
     names: dict[str, Any] = {}
     exec(theirs, names)
     assert type(names["model"]).__name__ == "Sam2Model"
+    # its base is a folder of this machine, which is no repository
+    assert "base_model" not in yaml.safe_load((away / NAME / "README.md").read_text().split("---")[1])
     expected = eomt.load(merged, "cpu").predict(strip, boxes=BOX)
     found = eomt.load(away / NAME, "cpu").predict(strip, boxes=BOX)
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
@@ -249,6 +251,8 @@ for name in ("someone/nothing", "lost/model"):
 def test_a_name_that_is_no_repository_is_refused(run: Path, name: str) -> None:
     with pytest.raises(eomt.UserError, match="name: "):
         eomt.push(run, name, base=BASE)
+    with pytest.raises(eomt.UserError, match="base: "):
+        eomt.push(run, NAME, base=name)
 
 
 def test_the_command_writes_what_would_be_uploaded(run: Path, away: Path, capsys: pytest.CaptureFixture[str]) -> None:
