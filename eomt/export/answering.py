@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from eomt.export.tokens import FOLDER, GraphTokens, tokens_of
 from eomt.metrics.vqa import VQAMetric
 from eomt.models.network import Network
 from eomt.models.parts.text_states import encoder_arguments
-from eomt.models.parts.text_tower import decoder_of
+from eomt.models.parts.text_tower import GENERATIVE, decoder_of
 from eomt.models.vqa import DeterministicVQA
 from eomt.tasks import VisualQuestionAnswering
 from eomt.utils.tokenizer import usable_positions
@@ -45,16 +45,27 @@ class VisionEncoderGraph(nn.Module):
         return (self.encoder(image).float(),)
 
 
-class AnswerGraph(nn.Module):
-    """From questions, each with the tokens of its image, to the logits of the answers to choose from.
+class QuestionGraph(nn.Module):
+    """What encodes questions, each with the tokens of its image.
+
+    With the encoder of a BART or mBART it stays in 32 bits: in 16 bits these look at their own states for overflows,
+    and what they then do cannot be traced.
 
     Args:
-        network: A merged DeterministicVQA with a classification head.
+        network: A merged DeterministicVQA.
     """
 
     def __init__(self, network: DeterministicVQA) -> None:
         super().__init__()
         self.network = network
+
+    def half(self) -> Self:
+        """Return this, in 16 bits if its text model allows it."""
+        return self if self.network.text_model.config.model_type in GENERATIVE else super().half()
+
+
+class AnswerGraph(QuestionGraph):
+    """From questions, each with the tokens of its image, to the logits of the answers to choose from."""
 
     def forward(self, vision_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
         """Return logits, `(B, A)`, given `(B, N, Dv)`, int64 `(B, T)` and `(B, T)`."""
@@ -62,16 +73,8 @@ class AnswerGraph(nn.Module):
         return (output.logits.float(),)
 
 
-class TextEncoderGraph(nn.Module):
-    """From questions, each with the tokens of its image, to the states that the decoder attends to.
-
-    Args:
-        network: A merged DeterministicVQA with a generative head.
-    """
-
-    def __init__(self, network: DeterministicVQA) -> None:
-        super().__init__()
-        self.network = network
+class TextEncoderGraph(QuestionGraph):
+    """From questions, each with the tokens of its image, to the states that the decoder attends to."""
 
     def forward(self, vision_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return states [vision; question], `(B, N + T, D)`, and their mask, given `(B, N, Dv)` and `(B, T)` twice."""
