@@ -19,7 +19,7 @@ from eomt.export.tokens import FOLDER, GraphTokens, tokens_of
 from eomt.metrics.vqa import VQAMetric
 from eomt.models.network import Network
 from eomt.models.parts.text_states import encoder_arguments
-from eomt.models.parts.text_tower import GENERATIVE, decoder_of
+from eomt.models.parts.text_tower import decoder_of
 from eomt.models.vqa import DeterministicVQA
 from eomt.tasks import VisualQuestionAnswering
 from eomt.utils.tokenizer import usable_positions
@@ -48,8 +48,8 @@ class VisionEncoderGraph(nn.Module):
 class QuestionGraph(nn.Module):
     """What encodes questions, each with the tokens of its image.
 
-    With the encoder of a BART or mBART it stays in 32 bits: in 16 bits these look at their own states for overflows,
-    and what they then do cannot be traced.
+    With the encoder of a BART it stays in 32 bits: in 16 bits that looks for overflows in its own states, and what it
+    then does cannot be traced.
 
     Args:
         network: A merged DeterministicVQA.
@@ -61,7 +61,7 @@ class QuestionGraph(nn.Module):
 
     def half(self) -> Self:
         """Return this, in 16 bits if its text model allows it."""
-        return self if self.network.text_model.config.model_type in GENERATIVE else super().half()
+        return self if self.network.text_model.config.model_type == "bart" else super().half()
 
 
 class AnswerGraph(QuestionGraph):

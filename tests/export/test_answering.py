@@ -1,6 +1,7 @@
 """Graphs that answer questions give the answers of the network, chosen or written, greedily and by beam search."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 
 import eomt
 from datamodules.questions.tokens import TokenTable
+from eomt.errors import UserError
+from eomt.export.answering_runtime import GraphAnswerer
 from eomt.predictors.answers import AnswerPredictor
 from eomt.tasks import VisualQuestionAnswering
 from tests.export.exported import export
@@ -123,3 +126,34 @@ def test_chosen_answers_are_those_of_the_network(tmp_path: Path, arguments: dict
     run = [sys.executable, tmp_path / "graphs" / "example.py", files[1], QUESTIONS[1]]
     answer = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
     assert answer == {"answer": predictor.predict(files[1], QUESTIONS[1]).answer}
+
+
+def test_the_text_encoder_of_a_bart_stays_in_full_precision(
+    writer: VisualQuestionAnswering, folder: Path, tmp_path: Path
+) -> None:
+    half = export(writer, tmp_path / "graphs", dtype="fp16")
+    full = json.loads((folder / "writer" / "export.json").read_text())
+    sizes = {graph["name"]: graph["bytes"] for graph in full["graphs"]}
+    assert [graph.bytes < 0.75 * sizes[graph.name] for graph in half.graphs] == [True, False, True]
+
+
+def test_another_answer_than_the_network_gives_leaves_nothing(
+    writer: VisualQuestionAnswering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GraphAnswerer, "answer", lambda self, images, ids, *_, **__: ["another"] * len(ids))
+    with pytest.raises(UserError, match=r"same_answers is 0\.0000 by onnxruntime and 1\.0000 by PyTorch"):
+        export(writer, tmp_path / "graphs")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, "", "{}"], ids=["missing", "empty", "no tokenizer"])
+def test_a_damaged_tokenizer_is_refused(
+    writer: VisualQuestionAnswering, folder: Path, tmp_path: Path, content: str | None
+) -> None:
+    copied = shutil.copytree(folder / "writer", tmp_path / "copied")
+    if content is None:
+        shutil.rmtree(copied / "tokenizer")
+    else:
+        (copied / "tokenizer" / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=r"tokenizer.*give a folder that `export` wrote"):
+        eomt.load(copied)
