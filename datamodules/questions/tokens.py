@@ -72,7 +72,17 @@ class TokenTable:
             from eomt.utils.tokenizer import load_tokenizer
 
             self._tokenizer = load_tokenizer(self.source)
-            code = LANGUAGE_CODES.get(self.language or "")
-            if hasattr(self._tokenizer, "src_lang") and code in self._tokenizer.all_special_tokens:
-                self._tokenizer.src_lang = code
+            set_language(self._tokenizer, self.language)
         return self._tokenizer
+
+
+def set_language(tokenizer: Any, language: str | None) -> None:
+    """Tell a tokenizer of several languages which one questions have; others stay as they are.
+
+    Args:
+        tokenizer: One of transformers.
+        language: Such as "en"; None leaves the tokenizer's own.
+    """
+    code = LANGUAGE_CODES.get(language or "")
+    if hasattr(tokenizer, "src_lang") and code in tokenizer.all_special_tokens:
+        tokenizer.src_lang = code

@@ -11,8 +11,8 @@ Exported from `{source}`. `export.json` says what was compared with PyTorch, and
 Images are RGB, uint8, from 0 to 255, and resized to the size above: the graph scales and normalizes them itself
 (`preprocessor_config.json` has its mean and deviation).
 
-- `python example.py IMAGE` runs it (ONNX; needs NumPy, Pillow and onnxruntime).
-- `eomt.load(FOLDER).predict(IMAGE)` runs it with what `eomt` does before and after.
+- `python example.py IMAGE` runs it (ONNX; needs NumPy, Pillow and onnxruntime); its first line says what else it takes.
+- `eomt.load(FOLDER).predict(IMAGE)` runs it with what `eomt` does before and after; questions and prompts come second.
 - `trtexec --onnx=FILE` builds an engine of TensorRT on the GPU that will run it.
 """
 
@@ -135,9 +135,57 @@ tokens = session.run(["last_hidden_state"], {"image": np.ascontiguousarray(batch
 print(json.dumps(tokens[:, 1:].mean(1).round(4).tolist()))
 '''
 
+ANSWERING = '''"""Answer a question about an image: python example.py IMAGE QUESTION."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+(height, width), settings = record["img_size"], record["settings"]
+run = {
+    graph["name"]: onnxruntime.InferenceSession(folder / graph["file"], providers=["CPUExecutionProvider"]).run
+    for graph in record["graphs"]
+}
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+tokenizer.no_padding()
+tokenizer.enable_truncation(settings["max_question_tokens"])
+
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))  # (H, W, 3), uint8
+(seen,) = run["vision_encoder"](None, {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]})  # (1, N, D)
+ids = np.array([tokenizer.encode(sys.argv[2]).ids])  # (1, T)
+asked = {"vision_tokens": seen, "input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+if settings["answers"] is not None:
+    (logits,) = run["answer"](None, asked)  # (1, number of answers)
+    answer = settings["answers"][int(logits[0].argmax())]
+else:
+    states, mask = run["text_encoder"](None, asked)
+    generation = settings["generation"]
+    tokens = [generation["start"]]
+    # the most likely token each time, whatever num_beams is
+    for _ in range(generation["max_new_tokens"]):
+        before = {"encoder_states": states, "encoder_attention_mask": mask, "decoder_input_ids": np.array([tokens])}
+        (logits,) = run["decoder"](None, before)  # (1, size of the vocabulary)
+        tokens.append(int(logits[0].argmax()))
+        if tokens[-1] in generation["ends"]:
+            break
+    answer = tokenizer.decode(tokens[1:], skip_special_tokens=True).strip()
+
+print(json.dumps({"answer": answer}, ensure_ascii=False))
+'''
+
 EXAMPLES = {
     "semantic_segmentation": SEGMENTATION,
     "masked_autoencoding": ENCODER,
     "morph_detection": MORPH,
     "prompted_segmentation": PROMPTED,
+    "visual_question_answering": ANSWERING,
 }

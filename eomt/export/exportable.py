@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eomt.export.graph import Graph
@@ -21,6 +22,7 @@ class Exportable:
         model: The network, as predictors see it.
         runtime: Returns the same of graphs that run.
         measure: Returns the figures of the task, of a model as predictors see it on batches of validation.
+        write_beside: Writes what else runs them, such as a tokenizer, into their folder.
     """
 
     graphs: list[Graph]
@@ -28,3 +30,4 @@ class Exportable:
     model: Any
     runtime: Callable[[Mapping[str, Session]], Any]
     measure: Callable[[Any, Iterable[Batch]], dict[str, float]]
+    write_beside: Callable[[Path], object] = lambda folder: None

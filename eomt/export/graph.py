@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Graph:
         inputs: An example of each input, with two or more in every dimension that may vary.
         dynamic: Of each input the dimensions that may vary, with their names.
         outputs: Names of the outputs.
+        limits: The largest length of a dimension, where it is not `MOST`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Graph:
     inputs: dict[str, Tensor]
     dynamic: dict[str, dict[int, str]]
     outputs: tuple[str, ...]
+    limits: dict[str, int] = field(default_factory=dict)
 
     def resized(self, size: int, only: str | None = None) -> dict[str, Tensor]:
         """Return inputs with another size of what may vary, made of the example's.
@@ -70,10 +72,22 @@ class Graph:
         answers = self.answers(self.inputs)
         varying: list[dict[int, str]] = [{} for _ in answers]
         for label in labels:
-            for found, before, after in zip(varying, answers, self.answers(self.resized(5, label)), strict=True):
-                found |= {dim: label for dim in range(before.ndim) if before.shape[dim] != after.shape[dim]}
+            # what an output's shape depends on shows at a length that the example has not
+            other = next(length for length in (5, 4) if length != self._length(label))
+            for found, before, after in zip(varying, answers, self.answers(self.resized(other, label)), strict=True):
+                changed = [dim for dim in range(before.ndim) if before.shape[dim] != after.shape[dim]]
+                # such as the states of a question, which stand after those of its image
+                found |= {dim: _name(label, after.shape[dim] - other) for dim in changed}
         of_outputs = [_record(*parts) for parts in zip(self.outputs, answers, varying, strict=True)]
         return of_inputs, of_outputs
+
+    def _length(self, label: str) -> int:
+        return next(
+            self.inputs[name].shape[dim]
+            for name, of_input in self.dynamic.items()
+            for dim, found in of_input.items()
+            if found == label
+        )
 
     @torch.no_grad()
     def answers(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -91,7 +105,11 @@ class Graph:
             UserError: If the network does something that cannot be traced.
         """
         module = copy.deepcopy(self.module).half() if half else self.module
-        dims = {name: Dim(name, min=1, max=MOST) for of_input in self.dynamic.values() for name in of_input.values()}
+        dims = {
+            name: Dim(name, min=1, max=self.limits.get(name, MOST))
+            for of_input in self.dynamic.values()
+            for name in of_input.values()
+        }
         shapes = tuple({dim: dims[name] for dim, name in self.dynamic[key].items()} for key in self.inputs)
         try:
             with torch.no_grad(), _quiet():
@@ -105,6 +123,10 @@ class Graph:
             for key in TRACES:
                 node.meta.pop(key, None)
         return program
+
+
+def _name(label: str, more: int) -> str:
+    return f"{label} + {more}" if more else label
 
 
 def _record(name: str, value: Tensor, varying: Mapping[int, str]) -> TensorRecord:

@@ -5,13 +5,20 @@ from functools import singledispatch
 from torch import nn
 
 from eomt.errors import UserError
+from eomt.export.answering import answering_graphs
 from eomt.export.encoder import encoder_graphs
 from eomt.export.exportable import Batch, Exportable
 from eomt.export.morph import morph_graphs
 from eomt.export.prompted import prompted_graphs
 from eomt.export.segmentation import segmentation_graphs
 from eomt.models.network import Network
-from eomt.tasks import MaskedAutoencoding, MorphDetection, PromptedSegmentation, SemanticSegmentation
+from eomt.tasks import (
+    MaskedAutoencoding,
+    MorphDetection,
+    PromptedSegmentation,
+    SemanticSegmentation,
+    VisualQuestionAnswering,
+)
 
 
 @singledispatch
@@ -34,3 +41,4 @@ exportable_of.register(SemanticSegmentation, segmentation_graphs)
 exportable_of.register(MorphDetection, morph_graphs)
 exportable_of.register(PromptedSegmentation, prompted_graphs)
 exportable_of.register(MaskedAutoencoding, encoder_graphs)
+exportable_of.register(VisualQuestionAnswering, answering_graphs)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from eomt.errors import UserError, listed
+from eomt.export.answering_runtime import GraphAnswerer
 from eomt.export.prompted_runtime import GraphSAM2
 from eomt.export.record import (
     RECORD_FILE,
     REMEDY,
+    AnsweringSettings,
     EncoderSettings,
     MorphSettings,
     PromptedSettings,
@@ -21,9 +23,10 @@ from eomt.export.record import (
 )
 from eomt.export.runtime import GraphMorphScorer, GraphScorer
 from eomt.export.sessions import Session, open_sessions
+from eomt.export.tokens import read_tokens
+from eomt.predictors.answers import AnswerPredictor
 from eomt.predictors.faces import MorphPredictor
 from eomt.predictors.predictor import Predictor
-from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
 from eomt.utils.windows import View
 
@@ -66,6 +69,9 @@ def _(settings: MorphSettings, record: Record, folder: Path) -> Predictor[Any]:
 
 @_predictor_of.register
 def _(settings: PromptedSettings, record: Record, folder: Path) -> Predictor[Any]:
+    # it loads the tasks, and with them Lightning, which no other graph waits for
+    from eomt.predictors.prompted import PromptedPredictor
+
     outputs: dict[str, list[Shape]] = {
         "image_encoder": [],
         "prompt_decoder": [["batch", "objects", 4, *settings.mask_size], ["batch", "objects", 4]],
@@ -80,6 +86,20 @@ def _(settings: PromptedSettings, record: Record, folder: Path) -> Predictor[Any
 @_predictor_of.register
 def _(settings: EncoderSettings, record: Record, folder: Path) -> Predictor[Any]:
     raise UserError(f"{folder}: an encoder, which predicts nothing by itself; its example.py shows how it runs")
+
+
+@_predictor_of.register
+def _(settings: AnsweringSettings, record: Record, folder: Path) -> Predictor[Any]:
+    tokens, generation = read_tokens(settings, folder), settings.generation
+    outputs: dict[str, list[Shape]] = {"vision_encoder": []}
+    if generation is None:
+        outputs["answer"] = [["batch", len(settings.answers or ())]]
+    else:
+        outputs |= {"text_encoder": [], "decoder": [["batch", generation.vocabulary]]}
+    model = GraphAnswerer(_sessions(folder, record, outputs), record.img_size, settings, tokens)
+    if generation is None:
+        return AnswerPredictor(model, tokens, CPU)
+    return AnswerPredictor(model, tokens, CPU, generation.num_beams, generation.max_new_tokens)
 
 
 def _sessions(folder: Path, record: Record, outputs: Mapping[str, list[Shape]]) -> dict[str, Session]:

@@ -3,9 +3,9 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, field_validator, model_validator
 
 from eomt.errors import UserError
 from eomt.metrics.anomaly_scores import SCORES
@@ -25,6 +25,7 @@ DType = Literal["fp32", "fp16"]
 Side = Annotated[int, Field(ge=1, le=2**16)]
 Size = tuple[Side, Side]
 Names = Annotated[list[str], Field(max_length=2**17)]
+Token = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
@@ -115,8 +116,37 @@ class EncoderSettings(Part):
     task: Literal["masked_autoencoding"] = "masked_autoencoding"
 
 
+class GenerationRecord(Part):
+    """How a decoder writes an answer; see `eomt.export.decoding`."""
+
+    vocabulary: Annotated[int, Field(ge=1, lt=2**31)]
+    start: Token
+    ends: Annotated[list[Token], Field(min_length=1, max_length=16)]
+    num_beams: Annotated[int, Field(ge=1, le=1024)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=2**16)]
+
+
+class AnsweringSettings(Part):
+    """Of visual question answering: answers to choose from, or how they are written."""
+
+    task: Literal["visual_question_answering"] = "visual_question_answering"
+    answers: Annotated[Names, Field(min_length=1)] | None
+    generation: GenerationRecord | None
+    padding: Token
+    max_question_tokens: Annotated[int, Field(ge=1, lt=2**31)]
+    # spaces before punctuation are taken out of what was written
+    cleans_up: bool
+
+    @model_validator(mode="after")
+    def _has_one_head(self) -> Self:
+        if (self.answers is None) == (self.generation is None):
+            raise ValueError("must have either answers or generation")
+        return self
+
+
 Settings = Annotated[
-    SegmentationSettings | MorphSettings | PromptedSettings | EncoderSettings, Field(discriminator="task")
+    SegmentationSettings | MorphSettings | PromptedSettings | EncoderSettings | AnsweringSettings,
+    Field(discriminator="task"),
 ]
 
 

@@ -81,6 +81,7 @@ def export_network(
             record.checks[name] = _compared(exportable, beside, record, name, samples, options)
         (beside / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
         write_texts(beside, network, record)
+        exportable.write_beside(beside)
         written.append(record)
 
     write_folder(folder, write, is_export_folder)

@@ -247,7 +247,7 @@ class DeterministicVQA(RecomputingNetwork):
         Raises:
             UserError: If a question is longer than the text model can take.
         """
-        vision, states, mask, image_index = self._fuse(images, input_ids, attention_mask, image_index, vision_tokens)
+        vision, states, mask, image_index = self.fuse(images, input_ids, attention_mask, image_index, vision_tokens)
         pooled = masked_mean(states, mask)
         type_logits = self.type_head(pooled) if self.question_types is not None else None
         if self.answer_head == "classification":
@@ -286,7 +286,7 @@ class DeterministicVQA(RecomputingNetwork):
         """
         assert self.answer_head == "generative", "the classification head generates nothing: see `answer`"
         with evaluation_mode(self):
-            fused = self._fuse(images, input_ids, attention_mask, image_index, vision_tokens)
+            fused = self.fuse(images, input_ids, attention_mask, image_index, vision_tokens)
             settings = GenerationConfig(num_beams=num_beams, max_new_tokens=max_new_tokens, do_sample=False)
             tokens = self.text_model.generate(**encoder_arguments(*fused), generation_config=settings)
         # without the start token
@@ -319,7 +319,7 @@ class DeterministicVQA(RecomputingNetwork):
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [unicodedata.normalize("NFC", text.strip()) for text in texts]
 
-    def _fuse(
+    def fuse(
         self,
         images: Tensor | None,
         input_ids: Tensor,
@@ -327,7 +327,13 @@ class DeterministicVQA(RecomputingNetwork):
         image_index: Tensor | None,
         vision_tokens: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return projected vision tokens (I, N, D), fused states (B, T, D), their mask (B, T) and image index (B,)."""
+        """Return projected vision tokens (I, N, D), fused states (B, T, D), their mask (B, T) and image index (B,).
+
+        Arguments as in `forward`.
+
+        Raises:
+            UserError: As in `forward`.
+        """
         positions = usable_positions(self.text_model.config)
         if positions is not None and input_ids.shape[1] > positions:
             raise UserError(
@@ -337,8 +343,9 @@ class DeterministicVQA(RecomputingNetwork):
             assert images is not None, "either images or vision_tokens"
             vision_tokens = self.encode_images(images)
         if image_index is None:
-            assert len(vision_tokens) == len(input_ids), "without image_index there is one question per image"
-            image_index = torch.arange(len(input_ids), device=input_ids.device)
+            count = input_ids.shape[0]
+            assert vision_tokens.shape[0] == count, "without image_index there is one question per image"
+            image_index = torch.arange(count, device=input_ids.device)
         mask = (attention_mask != 0).long()
         vision = self.vision_projection(vision_tokens.to(self.vision_projection.weight.dtype))
         cache, training = self.feature_cache, self.training

@@ -1,6 +1,6 @@
 """Answers to questions about images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.questions.tokens import TokenTable
 from eomt.errors import UserError
 from eomt.predictors.inputs import NamedImage, Source, Sources, listed_sources, read
 from eomt.predictors.predictor import Predictor, batched
@@ -35,6 +34,19 @@ class Answerer(Protocol):
         """Return Q answers to questions, int64 `(Q, T)`, about images, uint8 `(I, 3, H, W)`; `image_index` `(Q,)`."""
 
 
+class QuestionTokens(Protocol):
+    """Token ids of questions: a tokenizer's table, or what lies beside exported graphs."""
+
+    ids: dict[str, list[int]]
+
+    @property
+    def padding_id(self) -> int:
+        """The token that fills up shorter questions."""
+
+    def add(self, questions: Iterable[str]) -> None:
+        """Make the token ids of questions."""
+
+
 class AnswerPredictor(Predictor[AnswerResult]):
     """Visual question answering.
 
@@ -49,7 +61,12 @@ class AnswerPredictor(Predictor[AnswerResult]):
     batch_size = 8
 
     def __init__(
-        self, model: Answerer, tokens: TokenTable, device: torch.device, num_beams: int = 1, max_answer_tokens: int = 16
+        self,
+        model: Answerer,
+        tokens: QuestionTokens,
+        device: torch.device,
+        num_beams: int = 1,
+        max_answer_tokens: int = 16,
     ) -> None:
         self.model, self.tokens, self.device = model, tokens, device
         self.num_beams, self.max_answer_tokens = num_beams, max_answer_tokens

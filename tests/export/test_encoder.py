@@ -1,4 +1,4 @@
-"""The graph of a pre-trained encoder gives the features that `MAEEncoder` gives; what has no graph is refused."""
+"""The graph of a pre-trained encoder gives the features that `MAEEncoder` gives; what has none is refused."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def test_features_are_those_of_the_encoder_that_is_saved(tmp_path: Path) -> None
         eomt.load(tmp_path / "graphs")
 
 
-def test_a_task_without_graphs_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="VisualQuestionAnswering has no graph; merge it"):
+def test_a_network_that_cannot_be_asked_in_words_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tokenizer: null, and exported graphs are asked in words"):
         export(VisualQuestionAnswering(make_vqa()), tmp_path / "graphs")
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,8 @@ from eomt.utils.modes import evaluation_mode
 def question_states(encoder: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> Tensor:
     """Return the states of questions, (B, T, D).
 
-    Templates repeat questions: without dropout, equal ones are encoded once.
+    Templates repeat questions: without dropout, equal ones are encoded once. A graph that is exported encodes each, as
+    how many differ is not known where it is traced.
 
     Args:
         encoder: Encoder of a text model.
@@ -23,7 +24,7 @@ def question_states(encoder: PreTrainedModel, input_ids: Tensor, mask: Tensor) -
         mask: 1 where there is a token, (B, T) int64.
     """
     inverse = None
-    if not encoder.training:
+    if not encoder.training and not torch.compiler.is_exporting():
         pairs, inverse = torch.unique(torch.cat((input_ids, mask), dim=1), dim=0, return_inverse=True)
         input_ids, mask = pairs.chunk(2, dim=1)
     states = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
@@ -90,7 +91,7 @@ def encoder_arguments(vision: Tensor, states: Tensor, mask: Tensor, image_index:
         mask: 1 where a question has a token, (B, T) int64.
         image_index: Image of each question, (B,).
     """
-    seen = mask.new_ones(len(states), vision.shape[1])
+    seen = mask.new_ones(states.shape[0], vision.shape[1])
     encoded = torch.cat((vision[image_index], states), dim=1)
     return {
         "encoder_outputs": BaseModelOutput(last_hidden_state=encoded),
