@@ -45,6 +45,7 @@ class Shared:
         config: The configuration that opens the weights.
         summary: What the run has measured; None where the weights lie in no run.
         base: Where the weights started from; None if it is not known.
+        is_on_hub: Whether that is a repository.
         license: Licence of the weights, as the hub calls it; None if it is not known.
         transformers: Class of transformers that opens merged weights; None if there is none.
         adapter: PEFT's configuration of an adapter.
@@ -56,6 +57,7 @@ class Shared:
     config: Mapping[str, Any]
     summary: Mapping[str, Any] | None
     base: str | None
+    is_on_hub: bool
     license: str | None
     transformers: str | None
     adapter: Mapping[str, Any]
@@ -86,6 +88,7 @@ class Shared:
             config=config,
             summary=summary,
             base=known if isinstance(known, str) else None,
+            is_on_hub=base is not None or (isinstance(known, str) and is_repository(known) and not is_local(known)),
             license=license,
             transformers=architectures[0] if kind == "merged" else None,
             adapter=settings,
@@ -127,8 +130,8 @@ def _header(shared: Shared) -> str:
             )
     library = "transformers" if shared.transformers else "peft" if shared.kind == "adapter" else "eomt"
     card = ModelCardData(
-        # a path of this machine is no repository, and the hub would refuse it
-        base_model=shared.base if shared.base and is_repository(shared.base) and not is_local(shared.base) else None,
+        # the hub would refuse a path of this machine
+        base_model=shared.base if shared.is_on_hub else None,
         library_name=library,
         license=shared.license,
         license_name="dinov3-license" if shared.license == "other" else None,
