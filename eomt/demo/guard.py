@@ -25,6 +25,11 @@ FILE = "/gradio_api/file="
 # of a request that is no upload: names and settings
 MOST_BYTES = 2**20
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+# what a browser says of a request that the page itself, or whoever typed the address, has made
+OWN_SITES = ("same-origin", "none")
+READING = ("GET", "HEAD")
+# the line of an answer, by its status
+WORDS = {403: "refused: sent by a page of another site"}
 # the page's scripts stand in the page; what it loads comes from this server alone
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -79,9 +84,11 @@ class Guard:
         """Return the status with which a request is refused by its address; None lets it through."""
         if self.is_local and _host(scope) not in LOOPBACK:
             return 421
+        if scope["method"] not in READING and not _is_from_own_page(scope):
+            return 403
         path = scope["path"]
         known = POST if scope["method"] == "POST" else GET
-        if scope["method"] not in ("GET", "HEAD", "POST") or not known.fullmatch(path):
+        if scope["method"] not in (*READING, "POST") or not known.fullmatch(path):
             return 404
         return 404 if path.startswith(FILE) and not self._is_inside(path.removeprefix(FILE)) else None
 
@@ -117,8 +124,20 @@ def _paths(value: Any) -> Iterator[Any]:
 
 def _host(scope: Message) -> str:
     """Return the name by which the server was called, without its port."""
-    given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-    return re.sub(r":\d+$", "", given).lower()
+    return re.sub(r":\d+$", "", _header(scope, b"host"))
+
+
+def _header(scope: Message, name: bytes) -> str:
+    """Return what a header holds, in small letters; of one that was given several times all, and "" without it."""
+    return ",".join(value.decode("latin-1").lower() for key, value in scope["headers"] if key == name)
+
+
+def _is_from_own_page(scope: Message) -> bool:
+    """Return whether no header says that a page of another site sent a request; a program sends neither of them."""
+    origin, site = _header(scope, b"origin"), _header(scope, b"sec-fetch-site")
+    # a server in front may speak https, so the scheme is not compared
+    is_own = not origin or re.sub(r"^https?://", "", origin) == _header(scope, b"host")
+    return is_own and (not site or site in OWN_SITES)
 
 
 async def _whole(receive: Receive) -> bytes | None:
@@ -151,4 +170,4 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 async def _refuse(send: Send, status: int) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": b"not here\n"})
+    await send({"type": "http.response.body", "body": f"{WORDS.get(status, 'not here')}\n".encode()})

@@ -11,7 +11,13 @@ from eomt.demo.guard import MOST_BYTES, Guard
 
 
 def ask(
-    folder: Path, path: str, method: str = "GET", body: bytes = b"", host: str = "127.0.0.1:7860", is_local: bool = True
+    folder: Path,
+    path: str,
+    method: str = "GET",
+    body: bytes = b"",
+    host: str = "127.0.0.1:7860",
+    is_local: bool = True,
+    **headers: str,
 ) -> tuple[int, dict[bytes, bytes], bytes]:
     """Status and headers of an answer, and the body that the application behind got."""
     sent: list[Any] = []
@@ -32,7 +38,9 @@ def ask(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": method, "path": path, "headers": [(b"host", host.encode())]}
+    given = {"host": host} | headers
+    found = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": found}
     asyncio.run(Guard(behind, folder, is_local)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), got
 
@@ -113,3 +121,40 @@ def test_a_page_from_elsewhere_cannot_reach_it_by_a_name_of_its_own(tmp_path: Pa
     assert ask(tmp_path, "/", host="localhost:7860")[0] == 200
     assert ask(tmp_path, "/", host="[::1]:7860")[0] == 200
     assert ask(tmp_path, "/", host="server.example", is_local=False)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://127.0.0.1:7860", "sec_fetch_site": "same-origin"}, 200),
+        ({"sec_fetch_site": "none"}, 200),
+        ({"origin": "http://localhost:7860", "host": "LOCALHOST:7860"}, 200),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:8000"}, 403),
+        ({"origin": "http://localhost:7860"}, 403),
+        ({"origin": "http://127.0.0.1:7860.evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"sec_fetch_site": "same-site"}, 403),
+        ({"origin": "http://127.0.0.1:7860", "sec_fetch_site": "cross-site"}, 403),
+    ],
+)
+def test_a_page_of_another_site_sends_nothing(headers: dict[str, str], status: int, tmp_path: Path) -> None:
+    for address in ("upload", "queue/join", "cancel", "reset"):
+        assert ask(tmp_path, f"/gradio_api/{address}", "POST", **headers)[0] == status, address
+    # what is shown may be looked at from a link elsewhere
+    assert ask(tmp_path, "/", **headers)[0] == 200
+    for method in ("PUT", "DELETE", "PATCH"):
+        assert ask(tmp_path, "/gradio_api/upload", method, **headers)[0] == (403 if status == 403 else 404)
+
+
+def test_a_served_name_has_its_own_page(tmp_path: Path) -> None:
+    def sent(origin: str) -> int:
+        host = "server.example:7860"
+        return ask(tmp_path, "/gradio_api/upload", "POST", host=host, is_local=False, origin=origin)[0]
+
+    assert sent("http://server.example:7860") == 200
+    assert sent("https://server.example:7860") == 200
+    assert sent("http://server.example") == 403
+    assert sent("http://evil.example:7860") == 403
