@@ -5,7 +5,7 @@ Gradio answers far more than a page uses, among it addresses that fetch from the
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ GET = re.compile(
 )
 POST = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset)")
 UPLOAD = "/gradio_api/upload"
+JOIN = "/gradio_api/queue/join"
 FILE = "/gradio_api/file="
 # of a request that is no upload: names and settings
 MOST_BYTES = 2**20
@@ -52,10 +53,12 @@ class Guard:
         folder: The only one whose files are sent or taken.
         is_local: Whether only this machine is served: then no name but its own is answered, or a page from elsewhere
             could reach it by a name that it lets point here.
+        functions: Numbers of those that a page may ask for; Gradio fails on any other.
     """
 
-    def __init__(self, app: App, folder: Path, is_local: bool) -> None:
+    def __init__(self, app: App, folder: Path, is_local: bool, functions: Iterable[int]) -> None:
         self.app, self.folder, self.is_local = app, folder.resolve(), is_local
+        self.functions = frozenset(functions)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -67,7 +70,7 @@ class Guard:
         status = self._refusal(scope)
         if status is None and scope["method"] == "POST" and scope["path"] != UPLOAD:
             body = await _whole(receive)
-            status = 413 if body is None else self._refusal_of_body(body)
+            status = 413 if body is None else self._refusal_of_body(body, scope["path"] == JOIN)
             receive = _again(body or b"", receive)
         if status is not None:
             await _refuse(send, status)
@@ -92,13 +95,20 @@ class Guard:
             return 404
         return 404 if path.startswith(FILE) and not self._is_inside(path.removeprefix(FILE)) else None
 
-    def _refusal_of_body(self, body: bytes) -> int | None:
-        """Return 400 for what is no JSON, or names a file elsewhere: on this machine or in the web."""
+    def _refusal_of_body(self, body: bytes, is_join: bool) -> int | None:
+        """Return 400 for what is no JSON, or names a file elsewhere (on this machine or in the web) or no function."""
         try:
             found = json.loads(body or b"null")
         except (ValueError, RecursionError):
             return 400
+        if is_join and not self._is_function(found):
+            return 400
         return None if all(isinstance(path, str) and self._is_inside(path) for path in _paths(found)) else 400
+
+    def _is_function(self, asked: Any) -> bool:
+        number = asked.get("fn_index") if isinstance(asked, dict) else None
+        # a truth value would count as 0 or 1, and a text is read as a number
+        return type(number) is int and number in self.functions
 
     def _is_inside(self, path: str) -> bool:
         try:

@@ -9,6 +9,9 @@ import pytest
 
 from eomt.demo.guard import MOST_BYTES, Guard
 
+FUNCTIONS = (0, 3)
+JOIN = "/gradio_api/queue/join"
+
 
 def ask(
     folder: Path,
@@ -41,7 +44,7 @@ def ask(
     given = {"host": host} | headers
     found = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()]
     scope = {"type": "http", "method": method, "path": path, "headers": found}
-    asyncio.run(Guard(behind, folder, is_local)(scope, receive, send))
+    asyncio.run(Guard(behind, folder, is_local, FUNCTIONS)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), got
 
 
@@ -98,8 +101,9 @@ def test_files_are_those_of_the_folder_alone(tmp_path: Path) -> None:
 
 def test_a_request_may_name_files_of_the_folder_alone(tmp_path: Path) -> None:
     def join(path: Any) -> tuple[int, bytes]:
-        body = json.dumps({"data": [[{"path": path, "meta": {"_type": "gradio.FileData"}}], 0.5]}).encode()
-        status, _, got = ask(tmp_path, "/gradio_api/queue/join", "POST", body)
+        data = [[{"path": path, "meta": {"_type": "gradio.FileData"}}], 0.5]
+        body = json.dumps({"data": data, "fn_index": 3}).encode()
+        status, _, got = ask(tmp_path, JOIN, "POST", body)
         assert not got or got == body
         return status, got
 
@@ -107,6 +111,18 @@ def test_a_request_may_name_files_of_the_folder_alone(tmp_path: Path) -> None:
     assert join(None)[0] == 200
     for path in ("/etc/passwd", "https://example.org/image.png", "main.py", f"{tmp_path}/../x", 3, ["/etc/passwd"]):
         assert join(path) == (400, b""), path
+
+
+@pytest.mark.parametrize("number", [999, -1, 1, True, "0", 0.0, None, [0], 2**70])
+def test_a_request_names_a_function_of_the_page(number: Any, tmp_path: Path) -> None:
+    def join(body: Any) -> int:
+        return ask(tmp_path, JOIN, "POST", json.dumps(body).encode())[0]
+
+    assert join({"data": [], "fn_index": 0}) == 200
+    assert join({"data": [], "fn_index": number}) == 400
+    assert join({"data": []}) == join([0]) == join(0) == 400
+    # only there does a number name a function
+    assert ask(tmp_path, "/gradio_api/reset", "POST", b"{}")[0] == 200
 
 
 def test_bodies_that_are_long_or_no_json_are_refused(tmp_path: Path) -> None:
@@ -142,7 +158,7 @@ def test_a_page_from_elsewhere_cannot_reach_it_by_a_name_of_its_own(tmp_path: Pa
 )
 def test_a_page_of_another_site_sends_nothing(headers: dict[str, str], status: int, tmp_path: Path) -> None:
     for address in ("upload", "queue/join", "cancel", "reset"):
-        assert ask(tmp_path, f"/gradio_api/{address}", "POST", **headers)[0] == status, address
+        assert ask(tmp_path, f"/gradio_api/{address}", "POST", b'{"fn_index": 0}', **headers)[0] == status, address
     # what is shown may be looked at from a link elsewhere
     assert ask(tmp_path, "/", **headers)[0] == 200
     for method in ("PUT", "DELETE", "PATCH"):
