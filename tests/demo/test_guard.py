@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from eomt.demo import guard
 from eomt.demo.guard import MOST_BYTES, Guard
+from eomt.demo.room import Room
 
 FUNCTIONS = (0, 3)
 JOIN = "/gradio_api/queue/join"
@@ -125,6 +127,15 @@ def test_a_request_names_a_function_of_the_page(number: Any, tmp_path: Path) -> 
     assert ask(tmp_path, "/gradio_api/reset", "POST", b"{}")[0] == 200
 
 
+def test_no_answer_is_made_where_there_is_no_room_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "Room", lambda folder: Room(folder, most_files=1))
+    body = b'{"data": [], "fn_index": 0}'
+    assert ask(tmp_path, JOIN, "POST", body)[0] == 200
+    (tmp_path / "new").touch()
+    assert ask(tmp_path, JOIN, "POST", body)[0] == 507
+    assert ask(tmp_path, "/gradio_api/reset", "POST", b"{}")[0] == 200
+
+
 def test_bodies_that_are_long_or_no_json_are_refused(tmp_path: Path) -> None:
     assert ask(tmp_path, "/gradio_api/queue/join", "POST", b"[" * (MOST_BYTES + 1))[0] == 413
     assert ask(tmp_path, "/gradio_api/queue/join", "POST", b"[" * 100_000)[0] == 400
@@ -157,8 +168,10 @@ def test_a_page_from_elsewhere_cannot_reach_it_by_a_name_of_its_own(tmp_path: Pa
     ],
 )
 def test_a_page_of_another_site_sends_nothing(headers: dict[str, str], status: int, tmp_path: Path) -> None:
-    for address in ("upload", "queue/join", "cancel", "reset"):
+    for address in ("queue/join", "cancel", "reset"):
         assert ask(tmp_path, f"/gradio_api/{address}", "POST", b'{"fn_index": 0}', **headers)[0] == status, address
+    # without a file it is refused by what it holds, and no sooner
+    assert ask(tmp_path, "/gradio_api/upload", "POST", **headers)[0] == (403 if status == 403 else 400)
     # what is shown may be looked at from a link elsewhere
     assert ask(tmp_path, "/", **headers)[0] == 200
     for method in ("PUT", "DELETE", "PATCH"):
@@ -168,7 +181,7 @@ def test_a_page_of_another_site_sends_nothing(headers: dict[str, str], status: i
 def test_a_served_name_has_its_own_page(tmp_path: Path) -> None:
     def sent(origin: str) -> int:
         host = "server.example:7860"
-        return ask(tmp_path, "/gradio_api/upload", "POST", host=host, is_local=False, origin=origin)[0]
+        return ask(tmp_path, "/gradio_api/reset", "POST", host=host, is_local=False, origin=origin)[0]
 
     assert sent("http://server.example:7860") == 200
     assert sent("https://server.example:7860") == 200
