@@ -126,7 +126,7 @@ def _app(models: Models, folder: Path, is_local: bool) -> Any:
     )
     # Gradio looks at the paths of uploads only where it was launched, and this is how it tells
     blocks.has_launched = True
-    return Guard(app, folder, is_local)
+    return Guard(app, folder, is_local, blocks.fns)
 
 
 def serve(models: Models, host: str, port: int | None) -> None:

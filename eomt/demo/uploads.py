@@ -12,6 +12,14 @@ from eomt.errors import UserError
 MOST_BYTES = 20 * 2**20
 MOST_PIXELS = 24_000_000
 FORMATS = "give a PNG, JPEG, WebP, TIFF, BMP or GIF"
+# how files of these formats begin, and as many bytes as tell a WebP
+BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8")
+BEGINNING = 12
+
+
+def begins_like_image(start: bytes) -> bool:
+    """Return whether the first bytes of a file are those of a format that is taken."""
+    return start.startswith(BEGINNINGS) or (start[:4] == b"RIFF" and start[8:BEGINNING] == b"WEBP")
 
 
 @dataclass(frozen=True)

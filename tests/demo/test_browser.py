@@ -57,8 +57,10 @@ def require_quiet(seen: Visit) -> None:
 
 def test_an_image_that_is_sent_becomes_an_overlay_and_a_bad_one_a_message(browser: Browser, tmp_path: Path) -> None:
     image = picture(tmp_path)
-    bad = tmp_path / "bad.png"
+    bad, torn = tmp_path / "bad.png", tmp_path / "torn.png"
     bad.write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    # it begins as an image does, so that it is stored, and then it cannot be decoded
+    torn.write_bytes(image.read_bytes()[:1000])
     with running(segmentation_models()) as address, visit(browser, address) as seen:
         send(seen.page, image)
         shown = pixels_of(seen.page, "#picture")
@@ -67,12 +69,15 @@ def test_an_image_that_is_sent_becomes_an_overlay_and_a_bad_one_a_message(browse
         assert "<b>car</b>" in seen.page.inner_text("#legend")
         seen.page.click("#upload button[aria-label='Clear']")
         seen.page.wait_for_selector(".refusal")
-        send(seen.page, bad)
-        seen.page.wait_for_function("document.querySelector('.refusal')?.textContent.includes('bad.png')")
-        assert "is no image" in seen.page.inner_text("#message")
+        send(seen.page, torn)
+        seen.page.wait_for_function("document.querySelector('.refusal')?.textContent.includes('torn.png')")
         assert str(tmp_path) not in seen.page.content()
         assert "eomt_demo" not in seen.page.inner_text("#message")
         require_quiet(seen)
+        # the browser notes in its console that it was refused
+        seen.page.click("#upload button[aria-label='Clear']")
+        send(seen.page, bad)
+        seen.page.get_by_text("is no image that can be read").wait_for(timeout=SECONDS)
 
 
 @pytest.mark.slow

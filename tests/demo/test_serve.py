@@ -42,7 +42,9 @@ def test_addresses_that_cannot_be_served_are_refused(monkeypatch: pytest.MonkeyP
         pass
 
 
-def test_a_server_gives_no_file_away_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_gives_no_file_away_and_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     gradio = pytest.importorskip("gradio", reason="gradio is not installed")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -72,6 +74,10 @@ def test_a_server_gives_no_file_away_and_leaves_none(tmp_path: Path, monkeypatch
             file = {"path": path, "meta": {"_type": "gradio.FileData"}}
             body = {"data": [file, "trained", "rba", 0.6], "fn_index": takes["id"], "session_hash": "abc"}
             assert status("gradio_api/queue/join", body) == 400, path
+        for number in (999, -1, None):
+            body = {"data": [], "fn_index": number, "session_hash": "abc"}
+            assert status("gradio_api/queue/join", body) == 400, number
         assert not list(folder.rglob("*.png"))
         assert gradio.analytics.analytics_enabled() is False
     assert not folder.exists()
+    assert "Traceback" not in capfd.readouterr().err
