@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product, takewhile
 from pathlib import Path
 from typing import IO, Any, NotRequired
 
@@ -12,8 +13,9 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 from typing_extensions import TypedDict
 
+from callbacks.pictures.output import picture_path
 from eomt.errors import UserError, shortened
-from eomt.utils.files import WRITING, write_file
+from eomt.utils.files import WRITING, is_empty, write_file
 from eomt.utils.reading import Count, read_json
 
 RECORD = "record.json"
@@ -205,6 +207,19 @@ class DoneImages:
         finally:
             for file in opened.values():
                 file.close()
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove images: their pictures, then their lines, so that a kill between leaves nothing that no line tells."""
+        gone = set(names)
+        kinds = [kind for kind in self.folder.iterdir() if kind.is_dir() and kind.name != PARTS]
+        for kind, name in product(kinds, gone):
+            file = kind / picture_path(name)
+            file.unlink(missing_ok=True)
+            for parent in takewhile(lambda folder: folder != self.folder, file.parents):
+                if is_empty(parent):
+                    parent.rmdir()
+        self.places = {name: place for name, place in self.places.items() if name not in gone}
+        self.join({name: number for number, name in enumerate(self.places)})
 
     def join(self, order: Mapping[str, int]) -> None:
         """Put the lines of all parts into one file, in an order."""

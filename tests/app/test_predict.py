@@ -130,6 +130,31 @@ def test_the_same_command_again_does_nothing_and_predicts_what_is_new_or_changed
     assert second["masks/more.png"] == first["masks/00.png"]
 
 
+def test_an_image_that_is_gone_is_in_no_file_any_more(
+    workspace: Workspace, copied: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(workspace.folder / "new" / "images", images)
+    command = predict(workspace, copied, "--data.predict_path", str(images))
+    workspace.run(*command, config=False)
+    (images / "03.png").unlink()
+    (images / "sub" / "01.png").rename(images / "more.png")
+    capsys.readouterr()
+    workspace.run(*command, config=False)
+    printed = capsys.readouterr().out
+    assert "10 of 11 images are done already, 1 are left" in printed
+    assert "predictions of 2 images not among those to predict any more are removed: 03.png, sub/01.png" in printed
+    again = content(copied / "predictions")
+    shutil.rmtree(copied / "predictions")
+    workspace.run(*command, config=False)
+    assert content(copied / "predictions") == again
+    assert not any("03.png" in name or "sub" in name for name in again)
+    # only gone, nothing new
+    (images / "more.png").unlink()
+    workspace.run(*command, config=False)
+    assert "more.png" not in files_of(copied)
+
+
 def kill_and_go_on(workspace: Workspace, run: Path, name: str, done: int) -> None:
     """Kill a command when some images are done, and start it again."""
     command = predict(workspace, run)
