@@ -123,12 +123,30 @@ def read_prompts(file: Path, class_names: Sequence[str]) -> dict[str, ImagePromp
     return found
 
 
-def class_ids_of(prompts: Mapping[str, ImagePrompts], class_names: Sequence[str]) -> dict[str, Tensor] | None:
-    """Return the class ids of each image's objects, int64 `(N,)`; None where some label is no class."""
+def class_ids_of(prompts: Mapping[str, ImagePrompts], class_names: Sequence[str]) -> dict[str, Tensor | None]:
+    """Return the class ids of each image's objects, int64 `(N,)`; None for an image with a label that is no class.
+
+    Which labels and images these are is said.
+    """
     known = {name: index for index, name in enumerate(class_names)}
-    if any(label not in known for asked in prompts.values() for label in asked.labels):
-        return None
-    return {name: torch.tensor([known[label] for label in asked.labels]) for name, asked in prompts.items()}
+    found = {
+        name: torch.tensor([known[label] for label in asked.labels]) if known.keys() >= set(asked.labels) else None
+        for name, asked in prompts.items()
+    }
+    numbered = [name for name, ids in found.items() if ids is None]
+    labels = dict.fromkeys(label for name in numbered for label in prompts[name].labels if label not in known)
+    if numbered:
+        reasons = [repr(shortened(label, 40)) for label in labels if label != UNNAMED]
+        what = [f"no class is called {listed(reasons, most=3)}"] if reasons else []
+        what += ["labels are missing"] if UNNAMED in labels else []
+        # where nothing has a label, it is meant
+        is_meant = not reasons and len(numbered) == len(found)
+        log.log(
+            logging.INFO if is_meant else logging.WARNING,
+            "prompts: %s: in the masks of %s there are numbers of objects, and no class ids: %s",
+            *(" and ".join(what), counted(len(numbered), "image"), listed(numbered, most=3)),
+        )
+    return found
 
 
 def match_prompts(
