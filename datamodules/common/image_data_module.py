@@ -65,6 +65,7 @@ class ImageDataModule(DataModule):
         files: Mapping[str, ImageFile],
         blank: Mapping[str, Any],
         sampler: type[EvaluationSampler] = EvaluationSampler,
+        collate: Callable[..., dict[str, Any]] | None = None,
     ) -> DataLoader[dict[str, Any]]:
         """Return the samples that are not predicted yet, in order; files that cannot be read are listed in batches.
 
@@ -73,6 +74,7 @@ class ImageDataModule(DataModule):
             files: The file that each of them is of, by the sample's name, in the order of the samples.
             blank: A sample without a name, see `TolerantDataset`.
             sampler: Shares the samples among the processes.
+            collate: Makes a batch; None takes that of evaluation.
         """
         names = list(files)
         left = names
@@ -82,8 +84,8 @@ class ImageDataModule(DataModule):
         places = [place for place, name in enumerate(names) if name in wanted]
         tolerant = TolerantDataset(dataset, names, places, blank)
         shares = sampler(len(places), self._world_size, self._rank)
-        collate = TolerantCollate(self.collate, blank)
-        return self._loader(tolerant, shares, self.eval_batch_size, drop_last=False, collate=collate)
+        collated = TolerantCollate(collate or self.collate, blank)
+        return self._loader(tolerant, shares, self.eval_batch_size, drop_last=False, collate=collated)
 
     def _loader(
         self,

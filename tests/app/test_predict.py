@@ -155,6 +155,21 @@ def test_an_image_that_is_gone_is_in_no_file_any_more(
     assert "more.png" not in files_of(copied)
 
 
+def test_images_of_one_batch_may_differ_in_size(workspace: Workspace, copied: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(workspace.folder / "new" / "images", images)
+    for number, size in ((2, (60, 40)), (3, (48, 80)), (5, (33, 97))):
+        Image.open(images / f"{number:02d}.png").resize(size).save(images / f"{number:02d}.png")
+    written = []
+    for batch in ("1", "4"):
+        given = ("--data.predict_path", str(images), "--data.eval_batch_size", batch)
+        workspace.run(*predict(workspace, copied, *given), config=False)
+        written.append(content(copied / "predictions"))
+        shutil.rmtree(copied / "predictions")
+    assert len(written[0]) == 2 * IMAGES + 4
+    assert written[0] == written[1]
+
+
 def kill_and_go_on(workspace: Workspace, run: Path, name: str, done: int) -> None:
     """Kill a command when some images are done, and start it again."""
     command = predict(workspace, run)
