@@ -150,7 +150,7 @@ def class_ids_of(prompts: Mapping[str, ImagePrompts], class_names: Sequence[str]
 
 
 def match_prompts(
-    file: Path, prompts: Mapping[str, ImagePrompts], images: Mapping[str, ImageFile]
+    file: Path, prompts: Mapping[str, ImagePrompts], images: Mapping[str, ImageFile], all_predicted: bool = True
 ) -> dict[str, ImagePrompts]:
     """Return prompts by the names of the images that they are of, after a look at the images' sizes.
 
@@ -160,6 +160,7 @@ def match_prompts(
         file: That holds the prompts, for messages.
         prompts: By the names that stand there.
         images: Name and file of each image that may be prompted.
+        all_predicted: Whether those without a prompt are predicted too, which is said then.
 
     Raises:
         UserError: An image is unknown, or a prompt lies outside of its image.
@@ -185,16 +186,12 @@ def match_prompts(
         # what cannot be read is told when it is predicted
         if size is not None:
             _check_inside(file, name, asked, size)
-    _say_what_is_left(file, found, images)
-    return found
-
-
-def _say_what_is_left(file: Path, found: Mapping[str, ImagePrompts], images: Mapping[str, ImageFile]) -> None:
     objects = sum(len(asked.labels) for asked in found.values())
     log.info("prompts: %s asks for %s in %s", file, counted(objects, "object"), counted(len(found), "image"))
-    without = [name for name in images if name not in found]
+    without = [name for name in images if name not in found] if all_predicted else []
     if without:
         log.info("prompts: %s without a prompt: %s", counted(len(without), "image"), listed(without, most=3))
+    return found
 
 
 def _some(images: Mapping[str, ImageFile]) -> str:

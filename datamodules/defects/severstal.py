@@ -186,9 +186,10 @@ class Severstal(ImageDataModule):
         given: dict[str, ImagePrompts] | None = None
         class_ids: dict[str, Tensor | None] = {}
         if self.prompts is not None:
-            given = match_prompts(self.prompts, read_prompts(self.prompts, self.class_names), files)
+            asked, predicts_all = read_prompts(self.prompts, self.class_names), self.predict_path is not None
+            given = match_prompts(self.prompts, asked, files, predicts_all)
             class_ids = class_ids_of(given, self.class_names)
-            if self.predict_path is None:
+            if not predicts_all:
                 files = {name: file for name, file in files.items() if name in given}
         dataset = PromptedDataset(files, self.img_size, given, class_ids)
         return self.prediction_loader(dataset, files, dataset.blank())

@@ -104,6 +104,10 @@ def test_images_are_found_by_the_last_part_of_their_names_where_one_has_it(
     with caplog.at_level(logging.INFO, "eomt"):
         assert list(match_prompts(file, read_prompts(file, NAMES), images)) == ["in/b.jpg"]
     assert "1 image without a prompt: a.png" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "eomt"):
+        match_prompts(file, read_prompts(file, NAMES), images, all_predicted=False)
+    assert "without a prompt" not in caplog.text
     with pytest.raises(UserError, match=r"row 2: image elsewhere/b\.JPG may be any of in/b\.jpg, other/b\.jpg"):
         match_prompts(file, read_prompts(file, NAMES), images | {"other/b.jpg": images["in/b.jpg"]})
 
