@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product, takewhile
@@ -40,6 +41,7 @@ class PredictionRecord:
         finished: Whether every image was predicted, or could not be.
         images: How many were predicted.
         failed: How many could not be read.
+        files: Names of the files of all images, once they are finished.
     """
 
     weights: str
@@ -49,6 +51,7 @@ class PredictionRecord:
     finished: bool = False
     images: int = 0
     failed: int = 0
+    files: list[str] = field(default_factory=list)
 
     def difference(self, other: "PredictionRecord") -> str | None:
         """Return in words the first thing in which another record is not of the same predictions; None if it is."""
@@ -83,6 +86,7 @@ class _Line(TypedDict):
     rows: list[dict[str, Any]]
     annotations: NotRequired[list[_Annotation]]
     categories: NotRequired[list[str]]
+    pictures: NotRequired[list[str]]
 
 
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line)
@@ -141,11 +145,12 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the line of an image is, and the state of its file when it was predicted."""
+    """Where the line of an image is, the state of its file when it was predicted, and the folders of its pictures."""
 
     file: Path
     offset: int
     state: str
+    pictures: tuple[str, ...]
 
 
 @dataclass
@@ -172,7 +177,9 @@ class DoneImages:
                 for line in lines:
                     found = _line(line)
                     if found is not None:
-                        self.places[found["name"]] = _Place(file, offset, found["state"])
+                        # one text for all images
+                        pictures = tuple(map(sys.intern, found.get("pictures", ())))
+                        self.places[found["name"]] = _Place(file, offset, found["state"], pictures)
                     offset += len(line)
 
     def add(self, line: Mapping[str, Any], rank: int) -> None:
@@ -208,11 +215,26 @@ class DoneImages:
             for file in opened.values():
                 file.close()
 
+    def is_done(self, name: str, state: str) -> bool:
+        """Return whether an image was predicted as its file is now, and its pictures are all there."""
+        place = self.places.get(name)
+        if place is None or place.state != state:
+            return False
+        files = [self.folder / kind / picture_path(name) for kind in place.pictures]
+        return all(file.is_file() and file.stat().st_size for file in files)
+
+    def pictures_of(self, name: str) -> list[str]:
+        """Return the names of the folders in which an image has a picture."""
+        path = picture_path(name)
+        return sorted(kind.name for kind in self._kinds() if (kind / path).is_file())
+
+    def _kinds(self) -> list[Path]:
+        return [kind for kind in self.folder.iterdir() if kind.is_dir() and kind.name != PARTS]
+
     def drop(self, names: Iterable[str]) -> None:
         """Remove images: their pictures, then their lines, so that a kill between leaves nothing that no line tells."""
         gone = set(names)
-        kinds = [kind for kind in self.folder.iterdir() if kind.is_dir() and kind.name != PARTS]
-        for kind, name in product(kinds, gone):
+        for kind, name in product(self._kinds(), gone):
             file = kind / picture_path(name)
             file.unlink(missing_ok=True)
             for parent in takewhile(lambda folder: folder != self.folder, file.parents):

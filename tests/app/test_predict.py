@@ -105,7 +105,10 @@ def test_each_image_has_its_files_and_what_is_not_wanted_is_not_written(
     }  # fmt: skip
     off = '{"class_path": "callbacks.PredictionPictures", "init_args": {"overlays": false}}'
     workspace.run(*predict(workspace, copied, "--trainer.callbacks+", off), config=False)
-    assert content(copied / "predictions") == {name: one for name, one in whole.items() if "overlays" not in name}
+    found = content(copied / "predictions")
+    # says which pictures there are
+    assert found.pop("done.jsonl") != whole["done.jsonl"]
+    assert found == {name: one for name, one in whole.items() if "overlays" not in name and name != "done.jsonl"}
 
 
 def test_the_same_command_again_does_nothing_and_predicts_what_is_new_or_changed(
@@ -153,6 +156,23 @@ def test_an_image_that_is_gone_is_in_no_file_any_more(
     (images / "more.png").unlink()
     workspace.run(*command, config=False)
     assert "more.png" not in files_of(copied)
+
+
+def test_what_is_gone_of_a_finished_folder_is_made_again(
+    workspace: Workspace, copied: Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.run(*predict(workspace, copied), config=False)
+    folder = copied / "predictions"
+    (folder / "masks" / "02.png").unlink()
+    (folder / "overlays" / "sub" / "01.png").write_bytes(b"")
+    capsys.readouterr()
+    workspace.run(*predict(workspace, copied), config=False)
+    assert "10 of 12 images are done already, 2 are left" in capsys.readouterr().out
+    assert content(folder) == whole
+    (folder / "predictions.json").unlink()
+    workspace.run(*predict(workspace, copied), config=False)
+    assert "12 of 12 images are done already, 0 are left" in capsys.readouterr().out
+    assert content(folder) == whole
 
 
 def test_images_of_one_batch_may_differ_in_size(workspace: Workspace, copied: Path, tmp_path: Path) -> None:
