@@ -11,7 +11,7 @@ from datamodules.common.checks import check_at_least
 from datamodules.common.data_module import DataModule
 from datamodules.common.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
 from datamodules.common.to_predict import PredictPath, state_of
-from datamodules.common.tolerant import TolerantCollate, TolerantDataset
+from datamodules.common.tolerant import TolerantCollate, TolerantDataset, refuse_unreadable
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 from eomt.utils.paths import expand_all
@@ -75,10 +75,14 @@ class ImageDataModule(DataModule):
             blank: A sample without a name, see `TolerantDataset`.
             sampler: Shares the samples among the processes.
             collate: Makes a batch; None takes that of evaluation.
+
+        Raises:
+            UserError: No file can be read, which is said before earlier predictions make room.
         """
         names = list(files)
         left = names
         if self.left_to_predict is not None:
+            refuse_unreadable(dataset, len(names))
             left = self.left_to_predict({name: state_of(file) for name, file in files.items()})
         wanted = set(left)
         places = [place for place, name in enumerate(names) if name in wanted]

@@ -306,6 +306,18 @@ def test_where_no_file_can_be_read_the_exit_status_is_2(
         (tmp_path / name).write_bytes(bytes_)
     command = predict(workspace, copied, "--data.predict_path", str(tmp_path))
     assert "predict: none of 2 images could be read" in refusal(capsys, workspace, *command, config=False)
+    # a finished folder of other images stays where it is
+    workspace.run(*predict(workspace, copied), config=False)
+    before = content(copied / "predictions")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        workspace.run(*command, config=False)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert "none of 2 images could be read" in printed.err
+    assert all(name in printed.out for name in BAD)
+    assert content(copied / "predictions") == before
+    assert not (copied / "predictions_1").exists()
 
 
 def test_two_processes_predict_every_file_once_and_write_what_one_does(
