@@ -60,7 +60,7 @@ def refuse_unreadable(dataset: Any, count: int) -> None:
             return
     for reason in reasons:
         log.warning("%s", reason)
-    raise UserError(f"predict: none of {counted(count, 'image')} could be read; nothing was changed")
+    raise UserError(f"predict: none of {counted(count, 'image')} could be read; the first: {reasons[0]}")
 
 
 class TolerantCollate:
