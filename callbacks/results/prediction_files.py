@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback
 from callbacks.results.prediction_record import (
+    RECORD,
     DoneImages,
     PredictionRecord,
     digest_of,
@@ -21,7 +22,7 @@ from callbacks.results.prediction_record import (
 )
 from callbacks.results.tables import write_table
 from callbacks.run.run_folder import PREDICTIONS, set_aside
-from eomt.errors import UserError, counted
+from eomt.errors import UserError, counted, listed
 from eomt.results import Result
 from eomt.results.of_steps import step_results
 from eomt.tasks.data import class_names_of, data_of
@@ -51,8 +52,9 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
     `predictions/failed.csv`: images that could not be read, and why. `predictions/done.jsonl`: a line for each image,
     from which the others are made at the end. `predictions/record.json`: weights and settings.
 
-    An image that is done is not predicted again, unless its file has changed. Finished predictions of other weights or
-    settings are kept under another name; those of a command that was stopped are neither mixed nor moved.
+    An image that is done is not predicted again, unless its file has changed or a picture of it is gone; one that is
+    not asked for any more is removed. Finished predictions of other weights or settings are kept under another name;
+    those of a command that was stopped are neither mixed nor moved.
 
     It must stand behind the callbacks that write pictures: an image is done when all of it is written.
 
@@ -113,18 +115,29 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
         """Return the names of images that are not predicted yet; every process gets the same."""
         self._states = dict(states)
         self._open(trainer, task)
-        places = self._done.places
-        left = [name for name, state in states.items() if name not in places or places[name].state != state]
+        left = [name for name, state in states.items() if not self._done.is_done(name, state)]
+        # a file that has changed may not be readable any more
+        dropped = self._done.places.keys() - (states.keys() - set(left))
+        gone = sorted(dropped - states.keys())
         assert self._record is not None
         # files that could not be read may be gone, and are then no longer told
-        self._is_whole = not left and self._record.finished and not self._record.failed
+        self._is_whole = not left and not dropped and self._record.finished and not self._record.failed
+        self._is_whole &= all((self.folder / PREDICTIONS / name).is_file() for name in self._record.files)
+        # all have looked before one changes it
+        trainer.strategy.barrier()
         if trainer.is_global_zero and len(left) < len(states):
             done = f"{len(states) - len(left)} of {counted(len(states), 'image')} are done already"
             log.info("%s: %s, %d are left", self.folder / PREDICTIONS, done, len(left))
-        if trainer.is_global_zero and left:
+        if trainer.is_global_zero and (left or dropped):
             self._record.finished = False
             self._record.write(self.folder / PREDICTIONS)
+        if trainer.is_global_zero and gone:
+            what = f"{counted(len(gone), 'image')} not among those to predict any more"
+            log.info("%s: predictions of %s are removed: %s", self.folder / PREDICTIONS, what, listed(gone, most=3))
+        if trainer.is_global_zero and dropped:
+            self._done.drop(dropped)
         trainer.strategy.barrier()
+        self._done.read()
         return left
 
     def _open(self, trainer: Trainer, task: LightningModule) -> None:
@@ -152,6 +165,7 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
                     callback.begin_anew(trainer)
         else:
             self._record.finished, self._record.failed = earlier.finished, earlier.failed
+            self._record.files = earlier.files
         if trainer.is_global_zero:
             remove_unfinished(folder)
             if not (earlier is not None and difference is None):
@@ -167,6 +181,8 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
             # of questions: several may be about one image
             rows = [{"name": name} | row for row in rows]
         line: dict[str, Any] = {"name": name, "state": self._states.get(name, ""), "size": result.size, "rows": rows}
+        if pictures := self._done.pictures_of(name):
+            line["pictures"] = pictures
         categories = result.categories()
         if categories:
             further = [category for category in categories if category not in self._record.class_names]
@@ -192,6 +208,9 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
                 if isinstance(callback, EvaluationCallback):
                     callback.write_joined(lines)
             log.info("Predictions of %s: %s", counted(len(self._done.places), "image"), _listed(folder, written))
+        else:
+            for name in (TABLE, DOCUMENT):
+                (folder / name).unlink(missing_ok=True)
         self._done.join(order)
         if failed:
             rows = ({"file": name, "reason": failed[name]} for name in sorted(failed))
@@ -200,6 +219,8 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
             (folder / FAILED).unlink(missing_ok=True)
         record.images, record.failed = len(self._done.places), len(failed)
         record.finished = all(name in self._done.places or name in failed for name in self._states)
+        # the record itself is there, or nothing is gone on with
+        record.files = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != RECORD)
         record.write(folder)
 
 

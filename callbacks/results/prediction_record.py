@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product, takewhile
 from pathlib import Path
 from typing import IO, Any, NotRequired
 
@@ -12,8 +14,9 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 from typing_extensions import TypedDict
 
+from callbacks.pictures.output import picture_path
 from eomt.errors import UserError, shortened
-from eomt.utils.files import WRITING, write_file
+from eomt.utils.files import WRITING, is_empty, write_file
 from eomt.utils.reading import Count, read_json
 
 RECORD = "record.json"
@@ -38,6 +41,7 @@ class PredictionRecord:
         finished: Whether every image was predicted, or could not be.
         images: How many were predicted.
         failed: How many could not be read.
+        files: Names of the files of all images, once they are finished.
     """
 
     weights: str
@@ -47,6 +51,7 @@ class PredictionRecord:
     finished: bool = False
     images: int = 0
     failed: int = 0
+    files: list[str] = field(default_factory=list)
 
     def difference(self, other: "PredictionRecord") -> str | None:
         """Return in words the first thing in which another record is not of the same predictions; None if it is."""
@@ -81,6 +86,7 @@ class _Line(TypedDict):
     rows: list[dict[str, Any]]
     annotations: NotRequired[list[_Annotation]]
     categories: NotRequired[list[str]]
+    pictures: NotRequired[list[str]]
 
 
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line)
@@ -139,11 +145,12 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the line of an image is, and the state of its file when it was predicted."""
+    """Where the line of an image is, the state of its file when it was predicted, and the folders of its pictures."""
 
     file: Path
     offset: int
     state: str
+    pictures: tuple[str, ...]
 
 
 @dataclass
@@ -170,7 +177,9 @@ class DoneImages:
                 for line in lines:
                     found = _line(line)
                     if found is not None:
-                        self.places[found["name"]] = _Place(file, offset, found["state"])
+                        # one text for all images
+                        pictures = tuple(map(sys.intern, found.get("pictures", ())))
+                        self.places[found["name"]] = _Place(file, offset, found["state"], pictures)
                     offset += len(line)
 
     def add(self, line: Mapping[str, Any], rank: int) -> None:
@@ -205,6 +214,34 @@ class DoneImages:
         finally:
             for file in opened.values():
                 file.close()
+
+    def is_done(self, name: str, state: str) -> bool:
+        """Return whether an image was predicted as its file is now, and its pictures are all there."""
+        place = self.places.get(name)
+        if place is None or place.state != state:
+            return False
+        files = [self.folder / kind / picture_path(name) for kind in place.pictures]
+        return all(file.is_file() and file.stat().st_size for file in files)
+
+    def pictures_of(self, name: str) -> list[str]:
+        """Return the names of the folders in which an image has a picture."""
+        path = picture_path(name)
+        return sorted(kind.name for kind in self._kinds() if (kind / path).is_file())
+
+    def _kinds(self) -> list[Path]:
+        return [kind for kind in self.folder.iterdir() if kind.is_dir() and kind.name != PARTS]
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove images: their pictures, then their lines, so that a kill between leaves nothing that no line tells."""
+        gone = set(names)
+        for kind, name in product(self._kinds(), gone):
+            file = kind / picture_path(name)
+            file.unlink(missing_ok=True)
+            for parent in takewhile(lambda folder: folder != self.folder, file.parents):
+                if is_empty(parent):
+                    parent.rmdir()
+        self.places = {name: place for name, place in self.places.items() if name not in gone}
+        self.join({name: number for number, name in enumerate(self.places)})
 
     def join(self, order: Mapping[str, int]) -> None:
         """Put the lines of all parts into one file, in an order."""

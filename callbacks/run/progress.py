@@ -128,7 +128,7 @@ class ProgressBar(RichProgressBar):
     def _count(self, trainer: Trainer, batch: Any) -> None:
         if isinstance(batch, dict) and "image" in batch and self._last_batch_end is not None:
             now = time.perf_counter()
-            self._recent_images = 0.9 * self._recent_images + batch["image"].shape[0] * trainer.world_size
+            self._recent_images = 0.9 * self._recent_images + len(batch["image"]) * trainer.world_size
             self._recent_seconds = 0.9 * self._recent_seconds + now - self._last_batch_end
             self._last_batch_end = now
 

@@ -11,7 +11,7 @@ from datamodules.common.checks import check_at_least
 from datamodules.common.data_module import DataModule
 from datamodules.common.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
 from datamodules.common.to_predict import PredictPath, state_of
-from datamodules.common.tolerant import TolerantCollate, TolerantDataset
+from datamodules.common.tolerant import TolerantCollate, TolerantDataset, refuse_unreadable
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 from eomt.utils.paths import expand_all
@@ -65,6 +65,7 @@ class ImageDataModule(DataModule):
         files: Mapping[str, ImageFile],
         blank: Mapping[str, Any],
         sampler: type[EvaluationSampler] = EvaluationSampler,
+        collate: Callable[..., dict[str, Any]] | None = None,
     ) -> DataLoader[dict[str, Any]]:
         """Return the samples that are not predicted yet, in order; files that cannot be read are listed in batches.
 
@@ -73,17 +74,22 @@ class ImageDataModule(DataModule):
             files: The file that each of them is of, by the sample's name, in the order of the samples.
             blank: A sample without a name, see `TolerantDataset`.
             sampler: Shares the samples among the processes.
+            collate: Makes a batch; None takes that of evaluation.
+
+        Raises:
+            UserError: No file can be read, which is said before earlier predictions make room.
         """
         names = list(files)
         left = names
         if self.left_to_predict is not None:
+            refuse_unreadable(dataset, len(names))
             left = self.left_to_predict({name: state_of(file) for name, file in files.items()})
         wanted = set(left)
         places = [place for place, name in enumerate(names) if name in wanted]
         tolerant = TolerantDataset(dataset, names, places, blank)
         shares = sampler(len(places), self._world_size, self._rank)
-        collate = TolerantCollate(self.collate, blank)
-        return self._loader(tolerant, shares, self.eval_batch_size, drop_last=False, collate=collate)
+        collated = TolerantCollate(collate or self.collate, blank)
+        return self._loader(tolerant, shares, self.eval_batch_size, drop_last=False, collate=collated)
 
     def _loader(
         self,

@@ -86,6 +86,13 @@ class EvaluationSampler(Sampler[int]):
         return iter(own + [PADDING_INDEX] * (len(self) - len(own)))
 
 
+def collate_any_size(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack and list as `collate_samples` does; images of different sizes are a list."""
+    if len({sample["image"].shape for sample in samples}) == 1:
+        return collate_samples(samples)
+    return {key: [sample[key] for sample in samples] for key in samples[0]}
+
+
 def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack the tensors of samples, list their names.
 

@@ -1,12 +1,15 @@
 """Samples of files that may be damaged: what cannot be read travels as a value, and the other samples go on."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from datamodules.common.sampling import PADDING_INDEX
-from eomt.errors import UserError
+from eomt.errors import UserError, counted
+
+log = logging.getLogger("eomt")
 
 # in a batch: name and reason of each sample that could not be read
 FAILED = "failed"
@@ -39,6 +42,25 @@ class TolerantDataset(Dataset[dict[str, Any]]):
         except UserError as error:
             return {"name": self.names[place], FAILED: str(error)}
         return sample
+
+
+def refuse_unreadable(dataset: Any, count: int) -> None:
+    """Check that one of the samples of a data set can be read; most often the first.
+
+    Raises:
+        UserError: None can.
+    """
+    reasons: list[str] = []
+    for place in range(count):
+        try:
+            dataset[place]
+        except UserError as error:
+            reasons.append(str(error))
+        else:
+            return
+    for reason in reasons:
+        log.warning("%s", reason)
+    raise UserError(f"predict: none of {counted(count, 'image')} could be read; the first: {reasons[0]}")
 
 
 class TolerantCollate:

@@ -76,13 +76,13 @@ class PromptedDataset(Dataset[dict[str, Any]]):
 
     A sample holds `image` (3, *img_size) uint8 RGB, `size` (height, width) of the file, and `name`; with prompts also
     `prompts`, in pixels of the file, None for none; `labels` of the N objects; and their `class_ids` (N,) int64, None
-    where some label of any image is no class.
+    where some label of the image is no class.
 
     Args:
         files: Name and file of each image.
         img_size: Height and width of the images.
         prompts: What is asked about each image that has prompts; None where nothing is asked.
-        class_ids: Class ids of the objects of each image that has prompts; None where some label is no class.
+        class_ids: Class ids of the objects of each image that has prompts; None for one with a label that is no class.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class PromptedDataset(Dataset[dict[str, Any]]):
         files: Mapping[str, ImageFile],
         img_size: tuple[int, int],
         prompts: Mapping[str, ImagePrompts] | None,
-        class_ids: Mapping[str, Tensor] | None,
+        class_ids: Mapping[str, Tensor | None],
     ) -> None:
         self.files = list(files.items())
         self.img_size = img_size
@@ -116,7 +116,7 @@ class PromptedDataset(Dataset[dict[str, Any]]):
             return {"name": name}
         asked = self.prompts.get(name)
         labels = [] if asked is None else asked.labels
-        class_ids = None if self.class_ids is None else self.class_ids.get(name, torch.zeros(0, dtype=torch.int64))
+        class_ids = self.class_ids.get(name, torch.zeros(0, dtype=torch.int64))
         prompts = None if asked is None else asked.prompts
         return {"name": name, "prompts": prompts, "labels": labels, "class_ids": class_ids}
 

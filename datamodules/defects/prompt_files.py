@@ -123,16 +123,34 @@ def read_prompts(file: Path, class_names: Sequence[str]) -> dict[str, ImagePromp
     return found
 
 
-def class_ids_of(prompts: Mapping[str, ImagePrompts], class_names: Sequence[str]) -> dict[str, Tensor] | None:
-    """Return the class ids of each image's objects, int64 `(N,)`; None where some label is no class."""
+def class_ids_of(prompts: Mapping[str, ImagePrompts], class_names: Sequence[str]) -> dict[str, Tensor | None]:
+    """Return the class ids of each image's objects, int64 `(N,)`; None for an image with a label that is no class.
+
+    Which labels and images these are is said.
+    """
     known = {name: index for index, name in enumerate(class_names)}
-    if any(label not in known for asked in prompts.values() for label in asked.labels):
-        return None
-    return {name: torch.tensor([known[label] for label in asked.labels]) for name, asked in prompts.items()}
+    found = {
+        name: torch.tensor([known[label] for label in asked.labels]) if known.keys() >= set(asked.labels) else None
+        for name, asked in prompts.items()
+    }
+    numbered = [name for name, ids in found.items() if ids is None]
+    labels = dict.fromkeys(label for name in numbered for label in prompts[name].labels if label not in known)
+    if numbered:
+        reasons = [repr(shortened(label, 40)) for label in labels if label != UNNAMED]
+        what = [f"no class is called {listed(reasons, most=3)}"] if reasons else []
+        what += ["labels are missing"] if UNNAMED in labels else []
+        # where nothing has a label, it is meant
+        is_meant = not reasons and len(numbered) == len(found)
+        log.log(
+            logging.INFO if is_meant else logging.WARNING,
+            "prompts: %s: in the masks of %s there are numbers of objects, and no class ids: %s",
+            *(" and ".join(what), counted(len(numbered), "image"), listed(numbered, most=3)),
+        )
+    return found
 
 
 def match_prompts(
-    file: Path, prompts: Mapping[str, ImagePrompts], images: Mapping[str, ImageFile]
+    file: Path, prompts: Mapping[str, ImagePrompts], images: Mapping[str, ImageFile], all_predicted: bool = True
 ) -> dict[str, ImagePrompts]:
     """Return prompts by the names of the images that they are of, after a look at the images' sizes.
 
@@ -142,6 +160,7 @@ def match_prompts(
         file: That holds the prompts, for messages.
         prompts: By the names that stand there.
         images: Name and file of each image that may be prompted.
+        all_predicted: Whether those without a prompt are predicted too, which is said then.
 
     Raises:
         UserError: An image is unknown, or a prompt lies outside of its image.
@@ -167,16 +186,12 @@ def match_prompts(
         # what cannot be read is told when it is predicted
         if size is not None:
             _check_inside(file, name, asked, size)
-    _say_what_is_left(file, found, images)
-    return found
-
-
-def _say_what_is_left(file: Path, found: Mapping[str, ImagePrompts], images: Mapping[str, ImageFile]) -> None:
     objects = sum(len(asked.labels) for asked in found.values())
     log.info("prompts: %s asks for %s in %s", file, counted(objects, "object"), counted(len(found), "image"))
-    without = [name for name in images if name not in found]
+    without = [name for name in images if name not in found] if all_predicted else []
     if without:
         log.info("prompts: %s without a prompt: %s", counted(len(without), "image"), listed(without, most=3))
+    return found
 
 
 def _some(images: Mapping[str, ImageFile]) -> str:

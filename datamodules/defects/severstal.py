@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.common.checks import as_size, check_class_names, check_fractions
@@ -176,18 +177,19 @@ class Severstal(ImageDataModule):
 
         Batches are dicts: `image` as in training; `size`, list of B (height, width) of the files; `name`; with a file
         of prompts also lists of B: `prompts`, Prompts or None, `labels`, N texts each, and `class_ids`, int64 (N,), or
-        None where some label in the file is no class.
+        None for an image with a label that is no class.
 
         Raises:
             UserError: `predict_path` does not exist or holds no image, or the prompts do not fit the images.
         """
         files = self._files_to_predict()
         given: dict[str, ImagePrompts] | None = None
-        class_ids = None
+        class_ids: dict[str, Tensor | None] = {}
         if self.prompts is not None:
-            given = match_prompts(self.prompts, read_prompts(self.prompts, self.class_names), files)
+            asked, predicts_all = read_prompts(self.prompts, self.class_names), self.predict_path is not None
+            given = match_prompts(self.prompts, asked, files, predicts_all)
             class_ids = class_ids_of(given, self.class_names)
-            if self.predict_path is None:
+            if not predicts_all:
                 files = {name: file for name, file in files.items() if name in given}
         dataset = PromptedDataset(files, self.img_size, given, class_ids)
         return self.prediction_loader(dataset, files, dataset.blank())

@@ -11,6 +11,7 @@ from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.pairs import Pair
 from datamodules.common.reading import Color
+from datamodules.common.sampling import collate_any_size
 from datamodules.common.splits import SPLITS_OF_STAGE
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
@@ -200,11 +201,13 @@ class SegmentationDataModule(ImageDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return images without masks: those of `predict_path`, or else of the test split, or else of val.
 
+        Images of one batch may differ in size, and are a list then.
+
         Raises:
             UserError: `predict_path` does not exist or holds no image.
         """
         files = self._files_to_predict()
-        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE)
+        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE, collate=collate_any_size)
 
     def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
         if self.predict_path is None:

@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from datamodules.common.image_data_module import ImageDataModule
+from datamodules.common.sampling import collate_any_size
 from datamodules.common.splits import seeded_split
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
@@ -142,7 +143,7 @@ class RoadAnomaly(ImageDataModule):
             files = list(find_images(self.predict_path, "predict_path").items())
         else:
             files = [(sample.name, sample.image) for one in self._used_sets().values() for sample in one.samples]
-        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE)
+        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE, collate=collate_any_size)
 
     def _used_sets(self) -> dict[str, AnomalySet]:
         """Return the sets of test and validation."""

@@ -275,6 +275,8 @@ class CLI(LightningCLI):
         if self.checkpoint is None:
             if self.subcommand in ("validate", "test", "predict"):
                 self._check_weights()
+            if self.subcommand == "predict":
+                log.warning("ckpt_path: null, so these are answers of the base as it came; for a run's give best")
             return
         self.model.weights = str(self.checkpoint.path)
         if self.checkpoint.kind == "adapter":

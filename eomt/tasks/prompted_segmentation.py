@@ -255,7 +255,7 @@ class PromptedSegmentation(AdaptationTask):
         """Return what is found: of the prompts in the batch or, without any, of a prompt-free network's classes.
 
         Batches: `image`; `size`, a list of the files' (height, width); `name`; and with prompts `prompts`, a list of
-        Prompts in the files' pixels, or None, `labels` and `class_ids`, None where some label is no class.
+        Prompts in the files' pixels, or None, `labels` and `class_ids`, None if a label of the image is no class.
 
         Returns:
             `objects`: for each image its FoundObjects. `prediction`: for each image int64 `(H, W)` of the file's size,

@@ -453,7 +453,10 @@ def test_a_random_head_answers_nothing(workspace: Workspace, capsys: pytest.Capt
     line = refusal(capsys, workspace, command, *new)
     assert "ckpt_path: null, and 'encoder.backbone.cls_token' is random" in line
     assert not (workspace.runs / f"chance_{command}").exists()
+    capsys.readouterr()
     workspace.run(command, *new, "--audit.allow_random_base", "true")
+    # measuring the base is what a validate or a test without a checkpoint is for
+    assert ("ckpt_path: null, so these are answers of the base" in capsys.readouterr().out) == (command == "predict")
 
 
 STOPPING = [

@@ -105,7 +105,10 @@ def test_each_image_has_its_files_and_what_is_not_wanted_is_not_written(
     }  # fmt: skip
     off = '{"class_path": "callbacks.PredictionPictures", "init_args": {"overlays": false}}'
     workspace.run(*predict(workspace, copied, "--trainer.callbacks+", off), config=False)
-    assert content(copied / "predictions") == {name: one for name, one in whole.items() if "overlays" not in name}
+    found = content(copied / "predictions")
+    # says which pictures there are
+    assert found.pop("done.jsonl") != whole["done.jsonl"]
+    assert found == {name: one for name, one in whole.items() if "overlays" not in name and name != "done.jsonl"}
 
 
 def test_the_same_command_again_does_nothing_and_predicts_what_is_new_or_changed(
@@ -128,6 +131,63 @@ def test_the_same_command_again_does_nothing_and_predicts_what_is_new_or_changed
     second = content(copied / "predictions")
     assert second["overlays/05.png"] != first["overlays/05.png"]
     assert second["masks/more.png"] == first["masks/00.png"]
+
+
+def test_an_image_that_is_gone_is_in_no_file_any_more(
+    workspace: Workspace, copied: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(workspace.folder / "new" / "images", images)
+    command = predict(workspace, copied, "--data.predict_path", str(images))
+    workspace.run(*command, config=False)
+    (images / "03.png").unlink()
+    (images / "sub" / "01.png").rename(images / "more.png")
+    capsys.readouterr()
+    workspace.run(*command, config=False)
+    printed = capsys.readouterr().out
+    assert "10 of 11 images are done already, 1 are left" in printed
+    assert "predictions of 2 images not among those to predict any more are removed: 03.png, sub/01.png" in printed
+    again = content(copied / "predictions")
+    shutil.rmtree(copied / "predictions")
+    workspace.run(*command, config=False)
+    assert content(copied / "predictions") == again
+    assert not any("03.png" in name or "sub" in name for name in again)
+    # only gone, nothing new
+    (images / "more.png").unlink()
+    workspace.run(*command, config=False)
+    assert "more.png" not in files_of(copied)
+
+
+def test_what_is_gone_of_a_finished_folder_is_made_again(
+    workspace: Workspace, copied: Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.run(*predict(workspace, copied), config=False)
+    folder = copied / "predictions"
+    (folder / "masks" / "02.png").unlink()
+    (folder / "overlays" / "sub" / "01.png").write_bytes(b"")
+    capsys.readouterr()
+    workspace.run(*predict(workspace, copied), config=False)
+    assert "10 of 12 images are done already, 2 are left" in capsys.readouterr().out
+    assert content(folder) == whole
+    (folder / "predictions.json").unlink()
+    workspace.run(*predict(workspace, copied), config=False)
+    assert "12 of 12 images are done already, 0 are left" in capsys.readouterr().out
+    assert content(folder) == whole
+
+
+def test_images_of_one_batch_may_differ_in_size(workspace: Workspace, copied: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(workspace.folder / "new" / "images", images)
+    for number, size in ((2, (60, 40)), (3, (48, 80)), (5, (33, 97))):
+        Image.open(images / f"{number:02d}.png").resize(size).save(images / f"{number:02d}.png")
+    written = []
+    for batch in ("1", "4"):
+        given = ("--data.predict_path", str(images), "--data.eval_batch_size", batch)
+        workspace.run(*predict(workspace, copied, *given), config=False)
+        written.append(content(copied / "predictions"))
+        shutil.rmtree(copied / "predictions")
+    assert len(written[0]) == 2 * IMAGES + 4
+    assert written[0] == written[1]
 
 
 def kill_and_go_on(workspace: Workspace, run: Path, name: str, done: int) -> None:
@@ -246,6 +306,18 @@ def test_where_no_file_can_be_read_the_exit_status_is_2(
         (tmp_path / name).write_bytes(bytes_)
     command = predict(workspace, copied, "--data.predict_path", str(tmp_path))
     assert "predict: none of 2 images could be read" in refusal(capsys, workspace, *command, config=False)
+    # a finished folder of other images stays where it is
+    workspace.run(*predict(workspace, copied), config=False)
+    before = content(copied / "predictions")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        workspace.run(*command, config=False)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert "none of 2 images could be read" in printed.err
+    assert all(name in printed.out for name in BAD)
+    assert content(copied / "predictions") == before
+    assert not (copied / "predictions_1").exists()
 
 
 def test_two_processes_predict_every_file_once_and_write_what_one_does(

@@ -60,8 +60,10 @@ def test_boxes_are_the_same_in_each_form(
         "in/b.jpg": [[4, 4, 4, 4]],
     }
     ids = class_ids_of(found, NAMES)
-    assert ids is not None
-    assert {name: of.tolist() for name, of in ids.items()} == {"a.png": [1, 0], "in/b.jpg": [0]}
+    assert {name: None if of is None else of.tolist() for name, of in ids.items()} == {
+        "a.png": [1, 0], "in/b.jpg": [0],
+    }  # fmt: skip
+    assert "numbers of objects" not in caplog.text
     assert "asks for 3 objects in 2 images" in caplog.text
 
 
@@ -75,8 +77,24 @@ def test_points_of_one_object_belong_together(tmp_path: Path) -> None:
     assert asked.prompts.labels.dtype == torch.int32
     # nobody says what they are
     assert asked.labels == ["object"] * 3
-    assert class_ids_of({"a.png": asked}, NAMES) is None
+    assert class_ids_of({"a.png": asked}, NAMES) == {"a.png": None}
     assert read_prompts(tmp_path / "prompts.csv", ["pit"])["a.png"].labels == ["pit"] * 3
+
+
+def test_a_label_that_is_no_class_is_named_and_changes_its_own_image_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "file,x,y,label\na.png,1,2,pit\na.png,1,2,pitt\nb.png,3,4,line\nc.png,1,1,\n"
+    ids = class_ids_of(read_prompts(written(tmp_path, text), NAMES), NAMES)
+    assert ids["a.png"] is None
+    assert ids["c.png"] is None
+    assert ids["b.png"] is not None
+    assert ids["b.png"].tolist() == [NAMES.index("line")]
+    assert len(caplog.records) == 1
+    assert (
+        "no class is called 'pitt' and labels are missing: in the masks of 2 images there are numbers of objects, and "
+        "no class ids: a.png, c.png"
+    ) in caplog.text
 
 
 def test_images_are_found_by_the_last_part_of_their_names_where_one_has_it(
@@ -86,6 +104,10 @@ def test_images_are_found_by_the_last_part_of_their_names_where_one_has_it(
     with caplog.at_level(logging.INFO, "eomt"):
         assert list(match_prompts(file, read_prompts(file, NAMES), images)) == ["in/b.jpg"]
     assert "1 image without a prompt: a.png" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "eomt"):
+        match_prompts(file, read_prompts(file, NAMES), images, all_predicted=False)
+    assert "without a prompt" not in caplog.text
     with pytest.raises(UserError, match=r"row 2: image elsewhere/b\.JPG may be any of in/b\.jpg, other/b\.jpg"):
         match_prompts(file, read_prompts(file, NAMES), images | {"other/b.jpg": images["in/b.jpg"]})
 
