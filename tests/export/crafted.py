@@ -81,4 +81,5 @@ def read_exported(file: Path) -> None:
 
 def read_forged(file: Path) -> None:
     """Opens a graph that is the one that its record names, whatever it holds."""
-    open_exported(write(file.parent, file.read_bytes()))
+    # of a pipe there is no content to name
+    open_exported(write(file.parent, file.read_bytes()) if file.is_file() else file.parent)
