@@ -13,6 +13,7 @@ from callbacks.results.prediction_record import read_record as read_prediction_r
 from datamodules.common.splits import read_split_record
 from datamodules.faces.table import read_face_table
 from datamodules.questions.answer_weights import read_answer_weights
+from eomt.errors import UserError
 from eomt.models.weights.colors import read_colors
 from eomt.models.weights.eomt.settings import read_settings
 from eomt.models.weights.files import read_weights
@@ -128,6 +129,12 @@ def shown_json_of(valid: bytes) -> st.SearchStrategy[bytes]:
     return json_of(valid)
 
 
+def read_record_or_refuse(file: Path) -> None:
+    """Reads the record of predictions; one that is none is passed over, and its folder kept under another name."""
+    if read_prediction_record(file.parent) is None:
+        raise UserError("record.json: is none")
+
+
 READERS: dict[str, Reader] = {
     "png": Reader(image_writer("a.png"), mutated_bytes, read_whole_image),
     "jpeg": Reader(image_writer("a.jpg"), mutated_bytes, read_whole_image),
@@ -178,7 +185,7 @@ READERS: dict[str, Reader] = {
     "prompt csv": Reader(prompt_table, text_of, read_given_prompts),
     "prompt list": Reader(prompt_list, json_of, read_given_prompts),
     "prompt coco": Reader(prompt_document, json_of, read_given_prompts),
-    "prediction record": Reader(prediction_record, json_of, lambda file: read_prediction_record(file.parent)),
+    "prediction record": Reader(prediction_record, json_of, read_record_or_refuse),
     "done images": Reader(done_images, text_of, read_done_images),
     "run summary": Reader(summary_file, json_of, beside(report)),
     "run results": Reader(results_file, json_of, lambda file: report(file.parents[1])),
