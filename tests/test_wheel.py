@@ -87,6 +87,7 @@ def test_the_wheel_holds_packages_configs_and_license_and_nothing_else(wheel: Pa
         for path in (ROOT / package).rglob("*")
         if path.suffix == ".py" or path.name == "py.typed"
     }
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "eomt" / "reports" / "templates").iterdir()}
     # a program that made a base is none of the package
     expected |= {
         f"eomt/{path.relative_to(ROOT)}"
