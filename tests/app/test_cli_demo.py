@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,24 @@ def test_ctrl_c_ends_a_demo_without_a_word(workspace: Workspace) -> None:
     pytest.importorskip("gradio", reason="gradio is not installed")
     command = [sys.executable, "main.py", "demo", "--ckpt_path", str(adapter(workspace)), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True) as demo:
-        assert demo.stdout is not None
-        for line in demo.stdout:
-            if re.search(r"http://127\.0\.0\.1:\d+/", line):
-                break
-        demo.send_signal(signal.SIGINT)
-        rest = demo.stdout.read()
+
+    def heed_interrupts() -> None:
+        # what is started in the background of a shell inherits that they are ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heed_interrupts, **pipes) as demo:
+        # one that never ends is a failure, and holds up nothing
+        deadline = threading.Timer(180, demo.kill)
+        deadline.start()
+        try:
+            assert demo.stdout is not None
+            for line in demo.stdout:
+                if re.search(r"http://127\.0\.0\.1:\d+/", line):
+                    break
+            demo.send_signal(signal.SIGINT)
+            rest = demo.stdout.read()
+        finally:
+            deadline.cancel()
     assert demo.returncode == 130, rest
     assert "Traceback" not in rest
