@@ -13,8 +13,9 @@ from torchmetrics import Metric
 
 from eomt.errors import UserError
 from eomt.utils.arguments import described
+from eomt.verification.callback_settings import AuditSettings, first_batch
 from eomt.verification.schedules import Schedule
-from eomt.verification.training import AuditSettings, TrainingAudit, first_batch
+from eomt.verification.training import TrainingAudit
 
 
 class AuditCallback(AuditSettings, Callback):

@@ -14,10 +14,11 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from eomt.errors import UserError, first_line
 from eomt.utils.modes import evaluation_mode, isolated_randomness
+from eomt.verification.callback_settings import AuditSettings, first_batch, on_device
 from eomt.verification.passes import Loss, Outputs, call
 from eomt.verification.restored import untouched
 from eomt.verification.schedules import Schedule
-from eomt.verification.training import AuditSettings, TrainingAudit, first_batch, on_device
+from eomt.verification.training import TrainingAudit
 
 # attributes of a Trainer that a loss only reads, and that may be lists of a whole data set
 DATA = ("train_dataset", "eval_dataset")
