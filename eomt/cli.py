@@ -8,7 +8,6 @@ import atexit
 import contextlib
 import gc
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -55,8 +54,8 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(ending.status)
         except (Exception, SystemExit) as error:
             is_exit = isinstance(error, SystemExit) and ending.number is not None
-            if is_exit or ending.number == signal.SIGINT or is_termination(error):
-                # Lightning exits with 1 or 0, and a library may have turned Ctrl-C into an error of its own
+            if is_exit or ending.is_at_once or is_termination(error):
+                # Lightning exits with 1 or 0
                 sys.exit(ending.status)
             if isinstance(error, SystemExit) and not error.code:
                 # behind a help or a version, which torch is not loaded for

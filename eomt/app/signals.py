@@ -21,10 +21,13 @@ class Ending:
 
     Attributes:
         number: The signal; None if none came.
+        is_at_once: Whether it ended the command where it stood. An error that comes after it is what a library made
+            of that: a library in C++ may drop the exception of the signal and raise one of its own.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.is_at_once = False
 
     @property
     def status(self) -> int:
@@ -33,6 +36,7 @@ class Ending:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.number = number
+        self.is_at_once = True
         raise KeyboardInterrupt
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
@@ -40,6 +44,7 @@ class Ending:
         # else Lightning has put its own handler around this one
         if signal.getsignal(signal.SIGTERM) == self._terminate:
             exceptions = sys.modules.get(EXCEPTIONS)
+            self.is_at_once = True
             # before Lightning is loaded, nobody waits for its own
             raise getattr(exceptions, "SIGTERMException", SystemExit)(self.status)
 
