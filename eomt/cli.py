@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 with _resting_collector() if args is None else contextlib.nullcontext():
                     from eomt.app.command_line import CLI
                 silence_libraries()
-                CLI(given)
+                CLI(given, sharing=_sharing)
             # what cannot be written is an error here, and not one of Python's end
             sys.stdout.flush()
         except KeyboardInterrupt:
@@ -70,9 +70,14 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _push(given: argparse.Namespace) -> None:
     """Run `push`, whose libraries other commands do not need."""
-    from eomt.sharing.push import push_as_asked
+    _sharing().push_as_asked(given)
 
-    push_as_asked(given)
+
+def _sharing() -> Any:
+    """Return the module that uploads weights."""
+    from eomt.sharing import push
+
+    return push
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from eomt.app.runs import (
 from eomt.app.shared_folder import forget_folder, share_folder, shared_folder
 from eomt.app.signals import undisturbed
 from eomt.app.trainer import Trainer, build_trainer
+from eomt.app.uploads import Sharing, check_hub, upload
 from eomt.errors import UserError
 from eomt.export.options import ExportOptions
 from eomt.lora.files import load_adapter
@@ -77,9 +78,16 @@ class CLI(LightningCLI):
     Args:
         args: Arguments of the command; None takes those of the process.
         run: Run the command; False only builds its parts.
+        sharing: Returns what uploads weights for `--hub`.
     """
 
-    def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
+    def __init__(
+        self,
+        args: Sequence[str] | None = None,
+        run: bool = True,
+        sharing: Callable[[], Sharing] | None = None,
+    ) -> None:
+        self.sharing = sharing
         self.created_folder: Path | None = None
         self.lock: RunLock | None = None
         read_yaml_by_our_rules()
@@ -126,7 +134,7 @@ class CLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--audit.*` and `--run_name`."""
+        """Add `--audit.*`, and the options of a command that are no part of a run."""
         parser.add_lightning_class_args(AdapterAudit, "audit")
         parser.add_argument(
             "--run_name",
@@ -138,6 +146,13 @@ class CLI(LightningCLI):
             "--trust",
             action="store_true",
             help="Take all of the config that lies beside --ckpt_path, other packages' classes too, which run code.",
+        )
+        parser.add_argument(
+            "--hub",
+            type=str | None,
+            default=None,
+            metavar="USER/NAME",
+            help="Repository to which fit uploads the best weights at its end, and merge the merged model; see push.",
         )
 
     @staticmethod
@@ -208,8 +223,10 @@ class CLI(LightningCLI):
             resolved["data"]["init_args"]["splits"] = None
         # these belong to this command, not to the run
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
-        for name in ("output", "trust", *EXPORT_FIELDS):
+        for name in ("output", "trust", "hub", *EXPORT_FIELDS):
             self.resolved.pop(name, None)
+        is_trial = bool(config.trainer.fast_dev_run)
+        check_hub(config.hub, self.subcommand, config.get("output"), self.resolved, is_trial, self.sharing)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)
         elif self.checkpoint and self.checkpoint.kind == "adapter" and starts_from_pissa(config):
@@ -368,5 +385,8 @@ class CLI(LightningCLI):
         super()._run_subcommand(subcommand)
         if subcommand == "predict" and rank() == 0 and not self._settings.trainer.fast_dev_run:
             refuse_failures(self.folder)
+        if self._settings.hub is not None and self.sharing is not None and rank() == 0:
+            made = self.folder if subcommand == "fit" else Path(self._settings.output)
+            upload(made, self._settings.hub, self.sharing)
         if self._settings.trainer.fast_dev_run:
             self._remove_created_folder()

@@ -44,6 +44,11 @@ def portable_config(config: Mapping[str, Any], base: str | None) -> tuple[dict[s
     return found, sources
 
 
+def local_sources(config: Mapping[str, Any]) -> list[str]:
+    """Return the local paths of weights that the network of a configuration starts from, each once."""
+    return sorted({arguments[name] for _, arguments, name in _local_sources(config.get("model"), "model")})
+
+
 def _local_sources(component: Any, address: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield address, arguments and name of each argument of a network that names a local path."""
     if not isinstance(component, dict):

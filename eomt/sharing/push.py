@@ -3,7 +3,9 @@
 import logging
 import tempfile
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -12,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from eomt.app.log import show
 from eomt.errors import UserError, first_line, shortened
 from eomt.sharing.folder import write_shared
+from eomt.sharing.portable import local_sources
 from eomt.utils.paths import expand
 
 log = logging.getLogger("eomt")
@@ -54,6 +57,26 @@ def push(
             ) from error
     log.info("%s: uploaded", address)
     return address
+
+
+def check_shareable(config: Mapping[str, Any], name: str, is_merged: bool) -> None:
+    """Check before a training or a merge that its weights could be uploaded.
+
+    Args:
+        config: The configuration that opens them.
+        name: Repository, `user/name`.
+        is_merged: Whether they will be a merged model, which needs no base.
+
+    Raises:
+        UserError: If the name is none, or adapters will have a base that only this machine has.
+    """
+    _checked(name, "hub")
+    sources = [] if is_merged else local_sources(config)
+    if sources:
+        raise UserError(
+            f"hub: adapters of {shortened(sources[0], 80)}, which is on this machine only; leave --hub out, and when "
+            f"the run has ended: eomt push RUN {name} --base with the base's repository"
+        )
 
 
 def push_as_asked(given: Namespace) -> None:

@@ -4,8 +4,7 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from PIL import Image
 
 import eomt
@@ -22,8 +22,7 @@ from eomt.sharing import bases
 from eomt.sharing.card import Shared, model_card
 from eomt.sharing.folder import find_weights, write_shared
 from tests.cli_runs import Workspace
-from tests.documents import ROOT
-from tests.hub import local_hub
+from tests.hub import Hub, local_hub
 from tests.tiny_sam2 import tiny_folder
 
 BASE = "bases/tiny-sam2"
@@ -59,6 +58,18 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(tiny_folder(), tmp_path / BASE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Hub, str]]:
+    """A stand-in of the hub, and its address, which the hub's client asks."""
+    with local_hub() as (hub, address):
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+        settings = {"ENDPOINT": address, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path / "hub")}
+        for name, value in {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, **settings}.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setenv("HF_TOKEN", "hf_x")
+        yield hub, address
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +208,57 @@ def test_what_cannot_be_shared_is_said(run: Path, away: Path, path: str, options
     assert not (away / "shared").exists()
 
 
+def test_merge_uploads_what_it_wrote(
+    run: Path, tmp_path: Path, online: tuple[Hub, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub, address = online
+    given = ["merge", "--ckpt_path", str(next(run.glob("best_lora_*.ckpt"))), "--data", "null", "--hub", NAME]
+    main([*given, "--output", str(tmp_path / "merged")])
+    assert capsys.readouterr().out.splitlines()[-1] == f"{address}/{NAME}"
+    written = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert set(hub.files[NAME]) - {".gitattributes"} == written | {"README.md", "eomt.json"}
+    hub.refuses = True
+    with pytest.raises(SystemExit):
+        main([*given, "--output", str(tmp_path / "kept")])
+    error = capsys.readouterr().err
+    assert "was not uploaded" in error
+    assert error.endswith(f"{tmp_path / 'kept'} is kept: eomt push {tmp_path / 'kept'} {NAME}\n")
+    assert (tmp_path / "kept" / "model.safetensors").is_file()
+
+
+def test_fit_uploads_its_best(workspace: Workspace, online: tuple[Hub, str]) -> None:
+    hub, _ = online
+    # without adapters there is a merged model, which needs no base
+    settings = ["--model.lora_config", "null", "--model.lr", "1e-4", "--trainer.max_steps", "2"]
+    run = workspace.fit("uploaded", *settings, "--hub", NAME)
+    (merged,) = run.glob("best_merged_*")
+    assert hub.files[NAME]["model.safetensors"] == (merged / "model.safetensors").read_bytes()
+    assert yaml.safe_load((run / "config.yaml").read_text()).get("hub") is None
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "said"),
+    [
+        ("fit", ["--hub", NAME], "hub: adapters of .* is on this machine only"),
+        ("fit", ["--hub", "alone", "--model.lora_config", "null"], "hub: 'alone' has no owner"),
+        ("fit", ["--hub", NAME, "--trainer.fast_dev_run", "true"], "hub: trainer.fast_dev_run leaves no weights"),
+        ("validate", ["--hub", NAME], "hub: validate makes nothing to upload"),
+        ("merge", ["--hub", NAME, "--output", "sam2.pt"], "hub: sam2.pt is a pickle"),
+    ],
+)
+def test_what_cannot_be_uploaded_is_said_before_anything_is_made(
+    workspace: Workspace, run: Path, capsys: pytest.CaptureFixture[str], command: str, options: list[str], said: str
+) -> None:
+    before = sorted(workspace.runs.iterdir())
+    checkpoint = [] if command == "fit" else ["--ckpt_path", str(next(run.glob("best_lora_*.ckpt")))]
+    with pytest.raises(SystemExit):
+        workspace.run(command, *checkpoint, *options)
+    error = capsys.readouterr().err
+    assert re.search(said, error), error
+    assert error.count("\n") == 1
+    assert sorted(workspace.runs.iterdir()) == before
+
+
 def test_a_folder_with_something_else_is_not_replaced(run: Path, away: Path) -> None:
     write_shared(run, away / "shared", NAME, base=BASE)
     write_shared(run, away / "shared", NAME, base=BASE)
@@ -208,46 +270,28 @@ def test_a_folder_with_something_else_is_not_replaced(run: Path, away: Path) -> 
     assert find_weights(run).kind == "adapter"
 
 
-def python(code: str, address: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    hub = {"HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "cache")}
-    settings = {"HF_TOKEN": "hf_x", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
-    environment = os.environ | hub | settings | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def test_what_is_pushed_is_loaded_from_the_hub(run: Path, away: Path, strip: Path) -> None:
+def test_what_is_pushed_is_loaded_from_the_hub(run: Path, away: Path, strip: Path, online: tuple[Hub, str]) -> None:
     """Against a stand-in of the hub on loopback, by the hub's own client."""
+    hub, address = online
     expected = eomt.load(run, "cpu").predict(strip, boxes=BOX)
-    with local_hub() as (hub, address):
-        pushed = python(f"import eomt; print(eomt.push({str(run)!r}, {NAME!r}, base={BASE!r}))", address, away)
-        assert pushed.stdout.strip() == f"{address}/{NAME}", pushed.stderr
-        assert hub.private == {NAME}
-        assert set(hub.files[NAME]) >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "config.yaml"}
-        # never code or pickles
-        hub.files[NAME] |= {"evil.py": b"raise SystemExit(7)", "pytorch_model.bin": b"\x80\x04."}
-        code = f"""
-import eomt, numpy as np
-np.save("found.npy", eomt.load({NAME!r}, "cpu").predict({str(strip)!r}, boxes={BOX}).logits)
-eomt.load({NAME + "@main"!r}, "cpu")
-for name in ("someone/nothing", "lost/model"):
-    try:
-        eomt.load(name)
-    except eomt.UserError as error:
-        print(error)
-"""
-        (away / "lost").mkdir()
-        loaded = python(code, address, away)
-        assert loaded.returncode == 0, loaded.stderr
-        hub.refuses = True
-        refused = python(f"import eomt; eomt.push({str(run)!r}, {NAME!r}, base={BASE!r})", address, away)
-    np.testing.assert_allclose(np.load(away / "found.npy"), expected.logits, atol=1e-5)
-    nothing, lost = loaded.stdout.splitlines()
-    assert "no repository on the hub that you may see" in nothing
-    # `lost` is a folder here, so the name is a path
-    assert "lost/model does not exist" in lost
+    assert eomt.push(run, NAME, base=BASE) == f"{address}/{NAME}"
+    assert hub.private == {NAME}
+    assert set(hub.files[NAME]) >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "config.yaml"}
+    # never code or pickles
+    hub.files[NAME] |= {"evil.py": b"raise SystemExit(7)", "pytorch_model.bin": b"\x80\x04."}
+    found = eomt.load(NAME, "cpu").predict(strip, boxes=BOX)
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
+    eomt.load(f"{NAME}@main", "cpu")
     assert not any("evil.py" in request or "pytorch_model.bin" in request for request in hub.requests)
-    assert "UserError: hub: someone/steel-lora was not uploaded" in refused.stderr
+    with pytest.raises(eomt.UserError, match="no repository on the hub that you may see"):
+        eomt.load("someone/nothing")
+    (away / "lost").mkdir()
+    # `lost` is a folder here, so the name is a path
+    with pytest.raises(eomt.UserError, match="lost/model does not exist"):
+        eomt.load("lost/model")
+    hub.refuses = True
+    with pytest.raises(eomt.UserError, match="hub: someone/steel-lora was not uploaded"):
+        eomt.push(run, NAME, base=BASE)
 
 
 @pytest.mark.parametrize("name", ["steel", "a/b/c", "a b/c", "../etc"])
