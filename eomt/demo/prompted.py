@@ -64,19 +64,25 @@ class Drawing:
             UserError: If there are too many, or the mode is none.
         """
         last, marks = self.marks.objects[-1], self.marks
-        if mode == BOX and marks.corner is None:
-            self._become(replace(marks, corner=(x, y)))
+        if mode == BOX:
+            if marks.corner is None:
+                self._become(replace(marks, corner=(x, y)))
+            else:
+                self.drag(*marks.corner, x, y)
             return
-        if mode == BOX and marks.corner is not None:
-            (left, right), (top, bottom) = sorted((x, marks.corner[0])), sorted((y, marks.corner[1]))
-            last = replace(last, box=(left, top, right, bottom))
-        elif mode in (INCLUDE, EXCLUDE):
+        if mode in (INCLUDE, EXCLUDE):
             if len(last.points) >= MOST_CLICKS:
                 raise UserError(f"clicks: {MOST_CLICKS} on one object are all that is taken; undo some")
             last = replace(last, points=(*last.points, (x, y, int(mode == INCLUDE))))
         else:
             raise UserError(f"mode: {str(mode)[:20]!r}; choose {INCLUDE}, {EXCLUDE} or {BOX}")
         self._become(Marks((*marks.objects[:-1], last)))
+
+    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        """Add a box between two corners, in place of the object's earlier one."""
+        (left, right), (top, bottom) = sorted((x0, x1)), sorted((y0, y1))
+        last = replace(self.marks.objects[-1], box=(left, top, right, bottom))
+        self._become(Marks((*self.marks.objects[:-1], last)))
 
     def start_object(self) -> None:
         """Begin another object; the one that is worked on must have something marked.

@@ -106,7 +106,8 @@ def _app(models: Models, folder: Path, is_local: bool) -> Any:
     from eomt.demo.pages.of_predictors import page_of
     from eomt.demo.pages.page import CSS, theme
 
-    blocks = page_of(models, folder).blocks()
+    page = page_of(models, folder)
+    blocks = page.blocks()
     blocks.state_session_capacity = MOST_SESSIONS
     app = gradio.mount_gradio_app(
         FastAPI(openapi_url=None, docs_url=None, redoc_url=None),
@@ -123,6 +124,7 @@ def _app(models: Models, folder: Path, is_local: bool) -> Any:
         footer_links=[],
         theme=theme(),
         css=CSS,
+        head=f"<script>{page.script}</script>" if page.script else None,
     )
     # Gradio looks at the paths of uploads only where it was launched, and this is how it tells
     blocks.has_launched = True

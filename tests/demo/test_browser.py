@@ -110,8 +110,19 @@ def test_a_click_becomes_a_mask_that_undo_removes_and_two_corners_a_box(browser:
         boxed = wait_for_objects(1)
         # the outline of the box
         assert (boxed == (0, 255, 255)).all(2).sum() > 100
-        page.click("#new")
+        page.click("#clear")
+        np.testing.assert_array_equal(wait_for_objects(0), plain)
         page.click("#mode label:nth-child(1)")
+        box = page.locator("#picture img").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.9 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"], steps=4)
+        assert page.locator("#drag-frame").is_visible()
+        page.mouse.up()
+        # drawn backwards, with the mouse held down: the same box, and no click
+        np.testing.assert_array_equal(wait_for_objects(1), boxed)
+        page.click("#new")
         click(0.9, 0.1)
         wait_for_objects(2)
         page.get_by_role("tab", name="Compare").click()

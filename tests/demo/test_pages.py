@@ -104,6 +104,23 @@ def test_a_click_on_the_picture_is_a_click_on_the_image(tmp_path: Path) -> None:
     assert np.asarray(page.take_back("key", *asked)[0]).tobytes() == np.asarray(empty).tobytes()
 
 
+def test_a_drag_over_the_picture_is_a_box_of_the_image(tmp_path: Path) -> None:
+    page = page_of(prompted_models(), tmp_path)
+    assert isinstance(page, PromptedPage)
+    image = picture(tmp_path)
+    width, height = Image.open(image).size
+    page.opened(page.answer)("key", str(image), "trained", False, 0.6)
+    times = shown_size(width, height)[0] / width
+    # from the lower right corner, beyond the edge, to a pixel
+    page.drag("key", f"[99999, 99999, {3.5 * times}, {2.5 * times}, 1]", "trained", False, 0.6)
+    marked = page.work.drawing("key").marks.objects[-1]
+    assert marked.box == (3, 2, width - 1, height - 1)
+    for bad in ("", "[1, 2, 3]", "{}", "[1, 2, NaN, 4, 1]", "[1, 2, [], 4, 1]", "[1, 2, 1e999, 4, 1]", "null"):
+        with pytest.raises(UserError, match="draw it again"):
+            page.drag("key", bad, "trained", False, 0.6)
+    assert page.work.drawing("key").marks.objects[-1] == marked
+
+
 def test_the_verdict_on_a_face_follows_the_threshold(tmp_path: Path) -> None:
     def predictor(network: Any) -> Predictor[Any]:
         return MorphPredictor(network, 0.25, CPU)

@@ -23,6 +23,7 @@ def test_every_change_can_be_undone() -> None:
         lambda: drawing.click(1, 2, BOX),
         drawing.start_object,
         lambda: drawing.click(7, 7, INCLUDE),
+        lambda: drawing.drag(6, 1, 2, 3),
         drawing.clear,
     ):
         change()
@@ -31,7 +32,8 @@ def test_every_change_can_be_undone() -> None:
     assert states[3].corner == (9, 8)
     assert states[4].corner is None
     assert len(states[6].objects) == 2
-    assert states[7] == Marks()
+    assert states[7].objects[1] == Marked(((7, 7, 1),), (2, 1, 6, 3))
+    assert states[8] == Marks()
     for state in reversed(states[:-1]):
         drawing.undo()
         assert drawing.marks == state

@@ -48,6 +48,7 @@ CSS = """
 .legend .bar { width: 45%; }
 .legend .bar div { height: .5em; border-radius: 3px; min-width: 1px; }
 .legend .share { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+#drag-frame { position: fixed; z-index: 99; pointer-events: none; border: 2px solid #0ff; background: #00ffff22; }
 .answer { font-size: 1.3rem; padding: .4rem 0; overflow-wrap: anywhere; }
 .answer small { display: block; font-size: .9rem; opacity: .75; }
 """
@@ -62,6 +63,7 @@ class Page:
     """The page of a task.
 
     Attributes:
+        script: JavaScript that the page runs.
         title: What the task is called.
         words: What to do first, in a sentence.
         then: What else can be done once there is an answer.
@@ -70,6 +72,7 @@ class Page:
         work: What is done with images.
     """
 
+    script: ClassVar[str] = ""
     title: ClassVar[str]
     words: ClassVar[str]
     then: ClassVar[str]

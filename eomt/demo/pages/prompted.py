@@ -1,14 +1,19 @@
 """The page of prompted segmentation: a click or a box becomes a mask."""
 
+import json
+import math
+from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 from typing import Any, ClassVar
 
 import gradio as gr
 from PIL import Image
 
-from eomt.demo.pages.page import EVENT, Page, answered, hint, no_files, take_files
+from eomt.demo.pages.page import EVENT, Answering, Page, answered, hint, no_files, take_files
 from eomt.demo.prompted import BOX, EXCLUDE, INCLUDE, PromptedWork, draw_marks
 from eomt.demo.work import shown, shown_size
+from eomt.errors import UserError
 from eomt.pictures.colors import palette
 from eomt.results import MasksResult
 from eomt.results.masks import MOST_COLORS
@@ -19,9 +24,10 @@ MODES = [("Include", INCLUDE), ("Exclude", EXCLUDE), ("Corner of a box", BOX)]
 class PromptedPage(Page):
     """Masks of what is clicked on."""
 
+    script: ClassVar[str] = files("eomt.demo.pages").joinpath("drag.js").read_text(encoding="utf-8")
     title: ClassVar[str] = "Prompted segmentation"
     words: ClassVar[str] = "Drop an image, then click on an object in it: its mask appears."
-    then: ClassVar[str] = "Click on an object, or on two corners of a box around it. More clicks refine its mask."
+    then: ClassVar[str] = "Click on an object, or draw a box around it. More clicks refine its mask."
     work: PromptedWork
 
     def controls(self) -> None:
@@ -51,6 +57,8 @@ class PromptedPage(Page):
                 buttons=["fullscreen"],
                 format="png",
             )
+            # what is drawn with the mouse held down comes by way of it, see drag.js
+            self.dragged = gr.Textbox(visible="hidden", elem_id="drag")
         self.comparison(masks)
 
     def wire(self) -> None:
@@ -63,32 +71,55 @@ class PromptedPage(Page):
             self.on([self.undo.click], self.take_back, asked, told),
             self.on([self.new.click], self.start_object, asked, told),
             self.on([self.clear.click], self.remove_all, asked, told),
-            self._on_clicks(asked, told),
+            *self._on_marks(asked, told),
         ]
         self.compare_after(events, asked)
         self.on([self.take.click], self.make_files, asked, [self.files])
 
-    def _on_clicks(self, asked: list[Any], told: list[Any]) -> Any:
-        """Let a click on the picture be answered; none is left out, however fast they come."""
+    def _on_marks(self, asked: list[Any], told: list[Any]) -> list[Any]:
+        """Let clicks and drags on the picture be answered; none is left out, however fast they come."""
 
-        def called(event: gr.SelectData, request: gr.Request, mode: str, *values: Any) -> tuple[Any, ...]:
-            found, message = answered(self.click, request, (event.index, mode, *values))
+        def marked(request: gr.Request, function: Answering, *values: Any) -> tuple[Any, ...]:
+            found, message = answered(function, request, values)
             return (message or hint(self.then), *(found or [gr.skip()] * len(told)))
 
-        event = EVENT | {"trigger_mode": "multiple"}
-        return self.picture.select(
-            called, [self.mode, *asked], [self.message, *told], show_progress_on=self.picture, **event
-        )
+        def clicked(event: gr.SelectData, request: gr.Request, mode: str, *values: Any) -> tuple[Any, ...]:
+            return marked(request, self.click, event.index, mode, *values)
+
+        def dragged(request: gr.Request, corners: str, *values: Any) -> tuple[Any, ...]:
+            return marked(request, self.drag, corners, *values)
+
+        event = EVENT | {"trigger_mode": "multiple", "show_progress_on": self.picture}
+        shown = [self.message, *told]
+        return [
+            self.picture.select(clicked, [self.mode, *asked], shown, **event),
+            self.dragged.change(dragged, [self.dragged, *asked], shown, **event),
+        ]
 
     def click(self, key: str, place: Any, mode: str, model: str, multimask: bool, opacity: float) -> tuple[Any, ...]:
         """Add a click at a place of the picture, x and y in its pixels, and return what `answer` does."""
-        times = self._times(key)
-        height, width = self.work.sessions.of(key).upload.pixels.shape[:2]
-        x, y = (
-            min(max(int(float(value) / times), 0), most - 1) for value, most in zip(place, (width, height), strict=True)
-        )
-        self.work.drawing(key).click(x, y, mode)
+        self.work.drawing(key).click(*self._pixel(key, place), mode)
         return self.answer(key, model, multimask, opacity)
+
+    def drag(self, key: str, corners: str, *asked: Any) -> tuple[Any, ...]:
+        """Add a box, and return what `answer` does.
+
+        Args:
+            key: Of the page.
+            corners: JSON list of x0, y0, x1, y1 in pixels of the picture, and a number that counts the drags.
+            *asked: What an answer is asked with.
+
+        Raises:
+            UserError: If it is none.
+        """
+        try:
+            x0, y0, x1, y1, _ = map(float, json.loads(corners))
+        except (ValueError, TypeError) as error:
+            raise UserError("box: not understood; draw it again") from error
+        if not all(map(math.isfinite, (x0, y0, x1, y1))):
+            raise UserError("box: not understood; draw it again")
+        self.work.drawing(key).drag(*self._pixel(key, (x0, y0)), *self._pixel(key, (x1, y1)))
+        return self.answer(key, *asked)
 
     def take_back(self, key: str, *asked: Any) -> tuple[Any, ...]:
         """Undo the last change."""
@@ -121,6 +152,15 @@ class PromptedPage(Page):
 
     def _drawn(self, key: str, result: MasksResult, opacity: float) -> Image.Image:
         return draw_marks(shown(result.draw(opacity)), self.work.drawing(key).marks, self._times(key))
+
+    def _pixel(self, key: str, place: Sequence[float]) -> tuple[int, int]:
+        """Return x and y of the pixel of the image that a place of the picture shows."""
+        times = self._times(key)
+        height, width = self.work.sessions.of(key).upload.pixels.shape[:2]
+        x, y = (
+            min(max(int(float(value) / times), 0), most - 1) for value, most in zip(place, (width, height), strict=True)
+        )
+        return x, y
 
     def _times(self, key: str) -> float:
         """Return the width of the picture by that of the image."""
