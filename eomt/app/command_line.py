@@ -33,7 +33,7 @@ from eomt.app.names import plain, read_yaml_by_our_rules
 from eomt.app.parser import Parser
 from eomt.app.ranks import check_launch, peer_error, watch_ranks
 from eomt.app.reading import read_yaml
-from eomt.app.run_lock import RunLock
+from eomt.app.run_lock import PREDICT_LOCK, RunLock
 from eomt.app.runs import (
     CONFIG,
     RunConfiguration,
@@ -216,6 +216,8 @@ class CLI(LightningCLI):
             if self.subcommand == "fit" and rank() == 0:
                 self.lock = RunLock(self.folder)
                 remove_leftovers(self.folder)
+            elif self.subcommand == "predict" and rank() == 0:
+                self.lock = RunLock(self.folder, PREDICT_LOCK)
             share_folder(self.folder)
         resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
         if recorded:
@@ -378,7 +380,10 @@ class CLI(LightningCLI):
         was_trained = trainer is not None and trainer.global_step > 0 and not trainer.fast_dev_run
         if folder and self.subcommand == "fit" and not was_trained and not any(folder.glob("*.ckpt")):
             shutil.rmtree(folder, ignore_errors=True)
-        elif folder and not any(folder.iterdir()):
+            return
+        if self.lock is not None and self.subcommand == "predict":
+            self.lock.release()
+        if folder and not any(folder.iterdir()):
             folder.rmdir()
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -6,6 +6,7 @@ The libraries are imported where they are looked at: a mistake in the arguments 
 import errno
 
 from eomt.errors import UserError, shortened
+from eomt.utils.files import DISK_FULL
 
 # lines that jsonargparse puts around the error itself
 BOILERPLATE = (
@@ -20,7 +21,6 @@ BOILERPLATE = (
 )
 
 # error numbers of the operating system
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 

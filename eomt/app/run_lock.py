@@ -1,4 +1,4 @@
-"""The lock of a run's folder: two trainings never write into one."""
+"""The lock of a run's folder: two trainings never write into one, nor do two commands that predict."""
 
 import contextlib
 from pathlib import Path
@@ -13,20 +13,22 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+PREDICT_LOCK = ".predict.lock"
 
 
 class RunLock:
-    """A lock that a training holds on the folder of its run; the system frees it when the process ends, however.
+    """A lock that a command holds on the folder of a run; the system frees it when the process ends, however.
 
     Args:
         folder: Folder of the run.
+        name: The lock's file: those who train and those who predict are not in each other's way.
 
     Raises:
-        UserError: If another training holds it.
+        UserError: If another command holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    def __init__(self, folder: Path, name: str = LOCK) -> None:
+        self.path = folder / name
         self._file: IO[bytes] | None = None
         with contextlib.suppress(FileNotFoundError, PermissionError):
             self._file = self.path.open("ab")
@@ -36,7 +38,8 @@ class RunLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
-            raise UserError(f"{folder}: another training is writing there; wait for its end, or stop it") from error
+            other = "training" if name == LOCK else "predict"
+            raise UserError(f"{folder}: another {other} is writing there; wait for its end, or stop it") from error
         except OSError:
             # some network drives have no locks
             pass

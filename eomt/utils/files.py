@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from eomt.errors import UserError, shortened
 
+# error numbers of the operating system
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # in the names of files and folders that are not whole yet
 WRITING = ".writing-"
 # at the end of the name of a folder that another is about to replace
@@ -94,7 +97,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         write: Writes the new file whose path it is given.
 
     Raises:
-        UserError: If the folder cannot be written to.
+        UserError: If the folder cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +113,10 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         _sync(beside)
         os.replace(beside, path)
         _sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); make room there") from error
         raise
 
 

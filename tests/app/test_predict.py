@@ -15,6 +15,7 @@ import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from eomt.app.run_lock import PREDICT_LOCK, RunLock
 from tests.app.test_cli_morph import detection, pretraining
 from tests.app.test_cli_prompted import write_workspace as prompted
 from tests.app.test_cli_vqa import make_workspace as questions
@@ -173,6 +174,17 @@ def test_what_is_gone_of_a_finished_folder_is_made_again(
     workspace.run(*predict(workspace, copied), config=False)
     assert "12 of 12 images are done already, 0 are left" in capsys.readouterr().out
     assert content(folder) == whole
+
+
+def test_two_commands_never_predict_into_one_folder(
+    workspace: Workspace, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = RunLock(copied, PREDICT_LOCK)
+    try:
+        assert "another predict is writing there" in refusal(capsys, workspace, *predict(workspace, copied))
+    finally:
+        lock.release()
+    assert not (copied / "predictions").exists()
 
 
 def test_images_of_one_batch_may_differ_in_size(workspace: Workspace, copied: Path, tmp_path: Path) -> None:

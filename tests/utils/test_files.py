@@ -1,12 +1,14 @@
 """Folders that are written whole or not at all, whatever interrupts."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from eomt.utils.files import REPLACED, WRITING, write_folder
+from eomt.errors import UserError
+from eomt.utils.files import REPLACED, WRITING, write_file, write_folder
 
 
 def fill(text: str) -> Callable[[Path], object]:
@@ -45,3 +47,15 @@ def test_the_only_copy_that_a_kill_left_survives_a_write_that_fails(tmp_path: Pa
     write_folder(folder, fill("new"), lambda path: True)
     assert (folder / "a.txt").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("old")
+
+    def write(beside: Path) -> None:
+        beside.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"table.csv: cannot be written \(No space left on device\); make room there"):
+        write_file(tmp_path / "table.csv", write)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"table.csv": "old"}
