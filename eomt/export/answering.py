@@ -14,8 +14,8 @@ from eomt.errors import UserError
 from eomt.export.answering_runtime import GraphAnswerer
 from eomt.export.exportable import Batch, Exportable
 from eomt.export.graph import MOST, Graph
-from eomt.export.record import AnsweringSettings, GenerationRecord
-from eomt.export.tokens import FOLDER, GraphTokens, tokens_of
+from eomt.export.record import TOKENIZER, AnsweringSettings, GenerationRecord
+from eomt.export.tokens import GraphTokens, tokens_of
 from eomt.metrics.vqa import VQAMetric
 from eomt.models.network import Network
 from eomt.models.parts.text_states import encoder_arguments
@@ -125,7 +125,7 @@ def answering_graphs(task: VisualQuestionAnswering, network: Network, batch: Bat
     _check_tokens(tokens, tokenizer, batch["question"])
 
     def write_beside(folder: Path) -> None:
-        tokenizer.save_pretrained(folder / FOLDER)
+        tokenizer.save_pretrained(folder / TOKENIZER)
 
     return Exportable(
         _graphs(network, batch),

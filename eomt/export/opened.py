@@ -90,7 +90,7 @@ def _(settings: EncoderSettings, record: Record, folder: Path) -> Predictor[Any]
 
 @_predictor_of.register
 def _(settings: AnsweringSettings, record: Record, folder: Path) -> Predictor[Any]:
-    tokens, generation = read_tokens(settings, folder), settings.generation
+    tokens, generation = read_tokens(settings, record, folder), settings.generation
     outputs: dict[str, list[Shape]] = {"vision_encoder": []}
     if generation is None:
         outputs["answer"] = [["batch", len(settings.answers or ())]]

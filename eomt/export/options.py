@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eomt.errors import UserError, shortened
 from eomt.export.graph import OPSETS, require_onnx
-from eomt.export.record import RECORD_FILE, is_exported, read_record
+from eomt.export.record import RECORD_FILE, TOKENIZER, is_exported, read_record
 from eomt.export.sessions import require
 from eomt.utils.files import is_empty
 
@@ -14,7 +14,7 @@ DTYPES = ("fp32", "fp16")
 CHECKS = ("onnxruntime", "openvino")
 # beside graphs, in the folder that is written
 OTHER_FILES = frozenset({RECORD_FILE, "preprocessor_config.json", "example.py", "README.md"})
-OTHER_FOLDERS = frozenset({"tokenizer"})
+OTHER_FOLDERS = frozenset({TOKENIZER})
 
 
 @dataclass(frozen=True)

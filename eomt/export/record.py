@@ -12,6 +12,8 @@ from eomt.metrics.anomaly_scores import SCORES
 from eomt.utils.reading import check_regular, read_json
 
 RECORD_FILE = "export.json"
+# folder beside the graphs
+TOKENIZER = "tokenizer"
 REMEDY = "give a folder that `export` wrote"
 # of the formats that a runtime opens, and of the program
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -19,6 +21,8 @@ SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 MOST_BYTES = 2**32
 # plain names in the folder itself: no separators, no "..", nothing hidden
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,60}\.(onnx|xml|bin|pt2)")
+
+TOKENIZER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}\.(json|txt|model|jinja)")
 
 Format = Literal["onnx", "openvino", "torch"]
 DType = Literal["fp32", "fp16"]
@@ -62,6 +66,17 @@ class FileRecord(Part):
         """Return the record of a file that was written."""
         content = path.read_bytes()
         return cls(file=path.name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+class TokenizerRecord(FileRecord):
+    """A file in the folder `tokenizer`."""
+
+    @field_validator("file")
+    @classmethod
+    def _is_in_the_folder(cls, value: str) -> str:
+        if not TOKENIZER_NAME.fullmatch(value):
+            raise ValueError("must be the plain name of a tokenizer's file")
+        return value
 
 
 class GraphRecord(FileRecord):
@@ -173,6 +188,7 @@ class Record(Part):
     versions: dict[str, str]
     graphs: Annotated[list[GraphRecord], Field(min_length=1, max_length=8)]
     settings: Settings
+    tokenizer: Annotated[list[TokenizerRecord], Field(max_length=16)] = []
     checks: dict[str, Comparison]
 
 

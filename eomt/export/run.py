@@ -15,7 +15,16 @@ from eomt.export.graph import Graph, write_onnx, write_program
 from eomt.export.of_tasks import exportable_of
 from eomt.export.openvino import write_openvino
 from eomt.export.options import ExportOptions, is_export_folder
-from eomt.export.record import RECORD_FILE, SUFFIXES, Comparison, FileRecord, GraphRecord, Record
+from eomt.export.record import (
+    RECORD_FILE,
+    SUFFIXES,
+    TOKENIZER,
+    Comparison,
+    FileRecord,
+    GraphRecord,
+    Record,
+    TokenizerRecord,
+)
 from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.files import write_folder
@@ -63,6 +72,7 @@ def export_network(
 
     def write(beside: Path) -> None:
         graphs = [_write_graph(graph, beside, options) for graph in exportable.graphs]
+        exportable.write_beside(beside)
         record = Record.model_validate(
             {
                 "format": options.format,
@@ -74,6 +84,7 @@ def export_network(
                 "versions": _versions(options),
                 "graphs": graphs,
                 "settings": exportable.settings,
+                "tokenizer": [TokenizerRecord.of(path) for path in sorted(beside.glob(f"{TOKENIZER}/*"))],
                 "checks": {},
             }
         )
@@ -81,7 +92,6 @@ def export_network(
             record.checks[name] = _compared(exportable, beside, record, name, samples, options)
         (beside / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n")
         write_texts(beside, network, record)
-        exportable.write_beside(beside)
         written.append(record)
 
     write_folder(folder, write, is_export_folder)

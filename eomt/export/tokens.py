@@ -8,10 +8,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from eomt.errors import UserError, first_line
-from eomt.export.record import REMEDY, AnsweringSettings
+from eomt.export.record import RECORD_FILE, REMEDY, TOKENIZER, AnsweringSettings, Record, read_graph
 from eomt.utils.reading import read_text
 
-FOLDER = "tokenizer"
 FILE = "tokenizer.json"
 # of which the spaces are taken out where a tokenizer cleans up
 SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -115,15 +114,26 @@ def tokens_of(settings: AnsweringSettings, tokenizer: Any) -> GraphTokens:
     return TransformersTokens(settings, tokenizer)
 
 
-def read_tokens(settings: AnsweringSettings, folder: Path) -> GraphTokens:
+def read_tokens(settings: AnsweringSettings, record: Record, folder: Path) -> GraphTokens:
     """Return the tokens of an exported folder.
 
+    Args:
+        settings: Of the answers.
+        record: Of the folder; its tokenizer's files must be those that were written.
+        folder: The folder.
+
     Raises:
-        UserError: If the tokenizer is missing, damaged, or needs transformers, which is not installed.
+        UserError: If the tokenizer is missing, damaged or another one, or needs transformers, which is not installed.
     """
-    file = folder / FOLDER / FILE
-    if not (folder / FOLDER).is_dir():
-        raise UserError(f"{folder / FOLDER}: is missing; {REMEDY}")
+    file = folder / TOKENIZER / FILE
+    if not (folder / TOKENIZER).is_dir():
+        raise UserError(f"{folder / TOKENIZER}: is missing; {REMEDY}")
+    for written in record.tokenizer:
+        read_graph(folder / TOKENIZER, written)
+    further = {path.name for path in (folder / TOKENIZER).iterdir()} - {written.file for written in record.tokenizer}
+    # folders of earlier versions record none
+    if record.tokenizer and further:
+        raise UserError(f"{folder / TOKENIZER}: {min(further)} is none of the files that {RECORD_FILE} names; {REMEDY}")
     if file.exists():
         return FastTokens(settings, read_text(file, REMEDY), str(file))
     if importlib.util.find_spec("transformers") is None:
@@ -131,4 +141,4 @@ def read_tokens(settings: AnsweringSettings, folder: Path) -> GraphTokens:
     # a second, which graphs with a tokenizer.json need not wait for
     from eomt.utils.tokenizer import load_tokenizer
 
-    return TransformersTokens(settings, load_tokenizer(str(folder / FOLDER)))
+    return TransformersTokens(settings, load_tokenizer(str(folder / TOKENIZER)))

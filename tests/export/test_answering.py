@@ -157,3 +157,17 @@ def test_a_damaged_tokenizer_is_refused(
         (copied / "tokenizer" / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer.*give a folder that `export` wrote"):
         eomt.load(copied)
+
+
+def test_another_tokenizer_than_the_one_that_was_written_is_refused(
+    writer: VisualQuestionAnswering, folder: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(folder / "writer", tmp_path / "copied")
+    words = copied / "tokenizer" / "tokenizer.json"
+    words.write_text(words.read_text().replace('"red"', '"der"'))
+    with pytest.raises(UserError, match=r"tokenizer.json: is not the file that export.json names"):
+        eomt.load(copied, "cpu")
+    shutil.copy(folder / "writer" / "tokenizer" / "tokenizer.json", words)
+    (copied / "tokenizer" / "vocab.txt").write_text("red")
+    with pytest.raises(UserError, match=r"tokenizer: vocab.txt is none of the files that export.json names"):
+        eomt.load(copied, "cpu")

@@ -1,10 +1,14 @@
 """Graphs of SAM 2 answer every kind of prompt as the network does."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import eomt
 from eomt.models import SAM2
@@ -71,3 +75,16 @@ def test_the_predictor_cuts_out_the_same(network: SAM2, folder: Path) -> None:
     )
     assert np.array_equal(ours.masks, theirs.masks)
     np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+
+
+def test_the_example_cuts_out_what_the_predictor_does(folder: Path, tmp_path: Path) -> None:
+    image = make_image(1, 40, 50)[0].permute(1, 2, 0).numpy()
+    Image.fromarray(image).save(tmp_path / "image.png")
+    box = [3, 4, 30, 35]
+    run = [sys.executable, folder / "example.py", tmp_path / "image.png", *map(str, box), tmp_path / "mask.png"]
+    said = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    expected = eomt.load(folder).predict(image, boxes=[box])
+    # Pillow resizes the image and rounds in another way
+    assert said["iou"] == pytest.approx(float(expected.scores[0]), abs=0.01)
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert (np.asarray(mask) == 255 * expected.masks[0]).mean() > 0.98
