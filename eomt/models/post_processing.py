@@ -67,7 +67,7 @@ def find_instances(
     for part, logits in full_size_masks(mask_logits, queries, window, size):
         torch.gt(logits, 0, out=masks[part])
         # a product with the mask would take three times as long on a CPU
-        inside = F.threshold_(logits.sigmoid_(), 0.5, 0.0).sum((1, 2))
+        inside = F.threshold(logits.sigmoid_(), 0.5, 0.0, inplace=True).sum((1, 2))
         # of an empty mask 0
         certainty[part] = inside / (areas_of(masks[part]) + 1e-6)
     scores, order = (likeliest * certainty[place]).sort(descending=True, stable=True)

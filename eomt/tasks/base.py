@@ -62,6 +62,7 @@ class AdaptationTask(AuditedTask):
         monitor: Metric that selects the best checkpoint.
         mode: Whether the best value of `monitor` is the highest ("max") or the lowest ("min").
         file_metrics: Metrics in the name of the best checkpoint, without their "val_".
+        data_target: What batches are for, where the data can make several kinds: fills in their `target`; None without.
         has_background: Whether 0 means no class in pictures and files, so that class ids start at 1.
         weights: Path of the opened checkpoint, for people; None if none was opened.
         all_figures: Figures of the last test that are too many to show on a screen.
@@ -71,6 +72,7 @@ class AdaptationTask(AuditedTask):
     monitor: str
     mode: ClassVar[Literal["min", "max"]] = "max"
     file_metrics: tuple[str, ...]
+    data_target: ClassVar[str | None] = None
     has_background: ClassVar[bool] = False
 
     def __init__(
@@ -142,12 +144,13 @@ class AdaptationTask(AuditedTask):
     def configure(cls, configuration: Configuration) -> None:
         """Fill in what the data and the network determine for each other.
 
-        By default these are image sizes and the number of classes, if the network or the data have them. A task with
-        more to fill in overrides this method.
+        By default these are what batches are for, image sizes and the number of classes, if the network or the data
+        have them. A task with more to fill in overrides this method.
 
         Raises:
             UserError: For a value in the configuration that contradicts the data.
         """
+        configuration.fill_target(cls.data_target)
         configuration.fill_sizes()
         configuration.fill_classes()
 

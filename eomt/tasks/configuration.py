@@ -42,6 +42,11 @@ class Configuration:
 
     # -- shared by tasks ---------------------------------------------------------------------------------------------
 
+    def fill_target(self, target: str | None) -> None:
+        """Tell data that make batches of several kinds, and were not told which, what the task learns from."""
+        if target is not None and self.data is not None and "target" in self.data and self.data["target"] is None:
+            self.data["target"] = target
+
     def fill_sizes(self) -> None:
         """Set the image size of the data to that of the network, where the data has one and it is null.
 

@@ -75,6 +75,7 @@ class PromptedSegmentation(AdaptationTask):
 
     monitor = "val_iou"
     file_metrics = ("iou", "dice")
+    data_target = "prompted"
     has_background = True
     network_class = SAM2
     network: SAM2
