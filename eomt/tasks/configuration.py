@@ -8,7 +8,7 @@ from typing import Any
 
 from eomt.errors import UserError
 from eomt.models.network import Arguments, Network, check_img_size
-from eomt.tasks.data import TaskData
+from eomt.tasks.data import DataTarget, TaskData
 from eomt.utils.paths import constructor_parameters
 
 # what a datamodule may ask of a network, in its `from_network`
@@ -42,11 +42,6 @@ class Configuration:
 
     # -- shared by tasks ---------------------------------------------------------------------------------------------
 
-    def fill_target(self, target: str | None) -> None:
-        """Tell data that make batches of several kinds, and were not told which, what the task learns from."""
-        if target is not None and self.data is not None and "target" in self.data and self.data["target"] is None:
-            self.data["target"] = target
-
     def fill_sizes(self) -> None:
         """Set the image size of the data to that of the network, where the data has one and it is null.
 
@@ -62,6 +57,25 @@ class Configuration:
         if size is not None:
             check_img_size(size, field)
         return size
+
+    def fill_target(self, target: DataTarget | None) -> None:
+        """Set what batches are for, where the data makes them for several tasks and it is null.
+
+        Args:
+            target: What the task takes; None where any will do.
+
+        Raises:
+            UserError: If the data is told to make batches for another task.
+        """
+        if self.data is None or self.data_class is None or target is None:
+            return
+        for name in self.data_class.from_task:
+            if self.data.get(name, target) is None:
+                self.data[name] = target
+            elif self.data.get(name, target) != target:
+                raise UserError(
+                    f"data.{name}: {self.data[name]}, but the task takes {target}; leave it out: it is filled in"
+                )
 
     def fill_data(self, fact: str, find: Callable[[], Any]) -> None:
         """Set the arguments of the data that take a fact about the network and are null.
