@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from eomt.lora.config import LoRAConfig
 from eomt.losses.point_targets import ObjectTargets
-from eomt.models.eomt import Prediction
+from eomt.models.eomt import EoMT, Prediction
 from eomt.models.post_processing import Instances, Segments
 from eomt.tasks.data import class_names_of
 from eomt.tasks.index_maps import index_map
@@ -29,6 +30,11 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
     In evaluation an image is fitted into the network's size and padded with zeros, as in the code of EoMT's authors;
     masks are enlarged back to the image a few at a time, and memory grows neither with images nor with queries.
 
+    Args:
+        network: An EoMT.
+        lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
+        **training: Further arguments of MaskClassification and AdaptationTask.
+
     Attributes:
         score_threshold: The least score of what is answered.
         figures: Names of the figures that are logged; the first one selects the best step.
@@ -43,6 +49,10 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
     class_figure: str
     val_metric: Metric
     test_metric: Metric
+
+    def __init__(self, network: EoMT, lora_config: LoRAConfig | None = None, **training: Any) -> None:
+        super().__init__(network, lora_config, **training)
+        network.pads_images = True
 
     def found(self, prediction: Prediction, size: tuple[int, int], threshold: float) -> Found:
         """Return what queries found in one image.

@@ -40,7 +40,8 @@ def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, 
 def fitting_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
     """Return the largest size with the aspect ratio of `size` that fits into a window, at least 1 pixel each way.
 
-    Sides are rounded to whole pixels, as in the code of EoMT's authors.
+    Sides are rounded to whole pixels, as in the code of EoMT's authors; transformers' long side is now and then one
+    less.
     """
     factor = min(window[0] / size[0], window[1] / size[1])
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

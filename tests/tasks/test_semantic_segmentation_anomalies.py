@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.losses import MaskClassificationLoss
-from eomt.losses.point_targets import MapTargets
 from eomt.losses.outlier_exposure import outlier_loss
+from eomt.losses.point_targets import MapTargets
 from eomt.metrics.anomaly import AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, msp
 from eomt.metrics.components import ComponentSizes
