@@ -101,6 +101,7 @@ class SemanticSegmentation(AdaptationTask):
 
     monitor = "val_iou"
     file_metrics = ("iou", "dice")
+    data_target = "semantic"
     network_class = EoMT
     network: EoMT
 
