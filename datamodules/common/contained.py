@@ -5,13 +5,12 @@ from pathlib import Path
 
 
 class ContainedImage(ABC):
-    """An image inside a file; a value, so that it may travel to worker processes.
+    """An image inside a file; a value, so that it may travel to worker processes."""
 
-    Attributes:
-        archive: The file that holds it.
-    """
-
-    archive: Path
+    @property
+    @abstractmethod
+    def archive(self) -> Path:
+        """The file that holds it."""
 
     @property
     def size(self) -> int:

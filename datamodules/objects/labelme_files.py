@@ -19,8 +19,8 @@ from typing_extensions import TypedDict
 from datamodules.common.bitmaps import decode_bitmap
 from datamodules.common.contained import ContainedImage
 from datamodules.common.file_names import FileFinder, ends_with
+from datamodules.common.orientation import stored_size, turned
 from datamodules.common.pairs import find_files
-from datamodules.common.reading import stored_size, turned
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage, Objects
@@ -74,10 +74,15 @@ REMEDY = "give LabelMe's JSON, a file for each image"
 class LabelMeImage(ContainedImage):
     """The image that a JSON file holds in base64."""
 
-    archive: Path
+    file: Path
 
     def __str__(self) -> str:
-        return f"{self.archive}: imageData"
+        return f"{self.file}: imageData"
+
+    @property
+    def archive(self) -> Path:
+        """The JSON file."""
+        return self.file
 
     def read(self) -> bytes:
         """Return the file of the image.
@@ -85,7 +90,7 @@ class LabelMeImage(ContainedImage):
         Raises:
             UserError: It is no base64.
         """
-        data = read_json(self.archive, EMBEDDED, REMEDY).get("imageData") or ""
+        data = read_json(self.file, EMBEDDED, REMEDY).get("imageData") or ""
         try:
             return base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError) as error:

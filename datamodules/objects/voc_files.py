@@ -13,8 +13,9 @@ import numpy as np
 
 from datamodules.common.file_names import stem_of
 from datamodules.common.label_arrays import count_labels
+from datamodules.common.mask_labels import Color
 from datamodules.common.pairs import Pair, check_same_size, find_image_files
-from datamodules.common.reading import Color, read_color_codes, read_header, read_mask
+from datamodules.common.reading import read_color_codes, read_header, read_mask
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage, Objects

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.common.kept import KeptSamples
+from datamodules.common.mask_labels import Color
 from datamodules.common.pairs import Pair, check_same_size
-from datamodules.common.reading import Color, read_mask, read_pixels
+from datamodules.common.reading import read_mask, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.labels import LabelTable
