@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from datamodules.common.contained import ContainedImage
 from eomt.errors import UserError
 from eomt.utils.reading import check_regular
 
@@ -58,7 +59,7 @@ class ZipMember:
 
 
 # what the readers of images and masks take
-ImageFile = Path | ZipMember
+ImageFile = Path | ZipMember | ContainedImage
 
 
 def member_names(archive: Path) -> list[str]:

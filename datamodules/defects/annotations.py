@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.common.label_arrays import count_labels
+from datamodules.common.orientation import stored_size, turned
 from datamodules.common.pairs import Pair, check_same_size
-from datamodules.common.reading import read_mask, stored_size, turned
+from datamodules.common.reading import read_mask
 from datamodules.common.zip_members import ImageFile
 from datamodules.defects.run_length import decode_runs
 from datamodules.defects.supervisely import read_objects

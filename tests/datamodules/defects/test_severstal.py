@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from datamodules import Severstal
-from datamodules.common.reading import turned
+from datamodules.common.orientation import turned
 from eomt.app.config import use_recorded_split
 from eomt.errors import UserError
 from tests.datamodules.defects.defect_files import (

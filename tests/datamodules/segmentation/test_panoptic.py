@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules import ImageMaskFolder
 from datamodules.class_maps import ADE20K_LABELS, ADE20K_NAMES, COCO_PANOPTIC_CATEGORIES, COCO_PANOPTIC_NAMES
-from datamodules.common.reading import turned
+from datamodules.common.orientation import turned
 from datamodules.segmentation.panoptic import CocoPanoptic
 from eomt.errors import UserError
 from tests.datamodules.common.image_files import write_pair
