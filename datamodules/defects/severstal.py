@@ -16,10 +16,10 @@ from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE, read_spli
 from datamodules.common.threads import map_in_threads
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
-from datamodules.defects.annotations import AnnotatedImage
-from datamodules.defects.dataset import AugmentedDefectDataset, DefectDataset, PromptedDataset, collate_defects
-from datamodules.defects.layouts import AnnotationLayout, find_layout
-from datamodules.defects.prompt_files import ImagePrompts, class_ids_of, match_prompts, read_prompts
+from datamodules.defects.layouts import AnnotationLayout, MaskLayout, find_layout
+from datamodules.objects.annotation import AnnotatedImage, Grouping
+from datamodules.objects.prompt_files import ImagePrompts, class_ids_of, match_prompts, read_prompts
+from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, PromptedDataset, collate_objects
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
@@ -27,7 +27,7 @@ DEFAULT_IMAGE_SIZE = 1024
 
 
 class Severstal(ImageDataModule):
-    """Images with one mask for each class that they show: Severstal's steel strips, or others in the same layouts.
+    """Images with masks of objects to be prompted: Severstal's steel strips, or others in the same layouts.
 
     `path` holds Kaggle's `train.csv` and `train_images`; or `train_split`, `val_split` and optionally `test_split`
     (or `train`, `val`, `test`), each with `img` and `ann` (Supervisely's JSON) or `images` and `masks` (0 is
@@ -35,8 +35,8 @@ class Severstal(ImageDataModule):
     an image stay together, classes keep their share.
 
     Batches are dicts: `image` (B, 3, *img_size) uint8 RGB, squashed to that size; `masks`, list of B tensors
-    (N, h, w) bool, one mask for each class that the image shows; `class_ids`, list of B tensors (N,) int64; `name`,
-    list of B file names. In training h, w is the image size; in evaluation it is that of the file. In evaluation a
+    (N, h, w) bool, one mask for each object, see `objects`; `class_ids`, list of B tensors (N,) int64; `name`, list of
+    B file names. In training h, w is the image size; in evaluation it is that of the file. In evaluation a
     sample with an empty name is padding of a rank.
 
     Args:
@@ -60,7 +60,9 @@ class Severstal(ImageDataModule):
             set that `prompts` names, or without prompts those of test, or else val. Their masks are never looked at.
         prompts: What `predict` is asked about: boxes or points in pixels of the upright images, as COCO JSON, or as a
             CSV or a list in JSON with columns file, x0, y0, x1, y1, or file, x, y, point_label, object; and label. See
-            `datamodules.defects.prompt_files`.
+            `datamodules.objects.prompt_files`.
+        objects: What has a mask, and a prompt, of its own: all that an image shows of a "class", each connected
+            "component" of that, or each "instance" that is annotated: a row of the table, an object of Supervisely's.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
@@ -69,7 +71,7 @@ class Severstal(ImageDataModule):
         UserError: Fields contradict each other or have impossible values.
     """
 
-    collate = staticmethod(collate_defects)
+    collate = staticmethod(collate_objects)
     from_network: ClassVar[Mapping[str, NetworkFact]] = {"img_size": "img_size"}
 
     def __init__(
@@ -88,6 +90,7 @@ class Severstal(ImageDataModule):
         splits: Path | None = None,
         predict_path: PredictPath = None,
         prompts: Path | None = None,
+        objects: Grouping = "class",
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
         check_fractions(val_fraction, test_fraction)
@@ -101,6 +104,7 @@ class Severstal(ImageDataModule):
         self.split_seed = split_seed
         self.splits = expand(splits)
         self.prompts = expand(prompts)
+        self.objects = objects
         self._class_names = class_names
         self._layouts: dict[str, AnnotationLayout] | None = None
         self._split_samples: dict[str, list[AnnotatedImage]] | None = None
@@ -156,7 +160,8 @@ class Severstal(ImageDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out."""
-        return self.training_loader(AugmentedDefectDataset(self._samples("train"), self.img_size, self.augment))
+        samples = self._samples("train")
+        return self.training_loader(AugmentedPromptableDataset(samples, self.img_size, self.augment, self.objects))
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
@@ -210,7 +215,7 @@ class Severstal(ImageDataModule):
         return {sample.name: sample.image for sample in samples}
 
     def _defect_loader(self, samples: list[AnnotatedImage]) -> DataLoader[dict[str, Any]]:
-        return self.evaluation_loader(DefectDataset(samples, self.img_size))
+        return self.evaluation_loader(PromptableDataset(samples, self.img_size, self.objects))
 
     def _samples(self, split: str) -> list[AnnotatedImage]:
         return [sample for sample in self._found()[split] if sample.classes or self.include_clean]
@@ -255,6 +260,12 @@ class Severstal(ImageDataModule):
                         f"{self.path / 'val'}: no such folder, nor val_split; add one beside the train split"
                     )
                 self._layouts = {split: find_layout(folder) for split, folder in folders.items() if folder}
+            for layout in self._layouts.values():
+                if self.objects == "instance" and isinstance(layout, MaskLayout):
+                    raise UserError(
+                        f"objects: instance, but the masks in {layout.folder} hold classes alone; give component, "
+                        "which parts what does not touch, or class"
+                    )
         return self._layouts
 
     def _split_folder(self, split: str) -> Path | None:
@@ -264,4 +275,4 @@ class Severstal(ImageDataModule):
 
 def _check_sample(sample: AnnotatedImage) -> None:
     """Raise a UserError unless the image can be read and the annotation fits it."""
-    sample.annotation.masks(check_image(sample.image), orientation_of(sample.image))
+    sample.annotation.objects(check_image(sample.image), orientation_of(sample.image))

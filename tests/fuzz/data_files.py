@@ -15,11 +15,11 @@ from datamodules.common.pairs import Pair, find_image_files
 from datamodules.common.reading import check_image, has_transparency, orientation_of, read_header, read_image, read_mask
 from datamodules.common.zip_members import ZipMember, member_names
 from datamodules.defects.layouts import KaggleLayout
-from datamodules.defects.prompt_files import match_prompts, read_prompts
 from datamodules.defects.run_length import decode_runs
 from datamodules.defects.supervisely import read_objects, read_titles
 from datamodules.faces.boxes import face_window, with_boxes
 from datamodules.faces.folders import Face
+from datamodules.objects.prompt_files import match_prompts, read_prompts
 from datamodules.questions.answer_weights import weigh_answers
 from datamodules.questions.images import ImageFinder
 from datamodules.questions.rows import read_questions
