@@ -136,7 +136,9 @@ class MaskAveragePrecision(Metric):
 
 def num_pixels(masks: Tensor) -> np.ndarray:
     """Return the areas, int64 `(N,)`, of masks `(N, H, W)`."""
-    return masks.flatten(1).count_nonzero(1).cpu().numpy()
+    # counting one mask at a time is some 15 times as fast on a CPU as along a dimension
+    counts = [mask.count_nonzero() for mask in masks]
+    return torch.stack(counts).cpu().numpy() if counts else np.zeros(0, dtype=np.int64)
 
 
 def outside(areas: np.ndarray) -> np.ndarray:
@@ -150,7 +152,7 @@ def intersections(masks: Tensor, labels: np.ndarray, true_masks: Tensor, true_la
     if not counts.size:
         return counts
     # in the box around an object lies all that anything shares with it
-    rows, columns = true_masks.any(2).cpu().numpy(), true_masks.any(1).cpu().numpy()
+    rows, columns = (true_masks.view(torch.uint8).amax(dim).cpu().numpy() for dim in (2, 1))
     for index, class_id in enumerate(true_labels):
         same = np.flatnonzero(labels == class_id)
         if not len(same) or not rows[index].any():
