@@ -1,5 +1,6 @@
 """Common parts of the data modules of images with objects, whatever format says where they are."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,20 +31,20 @@ from datamodules.objects.datasets import (
     segments_of,
 )
 from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
-from datamodules.objects.splits import files_of, split_images
+from datamodules.objects.splits import UNSPLIT, files_of, split_images
 from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, IndexMapDataset
 from datamodules.segmentation.labels import MAX_CLASSES
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
 from datamodules.segmentation.transforms import TrainTransform
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.utils.paths import expand
+
+log = logging.getLogger("eomt")
 
 # what batches hold, see `ObjectDataModule`
 Target = Literal["semantic", "instance", "panoptic", "prompted"]
 BACKGROUND = "background"
-# of what `find_splits` returns: images that a seed splits
-UNSPLIT = "all"
 
 
 class ObjectDataModule(ImageDataModule, ABC):
@@ -260,6 +261,8 @@ class ObjectDataModule(ImageDataModule, ABC):
         if stage in ("fit", None):
             if not any(self.counts["train"][name] for name in self.object_names):
                 raise UserError(f"{self.path}: the training images show no object; check the annotations")
+            if unseen := [name for name in self.object_names if self._is_unseen(name)]:
+                log.warning("%s: no training image shows %s, but others do", self.path, listed(unseen, most=5))
             self._check_batch_size(self.counts["train"]["images"])
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -367,6 +370,9 @@ class ObjectDataModule(ImageDataModule, ABC):
         if self.splits is not None or UNSPLIT not in found:
             refuse_overlap({split: [image.image for image in images] for split, images in splits.items()})
         return splits
+
+    def _is_unseen(self, name: str) -> bool:
+        return not self.counts["train"][name] and any(counts[name] for counts in self.counts.values())
 
     def _count(self, images: list[AnnotatedImage], title: str) -> dict[str, int]:
         """Return the number of images, of those that show each class, and of the objects of each class."""
