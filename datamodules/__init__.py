@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from datamodules.generated.streets.street_anomalies import StreetAnomalies
     from datamodules.generated.streets.street_scenes import StreetScenes
     from datamodules.objects.coco_instances import CocoInstances
+    from datamodules.objects.coco_panoptic import CocoPanoptic
     from datamodules.objects.data_module import ObjectDataModule
     from datamodules.questions.vqa_csv import VQACsv
     from datamodules.questions.vqa_v2 import VQAv2
     from datamodules.segmentation.cityscapes import Cityscapes
     from datamodules.segmentation.image_mask_folder import ImageMaskFolder
-    from datamodules.segmentation.panoptic import CocoPanoptic
     from datamodules.segmentation.road_anomaly import RoadAnomaly
 
 __all__ = [
@@ -67,7 +67,7 @@ __getattr__ = lazily(
         "VQAv2": "datamodules.questions.vqa_v2",
         "Cityscapes": "datamodules.segmentation.cityscapes",
         "ImageMaskFolder": "datamodules.segmentation.image_mask_folder",
-        "CocoPanoptic": "datamodules.segmentation.panoptic",
+        "CocoPanoptic": "datamodules.objects.coco_panoptic",
         "RoadAnomaly": "datamodules.segmentation.road_anomaly",
     },
 )
