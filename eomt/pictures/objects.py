@@ -7,11 +7,12 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from eomt.pictures.colors import INK, PAPER, Color, palette
 from eomt.pictures.masks import overlay
 from eomt.pictures.text import load_font
+from eomt.tasks.index_maps import index_map
 
 # colors of objects of a single class repeat after so many
 MOST_COLORS = 24
@@ -38,7 +39,7 @@ def draw_objects(
     masks: Tensor,
     colors: Sequence[Color],
     texts: Sequence[str] | None = None,
-    alpha: float = 0.4,
+    alpha: float = 0.35,
     least_width: int = 0,
 ) -> Tensor:
     """Paint objects over an image; smaller ones lie on top, and outlines are seen even there.
@@ -55,21 +56,15 @@ def draw_objects(
         uint8 `(3, f H, f W)`, a new tensor.
     """
     factor = max(1, -(-least_width // image.shape[-1]))
-    numbers = torch.zeros(image.shape[-2:], dtype=torch.int64)
-    found = masks.cpu().numpy()
-    order = np.argsort([-np.count_nonzero(mask) for mask in found], kind="stable")
-    for index in order:
-        numbers[torch.from_numpy(found[index])] = int(index) + 1
-    # the painter's 255 is no color
-    shown = [number for number in range(len(found)) if number + 1 < 255]
-    painted = overlay(image, numbers, [None, *(colors[number] for number in shown)], alpha)
-    picture = to_pil_image(painted.repeat_interleave(factor, 1).repeat_interleave(factor, 2))
-    pixels = np.array(picture)
-    thickness = max(1, pixels.shape[1] // 400)
-    for index in order:
-        pixels[outline(found[index].repeat(factor, 0).repeat(factor, 1), thickness)] = colors[index]
+    palette_of = list(dict.fromkeys(colors))
+    numbers = torch.tensor([palette_of.index(color) for color in colors], dtype=torch.int64)
+    painted = overlay(image, index_map(masks, numbers), [None, *palette_of], alpha)
+    pixels = painted.repeat_interleave(factor, 1).repeat_interleave(factor, 2).permute(1, 2, 0).numpy()
+    thickness = -(-pixels.shape[1] // 250)
+    for mask, color in zip(masks.numpy(), colors, strict=True):
+        pixels[outline(mask.repeat(factor, 0).repeat(factor, 1), thickness)] = color
     picture = Image.fromarray(pixels)
-    for mask, text in zip(found, texts or [], strict=texts is not None):
+    for mask, text in zip(masks.numpy(), texts or [""] * len(masks), strict=True):
         _write(picture, mask, factor, text)
     return torch.as_tensor(pil_to_tensor(picture))
 
