@@ -8,6 +8,9 @@ from datamodules.common.splits import SPLITS, read_split_record
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage
 
+# key of images that a seed splits
+UNSPLIT = "all"
+
 
 def split_images(
     images: Sequence[AnnotatedImage], val_fraction: float, test_fraction: float, split_seed: int, splits: Path | None
