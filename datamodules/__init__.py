@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datamodules.defects.severstal import Severstal
     from datamodules.faces.face_folder import FaceFolder
     from datamodules.faces.morph_faces import MorphFaces
+    from datamodules.generated.cells.cell_scenes import CellScenes
     from datamodules.generated.faces.data_modules import GeneratedFaces, GeneratedMorphs
     from datamodules.generated.shapes.shape_questions import ShapeQuestions
     from datamodules.generated.steel.steel_strips import SteelStrips
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from datamodules.segmentation.road_anomaly import RoadAnomaly
 
 __all__ = [
+    "CellScenes",
     "Cityscapes",
     "CocoInstances",
     "CocoPanoptic",
@@ -55,6 +57,7 @@ __getattr__ = lazily(
         "Severstal": "datamodules.defects.severstal",
         "FaceFolder": "datamodules.faces.face_folder",
         "MorphFaces": "datamodules.faces.morph_faces",
+        "CellScenes": "datamodules.generated.cells.cell_scenes",
         "GeneratedFaces": "datamodules.generated.faces.data_modules",
         "GeneratedMorphs": "datamodules.generated.faces.data_modules",
         "ShapeQuestions": "datamodules.generated.shapes.shape_questions",

@@ -25,6 +25,11 @@ class Instances(NamedTuple):
     labels: Tensor  # int64 (N,), class ids
     scores: Tensor  # fp32 (N,), 0 to 1
 
+    def above(self, threshold: float) -> "Instances":
+        """Return the objects with a score of at least a threshold."""
+        kept = self.scores >= threshold
+        return Instances(self.masks[kept], self.labels[kept], self.scores[kept])
+
 
 class Segments(NamedTuple):
     """N segments of an image, which do not overlap."""
@@ -32,6 +37,12 @@ class Segments(NamedTuple):
     segment_map: Tensor  # int32 (H, W): 0 where there is no segment, else its number + 1
     labels: Tensor  # int64 (N,), class ids
     scores: Tensor  # fp32 (N,), 0 to 1
+
+    def above(self, threshold: float) -> Instances:
+        """Return the segments with a score of at least a threshold, as objects."""
+        numbers = (self.scores >= threshold).nonzero()[:, 0]
+        masks = self.segment_map == numbers[:, None, None] + 1
+        return Instances(masks, self.labels[numbers], self.scores[numbers])
 
 
 @torch.no_grad()

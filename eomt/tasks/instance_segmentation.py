@@ -2,23 +2,26 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.metrics import MaskAveragePrecision
+from eomt.metrics.threshold_objects import threshold_objects
 from eomt.models.eomt import EoMT, Prediction
-from eomt.models.post_processing import Instances, find_instances
+from eomt.models.post_processing import Instances, areas_of, find_instances
 from eomt.tasks.index_maps import index_map
-from eomt.tasks.object_segmentation import ObjectSegmentation
+from eomt.tasks.object_segmentation import ObjectSegmentation, crowds_of
 
 
 class InstanceSegmentation(ObjectSegmentation[Instances]):
     """Training of an EoMT on objects, and its evaluation by COCO's average precision of masks.
 
     Batches are those of ObjectSegmentation. What is measured are the `max_detections` likeliest pairs of query and
-    class, as in the code of EoMT's authors; see `eomt.models.post_processing.find_instances`.
+    class, as in the code of EoMT's authors; see `eomt.models.post_processing.find_instances`. Beside it `test` measures
+    `test_map_threshold`, AP of what a brightness threshold finds, which is not asked for classes.
 
     Args:
         network: An EoMT; the authors take 200 queries.
@@ -56,6 +59,8 @@ class InstanceSegmentation(ObjectSegmentation[Instances]):
         self.max_detections, self.score_threshold = max_detections, score_threshold
         self.val_metric = MaskAveragePrecision(network.num_classes, max_detections)
         self.test_metric = MaskAveragePrecision(network.num_classes, max_detections)
+        # of a single class: what is no more than a rival need not know them
+        self.rival_metric = MaskAveragePrecision(1, max_detections)
 
     def found(self, prediction: Prediction, size: tuple[int, int], threshold: float) -> Instances:
         """Return the objects that queries found in one image."""
@@ -63,9 +68,25 @@ class InstanceSegmentation(ObjectSegmentation[Instances]):
 
     def class_map(self, found: Instances) -> Tensor:
         """Return the classes of the objects above `score_threshold`; smaller objects lie on top."""
-        sure = found.scores >= self.score_threshold
-        return index_map(found.masks[sure], found.labels[sure])
+        sure = found.above(self.score_threshold)
+        return index_map(sure.masks, sure.labels)
 
     def measure(self, metric: Metric, found: Instances, masks: Tensor, labels: Tensor, is_crowd: Tensor) -> None:
         """Add an image to a metric."""
         metric.update(found.masks, found.scores, found.labels, masks, labels, is_crowd)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Add a batch to the metrics; see `validation_step`."""
+        objects = zip(batch["image"], batch["masks"], crowds_of(batch), batch["name"], strict=True)
+        for image, masks, is_crowd, name in objects:
+            if name:
+                found = threshold_objects(image, self.max_detections)
+                same, true_same = (torch.zeros(len(of), dtype=torch.int64) for of in (found, masks))
+                self.rival_metric.update(found, areas_of(found).double(), same, masks.cpu(), true_same, is_crowd)
+        return super().test_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of test."""
+        super().on_test_epoch_end()
+        self.log("test_map_threshold", self.rival_metric.compute()["map"], sync_dist=True)
+        self.rival_metric.reset()

@@ -119,7 +119,12 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
         return torch.stack([fit_image(one, self.network.img_size) for one in image])
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Add a batch to the metric; return `prediction` and `mask`, maps of class ids + 1, lists of int64 `(H, W)`."""
+        """Add a batch to the metric.
+
+        Returns:
+            `prediction` and `mask`, maps of class ids + 1, lists of int64 `(H, W)`; `found`, for each image the
+            objects or segments above `score_threshold`, as Instances.
+        """
         return self._evaluate(batch, self.val_metric)
 
     def on_validation_epoch_end(self) -> None:
@@ -148,16 +153,14 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
             yield Prediction(*parts), (image.shape[-2], image.shape[-1])
 
     def _evaluate(self, batch: dict[str, Any], metric: Metric) -> dict[str, Any]:
-        maps, truths = [], []
-        crowds: Sequence[Tensor] = batch.get("is_crowd") or [
-            torch.zeros_like(of, dtype=torch.bool) for of in batch["labels"]
-        ]
-        objects = zip(batch["masks"], batch["labels"], crowds, batch["name"], strict=True)
+        maps, truths, sure = [], [], []
+        objects = zip(batch["masks"], batch["labels"], crowds_of(batch), batch["name"], strict=True)
         for (prediction, size), (masks, labels, is_crowd, name) in zip(
             self._predictions(batch["image"]), objects, strict=True
         ):
             found = self.found(prediction, size, self.least_measured)
             maps.append(self.class_map(found))
+            sure.append(found.above(self.score_threshold))
             truths.append(index_map(masks, labels))
             # samples without a name only complete the last step of a rank, and do not count
             if name:
@@ -165,7 +168,7 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
                 fitted = fit_masks(masks[~is_crowd], self.network.img_size)
                 one = Prediction(*(part[None] for part in prediction))
                 self.evaluation_loss.update(self.repeatable_loss(one, ObjectTargets([fitted], [labels[~is_crowd]])))
-        return {"prediction": maps, "mask": truths}
+        return {"prediction": maps, "mask": truths, "found": sure}
 
     def _log_figures(self, metric: Any, stage: str) -> None:
         figures = metric.compute()
@@ -178,3 +181,8 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
         names = class_names_of(self.trainer)
         for name, value in zip(names, figures[f"class_{self.class_figure}"].view(-1), strict=True):
             self.log(f"{stage}_{self.class_figure}/{name}", value, sync_dist=True)
+
+
+def crowds_of(batch: dict[str, Any]) -> Sequence[Tensor]:
+    """Return which objects of each image are crowds, B of bool `(N,)`; a batch that says nothing has none."""
+    return batch.get("is_crowd") or [torch.zeros_like(of, dtype=torch.bool) for of in batch["labels"]]

@@ -20,9 +20,9 @@ from eomt.results.coco import annotation
 class CellScenes(CocoInstances, GeneratedData):
     """Generated images of 128 x 128 pixels with cells of three classes, round, spindle and budding, that overlap.
 
-    `prepare_data` writes them once, as PNG files and `annotations/instances_<split>.json`, the layout of COCO: each cell
-    has a mask of its own, which goes on below a cell that lies over it. The same seed gives the same cells in both
-    domains, each domain wants a folder of its own.
+    `prepare_data` writes them once, as PNG files in `<split>` and `annotations/instances_<split>.json`, the layout of
+    COCO: each cell has a mask of its own, which goes on below a cell that lies over it. The same seed gives the same
+    cells in both domains, each domain wants a folder of its own.
 
     Args:
         path: Folder for the files.
@@ -69,6 +69,10 @@ class CellScenes(CocoInstances, GeneratedData):
     def settings(self) -> dict[str, Any]:
         """Everything that decides what is generated."""
         return {"domain": self.domain, **self.num_images, "seed": self.seed}
+
+    def find_class_names(self) -> list[str]:
+        """Return the names of the classes, by class id, also before there are files."""
+        return list(CLASS_NAMES)
 
     def write(self, folder: Path) -> None:
         """Draw the cells into a new folder, and write what they are."""

@@ -48,7 +48,7 @@ def stain(cells: Sequence[Cell], random: Generator) -> np.ndarray:
         picture *= 1 - 0.5 * strength * cell.nucleus[..., None] * np.array([0.9, 1.0, 0.35])
     for _ in range(random.integers(0, 4)):
         # bubbles: a dark ring around bright light, as large as cells
-        radius, distance = random.uniform(4, 10), _distance(random)
+        radius, distance = random.uniform(5, 14), _distance(random)
         lay_over(picture, np.array([250, 248, 250]), 0.7 * (distance < radius))
         lay_over(picture, np.array([90, 85, 95]), 0.7 * np.exp(-((distance - radius) ** 2)))
     for _ in range(random.integers(3, 12)):
