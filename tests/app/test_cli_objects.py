@@ -95,6 +95,7 @@ def test_predict_of_a_checkpoint_an_adapter_and_a_merged_folder_answers_alike(
     assert_same_documents(documents[2], documents[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_folder_opens_as_a_network_and_says_its_classes(
     trained: Callable[[str], tuple[Workspace, Path]], kind: str
@@ -114,6 +115,7 @@ def test_a_merged_folder_opens_as_a_network_and_says_its_classes(
     assert not any("lora" in name for name in model.model.network.state_dict())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(
     trained: Callable[[str], tuple[Workspace, Path]],
 ) -> None:
