@@ -10,20 +10,25 @@ if TYPE_CHECKING:
     from datamodules.defects.severstal import Severstal
     from datamodules.faces.face_folder import FaceFolder
     from datamodules.faces.morph_faces import MorphFaces
+    from datamodules.generated.cells.cell_scenes import CellScenes
     from datamodules.generated.faces.data_modules import GeneratedFaces, GeneratedMorphs
     from datamodules.generated.shapes.shape_questions import ShapeQuestions
     from datamodules.generated.steel.steel_strips import SteelStrips
     from datamodules.generated.streets.street_anomalies import StreetAnomalies
     from datamodules.generated.streets.street_scenes import StreetScenes
+    from datamodules.objects.coco_instances import CocoInstances
+    from datamodules.objects.coco_panoptic import CocoPanoptic
+    from datamodules.objects.data_module import ObjectDataModule
     from datamodules.questions.vqa_csv import VQACsv
     from datamodules.questions.vqa_v2 import VQAv2
     from datamodules.segmentation.cityscapes import Cityscapes
     from datamodules.segmentation.image_mask_folder import ImageMaskFolder
-    from datamodules.segmentation.panoptic import CocoPanoptic
     from datamodules.segmentation.road_anomaly import RoadAnomaly
 
 __all__ = [
+    "CellScenes",
     "Cityscapes",
+    "CocoInstances",
     "CocoPanoptic",
     "DataModule",
     "FaceFolder",
@@ -32,6 +37,7 @@ __all__ = [
     "ImageDataModule",
     "ImageMaskFolder",
     "MorphFaces",
+    "ObjectDataModule",
     "RoadAnomaly",
     "Severstal",
     "ShapeQuestions",
@@ -51,17 +57,20 @@ __getattr__ = lazily(
         "Severstal": "datamodules.defects.severstal",
         "FaceFolder": "datamodules.faces.face_folder",
         "MorphFaces": "datamodules.faces.morph_faces",
+        "CellScenes": "datamodules.generated.cells.cell_scenes",
         "GeneratedFaces": "datamodules.generated.faces.data_modules",
         "GeneratedMorphs": "datamodules.generated.faces.data_modules",
         "ShapeQuestions": "datamodules.generated.shapes.shape_questions",
         "SteelStrips": "datamodules.generated.steel.steel_strips",
         "StreetAnomalies": "datamodules.generated.streets.street_anomalies",
         "StreetScenes": "datamodules.generated.streets.street_scenes",
+        "CocoInstances": "datamodules.objects.coco_instances",
+        "ObjectDataModule": "datamodules.objects.data_module",
         "VQACsv": "datamodules.questions.vqa_csv",
         "VQAv2": "datamodules.questions.vqa_v2",
         "Cityscapes": "datamodules.segmentation.cityscapes",
         "ImageMaskFolder": "datamodules.segmentation.image_mask_folder",
-        "CocoPanoptic": "datamodules.segmentation.panoptic",
+        "CocoPanoptic": "datamodules.objects.coco_panoptic",
         "RoadAnomaly": "datamodules.segmentation.road_anomaly",
     },
 )

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import resize, rgb_to_grayscale, to_pi
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, begins_run, check_num_samples
 from callbacks.pictures.grid import picture_grid
+from callbacks.pictures.objects import ObjectPictures, apart, draw, object_pictures, shows_objects
 from callbacks.pictures.output import picture_path, save_picture, show_picture
 from callbacks.run.run_folder import PREDICTIONS
 from callbacks.run.saved_state import PICTURE_STATE, checked_state
@@ -38,7 +39,8 @@ WRONG: Color = (255, 0, 0)
 class PredictionSample:
     """One image on the CPU: `image` uint8 `(3, H, W)`, `truth` and `prediction` uint8 `(H, W)`.
 
-    `shown` is the image with what was prompted.
+    `shown` is the image with what was prompted. `stored` is the prediction as checkpoints keep that of step 0.
+    `objects` are pictures of the objects, for tasks that tell these apart.
     """
 
     name: str
@@ -46,6 +48,8 @@ class PredictionSample:
     shown: Tensor
     truth: Tensor
     prediction: Tensor
+    stored: Tensor
+    objects: ObjectPictures | None = None
 
 
 def check_png(encoded: Tensor) -> None:
@@ -121,7 +125,8 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
     where the data's mask files have other labels than class ids, as Cityscapes' labelIds.
 
     The task's steps return `prediction`, int64 `(B, H, W)` or a list of `(H, W)`, at the file's size, and may return a
-    `mask` alike, and `prompts`, a list with the Prompts of each image, which are drawn. A batch holds `image`, else
+    `mask` alike, and `prompts`, a list with the Prompts of each image, which are drawn. Of instance and panoptic
+    segmentation each object has an outline, and its score where it was found. A batch holds `image`, else
     `mask` (not in predict) and `name`, "" for padding. Where the task has `has_background`, 0 is no class and class i
     is i + 1. With other tasks nothing is written.
 
@@ -165,6 +170,9 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         class_names, colors = shown_classes(trainer)
         images, masks = batch["image"][: self.num_samples].cpu(), [mask.cpu() for mask in masks[: self.num_samples]]
         rows = [[image, overlay(image, mask, colors)] for image, mask in zip(images, masks, strict=True)]
+        if "labels" in batch:
+            truths = zip(images, batch["masks"], batch["labels"], strict=False)
+            rows = [[image, draw(image, *objects, len(class_names) - 1)] for image, *objects in truths]
         legend = _legend(torch.cat([mask.flatten() for mask in masks]), class_names, colors)
         picture = picture_grid(rows, ["image, augmented", "truth"], list(batch["name"][: self.num_samples]), legend)
         save_picture(picture, self.folder / "pictures" / "train_batch.png")
@@ -193,7 +201,7 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         if not self._samples:
             return
         if trainer.sanity_checking and trainer.global_step == 0:
-            self._step_0 = {sample.name: encode_png(sample.prediction[None]) for sample in self._samples}
+            self._step_0 = {sample.name: encode_png(sample.stored[None]) for sample in self._samples}
         self._draw(trainer)
 
     def end(self, trainer: Trainer, task: LightningModule, stage: Stage) -> None:
@@ -215,13 +223,21 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         for index in evaluated.real()[:wanted]:
             # copies, for a view would keep the whole batch in memory
             image = at_size(batch["image"][index].cpu().clone(), truth[index].shape)
+            prediction = outputs["prediction"][index].to("cpu", torch.uint8)
+            stored, objects = prediction, None
+            if shows_objects(batch, outputs):
+                found = outputs["found"][index]
+                stored = apart(prediction, found.masks)
+                objects = object_pictures(batch, found, index, len(class_names_of(trainer)))
             self._samples.append(
                 PredictionSample(
                     name=batch["name"][index],
                     image=image,
                     shown=with_prompts(image, outputs, index),
                     truth=truth[index].to("cpu", torch.uint8),
-                    prediction=outputs["prediction"][index].to("cpu", torch.uint8),
+                    prediction=prediction,
+                    stored=stored,
+                    objects=objects,
                 )
             )
 
@@ -234,6 +250,8 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         for sample in self._samples:
             drawn = [sample.truth, *([self._first_prediction(sample)] if shows_step_0 else []), sample.prediction]
             painted = [overlay(sample.image, mask, colors) for mask in drawn]
+            if sample.objects is not None:
+                painted[0], painted[-1] = sample.objects
             rows.append([sample.shown, *painted, errors(sample.image, sample.truth, sample.prediction)])
             masks += drawn
         legend = [*_legend(torch.cat([mask.flatten() for mask in masks]), class_names, colors), ("wrong", WRONG)]
@@ -282,9 +300,8 @@ def _truth(batch: Any) -> Sequence[Tensor] | None:
     if not isinstance(batch, Mapping) or not {"image", "name"} <= batch.keys():
         return None
     if "masks" in batch:
-        return [
-            index_map(masks, class_ids) for masks, class_ids in zip(batch["masks"], batch["class_ids"], strict=True)
-        ]
+        class_ids = batch["labels" if "labels" in batch else "class_ids"]
+        return [index_map(masks, ids) for masks, ids in zip(batch["masks"], class_ids, strict=True)]
     return batch["mask"] if "mask" in batch and batch["mask"].ndim == 3 else None
 
 

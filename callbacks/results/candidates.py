@@ -11,13 +11,16 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from callbacks.evaluation import EvaluatedBatch
+from callbacks.pictures.objects import object_pictures, shows_objects
 from callbacks.pictures.predictions import at_size, errors, shown_classes, with_prompts
 from callbacks.results.best_and_worst import Candidate, Drawn
 from eomt.metrics.answer_scores import soft_accuracy
+from eomt.metrics.image_quality import image_quality
 from eomt.pictures.colors import PAPER
 from eomt.pictures.masks import overlay
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.morph_detection import MorphDetection
+from eomt.tasks.object_segmentation import ObjectSegmentation, crowds_of
 from eomt.tasks.visual_question_answering import VisualQuestionAnswering
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -41,6 +44,11 @@ MAPS = Kind(
     "By the IoU of each image, the mean over the classes that occur in its truth or its prediction.",
     "image, truth, prediction and wrong pixels, in reading order",
 )
+OBJECTS = Kind(
+    "By the panoptic quality of each image over all its classes: the sum of the IoU of matches (0.5 and more), "
+    "divided by their number and half of the wrong and the missed objects.",
+    "image, true objects, found objects with their scores, and wrong pixels, in reading order",
+)
 FACES = Kind("By the probability that the network gave to the truth.", "the image")
 ANSWERS = Kind("By the accuracy of each answer; among equals, by a hash of their names.", "the image")
 
@@ -49,6 +57,8 @@ def kind_of(task: LightningModule) -> Kind:
     """Return what examples of a task are ordered by."""
     if isinstance(task, MorphDetection):
         return FACES
+    if isinstance(task, ObjectSegmentation):
+        return OBJECTS
     return ANSWERS if isinstance(task, VisualQuestionAnswering) else MAPS
 
 
@@ -58,13 +68,15 @@ def candidates(trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatc
     Args:
         trainer: That tests.
         task: Whose answers these are: MorphDetection, VisualQuestionAnswering, or one that returns `prediction`, maps
-            of class ids as `PredictionPictures` takes them; others yield none.
+            of class ids, and maybe objects, as `PredictionPictures` takes them; others yield none.
         evaluated: The batch.
     """
     if isinstance(task, MorphDetection):
         yield from _faces(evaluated, task.threshold)
     elif isinstance(task, VisualQuestionAnswering):
         yield from _answers(evaluated, task.language)
+    elif shows_objects(evaluated.batch, evaluated.outputs):
+        yield from _objects(trainer, evaluated)
     elif isinstance(evaluated.outputs, Mapping) and "prediction" in evaluated.outputs:
         yield from _maps(trainer, task, evaluated)
 
@@ -116,6 +128,26 @@ def _maps(trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatch) ->
             return Drawn(sheet_of([to_pil_image(cell) for cell in cells]), [f"IoU {iou:.4f}"])
 
         yield Candidate(batch["name"][place], iou, draw)
+
+
+def _objects(trainer: Trainer, evaluated: EvaluatedBatch) -> Iterator[Candidate]:
+    batch, outputs = evaluated.batch, evaluated.outputs
+    names, _ = shown_classes(trainer)
+    for place in evaluated.real():
+        found, truth = outputs["found"][place], (batch["masks"][place], batch["labels"][place])
+        quality, numbers = image_quality(found.masks, found.labels, *truth, crowds_of(batch)[place])
+        if math.isnan(quality):
+            continue
+
+        def draw(place: int = place, quality: float = quality, numbers: Mapping[str, int] = numbers) -> Drawn:
+            pictures = object_pictures(batch, outputs["found"][place], place, len(names) - 1)
+            image = batch["image"][place].cpu()
+            maps = outputs["mask"][place].cpu(), outputs["prediction"][place].cpu()
+            cells = [image, *pictures, errors(image, *maps)]
+            counted = ", ".join(f"{number} {what}" for what, number in numbers.items())
+            return Drawn(sheet_of([to_pil_image(cell) for cell in cells]), [f"quality {quality:.4f}: {counted}"])
+
+        yield Candidate(batch["name"][place], quality, draw)
 
 
 def _faces(evaluated: EvaluatedBatch, threshold: float) -> Iterator[Candidate]:

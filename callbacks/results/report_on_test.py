@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage
 from callbacks.pictures.predictions import shown_classes
 from callbacks.results.best_and_worst import BestAndWorst, KeptExample
-from callbacks.results.candidates import MAPS, Kind, candidates, kind_of
+from callbacks.results.candidates import MAPS, OBJECTS, Kind, candidates, kind_of
 from callbacks.results.tables import file_of_test, write_table
 from eomt.errors import printable
 from eomt.reports.confusion import TRUTH
@@ -97,8 +97,9 @@ def _write_examples(folder: Path, best: list[KeptExample], worst: list[KeptExamp
 
 
 def _legend(trainer: Trainer, kind: Kind) -> list[dict[str, str]]:
-    if kind is not MAPS:
-        return []
     names, colors = shown_classes(trainer)
+    # objects of one class have colors of their own
+    if kind not in (MAPS, OBJECTS) or (kind is OBJECTS and len(names) == 2):
+        return []
     known = [(name, color) for name, color in zip(names, colors, strict=True) if color is not None]
     return [{"name": printable(name), "color": "#{:02x}{:02x}{:02x}".format(*color)} for name, color in known]

@@ -37,6 +37,8 @@ class DataModule(LightningDataModule):
     # constructor arguments that the command line fills in where they are null, with what of the network: "img_size",
     # (height, width) of its images; "tokenizer", folder or repository; "max_tokens", that its text model takes
     from_network: ClassVar[Mapping[str, NetworkFact]] = {}
+    # those that say what batches hold, where the data can make them for several tasks: null takes what the task says
+    from_task: ClassVar[Sequence[str]] = ()
 
     def __init__(self, batch_size: int, predict_path: Path | list[Path] | None = None) -> None:
         super().__init__()

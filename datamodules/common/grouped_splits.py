@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datamodules.common.splits import SPLITS
 from datamodules.common.threads import map_in_threads
+from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 
 # stands for the class of an image that shows none
@@ -22,23 +23,29 @@ class Group:
     classes: frozenset[int]
 
 
-def content_keys(files: Sequence[Path]) -> list[str]:
+def size_of(file: ImageFile) -> int:
+    """Return the number of bytes of a file."""
+    return file.stat().st_size if isinstance(file, Path) else file.size
+
+
+def content_keys(files: Sequence[ImageFile]) -> list[str]:
     """Return a key for each file, equal where the files' bytes are.
 
     Only files that share their size with another one are read.
     """
-    sizes = [file.stat().st_size for file in files]
+    sizes = [size_of(file) for file in files]
     of_this_size = Counter(sizes)
 
     def key(position: int) -> str:
         if of_this_size[sizes[position]] == 1:
             return f"size {sizes[position]}"
-        return hashlib.sha256(files[position].read_bytes()).hexdigest()
+        file = files[position]
+        return hashlib.sha256(file.read_bytes() if isinstance(file, Path) else file.read()).hexdigest()
 
     return map_in_threads(key, range(len(files)), "Looking for copies of images")
 
 
-def group_copies(names: Sequence[str], files: Sequence[Path], classes: Sequence[frozenset[int]]) -> list[Group]:
+def group_copies(names: Sequence[str], files: Sequence[ImageFile], classes: Sequence[frozenset[int]]) -> list[Group]:
     """Group images whose files have the same bytes.
 
     Args:
@@ -109,7 +116,7 @@ def grouped_split(
     return {split: sorted(names) for split, names in record.items()}
 
 
-def refuse_overlap(files: Mapping[str, Sequence[Path]]) -> None:
+def refuse_overlap(files: Mapping[str, Sequence[ImageFile]]) -> None:
     """Check that no image is in two splits.
 
     Args:
@@ -118,8 +125,13 @@ def refuse_overlap(files: Mapping[str, Sequence[Path]]) -> None:
     Raises:
         UserError: Two files of different splits have the same bytes; both are named.
     """
-    placed = [(split, file) for split, part in files.items() for file in part]
-    first: dict[str, tuple[str, Path]] = {}
+    splits_of_size: dict[int, set[str]] = {}
+    for split, part in files.items():
+        for file in part:
+            splits_of_size.setdefault(size_of(file), set()).add(split)
+    # a copy has the size of the other: of the rest nothing is read
+    placed = [(split, file) for split, part in files.items() for file in part if len(splits_of_size[size_of(file)]) > 1]
+    first: dict[str, tuple[str, ImageFile]] = {}
     for (split, file), key in zip(placed, content_keys([file for _, file in placed]), strict=True):
         other_split, other = first.setdefault(key, (split, file))
         if other_split != split:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.file_names import ends_with, stem_of
-from datamodules.common.reading import looks_like_image
+from datamodules.common.opening import looks_like_image
 from datamodules.common.splits import SPLITS
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed

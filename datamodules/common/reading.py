@@ -1,94 +1,20 @@
 """The one reader of images and the one reader of masks."""
 
-import io
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
-from PIL.ImageFile import StubImageFile
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from datamodules.common.conversion import ConvertedImage
 from datamodules.common.decoding import decode_rgb
+from datamodules.common.mask_labels import Color, color_codes, stored_labels
+from datamodules.common.opening import opened, page_count, refuse_page, refuse_unusable, upright
+from datamodules.common.orientation import stated_orientation, stored_and_orientation, stored_size, turned
 from datamodules.common.zip_members import ImageFile
-from eomt.errors import UserError
-from eomt.utils.reading import check_regular
-
-# how files of images begin that Pillow may not open: damaged ones and a camera's own, and from the fifth byte on HEIC
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-CONTAINED = (b"ftyphei", b"ftypmif1")
-# what Pillow opens and cannot decode: films
-FILMS = ("MPEG",)
-DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
-# the longer side in parts of the shorter one; the longest strips of steel or soil that are photographed have some 20
-MOST_ELONGATED = 100
-# EXIF orientations that turn an image by a quarter
-QUARTER_TURNS = (5, 6, 7, 8)
-
-# how stored pixels are turned, by EXIF orientation
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda pixels: pixels,
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: np.rot90(pixels),
-}
-
-Color = tuple[int, int, int]
-Box = tuple[int, int, int, int]
-
-
-@contextmanager
-def _opened(path: ImageFile) -> Iterator[Image.Image]:
-    """Open an image file; whatever Pillow cannot read, now or while decoding, becomes a UserError."""
-    if isinstance(path, Path):
-        check_regular(path, "replace or remove it")
-    try:
-        # not by its name, by which Pillow maps plain files into memory, and misreads TIFF that a quarter turn turns
-        with path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read()) as file, Image.open(file) as image:
-            yield image
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as an image ({reason}); replace or remove the file") from error
-
-
-def looks_like_image(path: Path) -> bool:
-    """Return whether a file holds an image, whatever it is called; one that cannot be read does not."""
-    try:
-        # a pipe would wait for whoever writes into it
-        if not os.path.isfile(path):
-            return False
-        with path.open("rb") as file:
-            start = file.read(16)
-            if start.startswith(BEGINNINGS) or start[4:].startswith(CONTAINED):
-                return True
-            with Image.open(file) as image:
-                return image.format not in FILMS and not isinstance(image, StubImageFile)
-    # of what plugins make of other files
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        return False
-
-
-def _refuse_unusable(path: ImageFile, image: Image.Image) -> None:
-    if max(image.size) > MOST_ELONGATED * min(image.size):
-        raise UserError(
-            f"{path}: has {image.height} x {image.width} pixels; one side may be {MOST_ELONGATED} times the other, or "
-            "windows over it have no end: cut it into pieces"
-        )
-    if image.mode in DEEP_MODES:
-        raise UserError(
-            f"{path}: grayscale image of more than 8 bits (mode {image.mode}); "
-            "convert it to 8 bits with the range of values you want to keep"
-        )
 
 
 def read_pixels(path: ImageFile) -> Tensor:
@@ -100,10 +26,12 @@ def read_pixels(path: ImageFile) -> Tensor:
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
-    with _opened(path) as image:
-        _refuse_unusable(path, image)
+    if isinstance(path, ConvertedImage):
+        return torch.from_numpy(path.pixels()).permute(2, 0, 1)
+    with opened(path) as image:
+        refuse_unusable(path, image)
         stored = decode_rgb(image)
-        pixels = np.array(_upright(image, "RGB")) if stored is None else turned(stored, _orientation(image))
+        pixels = np.array(upright(image, "RGB")) if stored is None else turned(stored, stated_orientation(image))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -122,10 +50,12 @@ def read_small_image(path: ImageFile, side: int) -> Image.Image:
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
-    with _opened(path) as image:
-        _refuse_unusable(path, image)
+    if isinstance(path, ConvertedImage):
+        return read_image(path)
+    with opened(path) as image:
+        refuse_unusable(path, image)
         image.draft(None, (side, side))
-        return _upright(image, "RGB")
+        return upright(image, "RGB")
 
 
 def read_image_with_opacity(path: ImageFile) -> Image.Image:
@@ -134,16 +64,9 @@ def read_image_with_opacity(path: ImageFile) -> Image.Image:
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
-    with _opened(path) as image:
-        _refuse_unusable(path, image)
-        return _upright(image, "RGBA")
-
-
-def _upright(image: Image.Image, mode: str) -> Image.Image:
-    """Return an opened image in a mode, turned as its EXIF orientation says; it may be turned itself."""
-    ImageOps.exif_transpose(image, in_place=True)
-    # an image of the same mode would be copied
-    return image if image.mode == mode else image.convert(mode)
+    with opened(path) as image:
+        refuse_unusable(path, image)
+        return upright(image, "RGBA")
 
 
 def has_transparency(path: ImageFile) -> bool:
@@ -152,7 +75,7 @@ def has_transparency(path: ImageFile) -> bool:
     Raises:
         UserError: The file is damaged.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.has_transparency_data
 
 
@@ -162,9 +85,12 @@ def check_image(path: ImageFile) -> tuple[int, int]:
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
-    with _opened(path) as image:
-        _refuse_unusable(path, image)
-        stored, orientation = _stored(image)
+    if isinstance(path, ConvertedImage):
+        height, width, _ = path.pixels().shape
+        return height, width
+    with opened(path) as image:
+        refuse_unusable(path, image)
+        stored, orientation = stored_and_orientation(image)
         if image.format == "PNG":
             image.verify()
         else:
@@ -203,7 +129,7 @@ def read_header(path: ImageFile) -> ImageHeader:
     Raises:
         UserError: The file is damaged.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         tables, layers = getattr(image, "quantization", None), getattr(image, "layer", [])
         codec = _webp_codec(path) if image.format == "WEBP" else str(image.info.get("compression", ""))
@@ -236,52 +162,10 @@ def orientation_of(path: ImageFile) -> int:
     Raises:
         UserError: The file is damaged.
     """
-    with _opened(path) as image:
-        return _orientation(image)
-
-
-def _orientation(image: Image.Image) -> int:
-    # the class's own method, for PNG's would decode the whole image first
-    found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    return found if found in TURNS else 1
-
-
-def _stored(image: Image.Image) -> tuple[tuple[int, int], int]:
-    """Return (height, width) of the pixels in the file of an image that is not decoded yet, and its orientation."""
-    orientation = _orientation(image)
-    size = (image.height, image.width)
-    # of TIFF alone, Pillow gives the size of the turned image, and turns it when it decodes it
-    return stored_size(size, orientation) if image.format == "TIFF" else size, orientation
-
-
-def stored_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return (height, width) of the pixels in a file whose image is `size` large when it is turned."""
-    return size[::-1] if orientation in QUARTER_TURNS else size
-
-
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels, (H, W) or (H, W, C), as an EXIF orientation says: what lives in them follows the image."""
-    # PyTorch takes no array that is read backwards
-    return np.ascontiguousarray(TURNS[orientation](pixels))
-
-
-def turned_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
-    """Turn a box (left, top, right, bottom) in stored pixels.
-
-    Args:
-        box: It may reach beyond the image.
-        size: Height and width of the turned image.
-        orientation: Of the image.
-    """
-    left, top, right, bottom = box
-    height, width = size
-    if orientation in QUARTER_TURNS:
-        left, top, right, bottom = top, left, bottom, right
-    if orientation in (2, 3, 6, 7):
-        left, right = width - right, width - left
-    if orientation in (3, 4, 7, 8):
-        top, bottom = height - bottom, height - top
-    return left, top, right, bottom
+    if isinstance(path, ConvertedImage):
+        return path.stored()[1]
+    with opened(path) as image:
+        return stated_orientation(image)
 
 
 def read_mask(path: ImageFile, class_colors: list[Color] | None = None, image: ImageFile | None = None) -> np.ndarray:
@@ -305,7 +189,7 @@ def read_mask(path: ImageFile, class_colors: list[Color] | None = None, image: I
     Raises:
         UserError: The file is damaged, is a color mask without `class_colors`, or has a color not listed.
     """
-    return _read_like(path, image, lambda opened: _labels(path, opened, class_colors))
+    return _read_like(path, image, lambda mask: stored_labels(path, mask, class_colors))
 
 
 def read_color_codes(path: ImageFile, image: ImageFile) -> np.ndarray:
@@ -315,80 +199,25 @@ def read_color_codes(path: ImageFile, image: ImageFile) -> np.ndarray:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
 
-    def codes(opened: Image.Image) -> np.ndarray:
-        _refuse_unusable(path, opened)
-        return _codes(np.asarray(opened.convert("RGB"))[..., ::-1])
+    def codes(mask: Image.Image) -> np.ndarray:
+        refuse_unusable(path, mask)
+        return color_codes(np.asarray(mask.convert("RGB"))[..., ::-1])
 
     return _read_like(path, image, codes)
 
 
 def _read_like(path: ImageFile, image: ImageFile | None, pixels_of: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """Return what a mask's pixels mean, (H, W), turned as its own orientation says, else as that of its image."""
-    with _opened(path) as opened:
-        own = _orientation(opened)
+    with opened(path) as mask:
+        refuse_page(path, None, page_count(mask))
+        own = stated_orientation(mask)
         # before the pixels are looked at, for of TIFF these are turned already
-        pixels = pixels_of(opened if own == 1 else ImageOps.exif_transpose(opened))
+        pixels = pixels_of(mask if own == 1 else ImageOps.exif_transpose(mask))
     if own != 1 or image is None:
         return np.ascontiguousarray(pixels)
-    with _opened(image) as other:
-        stored, orientation = _stored(other)
+    if isinstance(image, ConvertedImage):
+        stored, orientation = image.stored()
+    else:
+        with opened(image) as other:
+            stored, orientation = stored_and_orientation(other)
     return turned(pixels, orientation if pixels.shape == stored else 1)
-
-
-def _labels(path: ImageFile, image: Image.Image, class_colors: list[Color] | None) -> np.ndarray:
-    """Return the labels of an opened mask as they are stored, (H, W)."""
-    if class_colors is not None:
-        if image.mode in DEEP_MODES:
-            raise UserError(f"{path}: mask of more than 8 bits (mode {image.mode}); class_colors wants colors")
-        return _labels_of_colors(path, np.asarray(image.convert("RGB")), class_colors)
-    if image.mode in ("1", "L", "P"):
-        return np.array(image).astype(np.uint8, copy=False)
-    if image.mode == "LA":
-        return np.asarray(image)[..., 0]
-    if image.mode in DEEP_MODES and image.mode != "F":
-        return _labels_of_deep_mask(path, np.asarray(image))
-    if image.mode in ("RGB", "RGBA"):
-        return _labels_of_equal_channels(path, np.asarray(image))
-    raise UserError(f"{path}: mask of mode {image.mode}; store labels as a palette, 8-bit or 16-bit gray PNG")
-
-
-def _labels_of_deep_mask(path: ImageFile, values: np.ndarray) -> np.ndarray:
-    outside = (values < 0) | (values > 0xFFFF)
-    if outside.any():
-        raise UserError(f"{path}: label {values[outside][0]}; labels from 0 to 65535 can be read")
-    return values.astype(np.uint16)
-
-
-def _labels_of_equal_channels(path: ImageFile, channels: np.ndarray) -> np.ndarray:
-    red, green, blue = channels[..., 0], channels[..., 1], channels[..., 2]
-    unequal = (red != green) | (green != blue)
-    if unequal.any():
-        color = tuple(int(value) for value in channels[unequal][0, :3])
-        raise UserError(
-            f"{path}: color mask ({int(unequal.sum())} colored pixels, the first is {color}); "
-            "give masks of label ids, or list the classes' colors in class_colors where there is such a field"
-        )
-    return red
-
-
-def _labels_of_colors(path: ImageFile, channels: np.ndarray, class_colors: list[Color]) -> np.ndarray:
-    """Return each pixel's position in `class_colors`, (H, W) uint8."""
-    codes = _codes(channels)
-    known = _codes(np.array(class_colors, dtype=np.uint8))
-    order = np.argsort(known)
-    position = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
-    unknown = known[order][position] != codes
-    if unknown.any():
-        first = codes[unknown][0]
-        color = tuple(int(value) for value in channels[codes == first][0])
-        raise UserError(
-            f"{path}: color {color} ({int((codes == first).sum())} pixels) is not in class_colors; "
-            "add it there (and to ignore_labels by its position, if it is no class)"
-        )
-    return order.astype(np.uint8)[position]
-
-
-def _codes(colors: np.ndarray) -> np.ndarray:
-    """Return one integer per color, (..., 3) uint8 -> (...) int32."""
-    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
-    return (red << 16) | (green << 8) | blue

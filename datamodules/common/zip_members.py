@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from datamodules.common.contained import ContainedImage
 from eomt.errors import UserError
 from eomt.utils.reading import check_regular
 
@@ -31,23 +32,34 @@ class ZipMember:
     def __str__(self) -> str:
         return f"{self.archive}/{self.member}"
 
+    @property
+    def size(self) -> int:
+        """Number of bytes.
+
+        Raises:
+            UserError: The archive is damaged.
+        """
+        try:
+            return _archive(self.archive, os.getpid(), _version(self.archive)).getinfo(self.member).file_size
+        except DAMAGED as error:
+            raise UserError(f"{self}: cannot be read ({error}); fetch the archive again, or extract it") from error
+
     def read(self) -> bytes:
         """Return the file's contents.
 
         Raises:
             UserError: The archive is damaged.
         """
+        if self.size > MOST_BYTES:
+            raise UserError(f"{self}: unpacks to {self.size} bytes, of at most {MOST_BYTES}; fetch the archive again")
         try:
-            archive = _archive(self.archive, os.getpid(), _version(self.archive))
-            if (size := archive.getinfo(self.member).file_size) > MOST_BYTES:
-                raise UserError(f"{self}: unpacks to {size} bytes, of at most {MOST_BYTES}; fetch the archive again")
-            return archive.read(self.member)
+            return _archive(self.archive, os.getpid(), _version(self.archive)).read(self.member)
         except DAMAGED as error:
             raise UserError(f"{self}: cannot be read ({error}); fetch the archive again, or extract it") from error
 
 
 # what the readers of images and masks take
-ImageFile = Path | ZipMember
+ImageFile = Path | ZipMember | ContainedImage
 
 
 def member_names(archive: Path) -> list[str]:

@@ -1,48 +1,23 @@
 """Annotations of an image: Kaggle's runs, Supervisely's JSON, or a plain mask."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from datamodules.common.label_arrays import count_labels
+from datamodules.common.orientation import stored_size, turned
 from datamodules.common.pairs import Pair, check_same_size
-from datamodules.common.reading import read_mask, stored_size, turned
+from datamodules.common.reading import read_mask
 from datamodules.common.zip_members import ImageFile
 from datamodules.defects.run_length import decode_runs
 from datamodules.defects.supervisely import read_objects
+from datamodules.objects.annotation import Objects
 from eomt.errors import UserError
 
 BACKGROUND = 0
 # how masks of a single class are often stored
 WHITE = 255
-
-
-class Annotation(Protocol):
-    """Knowledge about one image."""
-
-    def masks(self, size: tuple[int, int], orientation: int) -> dict[int, np.ndarray]:
-        """Return a mask (H, W) bool for each class id, none of them empty.
-
-        Args:
-            size: Height and width of the image, turned as its orientation says.
-            orientation: EXIF orientation of the image, for annotations that live in the pixels of its file.
-
-        Raises:
-            UserError: The annotation is damaged or does not fit the image.
-        """
-
-
-@dataclass(frozen=True)
-class AnnotatedImage:
-    """An image: its name, its file, the ids of the classes it shows, and where."""
-
-    name: str
-    image: Path
-    classes: frozenset[int]
-    annotation: Annotation
 
 
 @dataclass(frozen=True)
@@ -52,13 +27,13 @@ class RunLengths:
     file: Path
     rows: tuple[tuple[int, int, str], ...] = ()
 
-    def masks(self, size: tuple[int, int], orientation: int) -> dict[int, np.ndarray]:
-        """Return the mask of each class, see `Annotation`."""
+    def objects(self, size: tuple[int, int], orientation: int) -> Objects:
+        """Return an object for each row, see `ObjectAnnotation`."""
         stored = stored_size(size, orientation)
-        return _united(
-            (class_id, turned(decode_runs(runs, stored, f"{self.file}: row {row}"), orientation))
-            for row, class_id, runs in self.rows
+        masks = (
+            turned(decode_runs(runs, stored, f"{self.file}: row {row}"), orientation) for row, _, runs in self.rows
         )
+        return Objects.from_masks(size, masks, [class_id for _, class_id, _ in self.rows])
 
 
 @dataclass(frozen=True)
@@ -68,10 +43,11 @@ class SuperviselyFile:
     file: Path
     class_names: tuple[str, ...]
 
-    def masks(self, size: tuple[int, int], orientation: int) -> dict[int, np.ndarray]:
-        """Return the mask of each class, see `Annotation`."""
-        objects = read_objects(self.file, stored_size(size, orientation))
-        return _united((self.class_names.index(title), turned(mask, orientation)) for title, mask in objects)
+    def objects(self, size: tuple[int, int], orientation: int) -> Objects:
+        """Return the objects of the file, see `ObjectAnnotation`."""
+        found = read_objects(self.file, stored_size(size, orientation))
+        masks = (turned(mask, orientation) for _, mask in found)
+        return Objects.from_masks(size, masks, [self.class_names.index(title) for title, _ in found])
 
 
 @dataclass(frozen=True)
@@ -81,13 +57,12 @@ class MaskFile:
     pair: Pair
     num_classes: int
 
-    def masks(self, size: tuple[int, int], orientation: int) -> dict[int, np.ndarray]:
-        """Return the mask of each class, see `Annotation`."""
+    def objects(self, size: tuple[int, int], orientation: int) -> Objects:
+        """Return an object for each class, see `ObjectAnnotation`."""
         raw = read_mask(self.pair.mask, image=self.pair.image)
         check_same_size(self.pair, size, raw.shape)
-        return _united(
-            (class_of_value(value, self.num_classes, self.pair.mask), raw == value) for value in mask_values(raw)
-        )
+        class_of = {value: class_of_value(value, self.num_classes, self.pair.mask) for value in mask_values(raw)}
+        return Objects.from_map(raw, class_of)
 
 
 def mask_values(raw: np.ndarray) -> list[int]:
@@ -106,11 +81,3 @@ def class_of_value(value: int, num_classes: int, file: ImageFile) -> int:
     if value > num_classes:
         raise UserError(f"{file}: value {value}; must be 0 (background) to {num_classes}, see class_names")
     return value - 1
-
-
-def _united(objects: Iterator[tuple[int, np.ndarray]]) -> dict[int, np.ndarray]:
-    """Return the union of each class's masks, by rising class id."""
-    united: dict[int, np.ndarray] = {}
-    for class_id, mask in objects:
-        united[class_id] = united[class_id] | mask if class_id in united else mask
-    return dict(sorted(united.items()))

@@ -15,7 +15,6 @@ from datamodules.common.tables import read_table
 from datamodules.common.threads import map_in_threads
 from datamodules.defects.annotations import (
     WHITE,
-    AnnotatedImage,
     MaskFile,
     RunLengths,
     SuperviselyFile,
@@ -24,6 +23,7 @@ from datamodules.defects.annotations import (
 )
 from datamodules.defects.run_length import parse_runs
 from datamodules.defects.supervisely import read_titles
+from datamodules.objects.annotation import AnnotatedImage
 from eomt.errors import UserError, listed, shortened
 from eomt.utils.images import IMAGE_EXTENSIONS
 

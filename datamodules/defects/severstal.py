@@ -4,22 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.common.checks import as_size, check_class_names, check_fractions
 from datamodules.common.data_module import NetworkFact
-from datamodules.common.grouped_splits import group_copies, grouped_split, refuse_overlap
+from datamodules.common.grouped_splits import refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.reading import check_image, orientation_of
-from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE, read_split_record
+from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE
 from datamodules.common.threads import map_in_threads
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
-from datamodules.defects.annotations import AnnotatedImage
-from datamodules.defects.dataset import AugmentedDefectDataset, DefectDataset, PromptedDataset, collate_defects
-from datamodules.defects.layouts import AnnotationLayout, find_layout
-from datamodules.defects.prompt_files import ImagePrompts, class_ids_of, match_prompts, read_prompts
+from datamodules.defects.layouts import AnnotationLayout, MaskLayout, find_layout
+from datamodules.objects.annotation import AnnotatedImage, Grouping
+from datamodules.objects.datasets import collate_objects
+from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
+from datamodules.objects.splits import files_of, split_images
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
@@ -27,7 +27,7 @@ DEFAULT_IMAGE_SIZE = 1024
 
 
 class Severstal(ImageDataModule):
-    """Images with one mask for each class that they show: Severstal's steel strips, or others in the same layouts.
+    """Images with masks of objects to be prompted: Severstal's steel strips, or others in the same layouts.
 
     `path` holds Kaggle's `train.csv` and `train_images`; or `train_split`, `val_split` and optionally `test_split`
     (or `train`, `val`, `test`), each with `img` and `ann` (Supervisely's JSON) or `images` and `masks` (0 is
@@ -35,8 +35,8 @@ class Severstal(ImageDataModule):
     an image stay together, classes keep their share.
 
     Batches are dicts: `image` (B, 3, *img_size) uint8 RGB, squashed to that size; `masks`, list of B tensors
-    (N, h, w) bool, one mask for each class that the image shows; `class_ids`, list of B tensors (N,) int64; `name`,
-    list of B file names. In training h, w is the image size; in evaluation it is that of the file. In evaluation a
+    (N, h, w) bool, one mask for each object, see `objects`; `class_ids`, list of B tensors (N,) int64; `name`, list of
+    B file names. In training h, w is the image size; in evaluation it is that of the file. In evaluation a
     sample with an empty name is padding of a rank.
 
     Args:
@@ -60,7 +60,9 @@ class Severstal(ImageDataModule):
             set that `prompts` names, or without prompts those of test, or else val. Their masks are never looked at.
         prompts: What `predict` is asked about: boxes or points in pixels of the upright images, as COCO JSON, or as a
             CSV or a list in JSON with columns file, x0, y0, x1, y1, or file, x, y, point_label, object; and label. See
-            `datamodules.defects.prompt_files`.
+            `datamodules.objects.prompt_files`.
+        objects: What has a mask, and a prompt, of its own: all that an image shows of a "class", each connected
+            "component" of that, or each "instance" that is annotated: a row of the table, an object of Supervisely's.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
@@ -69,7 +71,7 @@ class Severstal(ImageDataModule):
         UserError: Fields contradict each other or have impossible values.
     """
 
-    collate = staticmethod(collate_defects)
+    collate = staticmethod(collate_objects)
     from_network: ClassVar[Mapping[str, NetworkFact]] = {"img_size": "img_size"}
 
     def __init__(
@@ -88,6 +90,7 @@ class Severstal(ImageDataModule):
         splits: Path | None = None,
         predict_path: PredictPath = None,
         prompts: Path | None = None,
+        objects: Grouping = "class",
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
         check_fractions(val_fraction, test_fraction)
@@ -101,6 +104,7 @@ class Severstal(ImageDataModule):
         self.split_seed = split_seed
         self.splits = expand(splits)
         self.prompts = expand(prompts)
+        self.objects = objects
         self._class_names = class_names
         self._layouts: dict[str, AnnotationLayout] | None = None
         self._split_samples: dict[str, list[AnnotatedImage]] | None = None
@@ -156,7 +160,9 @@ class Severstal(ImageDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out."""
-        return self.training_loader(AugmentedDefectDataset(self._samples("train"), self.img_size, self.augment))
+        flip, color_jitter = bool(self.augment), self.augment is True
+        dataset = AugmentedPromptableDataset(self._samples("train"), self.img_size, flip, color_jitter, self.objects)
+        return self.training_loader(dataset)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
@@ -183,16 +189,9 @@ class Severstal(ImageDataModule):
             UserError: `predict_path` does not exist or holds no image, or the prompts do not fit the images.
         """
         files = self._files_to_predict()
-        given: dict[str, ImagePrompts] | None = None
-        class_ids: dict[str, Tensor | None] = {}
-        if self.prompts is not None:
-            asked, predicts_all = read_prompts(self.prompts, self.class_names), self.predict_path is not None
-            given = match_prompts(self.prompts, asked, files, predicts_all)
-            class_ids = class_ids_of(given, self.class_names)
-            if not predicts_all:
-                files = {name: file for name, file in files.items() if name in given}
-        dataset = PromptedDataset(files, self.img_size, given, class_ids)
-        return self.prediction_loader(dataset, files, dataset.blank())
+        names = [] if self.prompts is None else self.class_names
+        dataset = ask(files, self.img_size, self.prompts, names, self.predict_path is not None)
+        return self.prediction_loader(dataset, dict(dataset.files), dataset.blank())
 
     def has_prompts(self) -> bool:
         """Return whether `predict` is given prompts."""
@@ -203,14 +202,12 @@ class Severstal(ImageDataModule):
             return dict(find_images(self.predict_path))
         if self.prompts is not None:
             # all of the data set may be prompted
-            named = [(split, sample) for split, samples in self._found().items() for sample in samples]
-            are_unique = len({sample.name for _, sample in named}) == len(named)
-            return {sample.name if are_unique else f"{split}/{sample.name}": sample.image for split, sample in named}
+            return files_of(self._found())
         samples = self._samples("test") or self._samples("val")
         return {sample.name: sample.image for sample in samples}
 
     def _defect_loader(self, samples: list[AnnotatedImage]) -> DataLoader[dict[str, Any]]:
-        return self.evaluation_loader(DefectDataset(samples, self.img_size))
+        return self.evaluation_loader(PromptableDataset(samples, self.img_size, self.objects))
 
     def _samples(self, split: str) -> list[AnnotatedImage]:
         return [sample for sample in self._found()[split] if sample.classes or self.include_clean]
@@ -231,15 +228,8 @@ class Severstal(ImageDataModule):
         return {split: found.get(split, []) for split in SPLITS}
 
     def _seeded_splits(self) -> dict[str, list[AnnotatedImage]]:
-        samples = {sample.name: sample for sample in self._found_layouts()["all"].samples(self.class_names)}
-        if self.splits is None:
-            groups = group_copies(
-                list(samples), [sample.image for sample in samples.values()], [s.classes for s in samples.values()]
-            )
-            record = grouped_split(groups, self.val_fraction, self.test_fraction, self.split_seed)
-        else:
-            record = read_split_record(self.splits, list(samples))
-        return {split: [samples[name] for name in record[split]] for split in SPLITS}
+        samples = self._found_layouts()["all"].samples(self.class_names)
+        return split_images(samples, self.val_fraction, self.test_fraction, self.split_seed, self.splits)
 
     def _found_layouts(self) -> dict[str, AnnotationLayout]:
         """Return the layout of each split's folder, or that of "all"."""
@@ -255,6 +245,12 @@ class Severstal(ImageDataModule):
                         f"{self.path / 'val'}: no such folder, nor val_split; add one beside the train split"
                     )
                 self._layouts = {split: find_layout(folder) for split, folder in folders.items() if folder}
+            for layout in self._layouts.values():
+                if self.objects == "instance" and isinstance(layout, MaskLayout):
+                    raise UserError(
+                        f"objects: instance, but the masks in {layout.folder} hold classes alone; give component, "
+                        "which parts what does not touch, or class"
+                    )
         return self._layouts
 
     def _split_folder(self, split: str) -> Path | None:
@@ -264,4 +260,4 @@ class Severstal(ImageDataModule):
 
 def _check_sample(sample: AnnotatedImage) -> None:
     """Raise a UserError unless the image can be read and the annotation fits it."""
-    sample.annotation.masks(check_image(sample.image), orientation_of(sample.image))
+    sample.annotation.objects(check_image(sample.image), orientation_of(sample.image))

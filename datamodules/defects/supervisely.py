@@ -1,23 +1,15 @@
 """Supervisely's JSON annotations of an image: objects with a title and a small bitmap at a place of its own."""
 
-import base64
-import binascii
-import io
-import zlib
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from datamodules.common.bitmaps import decode_bitmap
 from eomt.errors import UserError, shortened
 from eomt.utils.reading import Count, Text, Whole, read_json
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# of a bitmap; a few bytes may unpack to any number
-MOST_BYTES = 2**28
 
 
 class Extent(TypedDict):
@@ -84,35 +76,6 @@ def read_objects(file: Path, image_size: tuple[int, int]) -> list[tuple[str, np.
         (found["classTitle"], _full_mask(found, size, f"{file}: object {number}"))
         for number, found in enumerate(content["objects"])
     ]
-
-
-def decode_bitmap(data: str, source: str) -> np.ndarray:
-    """Decode a PNG in base64, with or without zlib, to (h, w) bool.
-
-    Where the PNG has transparency (RGBA, or a transparent palette entry), what is not fully transparent belongs to
-    the object; else what is not black.
-
-    Args:
-        data: The text.
-        source: File and object, for messages.
-
-    Raises:
-        UserError: It is no base64, or holds no PNG.
-    """
-    try:
-        content = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UserError(f"{source}: bitmap.data is not base64 ({error}); export the annotation again") from error
-    try:
-        if not content.startswith(PNG_SIGNATURE):
-            content = zlib.decompressobj().decompress(content, MOST_BYTES)
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if image.has_transparency_data:
-                return np.asarray(image.convert("RGBA"))[..., 3] > 0
-            return np.asarray(image.convert("RGB")).max(axis=-1) > 0
-    except (zlib.error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source}: bitmap.data holds no PNG ({reason}); export the annotation again") from error
 
 
 def _full_mask(found: LabeledObject, size: tuple[int, int], source: str) -> np.ndarray:

@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.kept import KeptSamples
-from datamodules.common.reading import Box, check_image, orientation_of, read_pixels, turned_box
+from datamodules.common.orientation import Box, turned_box
+from datamodules.common.reading import check_image, orientation_of, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.faces.boxes import face_window
 from datamodules.faces.folders import BONA_FIDE, Face

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from datamodules.common.orientation import Box
 from datamodules.common.pairs import find_image_files
-from datamodules.common.reading import Box
 from datamodules.common.splits import SPLITS
 from eomt.errors import UserError, listed
 from eomt.utils.images import IMAGE_EXTENSIONS

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
+from datamodules.common.mask_labels import Color
 from datamodules.common.pairs import Pair
-from datamodules.common.reading import Color
 from datamodules.common.sampling import collate_any_size
 from datamodules.common.splits import SPLITS_OF_STAGE
 from datamodules.common.to_predict import PredictPath, find_images

@@ -4,7 +4,7 @@ import numpy as np
 
 from datamodules.common.checks import check_class_names
 from datamodules.common.label_arrays import look_up
-from datamodules.common.reading import Color
+from datamodules.common.mask_labels import Color
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed
 from eomt.utils.labels import IGNORE_INDEX

@@ -1,8 +1,9 @@
 """One look at all files before training starts."""
 
 from datamodules.common.label_arrays import count_labels
+from datamodules.common.mask_labels import Color
 from datamodules.common.pairs import Pair, check_same_size
-from datamodules.common.reading import Color, check_image, read_mask
+from datamodules.common.reading import check_image, read_mask
 from datamodules.common.threads import map_in_threads
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.common.reading import looks_like_image, read_header, read_pixels
+from datamodules.common.opening import looks_like_image
+from datamodules.common.reading import read_header, read_pixels
 from eomt.errors import UserError
 
 MOST_BYTES = 20 * 2**20

@@ -8,7 +8,7 @@ Exported from `{source}`. `export.json` says what was compared with PyTorch, and
 |---|---|---|---|---|
 {tensors}
 
-Images are RGB, uint8, from 0 to 255, and resized to the size above: the graph scales and normalizes them itself
+Images are RGB, uint8, from 0 to 255, and {resized}: the graph scales and normalizes them itself
 (`preprocessor_config.json` has its mean and deviation).
 
 - `python example.py IMAGE` runs it (ONNX; needs NumPy, Pillow and onnxruntime); its first line says what else it takes.
@@ -43,6 +43,84 @@ print(json.dumps({name: round(float(share), 4) for name, share in zip(names, sha
 if len(sys.argv) > 2:
     Image.fromarray(classes).resize(image.size, Image.Resampling.NEAREST).save(sys.argv[2])
 '''
+
+# the beginning of both examples of queries
+QUERIES = """
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+(height, width), settings = record["img_size"], record["settings"]
+session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+scale = min(height / image.height, width / image.width)
+fitted = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+padded = np.zeros((height, width, 3), np.uint8)
+padded[: fitted.height, : fitted.width] = fitted
+batch = np.ascontiguousarray(padded.transpose(2, 0, 1))[None]  # (1, 3, H, W)
+(masks,), (classes,) = session.run(["mask_logits", "class_logits"], {"image": batch})  # (Q, h, w), (Q, C + 1)
+shares = np.exp(classes - classes.max(1, keepdims=True))
+shares /= shares.sum(1, keepdims=True)  # the last one is "no object"
+
+
+def mask_of(query):  # probability of each pixel, (H, W)
+    large = Image.fromarray(masks[query]).resize((width, height), Image.Resampling.BILINEAR).crop((0, 0, *fitted.size))
+    return 1 / (1 + np.exp(-np.asarray(large.resize(image.size, Image.Resampling.BILINEAR))))
+
+"""
+
+INSTANCES = (
+    '"""Find objects: python example.py IMAGE [OBJECTS.png]."""\n'
+    + QUERIES
+    + """
+found, numbers = [], np.zeros(image.size[::-1], np.uint16)
+for query, label in zip(*np.nonzero(shares[:, :-1] >= max(settings["score_threshold"], 1e-3))):
+    inside = (mask := mask_of(query)) > 0.5
+    score = float(shares[query, label] * mask[inside].mean()) if inside.any() else 0.0
+    if score >= settings["score_threshold"] and inside.any():
+        found.append({"class": settings["class_names"][label], "score": round(score, 4), "pixels": int(inside.sum())})
+        numbers[inside] = len(found)
+
+print(json.dumps(found))
+if len(sys.argv) > 2:
+    Image.fromarray(numbers).save(sys.argv[2])
+"""
+)
+
+SEGMENTS = (
+    '"""Find segments: python example.py IMAGE [SEGMENTS.png]."""\n'
+    + QUERIES
+    + """
+sure = (shares[:, :-1].max(1) > settings["score_threshold"]) & (shares.argmax(1) < len(settings["class_names"]))
+best, owner, inside = np.zeros((3, *image.size[::-1]))  # the query that each pixel is of, counted from 1
+for query in np.flatnonzero(sure):
+    mask = mask_of(query)
+    better = mask * shares[query].max() > best
+    best[better], owner[better], inside[better] = (mask * shares[query].max())[better], query + 1, mask[better] >= 0.5
+found, numbers, stuff = [], np.zeros(image.size[::-1], np.uint16), {}
+for query in np.flatnonzero(sure):
+    own, won, label = (mask_of(query) >= 0.5).sum(), owner == query + 1, int(shares[query].argmax())
+    if own and (won & (inside > 0)).any() and won.sum() / own >= settings["overlap_threshold"]:
+        number = stuff.get(label, len(found) + 1)
+        if label in settings["stuff_classes"]:
+            stuff[label] = number
+        if number > len(found):
+            score = round(float(shares[query].max()), 4)
+            found.append({"id": number, "class": settings["class_names"][label], "score": score})
+        numbers[won & (inside > 0)] = number
+
+print(json.dumps(found))
+if len(sys.argv) > 2:
+    Image.fromarray(numbers).save(sys.argv[2])
+"""
+)
 
 MORPH = '''"""Tell whether a face is a morph: python example.py IMAGE [LEFT TOP RIGHT BOTTOM]."""
 
@@ -183,6 +261,8 @@ print(json.dumps({"answer": answer}, ensure_ascii=False))
 '''
 
 EXAMPLES = {
+    "instance_segmentation": INSTANCES,
+    "panoptic_segmentation": SEGMENTS,
     "semantic_segmentation": SEGMENTATION,
     "masked_autoencoding": ENCODER,
     "morph_detection": MORPH,

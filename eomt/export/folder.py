@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from eomt.export.examples import EXAMPLES, README
-from eomt.export.record import Record
+from eomt.export.record import QuerySettings, Record
 from eomt.models.network import Network
 from eomt.models.parts.pixels import PixelNormalization
 
@@ -24,14 +24,22 @@ def write_texts(folder: Path, network: Network, record: Record) -> None:
 def preprocessing(network: Network) -> dict[str, object]:
     """Return what is left to do with an image, as transformers' image processors write it.
 
-    Images are resized, and no more: the graph itself scales and normalizes them, with this mean and deviation.
+    Images are resized, or fitted and padded, and no more: the graph itself scales and normalizes them, with this mean
+    and deviation.
     """
     mean, std = next(module for module in network.modules() if isinstance(module, PixelNormalization)).colors
-    return {
+    height, width = network.img_size
+    how: dict[str, object] = {
         "image_processor_type": "ViTImageProcessor",
+        "size": {"height": height, "width": width},
+    }
+    if getattr(network, "pads_images", False):
+        # transformers knows no padding to what is not square
+        known = {"image_processor_type": "EomtImageProcessor"} if height == width else {}
+        how = known | {"do_pad": True, "size": {"shortest_edge": height, "longest_edge": width}}
+    return how | {
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": network.img_size[0], "width": network.img_size[1]},
         "resample": BILINEAR,
         "do_rescale": False,
         "rescale_factor": 1 / 255,
@@ -49,4 +57,14 @@ def _facts(record: Record) -> dict[str, str]:
                 shape = ", ".join(map(str, tensor.shape))
                 lines.append(f"| `{graph.file}` | {kind} | `{tensor.name}` | {tensor.dtype} | ({shape}) |")
     task = record.settings.task.replace("_", " ")
-    return {"network": record.network, "task": task, "source": record.source, "tensors": "\n".join(lines)}
+    fitted = isinstance(record.settings, QuerySettings)
+    resized = (
+        "fitted into the size above and padded with zeros, right and below" if fitted else "resized to the size above"
+    )
+    return {
+        "resized": resized,
+        "network": record.network,
+        "task": task,
+        "source": record.source,
+        "tensors": "\n".join(lines),
+    }

@@ -9,12 +9,15 @@ from eomt.export.answering import answering_graphs
 from eomt.export.encoder import encoder_graphs
 from eomt.export.exportable import Batch, Exportable
 from eomt.export.morph import morph_graphs
+from eomt.export.objects import instance_graphs, panoptic_graphs
 from eomt.export.prompted import prompted_graphs
 from eomt.export.segmentation import segmentation_graphs
 from eomt.models.network import Network
 from eomt.tasks import (
+    InstanceSegmentation,
     MaskedAutoencoding,
     MorphDetection,
+    PanopticSegmentation,
     PromptedSegmentation,
     SemanticSegmentation,
     VisualQuestionAnswering,
@@ -38,6 +41,8 @@ def exportable_of(task: nn.Module, network: Network, batch: Batch, anomaly: list
 
 
 exportable_of.register(SemanticSegmentation, segmentation_graphs)
+exportable_of.register(InstanceSegmentation, instance_graphs)
+exportable_of.register(PanopticSegmentation, panoptic_graphs)
 exportable_of.register(MorphDetection, morph_graphs)
 exportable_of.register(PromptedSegmentation, prompted_graphs)
 exportable_of.register(MaskedAutoencoding, encoder_graphs)

@@ -15,17 +15,21 @@ from eomt.export.record import (
     REMEDY,
     AnsweringSettings,
     EncoderSettings,
+    InstanceSettings,
     MorphSettings,
+    PanopticSettings,
     PromptedSettings,
+    QuerySettings,
     Record,
     SegmentationSettings,
     read_record,
 )
-from eomt.export.runtime import GraphMorphScorer, GraphScorer
+from eomt.export.runtime import GraphMorphScorer, GraphQueries, GraphScorer
 from eomt.export.sessions import Session, open_sessions
 from eomt.export.tokens import read_tokens
 from eomt.predictors.answers import AnswerPredictor
 from eomt.predictors.faces import MorphPredictor
+from eomt.predictors.objects import InstancePredictor, PanopticPredictor
 from eomt.predictors.predictor import Predictor
 from eomt.predictors.segmentation import SegmentationPredictor
 from eomt.utils.windows import View
@@ -59,6 +63,25 @@ def _(settings: SegmentationSettings, record: Record, folder: Path) -> Predictor
     return SegmentationPredictor(
         model, settings.class_names, CPU, views, settings.window_batch_size, settings.temperature, settings.normalize
     )
+
+
+@_predictor_of.register
+def _(settings: InstanceSettings, record: Record, folder: Path) -> Predictor[Any]:
+    model = _queries(settings, record, folder)
+    return InstancePredictor(model, settings.class_names, CPU, settings.score_threshold, settings.max_detections)
+
+
+@_predictor_of.register
+def _(settings: PanopticSettings, record: Record, folder: Path) -> Predictor[Any]:
+    model, names = _queries(settings, record, folder), settings.class_names
+    thresholds = settings.score_threshold, settings.overlap_threshold
+    return PanopticPredictor(model, names, CPU, settings.stuff_classes, *thresholds)
+
+
+def _queries(settings: QuerySettings, record: Record, folder: Path) -> GraphQueries:
+    count = settings.num_queries
+    shapes: list[Shape] = [["batch", count, *settings.mask_size], ["batch", count, len(settings.class_names) + 1]]
+    return GraphQueries(_sessions(folder, record, {"model": shapes}), record.img_size)
 
 
 @_predictor_of.register

@@ -187,7 +187,8 @@ def _measure_classes(
     logits = F.interpolate(prediction.mask_logits[0], masks.shape[-2:], mode="bilinear")[:, 0]
     found = (logits > 0) & worth_answering(prediction)[0, :, None, None]
     every = masks.new_zeros(len(found), *masks.shape[-2:])
-    every[ids] = masks
+    for mask, class_id in zip(masks, ids, strict=True):
+        every[class_id] |= mask
     metric = metrics.setdefault("none", PromptedSegmentationMetric({}))
     metric.class_names |= {index: str(index) for index in range(len(found))}
     metric.update(found, every, name, list(range(len(found))))

@@ -30,6 +30,7 @@ Side = Annotated[int, Field(ge=1, le=2**16)]
 Size = tuple[Side, Side]
 Names = Annotated[list[str], Field(max_length=2**17)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
@@ -109,6 +110,30 @@ class SegmentationSettings(Part):
     anomaly: list[Literal[SCORES]]  # type: ignore[valid-type]
 
 
+class QuerySettings(Part):
+    """Of a graph whose queries say a mask and a class each."""
+
+    class_names: Annotated[Names, Field(min_length=1)]
+    num_queries: Annotated[int, Field(ge=1, le=2**16)]
+    mask_size: Size
+    score_threshold: Share
+
+
+class InstanceSettings(QuerySettings):
+    """Of instance segmentation."""
+
+    task: Literal["instance_segmentation"] = "instance_segmentation"
+    max_detections: Annotated[int, Field(ge=1, le=2**16)]
+
+
+class PanopticSettings(QuerySettings):
+    """Of panoptic segmentation."""
+
+    task: Literal["panoptic_segmentation"] = "panoptic_segmentation"
+    stuff_classes: Annotated[list[Annotated[int, Field(ge=0, lt=2**17)]], Field(max_length=2**17)]
+    overlap_threshold: Share
+
+
 class MorphSettings(Part):
     """Of the detection of morphs."""
 
@@ -160,7 +185,13 @@ class AnsweringSettings(Part):
 
 
 Settings = Annotated[
-    SegmentationSettings | MorphSettings | PromptedSettings | EncoderSettings | AnsweringSettings,
+    SegmentationSettings
+    | InstanceSettings
+    | PanopticSettings
+    | MorphSettings
+    | PromptedSettings
+    | EncoderSettings
+    | AnsweringSettings,
     Field(discriminator="task"),
 ]
 

@@ -23,6 +23,23 @@ class GraphScorer:
         return self.graph(image=images)[0]
 
 
+class GraphQueries:
+    """Instance and panoptic segmentation, as `eomt.predictors.objects.QueryModel`.
+
+    Args:
+        sessions: The graph `model`.
+        img_size: Height and width of a window.
+    """
+
+    def __init__(self, sessions: Mapping[str, Session], img_size: tuple[int, int]) -> None:
+        self.graph, self.img_size = sessions["model"], img_size
+
+    def queries(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mask logits `(K, Q, h, w)` and class logits `(K, Q, C + 1)` of windows, uint8 `(K, 3, H, W)`."""
+        mask_logits, class_logits = self.graph(image=images)
+        return mask_logits, class_logits
+
+
 class GraphMorphScorer:
     """Detection of morphs, as `eomt.predictors.faces.MorphScorer`.
 

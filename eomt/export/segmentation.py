@@ -37,9 +37,7 @@ class SegmentationGraph(nn.Module):
         super().__init__()
         self.network, self.anomaly = network, anomaly
         self.temperature, self.normalize = temperature, normalize
-        # as plain numbers: what a buffer holds is not known where a graph is traced
-        fixed = network.mask_probabilities()
-        vars(network)["mask_probabilities"] = lambda: fixed
+        fix_masking(network)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return scores, `(B, C + 1, H, W)`, and a map `(B, H, W)` for each anomaly score, of images of `img_size`.
@@ -56,6 +54,12 @@ class SegmentationGraph(nn.Module):
         # classes first, as of one image, whose rows are cut into strips
         maps = anomaly_maps(self.anomaly, scores.permute(1, 2, 0, 3), self.temperature, self.normalize)
         return (scores, *maps.transpose(1, 2).unbind(0))
+
+
+def fix_masking(network: EoMT) -> None:
+    """Keep the probabilities of masked attention as plain numbers: a buffer's are not known where a graph is traced."""
+    fixed = network.mask_probabilities()
+    vars(network)["mask_probabilities"] = lambda: fixed
 
 
 def segmentation_graphs(task: SemanticSegmentation, network: Network, batch: Batch, anomaly: list[str]) -> Exportable:

@@ -1,4 +1,4 @@
-"""The mask classification criterion of Mask2Former and EoMT, on index maps."""
+"""The mask classification criterion of Mask2Former and EoMT, on index maps and on masks of objects."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from eomt.errors import UserError, listed
+from eomt.errors import UserError
 from eomt.losses.point_losses import MASKS, PointLosses, at_once, pairwise_losses
-from eomt.losses.point_sampling import as_rows, labels_around, least, neighbors, sample_shared, shares_of, take_points
+from eomt.losses.point_sampling import as_rows, least, neighbors, sample_shared, take_points
+from eomt.losses.point_targets import MapTargets, PointTargets
 from eomt.utils.distributed import mean_over_ranks
 from eomt.utils.labels import IGNORE_INDEX
 
@@ -21,25 +22,26 @@ UNMATCHABLE_COST = 1e10
 class Assignment(NamedTuple):
     """Which queries answer for which targets of one image; n = min(number of queries, number of targets)."""
 
-    classes: Tensor  # (T,), the classes present, each a target
+    chosen: Tensor  # (T,), the candidates that are targets
+    classes: Tensor  # (T,), their classes
     query: Tensor  # (L, n), per supervised layer
     target: Tensor  # (L, n), indices into `classes`
 
 
 class MaskClassificationLoss(nn.Module):
-    """Hungarian matching of queries and classes, then losses on masks and classes.
+    """Hungarian matching of queries and targets, then losses on masks and classes.
 
-    The targets of an image are the classes present in it, one binary mask each. They are matched to queries, layer by
-    layer, at the least sum of mask (binary cross entropy), dice and class costs. Matched queries learn mask and class,
-    all others learn "no object", class C. Masks are compared at random points, in the loss most of them where the
-    prediction is least certain (PointRend, Kirillov et al., CVPR 2020). See Mask2Former (Cheng et al., CVPR 2022) and
-    EoMT (Kerssies et al., CVPR 2025).
+    The targets of an image are the classes present in it, one binary mask each, or its objects. They are matched to
+    queries, layer by layer, at the least sum of mask (binary cross entropy), dice and class costs. Matched queries
+    learn mask and class, all others learn "no object", class C. Masks are compared at random points, in the loss most
+    of them where the prediction is least certain (PointRend, Kirillov et al., CVPR 2020). See Mask2Former (Cheng et
+    al., CVPR 2022) and EoMT (Kerssies et al., CVPR 2025).
 
-    A target exists only at the points: its value there is interpolated from the labels of the four pixels around, and
-    no mask of an image's size is made per class. The points of an image are shared by its queries, targets and layers.
+    A target exists only at the points: its value there is interpolated from the four pixels around, and no mask of an
+    image's size is made per target. The points of an image are shared by its queries, targets and layers.
 
-    Ignored pixels are no evidence for or against a class: each of the four pixels around a point counts with its
-    bilinear weight, ignored ones with 0. An image that is ignored altogether contributes nothing.
+    Ignored pixels of index maps are no evidence for or against a class: each of the four pixels around a point counts
+    with its bilinear weight, ignored ones with 0. An image that is ignored altogether contributes nothing.
 
     Everything is computed in float32, under autocast as well.
     """
@@ -83,32 +85,30 @@ class MaskClassificationLoss(nn.Module):
         class_weights[-1] = no_object_weight
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, predictions: list[tuple[Tensor, Tensor]], mask: Tensor) -> dict[str, Tensor]:
+    def forward(self, predictions: list[tuple[Tensor, Tensor]], truth: Tensor | PointTargets) -> dict[str, Tensor]:
         """Compute the losses of a batch.
 
         Args:
             predictions: Mask logits `(B, Q, h, w)` and class logits `(B, Q, C + 1)` of each of L supervised layers.
-            mask: Index map, int64 `(B, H, W)`, 0 to C - 1, or 255 where ignored.
+            truth: Index map, int64 `(B, H, W)`, 0 to C - 1, or 255 where ignored; or objects, as `ObjectTargets`.
 
         Returns:
             `loss`: the weighted sum, to be minimized. `mask_loss`, `dice_loss`, `class_loss`: its parts, unweighted,
             summed over the layers, detached.
 
         Raises:
-            UserError: The mask holds a label that is no class.
+            UserError: A label is no class.
         """
-        with torch.autocast(device_type=mask.device.type, enabled=False):
+        targets = MapTargets(truth) if isinstance(truth, Tensor) else truth
+        with torch.autocast(device_type=targets.device.type, enabled=False):
             mask_logits = [layer_masks for layer_masks, _ in predictions]
             class_logits = torch.stack([layer_classes.float() for _, layer_classes in predictions])  # (L, B, Q, C + 1)
-            present = torch.zeros(len(mask), IGNORE_INDEX + 1, dtype=torch.bool, device=mask.device)
-            present = present.scatter_(1, mask.flatten(1), True)[:, :IGNORE_INDEX]  # (B, 255), labels found in an image
-
-            assignments = self.match(self.matching_costs(mask_logits, class_logits, mask), present)
-            weighted, mask_loss, dice_loss = self.mask_losses(mask_logits, mask, assignments)
-            count = present.sum().float()
+            assignments = self.match(self.matching_costs(mask_logits, class_logits, targets), targets)
+            weighted, mask_loss, dice_loss = self.mask_losses(mask_logits, targets, assignments)
+            count = class_logits.new_tensor(float(sum(len(a.classes) for a in assignments)))
             # in evaluation ranks may have different numbers of windows and must not wait for one another
             normalizer = (mean_over_ranks(count) if self.training else count).clamp(min=1)
-            class_loss = self.class_loss(class_logits, assignments, present.any(dim=1))
+            class_loss = self.class_loss(class_logits, assignments, targets.supervised())
             loss = weighted / normalizer + self.class_weight * class_loss
         return {
             "loss": loss,
@@ -122,76 +122,72 @@ class MaskClassificationLoss(nn.Module):
         return torch.rand(*shape, 2, device=device, dtype=torch.float32)
 
     @torch.no_grad()
-    def matching_costs(self, mask_logits: list[Tensor], class_logits: Tensor, mask: Tensor) -> Tensor:
-        """Compute what it costs a query to answer for a class, whether the class is present or not.
+    def matching_costs(self, mask_logits: list[Tensor], class_logits: Tensor, targets: PointTargets) -> list[Tensor]:
+        """Compute what it costs a query to answer for a candidate, whether that is a target or not.
 
         Args:
             mask_logits: L times `(B, Q, h, w)`.
             class_logits: `(L, B, Q, C + 1)`.
-            mask: `(B, H, W)`.
+            targets: Of B images.
 
         Returns:
-            `(B, L, Q, C)`
+            B of `(L, Q, T)`, for T candidates.
         """
-        points = self.sample_points((len(mask), self.num_points), mask.device)
-        labels, weight = labels_around(mask, points)
+        points = self.sample_points((len(targets), self.num_points), targets.device)
+        around = targets.around(points)
         index, logit_weight = neighbors(points, *mask_logits[0].shape[-2:])
-        classes = torch.arange(self.num_classes, device=mask.device)
+        class_costs = -class_logits.softmax(dim=-1)[..., :-1].transpose(0, 1)  # (B, L, Q, C)
         costs = []
-        for image in range(len(mask)):
-            targets, known = shares_of(labels[image], weight[image], classes)
+        for image, of_class in enumerate(class_costs):
+            candidates = targets.candidates(image, self.num_classes)
+            shares, known = targets.shares(image, around, torch.arange(len(candidates), device=targets.device))
+            pairs = []
             for layer in mask_logits:
                 masks = layer[image].float()
-                mask_costs, dice_costs = pairwise_losses(masks, index[image], logit_weight[image], targets, known)
-                costs.append(self.mask_weight * mask_costs + self.dice_weight * dice_costs)
+                mask_costs, dice_costs = pairwise_losses(masks, index[image], logit_weight[image], shares, known)
+                pairs.append(self.mask_weight * mask_costs + self.dice_weight * dice_costs)
+            costs.append(torch.stack(pairs).transpose(-1, -2) + self.class_weight * of_class[..., candidates])
+        return costs
 
-        class_costs = -class_logits.softmax(dim=-1)[..., :-1].transpose(0, 1)  # (B, L, Q, C)
-        pair_costs = torch.stack(costs).unflatten(0, class_costs.shape[:2]).transpose(-1, -2)
-        return pair_costs + self.class_weight * class_costs
-
-    def match(self, costs: Tensor, present: Tensor) -> list[Assignment]:
-        """Assign queries to the classes present, at the least total cost per image and layer.
+    def match(self, costs: list[Tensor], targets: PointTargets) -> list[Assignment]:
+        """Assign queries to targets, at the least total cost per image and layer.
 
         Args:
-            costs: `(B, L, Q, C)`.
-            present: Labels found in each image, bool `(B, 255)`.
+            costs: B of `(L, Q, T)`, for T candidates.
+            targets: Of B images.
 
         Returns:
             One assignment per image.
 
         Raises:
-            UserError: A label found is no class.
+            UserError: A label is no class.
         """
+        found = [targets.found(image) for image in range(len(targets))]
         # the only wait for the device: everything the host must know comes in one piece
-        on_host = torch.cat([costs.flatten(), present.flatten().to(costs)]).cpu().numpy()
-        host_costs = on_host[: costs.numel()].reshape(costs.shape).astype(np.float64)
-        host_costs = np.nan_to_num(
-            host_costs, nan=UNMATCHABLE_COST, posinf=UNMATCHABLE_COST, neginf=UNMATCHABLE_COST, copy=False
-        )
-        host_present = on_host[costs.numel() :].reshape(present.shape) > 0
-        if host_present[:, self.num_classes :].any():
-            found = np.flatnonzero(host_present.any(axis=0)).tolist()
-            raise UserError(
-                f"mask: labels [{listed(found)}] found; with num_classes {self.num_classes} they must be 0 to "
-                f"{self.num_classes - 1}, or {IGNORE_INDEX} (ignored)"
-            )
-
+        pieces = [*costs, *(numbers.to(costs[0]) for numbers in found)]
+        on_host = torch.cat([piece.flatten() for piece in pieces]).cpu().split([piece.numel() for piece in pieces])
         assignments = []
-        for image_costs, image_present in zip(host_costs, host_present, strict=True):
-            classes = np.flatnonzero(image_present)
-            pairs = np.array([linear_sum_assignment(layer_costs[:, classes]) for layer_costs in image_costs])
-            query, target = torch.from_numpy(pairs).to(costs.device, torch.int64).unbind(dim=1)
-            assignments.append(Assignment(torch.from_numpy(classes).to(costs.device), query, target))
+        of_images = [numbers.numpy() for numbers in on_host[len(costs) :]]
+        for image, chosen in enumerate(targets.chosen(of_images, self.num_classes)):
+            image_costs = on_host[image].view(costs[image].shape).numpy().astype(np.float64)
+            image_costs = np.nan_to_num(
+                image_costs, nan=UNMATCHABLE_COST, posinf=UNMATCHABLE_COST, neginf=UNMATCHABLE_COST, copy=False
+            )
+            pairs = np.array([linear_sum_assignment(layer_costs[:, chosen]) for layer_costs in image_costs])
+            query, target = torch.from_numpy(pairs).to(targets.device, torch.int64).unbind(dim=1)
+            places = torch.from_numpy(chosen).to(targets.device)
+            classes = targets.candidates(image, self.num_classes)[places]
+            assignments.append(Assignment(places, classes, query, target))
         return assignments
 
     def mask_losses(
-        self, mask_logits: list[Tensor], mask: Tensor, assignments: list[Assignment]
+        self, mask_logits: list[Tensor], targets: PointTargets, assignments: list[Assignment]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute binary cross entropy and dice loss of the matched queries, summed over all pairs of all layers.
 
         Args:
             mask_logits: L times `(B, Q, h, w)`.
-            mask: `(B, H, W)`.
+            targets: Of B images.
             assignments: One per image.
 
         Returns:
@@ -204,25 +200,26 @@ class MaskClassificationLoss(nn.Module):
         ).float()  # (L, n, h, w)
 
         num_random_points = self.num_points - self.num_uncertain_points
-        points = self.sample_points((len(mask), self.num_candidates + num_random_points), mask.device)
-        labels, weight = labels_around(mask, points)
+        points = self.sample_points((len(targets), self.num_candidates + num_random_points), targets.device)
+        around = targets.around(points)
         index, logit_weight = neighbors(points[:, : self.num_candidates], *matched.shape[-2:])
         # a graph even where nothing is matched
         losses = [(matched[:, :0].sum(), *matched.new_zeros(2))]
         for image, logits in enumerate(matched.split([a.query.shape[1] for a in assignments], dim=1)):
-            classes, _, target = assignments[image]
-            if not len(classes):
+            assignment = assignments[image]
+            if not len(assignment.classes):
                 continue
-            targets, known = shares_of(labels[image], weight[image], classes)
-            size = at_once(MASKS, target.numel(), mask.device)
-            for masks, place in zip(logits.flatten(0, 1).split(size), target.flatten().split(size), strict=True):
+            shares, known = targets.shares(image, around, assignment.chosen)
+            target = assignment.target.flatten()
+            size = at_once(MASKS, len(target), targets.device)
+            for masks, place in zip(logits.flatten(0, 1).split(size), target.split(size), strict=True):
                 candidates = sample_shared(as_rows(masks), index[image], logit_weight[image])
                 chosen = self.choose_points(candidates, known)  # (N, P)
                 losses.append(
                     PointLosses.apply(
                         masks,
                         take_points(points[image], chosen),
-                        targets.flatten().take(chosen + place[:, None] * len(known)),
+                        shares.flatten().take(chosen + place[:, None] * len(known)),
                         known.expand(len(masks), -1).gather(1, chosen),
                         self.mask_weight,
                         self.dice_weight,

@@ -94,6 +94,8 @@ class EoMT(Network):
     Attributes:
         class_names: Names in the order of the class head's outputs, for the files that are written; None if they are
             not known.
+        pads_images: Whether an image is fitted into one padded window, as for objects and segments, rather than cut
+            into several, as for classes of pixels; set by the task, for the files that are written.
 
     Raises:
         UserError: If sizes do not fit, or weights cannot be read.
@@ -101,6 +103,7 @@ class EoMT(Network):
 
     inner_models = ("encoder.backbone",)
     files = Network.files | {CONFIG_FILE, PREPROCESSOR_FILE}
+    pads_images = False
     attn_mask_probs: Tensor
 
     def __init__(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.reading import Box
+from datamodules.common.orientation import Box
 from datamodules.faces.boxes import face_window
 from eomt.errors import UserError
 from eomt.models.parts.processable import can_be_processed

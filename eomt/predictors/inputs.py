@@ -8,7 +8,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.common.reading import DEEP_MODES, read_pixels
+from datamodules.common.opening import DEEP_MODES
+from datamodules.common.reading import read_pixels
 from eomt.errors import UserError
 
 Source = str | Path | Image.Image | np.ndarray | Tensor

@@ -13,12 +13,15 @@ from eomt.errors import UserError
 from eomt.models.eomt import EoMT, Prediction, class_and_void_scores
 from eomt.predictors.answers import AnswerPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
+from eomt.predictors.objects import InstancePredictor, PanopticPredictor
 from eomt.predictors.predictor import Predictor
 from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
 from eomt.tasks import (
+    InstanceSegmentation,
     MaskedAutoencoding,
     MorphDetection,
+    PanopticSegmentation,
     PromptedSegmentation,
     SemanticSegmentation,
     VisualQuestionAnswering,
@@ -41,6 +44,23 @@ class EoMTScorer:
         found = self.network(images)[-1]
         parts = (Prediction(*(part[index : index + 1] for part in found)) for index in range(len(images)))
         return (class_and_void_scores(part, self.img_size)[0] for part in parts)
+
+
+class EoMTQueries:
+    """What the queries of an EoMT say of windows.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: EoMT) -> None:
+        self.network = network
+        self.img_size = network.img_size
+
+    def queries(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See `eomt.predictors.objects.QueryModel`."""
+        found = self.network(images)[-1]
+        return found.mask_logits, found.class_logits
 
 
 @singledispatch
@@ -74,6 +94,23 @@ def _(
         anomalies.temperature,
         anomalies.normalize,
     )
+
+
+@predictor_of.register
+def _(
+    task: InstanceSegmentation, class_names: Sequence[str], data: Mapping[str, Any], device: torch.device
+) -> Predictor[Any]:
+    names = class_names or [f"class {index}" for index in range(task.network.num_classes)]
+    return InstancePredictor(EoMTQueries(task.network), names, device, task.score_threshold, task.max_detections)
+
+
+@predictor_of.register
+def _(
+    task: PanopticSegmentation, class_names: Sequence[str], data: Mapping[str, Any], device: torch.device
+) -> Predictor[Any]:
+    names = class_names or [f"class {index}" for index in range(task.network.num_classes)]
+    thresholds = task.score_threshold, task.overlap_threshold
+    return PanopticPredictor(EoMTQueries(task.network), names, device, task.stuff_classes, *thresholds)
 
 
 @predictor_of.register

@@ -15,8 +15,11 @@ RIVALS: dict[str, dict[str, str]] = {
         "blank_accuracy": "the network on gray images",
     },
     "eer": {"eer_sharpness": "sharpness alone", "eer_texture": "hand-made texture features"},
+    "map": {"map_threshold": "components of a brightness threshold, not asked for classes"},
     "none_kaggle_dice": {"none_kaggle_dice_all_empty": "an answer without masks"},
 }
+# what the figure of a class is called, where it is not that of all classes
+OF_CLASSES = {"map": "ap"}
 # what the parts of a figure are, where they are no classes
 TITLES = {"val_eer": "Attacks and data sets", "val_accuracy": "Types of questions"}
 # of parts of a figure that a table shows; data sets may have any number of classes
@@ -199,7 +202,9 @@ def parts(run: Run) -> Parts | None:
 
 def _of_parts(figures: Mapping[str, float], metric: str) -> dict[str, float]:
     """Return the figures of parts by the part's name: behind a stroke, or as prompted segmentation names classes."""
-    found = {name.removeprefix(f"{metric}/"): value for name, value in figures.items() if name.startswith(f"{metric}/")}
+    stage, _, figure = metric.partition("_")
+    own = f"{stage}_{OF_CLASSES.get(figure, figure)}/"
+    found = {name.removeprefix(own): value for name, value in figures.items() if name.startswith(own)}
     if found or not (split := re.fullmatch(r"(val|test)_(iou|dice)", metric)):
         return found
     stage, figure = split.groups()
@@ -214,8 +219,10 @@ def _of_parts(figures: Mapping[str, float], metric: str) -> dict[str, float]:
 def _tested_with_parts(run: Run) -> str | None:
     """Return the figure of a test that has parts, as validation would call it, where no training named one."""
     names = run.evaluation["metrics"] if run.evaluation is not None else {}
-    parted = [name.partition("/")[0] for name in names if "/" in name and name.partition("/")[0] in names]
-    return re.sub("^test_", "val_", parted[0]) if parted else None
+    whole = {of: figure for figure, of in OF_CLASSES.items()}
+    parted = [name.partition("/")[0].partition("_") for name in names if "/" in name]
+    metrics = [f"{stage}_{whole.get(figure, figure)}" for stage, _, figure in parted]
+    return next((re.sub("^test_", "val_", metric) for metric in metrics if metric in names), None)
 
 
 def _intervals(figures: Mapping[str, float], metric: str, names: list[str]) -> dict[str, str]:

@@ -3,13 +3,16 @@
 from eomt.results.answers import AnswerResult, MorphResult, ReconstructionResult
 from eomt.results.coco import coco_document
 from eomt.results.masks import MasksResult
+from eomt.results.objects import InstanceResult, PanopticResult
 from eomt.results.result import Result, save_results
 from eomt.results.segmentation import SegmentationResult
 
 __all__ = [
     "AnswerResult",
+    "InstanceResult",
     "MasksResult",
     "MorphResult",
+    "PanopticResult",
     "ReconstructionResult",
     "Result",
     "SegmentationResult",

@@ -15,6 +15,7 @@ from eomt.pictures.prompts import draw_prompts
 from eomt.prompts import Prompts
 from eomt.results.coco import annotation
 from eomt.results.result import Result
+from eomt.tasks.index_maps import index_map
 
 # colors of objects repeat after so many
 MOST_COLORS = 24
@@ -59,12 +60,17 @@ class MasksResult(Result):
         numbers = [names.index(label) if of_class else index % MOST_COLORS for index, label in enumerate(self.labels)]
         painted = torch.from_numpy(self.image).permute(2, 0, 1)
         if numbers:
-            painted = overlay(painted, self._map(numbers), [None, *palette(max(numbers) + 1)], alpha)
+            painted = overlay(
+                painted,
+                index_map(torch.from_numpy(self.masks), torch.tensor(numbers)),
+                [None, *palette(max(numbers) + 1)],
+                alpha,
+            )
         return to_pil_image(painted if self.prompts is None else draw_prompts(painted, self.prompts))
 
     def png(self) -> Image.Image:
         """Return a picture of 16 bits whose values are the numbers of the objects, from 1; 0 is background."""
-        found = self._map(list(range(len(self)))).numpy()
+        found = index_map(torch.from_numpy(self.masks), torch.arange(len(self))).numpy()
         return Image.fromarray(found.astype(np.uint16))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -89,13 +95,6 @@ class MasksResult(Result):
     def categories(self) -> list[str]:
         """Return the names of all classes."""
         return list(self.class_names)
-
-    def _map(self, numbers: Sequence[int]) -> torch.Tensor:
-        """Return a map, int64 `(H, W)`: 0 where there is no mask, else the number of its mask + 1."""
-        found = torch.zeros(self.size, dtype=torch.int64)
-        for index in np.argsort(-self.masks.sum((1, 2)), kind="stable"):
-            found[torch.from_numpy(self.masks[index])] = numbers[index] + 1
-        return found
 
     def _said(self) -> str:
         return f"{self.name!r}, {len(self)} objects"

@@ -10,10 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from eomt.results.answers import AnswerResult, MorphResult, ReconstructionResult
+from eomt.results.objects import instance_result, panoptic_result
 from eomt.results.prompted import masks_result
 from eomt.results.result import Result
 from eomt.results.segmentation import SegmentationResult
-from eomt.tasks import MaskedAutoencoding, MorphDetection, VisualQuestionAnswering
+from eomt.tasks import (
+    InstanceSegmentation,
+    MaskedAutoencoding,
+    MorphDetection,
+    PanopticSegmentation,
+    VisualQuestionAnswering,
+)
 
 
 @singledispatch
@@ -39,6 +46,25 @@ def step_results(
             yield masks_result(outputs["objects"][index], black(found.shape), class_names, prompts, name)
         else:
             yield SegmentationResult(black(found.shape), found, class_names, name=name)
+
+
+@step_results.register
+def _(
+    task: InstanceSegmentation, batch: Mapping[str, Any], outputs: Any, class_names: Sequence[str]
+) -> Iterator[Result]:
+    for index, name in named(batch):
+        found = outputs["found"][index]
+        yield instance_result(found, black(batch["image"][index].shape[-2:]), class_names, name)
+
+
+@step_results.register
+def _(
+    task: PanopticSegmentation, batch: Mapping[str, Any], outputs: Any, class_names: Sequence[str]
+) -> Iterator[Result]:
+    for index, name in named(batch):
+        found = outputs["found"][index]
+        size = batch["image"][index].shape[-2:]
+        yield panoptic_result(found, black(size), class_names, task.stuff_classes, name)
 
 
 @step_results.register

@@ -33,7 +33,8 @@ def base_in_its_library(task: str, config: Mapping[str, Any], base: str | None) 
     if task == "MaskedAutoencoding" and base is not None:
         name = "ViTMAEForPreTraining"
         return [f"from transformers import {name}", "", f'base = {name}.from_pretrained("{base}")', ""]
-    if task == "SemanticSegmentation" and not network.get("pretrained") and encoder.get("pretrained") is True:
+    segments = task in ("SemanticSegmentation", "InstanceSegmentation", "PanopticSegmentation")
+    if segments and not network.get("pretrained") and encoder.get("pretrained") is True:
         size = encoder.get("img_size")
         patch = f", patch_size={encoder['patch_size']}" if encoder.get("patch_size") else ""
         made = [

@@ -18,6 +18,8 @@ from eomt.utils.reading import FIELDS, read_json
 # the hub's name of what a task does
 PIPELINES = {
     "SemanticSegmentation": "image-segmentation",
+    "InstanceSegmentation": "image-segmentation",
+    "PanopticSegmentation": "image-segmentation",
     "PromptedSegmentation": "mask-generation",
     "MorphDetection": "image-classification",
     "MaskedAutoencoding": "image-feature-extraction",

@@ -22,6 +22,7 @@ from eomt.models.memory import Memory, memory_of, set_memory
 from eomt.models.network import Network
 from eomt.tasks.audited import AuditedTask
 from eomt.tasks.configuration import Configuration
+from eomt.tasks.data import DataTarget
 from eomt.tasks.kept_features import forget_features, forget_random_images, keep_features
 from eomt.tasks.schedule import Schedule, schedule_factor
 from eomt.utils.distributed import seed_by_rank
@@ -62,6 +63,7 @@ class AdaptationTask(AuditedTask):
         monitor: Metric that selects the best checkpoint.
         mode: Whether the best value of `monitor` is the highest ("max") or the lowest ("min").
         file_metrics: Metrics in the name of the best checkpoint, without their "val_".
+        data_target: What batches of data with objects hold for the task, see `DataTarget`; None where any will do.
         has_background: Whether 0 means no class in pictures and files, so that class ids start at 1.
         weights: Path of the opened checkpoint, for people; None if none was opened.
         all_figures: Figures of the last test that are too many to show on a screen.
@@ -71,6 +73,7 @@ class AdaptationTask(AuditedTask):
     monitor: str
     mode: ClassVar[Literal["min", "max"]] = "max"
     file_metrics: tuple[str, ...]
+    data_target: ClassVar[DataTarget | None] = None
     has_background: ClassVar[bool] = False
 
     def __init__(
@@ -142,12 +145,13 @@ class AdaptationTask(AuditedTask):
     def configure(cls, configuration: Configuration) -> None:
         """Fill in what the data and the network determine for each other.
 
-        By default these are image sizes and the number of classes, if the network or the data have them. A task with
-        more to fill in overrides this method.
+        By default these are what batches hold, image sizes and the number of classes, if the network or the data have
+        them. A task with more to fill in overrides this method.
 
         Raises:
             UserError: For a value in the configuration that contradicts the data.
         """
+        configuration.fill_target(cls.data_target)
         configuration.fill_sizes()
         configuration.fill_classes()
 

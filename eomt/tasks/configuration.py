@@ -8,7 +8,7 @@ from typing import Any
 
 from eomt.errors import UserError
 from eomt.models.network import Arguments, Network, check_img_size
-from eomt.tasks.data import TaskData
+from eomt.tasks.data import DataTarget, TaskData
 from eomt.utils.paths import constructor_parameters
 
 # what a datamodule may ask of a network, in its `from_network`
@@ -57,6 +57,25 @@ class Configuration:
         if size is not None:
             check_img_size(size, field)
         return size
+
+    def fill_target(self, target: DataTarget | None) -> None:
+        """Set what batches are for, where the data makes them for several tasks and it is null.
+
+        Args:
+            target: What the task takes; None where any will do.
+
+        Raises:
+            UserError: If the data is told to make batches for another task.
+        """
+        if self.data is None or self.data_class is None or target is None:
+            return
+        for name in self.data_class.from_task:
+            if self.data.get(name, target) is None:
+                self.data[name] = target
+            elif self.data.get(name, target) != target:
+                raise UserError(
+                    f"data.{name}: {self.data[name]}, but the task takes {target}; leave it out: it is filled in"
+                )
 
     def fill_data(self, fact: str, find: Callable[[], Any]) -> None:
         """Set the arguments of the data that take a fact about the network and are null.

@@ -21,7 +21,7 @@ Who uses which members:
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
@@ -29,6 +29,10 @@ from torch import Tensor
 from eomt.utils.trainer import datamodule_of
 
 Measured = TypeVar("Measured")
+
+# what batches of data with objects hold: a map of classes, a mask for each object, for each object and kind of stuff,
+# or for each object that a prompt points at
+DataTarget = Literal["semantic", "instance", "panoptic", "prompted"]
 
 
 class TaskData(Protocol):
@@ -83,6 +87,9 @@ class TaskData(Protocol):
 
     def train_dataloader(self) -> Any:
         """Return the training batches."""
+
+    # constructor arguments that say what batches hold, one of `DataTarget`; where they are null the task fills them in
+    from_task: ClassVar[Sequence[str]]
 
     # constructor argument -> the fact about the network that fills it in where it is null: "img_size" or, for
     # questions, "tokenizer" and "max_tokens"

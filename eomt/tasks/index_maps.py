@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from eomt.models.post_processing import areas_of
+
 BACKGROUND = 0
 
 
@@ -17,8 +19,8 @@ def index_map(masks: Tensor, class_ids: Tensor) -> Tensor:
         int64 `(H, W)`: 0 where there is no mask, else class id + 1.
     """
     found = torch.full(masks.shape[-2:], BACKGROUND, dtype=torch.int64, device=masks.device)
-    for index in masks.sum((1, 2)).argsort(descending=True).tolist():
-        found = torch.where(masks[index], class_ids[index] + 1, found)
+    for index in areas_of(masks).argsort(descending=True, stable=True).tolist():
+        found.masked_fill_(masks[index], class_ids[index] + 1)
     return found
 
 

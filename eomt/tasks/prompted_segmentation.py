@@ -75,6 +75,7 @@ class PromptedSegmentation(AdaptationTask):
 
     monitor = "val_iou"
     file_metrics = ("iou", "dice")
+    data_target = "prompted"
     has_background = True
     network_class = SAM2
     network: SAM2
@@ -299,7 +300,8 @@ class PromptedSegmentation(AdaptationTask):
         found = []
         for masks, class_ids in pairs:
             every = masks.new_zeros(self.network.num_classes or 0, *masks.shape[-2:])
-            every[class_ids] = masks
+            for mask, class_id in zip(masks, class_ids, strict=True):
+                every[class_id] |= mask  # several objects may be of one class
             found.append((every, torch.arange(len(every), device=every.device)))
         return found
 

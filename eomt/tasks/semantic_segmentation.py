@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torch import Tensor
 
-from eomt.errors import UserError, listed
+from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
-from eomt.losses import MaskClassificationLoss
 from eomt.losses.outlier_exposure import outlier_loss
 from eomt.metrics import SegmentationMetric
 from eomt.metrics.anomaly import AnomalyMetric
@@ -20,7 +18,6 @@ from eomt.metrics.anomaly_scores import SCORES
 from eomt.models.eomt import (
     EoMT,
     Prediction,
-    anneal,
     class_and_void_scores,
     class_scores,
 )
@@ -31,10 +28,9 @@ from eomt.tasks.anomaly_evaluation import (
     flat_figures,
     report_anomalies,
 )
-from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import AnomalyData, data_of
+from eomt.tasks.mask_classification import Images, MaskClassification
 from eomt.utils.labels import IGNORE_INDEX, most_likely_classes
-from eomt.utils.trainer import run_progress
 from eomt.utils.windows import (
     ImageResult,
     View,
@@ -48,11 +44,8 @@ from eomt.utils.windows import (
 
 log = logging.getLogger("eomt")
 
-Images = Tensor | list[Tensor]
-"""B images or masks: one tensor, or a list if they differ in size."""
 
-
-class SemanticSegmentation(AdaptationTask):
+class SemanticSegmentation(MaskClassification):
     """Training of an EoMT on index maps, and its evaluation with sliding windows.
 
     Batches: `image`, uint8 `(B, 3, H, W)`; `mask`, int64 `(B, H, W)`, 255 = ignored; `name`. In evaluation, images and
@@ -66,20 +59,12 @@ class SemanticSegmentation(AdaptationTask):
     Args:
         network: An EoMT.
         lora_config: Adapters and trained modules; None trains every parameter (full fine-tuning).
-        mask_weight: Weight of the cross-entropy of masks in the loss.
-        dice_weight: Weight of the Dice loss of masks.
-        class_weight: Weight of the class loss.
-        no_object_weight: Weight of unmatched queries in the class loss.
-        num_points: Number of points of an image at which masks are compared.
-        mask_annealing: For each block the start and the end of switching off its masked attention, as fractions of the
-            run; None takes (i + 1) / (L2 + 2) to (i + 2) / (L2 + 2) for block i of L2, as the authors do.
         window_batch_size: Number of windows that are evaluated at once.
         test_overlap: Least share of a window that its neighbor covers too, in `test` and `predict`; 0 takes the fewest
             windows, as validation does.
         test_flip: Also evaluate mirrored images in `test` and `predict`, and take the mean of the scores.
         test_scales: Sizes of the image in `test` and `predict`, at least 1, where 1 just covers a window; the mean of
             the scores is taken.
-        class_weights: C weights of the classes in the class loss, for rare classes; None weighs all equally.
         outlier_weight: Weight of outlier exposure. Above 0, no query may cover the pixels that `outlier`, bool
             `(B, H, W)`, marks in training batches as pasted from other images; `mask` is 255 there.
         anomaly_scores: Scores that are measured on anomaly sets.
@@ -89,8 +74,8 @@ class SemanticSegmentation(AdaptationTask):
         component_sizes: Pixels of the smallest predicted and the smallest true component that count in anomaly sets
             that SegmentMeIfYouCan does not evaluate; in its own 50 and 10 (obstacle track) or 500 and 100 (anomaly
             track) count.
-        **training: Further arguments of AdaptationTask: lr, head_lr, weight_decay, layer_decay, schedule, warmup,
-            compile, memory, feature_cache, feature_folder.
+        **training: Further arguments of MaskClassification, such as num_points and class_weights, and of
+            AdaptationTask, such as lr and memory.
 
     Attributes:
         keeps_anomaly_maps: Whether steps return anomaly maps, which are large; set by who draws them.
@@ -101,24 +86,16 @@ class SemanticSegmentation(AdaptationTask):
 
     monitor = "val_iou"
     file_metrics = ("iou", "dice")
-    network_class = EoMT
-    network: EoMT
+    data_target = "semantic"
 
     def __init__(
         self,
         network: EoMT,
         lora_config: LoRAConfig | None = None,
-        mask_weight: float = 5.0,
-        dice_weight: float = 5.0,
-        class_weight: float = 2.0,
-        no_object_weight: float = 0.1,
-        num_points: int = 12544,
-        mask_annealing: list[tuple[float, float]] | None = None,
         window_batch_size: int = 4,
         test_overlap: float = 0.0,
         test_flip: bool = False,
         test_scales: Sequence[float] = (1.0,),
-        class_weights: list[float] | None = None,
         outlier_weight: float = 0.0,
         anomaly_scores: Sequence[str] = SCORES,
         temperature: float | None = None,
@@ -127,30 +104,16 @@ class SemanticSegmentation(AdaptationTask):
         **training: Any,
     ) -> None:
         super().__init__(network, lora_config, **training)
-        blocks = network.num_blocks
-        # as the authors do: one block after another, after and before a part of the run of the same length
-        self.mask_annealing = mask_annealing or [
-            ((i + 1) / (blocks + 2), (i + 2) / (blocks + 2)) for i in range(blocks)
-        ]
-        if num_points < 1 or window_batch_size < 1:
-            raise UserError(f"num_points, window_batch_size: {num_points}, {window_batch_size}; must be at least 1")
-        if len(self.mask_annealing) != blocks or not all(0 <= a < b <= 1 for a, b in self.mask_annealing):
-            raise UserError(
-                f"mask_annealing: [{listed(self.mask_annealing)}]; must be {blocks} pairs of 0 <= start < end <= 1"
-            )
-        _check_weights(class_weights, outlier_weight, network.num_classes)
+        if window_batch_size < 1:
+            raise UserError(f"window_batch_size: {window_batch_size}; must be at least 1")
+        if not 0 <= outlier_weight < math.inf:
+            raise UserError(f"outlier_weight: {outlier_weight}; must be at least 0")
         self.window_batch_size = window_batch_size
         self.test_views = make_views(test_overlap, test_flip, test_scales)
-        self.criterion = MaskClassificationLoss(
-            network.num_classes, mask_weight, dice_weight, class_weight, no_object_weight, num_points
-        )
-        if class_weights is not None:
-            self.criterion.class_weights[:-1] = torch.tensor(class_weights)
         self.outlier_weight = outlier_weight
         self.train_metric = SegmentationMetric(network.num_classes)
         self.val_metric = SegmentationMetric(network.num_classes)
         self.test_metric = SegmentationMetric(network.num_classes)
-        self.evaluation_loss = MeanMetric()
         self.anomalies = AnomalyEvaluation(anomaly_scores, temperature, normalize_scores, component_sizes)
         self.keeps_anomaly_maps = False
 
@@ -192,26 +155,12 @@ class SemanticSegmentation(AdaptationTask):
             "name": [f"synthetic {index}" for index in range(batch_size)],
         }
 
-    def outputs(self, network: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Return the class scores of the first window of each image, `(B, C, h, w)`.
-
-        Masked attention is switched off, since its threshold would turn a rounding error into another mask.
-        """
-        assert isinstance(network, EoMT)
-        image = resize_image(batch["image"], covering_size(tuple(batch["image"].shape[-2:]), network.img_size))
-        height, width = network.img_size
-        probabilities = network.attn_mask_probs.clone()
-        network.attn_mask_probs.zero_()
-        try:
-            return class_scores(network(image[..., :height, :width])[-1])
-        finally:
-            network.attn_mask_probs.copy_(probabilities)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the probability of masked attention of each block for this point of the run."""
-        if self.network.masked_attn_enabled:
-            probabilities = anneal(self.mask_annealing, run_progress(self.trainer))
-            self.network.attn_mask_probs.copy_(torch.tensor(probabilities), non_blocking=True)
+    def windows(self, image: Images) -> Tensor:
+        """Return the first window of each image."""
+        assert isinstance(image, Tensor)
+        height, width = self.network.img_size
+        covered = covering_size((image.shape[-2], image.shape[-1]), (height, width))
+        return resize_image(image, covered)[..., :height, :width]
 
     @torch.no_grad()
     def training_metrics(self, batch: dict[str, Any], output: list[Prediction]) -> None:
@@ -320,7 +269,7 @@ class SemanticSegmentation(AdaptationTask):
             parts = [Prediction(*(part[k : k + 1] for part in found)) for k in range(len(image))]
             losses = None
             if mask is not None:
-                losses = torch.stack([self._repeatable_loss(part, mask[k : k + 1]) for k, part in enumerate(parts)])
+                losses = torch.stack([self.repeatable_loss(part, mask[k : k + 1]) for k, part in enumerate(parts)])
             return WindowResult((class_and_void_scores(part, window)[0] for part in parts), losses)
 
         window = self.network.img_size
@@ -329,13 +278,6 @@ class SemanticSegmentation(AdaptationTask):
             return over_windows(evaluate, images, masks, window, self.window_batch_size, view)
 
         return over_views(views, in_view)
-
-    def _repeatable_loss(self, prediction: Prediction, mask: Tensor) -> Tensor:
-        """Return the loss of the final layer, at the same points in every evaluation; the global RNG is unchanged."""
-        devices = [mask.device] if mask.is_cuda else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            return self.criterion([tuple(prediction)], mask)["loss"]
 
     def _evaluate(
         self,
@@ -385,14 +327,3 @@ class SemanticSegmentation(AdaptationTask):
 def _like(images: Images, predictions: list[Tensor]) -> Images:
     """Return predictions as one tensor if the images are one tensor, else as a list."""
     return torch.stack(predictions) if isinstance(images, Tensor) else predictions
-
-
-def _check_weights(class_weights: list[float] | None, outlier_weight: float, num_classes: int) -> None:
-    if class_weights is not None and (
-        len(class_weights) != num_classes or not all(0 < w < math.inf for w in class_weights)
-    ):
-        raise UserError(
-            f"class_weights: [{listed(class_weights)}]; must be {num_classes} numbers above 0, one for each class"
-        )
-    if not 0 <= outlier_weight < math.inf:
-        raise UserError(f"outlier_weight: {outlier_weight}; must be at least 0")

@@ -37,6 +37,29 @@ def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, 
     return window[1] * size[0] // size[1], window[1]
 
 
+def fitting_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest size with the aspect ratio of `size` that fits into a window, at least 1 pixel each way.
+
+    Sides are rounded to whole pixels, as in the code of EoMT's authors; transformers' long side is now and then one
+    less.
+    """
+    factor = min(window[0] / size[0], window[1] / size[1])
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def fit_image(image: Tensor, window: tuple[int, int]) -> Tensor:
+    """Return an image, uint8 `(3, H, W)`, fitted into a window, `(3, *window)`; below and right of it are zeros."""
+    height, width = fitting_size((image.shape[-2], image.shape[-1]), window)
+    return F.pad(resize_image(image[None], (height, width))[0], (0, window[1] - width, 0, window[0] - height))
+
+
+def fit_masks(masks: Tensor, window: tuple[int, int]) -> Tensor:
+    """Return masks, bool `(N, H, W)`, fitted into a window like their image, `(N, *window)`."""
+    height, width = fitting_size((masks.shape[-2], masks.shape[-1]), window)
+    resized = resize_mask(masks.view(torch.uint8), (height, width)) if len(masks) else masks.new_zeros(0, height, width)
+    return F.pad(resized.view(torch.bool), (0, window[1] - width, 0, window[0] - height))
+
+
 def window_corners(size: tuple[int, int], window: tuple[int, int], overlap: float = 0.0) -> list[tuple[int, int]]:
     """Return the top-left corners of the fewest evenly spread windows that cover `size`.
 

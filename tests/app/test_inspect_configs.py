@@ -21,7 +21,9 @@ NO_DATA = ("--data=null",)
 STAND_INS: dict[str, tuple[str, ...]] = {
     "eomt_anomaly.yaml": (*TINY_EOMT, *NO_DATA),
     "eomt_cityscapes.yaml": (*TINY_EOMT, *NO_DATA),
+    "eomt_instance.yaml": (*TINY_EOMT, *NO_DATA),
     "eomt_lora.yaml": (*TINY_EOMT, *NO_DATA),
+    "eomt_panoptic.yaml": (*TINY_EOMT, *NO_DATA),
     "morph_lora.yaml": (*(f"{ENCODER}.{value}" for value in WIDTHS), *NO_DATA),
     "morph_mae.yaml": (*TINY_MAE, *NO_DATA),
     "sam2_lora.yaml": (

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from datamodules.common.bitmaps import decode_bitmap
 from datamodules.common.pairs import find_image_files
 from datamodules.common.reading import check_image, read_image
 from datamodules.common.tables import read_table
 from datamodules.common.zip_members import ZipMember
 from datamodules.defects.run_length import decode_runs
-from datamodules.defects.supervisely import decode_bitmap
 from datamodules.faces.folders import identities_in
 from eomt.app.checkpoint_files import step_of
 from eomt.app.names import load as load_yaml

@@ -16,6 +16,7 @@ from transformers.models.eomt.modeling_eomt import EomtLoss
 from eomt.errors import UserError
 from eomt.losses import MaskClassificationLoss, mask_classification
 from eomt.losses.mask_classification import Assignment
+from eomt.losses.point_targets import MapTargets, PointTargets
 from eomt.utils.labels import IGNORE_INDEX
 
 NUM_CLASSES, NUM_POINTS = 6, 64
@@ -55,6 +56,13 @@ def make_mask() -> Tensor:
     return mask
 
 
+def classes_as_objects(mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the masks `(T, H, W)` and the classes `(T,)` of what is present in each image and not ignored."""
+    present = [image.unique() for image in mask]
+    labels = [found[found != IGNORE_INDEX] for found in present]
+    return [image == found[:, None, None] for image, found in zip(mask, labels, strict=True)], labels
+
+
 def gradients(predictions: Predictions) -> list[Tensor]:
     collected = [tensor.grad for layer in predictions for tensor in layer]
     assert all(gradient is not None for gradient in collected)
@@ -75,10 +83,13 @@ def points_for_transformers(loss: LossAtFixedPoints, class_labels: list[Tensor],
 
 
 def transformers_losses(
-    loss: LossAtFixedPoints, predictions: Predictions, mask: Tensor, monkeypatch: pytest.MonkeyPatch
+    loss: LossAtFixedPoints,
+    predictions: Predictions,
+    masks: list[Tensor],
+    class_labels: list[Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, Tensor]:
-    class_labels = [image.unique() for image in mask]
-    mask_labels = [(image == labels[:, None, None]).float() for image, labels in zip(mask, class_labels, strict=True)]
+    mask_labels = [image.float() for image in masks]
     num_pairs = [min(len(labels), predictions[0][0].shape[1]) for labels in class_labels]
     # drawn before torch.rand is replaced
     points = iter(points_for_transformers(loss, class_labels, num_pairs) * len(predictions))
@@ -90,7 +101,7 @@ def transformers_losses(
 
     config = EomtConfig(num_labels=NUM_CLASSES, train_num_points=NUM_POINTS)
     oracle = EomtLoss(config, {})
-    layers = [{"masks_queries_logits": masks, "class_queries_logits": classes} for masks, classes in predictions]
+    layers = [{"masks_queries_logits": found, "class_queries_logits": classes} for found, classes in predictions]
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", same_points)
         parts = oracle(
@@ -117,7 +128,7 @@ def test_losses_and_gradients_equal_transformers(
     ours, theirs = (make_predictions(num_layers, num_queries=num_queries) for _ in range(2))
 
     result = loss(ours, mask)
-    expected = transformers_losses(loss, theirs, mask, monkeypatch)
+    expected = transformers_losses(loss, theirs, *classes_as_objects(mask), monkeypatch)
 
     assert result.keys() == expected.keys()
     for name, value in result.items():
@@ -145,23 +156,25 @@ def plain_pair_losses(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Te
     return error.sum() / known.sum().clamp(min=1), dice
 
 
-def plain_criterion(loss: LossAtFixedPoints, predictions: Predictions, mask: Tensor) -> Tensor:
-    """Return the loss in float64, pair by pair, from dense masks."""
+def plain_criterion(
+    loss: LossAtFixedPoints, predictions: Predictions, masks: list[Tensor], labels: list[Tensor], ignored: Tensor
+) -> Tensor:
+    """Return the loss in float64, pair by pair, from dense masks `(T, H, W)` and what is ignored `(B, H, W)`."""
     num_rest = NUM_POINTS - loss.num_uncertain_points
     matching, drawn = (
-        loss.sample_points((len(mask), count), torch.device("cpu")).double()
+        loss.sample_points((len(masks), count), torch.device("cpu")).double()
         for count in (NUM_POINTS, loss.num_candidates + num_rest)
     )
     total, num_targets = torch.zeros((), dtype=torch.float64), 0
     class_targets = torch.full((len(predictions), *predictions[0][1].shape[:2]), NUM_CLASSES)
-    for image, labels in enumerate(mask):
-        classes = [int(label) for label in labels.unique() if label != IGNORE_INDEX]
+    for image, of_image in enumerate(labels):
+        classes = of_image.tolist()
         num_targets += len(classes)
-        dense = torch.stack([labels == label for label in (*classes, IGNORE_INDEX)]).double()
+        dense = torch.cat([masks[image], ignored[image : image + 1]]).double()
         dense = torch.cat([dense, torch.ones_like(dense[:1])])
-        for layer, (masks, class_logits) in enumerate(predictions):
+        for layer, (layer_masks, class_logits) in enumerate(predictions):
             at_points = values_at(dense, matching[image])
-            known, logits = 1 - at_points[-2] / at_points[-1], values_at(masks[image], matching[image])
+            known, logits = 1 - at_points[-2] / at_points[-1], values_at(layer_masks[image], matching[image])
             costs = [
                 [
                     5 * sum(plain_pair_losses(mine, target, known)) - 2 * scores[label]
@@ -169,7 +182,7 @@ def plain_criterion(loss: LossAtFixedPoints, predictions: Predictions, mask: Ten
                 ]
                 for mine, scores in zip(logits.detach(), class_logits[image].detach().softmax(-1), strict=True)
             ]
-            at_points, logits = values_at(dense, drawn[image]), values_at(masks[image], drawn[image])
+            at_points, logits = values_at(dense, drawn[image]), values_at(layer_masks[image], drawn[image])
             known = 1 - at_points[-2] / at_points[-1]
             for query, target in zip(*linear_sum_assignment(torch.tensor(costs).numpy()), strict=True):
                 certainty = logits[query].abs().where(known > 0, torch.inf)[: loss.num_candidates]
@@ -195,7 +208,10 @@ def test_loss_and_gradients_equal_the_definition(masks_at_once: int, monkeypatch
     ours = make_predictions(num_layers=2)
     plain = [(a.detach().double().requires_grad_(), b.detach().double().requires_grad_()) for a, b in ours]
 
-    found, expected = loss(ours, mask)["loss"], plain_criterion(loss, plain, mask)
+    found, expected = (
+        loss(ours, mask)["loss"],
+        plain_criterion(loss, plain, *classes_as_objects(mask), mask == IGNORE_INDEX),
+    )
     found.backward()
     expected.backward()
 
@@ -210,12 +226,10 @@ def test_loss_and_gradients_equal_the_definition(masks_at_once: int, monkeypatch
 
 @pytest.mark.parametrize(("num_queries", "num_targets"), [(5, 3), (4, 4), (2, 4)])
 def test_matching_is_the_cheapest_of_all(num_queries: int, num_targets: int) -> None:
-    costs = torch.randn(1, 2, num_queries, NUM_CLASSES, generator=torch.Generator().manual_seed(3))
-    present = torch.zeros(1, IGNORE_INDEX, dtype=torch.bool)
+    costs = torch.randn(2, num_queries, NUM_CLASSES, generator=torch.Generator().manual_seed(3))
     classes = [5, 0, 2, 3][:num_targets]
-    present[0, classes] = True
 
-    (assignment,) = fixed_loss().match(costs, present)
+    (assignment,) = fixed_loss().match([costs], MapTargets(torch.tensor(classes)[None, None]))
 
     assert assignment.classes.tolist() == sorted(classes)
     for layer in range(2):
@@ -227,18 +241,16 @@ def test_matching_is_the_cheapest_of_all(num_queries: int, num_targets: int) -> 
             )
         else:
             options = (zip(range(num_queries), c, strict=True) for c in itertools.permutations(classes, num_queries))
-        cheapest = min(sum(float(costs[0, layer, q, c]) for q, c in option) for option in options)
-        assert float(costs[0, layer, query, target].sum()) == pytest.approx(cheapest, abs=1e-5)
+        cheapest = min(sum(float(costs[layer, q, c]) for q, c in option) for option in options)
+        assert float(costs[layer, query, target].sum()) == pytest.approx(cheapest, abs=1e-5)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_costs_that_are_not_finite_are_avoided(value: float) -> None:
-    costs = torch.randn(1, 1, 4, NUM_CLASSES, generator=torch.Generator().manual_seed(3))
-    costs[0, 0, 1] = value
-    present = torch.zeros(1, IGNORE_INDEX, dtype=torch.bool)
-    present[0, :3] = True
+    costs = torch.randn(1, 4, NUM_CLASSES, generator=torch.Generator().manual_seed(3))
+    costs[0, 1] = value
 
-    (assignment,) = fixed_loss().match(costs, present)
+    (assignment,) = fixed_loss().match([costs], MapTargets(torch.arange(3)[None, None]))
 
     assert sorted(assignment.query[0].tolist()) == [0, 2, 3]
 
@@ -342,9 +354,9 @@ def test_labels_that_are_no_class_are_refused() -> None:
 class LossThatShowsItsCosts(LossAtFixedPoints):
     """Keeps the matching costs."""
 
-    def match(self, costs: Tensor, present: Tensor) -> list[Assignment]:
-        self.costs = costs
-        return super().match(costs, present)
+    def match(self, costs: list[Tensor], targets: PointTargets) -> list[Assignment]:
+        self.costs = torch.stack(costs)
+        return super().match(costs, targets)
 
 
 def test_bfloat16_is_computed_in_float32_under_autocast() -> None:
@@ -366,14 +378,21 @@ def test_bfloat16_is_computed_in_float32_under_autocast() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the largest number of elements of any tensor that an operation returns; views count as what they show."""
+    """Notes the largest number of elements of any tensor that an operation returns; views count as what they show.
 
-    numel = 0
+    Args:
+        views: Count views.
+    """
+
+    def __init__(self, views: bool = True) -> None:
+        super().__init__()
+        self.views, self.numel = views, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and (self.views or leaf.untyped_storage().data_ptr() not in given):
                 self.numel = max(self.numel, leaf.numel())
         return result
 

@@ -86,8 +86,9 @@ def brute_force(images: list[Image]) -> dict[str, float]:
     for name, *_ in images:
         for class_id in CLASS_NAMES:
             given = [pair for pair in pairs if pair[:2] == (name, class_id)]
-            predicted, true = (given[0][2], given[0][3]) if given else (set(), set())
-            every_dice.append(dice(given[0]) if predicted or true else 1.0)
+            predicted, true = (sum(len(pair[k]) for pair in given) for k in (2, 3))
+            both = sum(len(pair[2] & pair[3]) for pair in given)
+            every_dice.append(2 * both / (predicted + true) if predicted or true else 1.0)
             every_empty.append(0.0 if true else 1.0)
     figures["kaggle_dice"], figures["kaggle_dice_all_empty"] = mean(every_dice), mean(every_empty)
     return figures | {"n_evaluated": len(objects), "n_images": len(images), "n_skipped": 0}
@@ -100,9 +101,12 @@ def assert_equal(first: dict[str, float], second: dict[str, float]) -> None:
         assert value == second[name] or (math.isnan(value) and math.isnan(second[name])), name
 
 
+@pytest.mark.parametrize("repeated", [False, True], ids=["a class once", "several objects of a class"])
 @pytest.mark.parametrize("seed", range(3))
-def test_figures_equal_brute_force(seed: int) -> None:
+def test_figures_equal_brute_force(seed: int, repeated: bool) -> None:
     images = make_images(seed)
+    if repeated:
+        images = [(name, [min(class_id, 4) // 4 * 3 + 1 for class_id in ids], *masks) for name, ids, *masks in images]
 
     figures = measure(images).compute()
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from eomt.errors import UserError
 from eomt.report import main
+from eomt.reports.figures import parts
 from eomt.reports.page import render_page, write_page
 from eomt.reports.run_files import read_run
 from tests.documents import ROOT
@@ -220,6 +221,27 @@ def test_what_a_run_does_not_beat_stands_in_its_first_line(tmp_path: Path) -> No
     write_run(tmp_path / "run", metrics=rows, metric="val_accuracy", baseline=0.3)
     text = page_of(tmp_path / "run")
     assert "It does not beat the network on gray images (0.8000). It beats the most frequent answer (0.4000)." in text
+
+
+def test_classes_of_instance_segmentation_have_bars_and_the_threshold_is_a_rival(tmp_path: Path) -> None:
+    """AP of all classes is called map, that of a class ap."""
+    rows = [{"step": step, "val_map": value, "val_ap/cell": value} for step, value in ((0, 0.1), (20, 0.4))]
+    folder = write_run(tmp_path / "run", metrics=rows, metric="val_map", baseline=0.1)
+    figures = {"test_map": 0.35, "test_ap/cell": 0.35, "test_map_threshold": 0.2}
+    tested = {"task": "InstanceSegmentation", "weights": "a/best.ckpt", "metrics": figures}
+    Path(f"{write_test(folder, ('cell',))}_eval.json").write_text(json.dumps(tested))
+    found = parts(read_run(folder))
+    assert found is not None
+    assert [(row.name, row.cells[-1], row.bar) for row in found.rows] == [("cell", "0.3500", 35.0)]
+    assert "In the test it beats components of a brightness threshold, not asked for classes (0.2000)." in page_of(
+        folder
+    )
+    # without training too
+    for name in ("training_summary.json", "metrics.csv"):
+        (folder / name).unlink()
+    found = parts(read_run(folder))
+    assert found is not None
+    assert (found.metric, found.rows[0].name) == ("val_map", "cell")
 
 
 def test_a_rival_that_a_note_names_is_drawn_and_compared(tmp_path: Path) -> None:

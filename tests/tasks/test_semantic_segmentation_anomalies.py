@@ -18,6 +18,7 @@ from eomt.errors import UserError
 from eomt.lora.config import LoRAConfig
 from eomt.losses import MaskClassificationLoss
 from eomt.losses.outlier_exposure import outlier_loss
+from eomt.losses.point_targets import MapTargets
 from eomt.metrics.anomaly import AnomalyMetric
 from eomt.metrics.anomaly_scores import SCORES, anomaly_maps, msp
 from eomt.metrics.components import ComponentSizes
@@ -326,9 +327,9 @@ def test_class_weights_weigh_queries_by_their_class() -> None:
     # a class that weighs all leaves only its own query's loss
     criterion = make_task().criterion
     torch.manual_seed(0)
-    points = criterion.matching_costs([predictions[0][0]], predictions[0][1][None], mask)
-    present = torch.tensor([[True, False, True, *[False] * 252]])
-    (assignment,) = criterion.match(points, present)
+    targets = MapTargets(mask)
+    costs = criterion.matching_costs([predictions[0][0]], predictions[0][1][None], targets)
+    (assignment,) = criterion.match(costs, targets)
     query = assignment.query[0, assignment.target[0] == 1].item()
     alone = -predictions[0][1][0, query].log_softmax(0)[2].item()
     assert class_loss(make_task(class_weights=[1e-9, 1e-9, 1e9]).criterion) == pytest.approx(alone, rel=1e-5)

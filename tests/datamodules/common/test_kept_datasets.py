@@ -11,11 +11,12 @@ from PIL import Image
 
 from datamodules.common import kept
 from datamodules.common.pairs import Pair
-from datamodules.defects.annotations import AnnotatedImage, MaskFile
-from datamodules.defects.dataset import AugmentedDefectDataset
+from datamodules.defects.annotations import MaskFile
 from datamodules.faces.dataset import AugmentedFaces, UnlabeledFaces
 from datamodules.faces.folders import Face
 from datamodules.faces.transforms import MorphTransform, PretrainingTransform
+from datamodules.objects.annotation import AnnotatedImage
+from datamodules.objects.prompted import AugmentedPromptableDataset
 from datamodules.segmentation.image_mask_dataset import AugmentedDataset, ImageMaskDataset
 from datamodules.segmentation.labels import LabelTable
 from datamodules.segmentation.outlier_exposure import OutlierPaste
@@ -42,11 +43,11 @@ def scenes(folder: Path, scales: tuple[float, float], changes: bool, outliers: b
     return AugmentedDataset(ImageMaskDataset(pairs(folder), LabelTable(3, None, [255]), None), transform, paste)
 
 
-def defects(folder: Path, augment: bool) -> AugmentedDefectDataset:
+def defects(folder: Path, augment: bool) -> AugmentedPromptableDataset:
     images = [
         AnnotatedImage(pair.name, Path(str(pair.image)), frozenset({0, 1}), MaskFile(pair, 2)) for pair in pairs(folder)
     ]
-    return AugmentedDefectDataset(images, SIZE, augment)
+    return AugmentedPromptableDataset(images, SIZE, augment, augment, "class")
 
 
 def faces(folder: Path) -> list[Face]:

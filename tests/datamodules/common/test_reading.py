@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.common.reading import check_image, read_image, read_mask, turned, turned_box
+from datamodules.common.orientation import turned, turned_box
+from datamodules.common.reading import check_image, read_image, read_mask
 from eomt.errors import UserError
 from tests.datamodules.common.image_files import make_mask
 

@@ -9,20 +9,23 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning import LightningDataModule
 from PIL import Image
+from torch.nn.functional import adaptive_max_pool2d
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from datamodules import Severstal
-from datamodules.common.reading import turned
-from datamodules.defects.dataset import resize_masks
+from datamodules.common.orientation import turned
 from eomt.app.config import use_recorded_split
 from eomt.errors import UserError
 from tests.datamodules.defects.defect_files import (
     HEIGHT,
     WIDTH,
     Masks,
+    described,
     make_masks,
     severstal,
     write_image,
+    write_json,
     write_kaggle,
     write_masks,
     write_supervisely,
@@ -165,17 +168,69 @@ def test_augmentation_follows_from_the_seed_and_leaves_the_random_state_alone(tm
     assert not all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, plain, strict=True))
 
 
-def test_no_mask_is_lost_by_making_it_smaller() -> None:
-    masks = torch.zeros(40, 16, 40, dtype=torch.bool)
-    masks[torch.arange(40), torch.arange(40) % 16, torch.arange(40)] = True
-    small = resize_masks(masks, (8, 10))
-    assert small.shape == (40, 8, 10)
-    assert small.flatten(1).any(1).all()
-    large = torch.zeros(1, 16, 40, dtype=torch.bool)
-    large[0, 4:12, 8:32] = True
-    assert torch.equal(resize_masks(large, (8, 10)), F.resize(large.byte(), [8, 10], 0).bool())
-    assert resize_masks(masks[:0], (8, 10)).shape == (0, 8, 10)
-    assert not resize_masks(torch.zeros(1, 16, 40, dtype=torch.bool), (8, 10)).any()
+def plain_resize(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize whole masks, (N, H, W) bool; those that vanish take every pixel that they touch."""
+    resized = F.resize(masks.byte(), list(size), InterpolationMode.NEAREST_EXACT).bool()
+    lost = ~resized.flatten(1).any(1)
+    resized[lost] = adaptive_max_pool2d(masks[lost].float(), size) > 0
+    return resized
+
+
+def test_training_shows_what_a_resize_of_whole_masks_gives(tmp_path: Path) -> None:
+    truth = write_kaggle(tmp_path)
+    data = severstal(tmp_path, img_size=(7, 9))
+    loader = data.train_dataloader()
+    for name, seed in [(name, seed) for name in data.split_record["train"] if truth[name] for seed in range(4)]:
+        names = [sample.name for sample in loader.dataset.samples]
+        sample = loader.dataset[(names.index(name), seed)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            flipped = [axis for axis in (-1, -2) if torch.rand(()) < 0.5]
+        masks = torch.from_numpy(np.stack([truth[name][c] for c in sorted(truth[name])])).flip(flipped)
+        assert torch.equal(sample["masks"], plain_resize(masks, (7, 9)))
+
+
+ROWS = "im_00.png,2,1 3\nim_00.png,2,40 2\nim_00.png,2,3 2\nim_00.png,1,100 4\n"
+
+
+@pytest.mark.parametrize(
+    ("objects", "classes", "areas"),
+    [("class", [0, 1], [4, 6]), ("component", [0, 1, 1], [4, 4, 2]), ("instance", [1, 1, 1, 0], [3, 2, 2, 4])],
+)
+def test_an_object_is_a_class_a_component_or_what_was_annotated(
+    tmp_path: Path, objects: Any, classes: list[int], areas: list[int]
+) -> None:
+    """Rows of a table may overlap: pixels 1 to 3 and 3 to 4 are one component."""
+    write_kaggle(tmp_path)
+    table = tmp_path / "train.csv"
+    kept = [line for line in table.read_text().splitlines() if not line.startswith("im_00")]
+    table.write_text("\n".join(kept) + "\n" + ROWS)
+    for batch in everything(severstal(tmp_path, objects=objects)):
+        if batch["name"] == ["im_00.png"]:
+            assert batch["class_ids"][0].tolist() == classes
+            assert batch["masks"][0].sum((1, 2)).tolist() == areas
+            return
+    raise AssertionError("the image is in no split")
+
+
+def test_objects_of_supervisely_and_components_of_masks_stay_apart(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for index in (0, 1):
+            write_image(tmp_path / "s" / split / "img" / f"{split}{index}.png", index + 7 * (split == "val"))
+            parts = [described("dent", np.ones((2, 2), dtype=bool), [left, 3]) for left in (0, 2, 9)]
+            write_json(tmp_path / "s" / split / "ann" / f"{split}{index}.png.json", parts, (HEIGHT, WIDTH))
+    for objects, count in (("instance", 3), ("component", 2), ("class", 1)):
+        data = severstal(tmp_path / "s", objects=objects)
+        assert [len(batch["masks"][0]) for batch in data.val_dataloader()] == [count, count]
+        assert all(len(batch["masks"][0]) == count for batch in data.train_dataloader())
+    write_masks(tmp_path / "m", range(8))
+    for file in (tmp_path / "m" / "masks").iterdir():
+        mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        mask[2:4, [3, 9, 20]] = 1
+        Image.fromarray(mask).save(file)
+    assert len(next(iter(severstal(tmp_path / "m", objects="component").val_dataloader()))["masks"][0]) == 3
+    with pytest.raises(UserError, match=r"objects: instance, but the masks in .*m hold classes alone; give component"):
+        severstal(tmp_path / "m", objects="instance").setup("fit")
 
 
 def test_evaluation_on_two_ranks_counts_each_image_once_in_equal_steps(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.defects.supervisely import decode_bitmap, read_objects, read_titles
+from datamodules.common.bitmaps import decode_bitmap
+from datamodules.defects.supervisely import read_objects, read_titles
 from eomt.errors import UserError
 from tests.datamodules.defects.defect_files import bits, described, encoded, write_json
 

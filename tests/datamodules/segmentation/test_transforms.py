@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2.functional import resize as resized
 
+from datamodules.common.packed_masks import PackedMasks
+from datamodules.objects.annotation import Objects
 from datamodules.segmentation.transforms import TrainTransform
 from eomt.utils.labels import IGNORE_INDEX
 from tests.datamodules.common.image_files import gray_of
@@ -127,3 +130,52 @@ def test_color_jitter_changes_colors_but_not_the_padding() -> None:
     assert torch.equal(new_mask, mask)
     padded, padded_mask = pair_of(TrainTransform((64, 64), (0.5, 0.5), False, True))(image, mask)
     assert (padded[:, padded_mask == IGNORE_INDEX] == 0).all()
+
+
+def plain_crop(transform: TrainTransform, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Crop, resize, mirror and pad an image and a map by torchvision, with the random numbers that the class draws."""
+    size = tuple(mask.shape)
+    scales = [wanted / length for wanted, length in zip(transform.crop_size, size, strict=True)]
+    assert transform.scale_range is not None
+    low, high = transform.scale_range
+    scale = min(scales) * (low + (high - low) * torch.rand(()).item())
+    window = [min(n, max(1, round(wanted / scale))) for wanted, n in zip(transform.crop_size, size, strict=True)]
+    shown = [
+        wanted if seen < length else min(wanted, max(1, round(length * scale)))
+        for wanted, seen, length in zip(transform.crop_size, window, size, strict=True)
+    ]
+    place = [int(torch.randint(n - seen + 1, ())) for n, seen in zip(size, window, strict=True)]
+    image = resized(v2.functional.crop(image, *place, *window), shown, antialias=True)
+    mask = resized(v2.functional.crop(mask[None], *place, *window), shown, InterpolationMode.NEAREST_EXACT)[0]
+    if transform.flip and torch.rand(()) < 0.5:
+        image, mask = image.flip(-1), mask.flip(-1)
+    left_over = [wanted - n for wanted, n in zip(transform.crop_size, shown, strict=True)]
+    top, left = (int(torch.randint(n + 1, ())) for n in left_over)
+    margins = (left, left_over[1] - left, top, left_over[0] - top)
+    return F.pad(image, margins), F.pad(mask, margins, value=IGNORE_INDEX)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_masks_of_objects_and_maps_show_the_pixels_that_torchvision_shows(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    height, width, *crop = torch.randint(5, 70, (4,), generator=generator).tolist()
+    scale_range = [(0.5, 2.0), (0.1, 0.4), (3.0, 5.0)][seed % 3]
+    transform = TrainTransform((crop[0], crop[1]), scale_range, flip=True, color_jitter=False)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+    mask = torch.randint(0, 6, (height // 4 + 1, width // 4 + 1), dtype=torch.uint8, generator=generator)
+    mask = mask.repeat_interleave(4, 0).repeat_interleave(4, 1)[:height, :width]
+    objects = Objects.from_map(mask.numpy(), {label: label for label in range(6)})
+
+    for draw in range(8):
+        torch.manual_seed(draw)
+        expected_image, expected_mask = plain_crop(transform, image, mask)
+        torch.manual_seed(draw)
+        sample = transform(image, mask)
+        torch.manual_seed(draw)
+        shown, masks, positions = transform.of_objects(image, PackedMasks.pack(objects.cropped))
+        assert torch.equal(sample["image"], expected_image)
+        assert torch.equal(sample["mask"], expected_mask)
+        assert torch.equal(shown, expected_image)
+        labels = objects.class_ids[positions.numpy()].tolist()
+        assert labels == [label for label in expected_mask.unique().tolist() if label != IGNORE_INDEX]
+        assert all(torch.equal(one, expected_mask == label) for one, label in zip(masks, labels, strict=True))

@@ -39,6 +39,7 @@ class EoMTParts(Protocol):
     masked_attn_enabled: bool
     img_size: tuple[int, int]
     class_names: list[str] | None
+    pads_images: bool
     q: nn.Embedding
     upscale: nn.Sequential
     attn_mask_probs: Tensor

@@ -40,7 +40,7 @@ def write_eomt(network: EoMTParts, folder: Path) -> None:
         write_weights(network.state_dict(), folder / WEIGHT_FILES[0], metadata_of(settings))
         return
     config.save_pretrained(folder)
-    _image_processor(settings).save_pretrained(folder)
+    _image_processor(settings, network.pads_images).save_pretrained(folder)
     write_weights(hugging_face_state(network, config), folder / WEIGHT_FILES[0])
 
 
@@ -53,13 +53,20 @@ def own_settings(network: EoMTParts) -> Settings:
     return Settings(epsilon, network.img_size, encoder.colors, network.class_names)
 
 
-def _image_processor(settings: Settings) -> EomtImageProcessor:
-    """Return transformers' for semantic segmentation: short side resized, then square windows along the long one."""
+def _image_processor(settings: Settings, pads_images: bool) -> EomtImageProcessor:
+    """Return transformers', which prepares images.
+
+    For semantic segmentation: short side resized, then square windows along the long one. For objects and segments:
+    long side resized, then padded.
+    """
     assert settings.img_size is not None
     assert settings.colors is not None
     mean, std = settings.colors
-    size = {"shortest_edge": settings.img_size[0]}
-    return EomtImageProcessor(image_mean=mean, image_std=std, size=size, do_split_image=True)
+    side = settings.img_size[0]
+    size = {"shortest_edge": side} | ({"longest_edge": side} if pads_images else {})
+    return EomtImageProcessor(
+        image_mean=mean, image_std=std, size=size, do_split_image=not pads_images, do_pad=pads_images
+    )
 
 
 def hugging_face_config(network: EoMTParts) -> PreTrainedConfig | None:

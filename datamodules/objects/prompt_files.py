@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import TypedDict
 
 from datamodules.common.file_names import NameTable
-from datamodules.common.reading import orientation_of, read_header, stored_size
+from datamodules.common.orientation import stored_size
+from datamodules.common.reading import orientation_of, read_header
 from datamodules.common.tables import read_table
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile

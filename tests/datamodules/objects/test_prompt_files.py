@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from datamodules import Severstal
-from datamodules.defects.prompt_files import PADDING_LABEL, class_ids_of, match_prompts, read_prompts
+from datamodules.objects.prompt_files import PADDING_LABEL, class_ids_of, match_prompts, read_prompts
 from eomt.errors import UserError
 from tests.datamodules.defects.defect_files import write_image, write_kaggle
 

@@ -1,0 +1,62 @@
+"""Pictures of the objects or segments of an image: the truth, and what a task found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from callbacks.pictures.grid import SMALLEST_CELL_WIDTH
+from eomt.models.post_processing import Instances
+from eomt.pictures.objects import colors_of, draw_objects, outline
+from eomt.tasks.object_segmentation import crowds_of
+from eomt.utils.labels import IGNORE_INDEX
+
+CROWD = "crowd"
+
+
+class ObjectPictures(NamedTuple):
+    """Pictures of an image, uint8 `(3, h, w)`, wide enough for texts."""
+
+    truth: Tensor
+    prediction: Tensor
+
+
+def shows_objects(batch: Any, outputs: Any) -> bool:
+    """Return whether a batch has true objects, and a step returned what it found of them."""
+    return isinstance(outputs, Mapping) and "found" in outputs and {"masks", "labels"} <= batch.keys()
+
+
+def object_pictures(batch: dict[str, Any], found: Instances, index: int, num_classes: int) -> ObjectPictures:
+    """Return the pictures of one image of an evaluated batch; found objects have their scores.
+
+    Args:
+        batch: As `eomt.tasks.object_segmentation` takes it.
+        found: Of this image.
+        index: Its place in the batch.
+        num_classes: C.
+    """
+    image, labels = batch["image"][index].cpu(), batch["labels"][index].tolist()
+    texts = [CROWD if is_crowd else "" for is_crowd in crowds_of(batch)[index].tolist()]
+    truth = draw(image, batch["masks"][index], labels, num_classes, texts)
+    scores = [f"{score:.2f}" for score in found.scores.tolist()]
+    return ObjectPictures(truth, draw(image, found.masks, found.labels.tolist(), num_classes, scores))
+
+
+def draw(
+    image: Tensor, masks: Tensor, labels: Sequence[int], num_classes: int, texts: Sequence[str] | None = None
+) -> Tensor:
+    """Return a picture of objects, in the colors of their classes, or their own where there is one class."""
+    colors = colors_of(labels, num_classes)
+    return draw_objects(image, masks.cpu(), colors, texts, least_width=SMALLEST_CELL_WIDTH)
+
+
+def apart(class_map: Tensor, masks: Tensor) -> Tensor:
+    """Return a map `(H, W)` in which outlines of masks `(N, H, W)` are 255, which no painter paints.
+
+    So objects of one class that touch stay apart in a file of one number for each pixel.
+    """
+    class_map = class_map.clone()
+    for mask in masks.cpu().numpy():
+        class_map[torch.from_numpy(outline(mask))] = IGNORE_INDEX
+    return class_map

@@ -1,0 +1,107 @@
+"""Stored values of images that are no plain RGB: 16 bits, several bands, one of several pages."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_png
+
+from datamodules.common.opening import DEEP_MODES, check_shape, opened, page_count, refuse_page
+from datamodules.common.orientation import TURNS, stated_orientation, turned
+from datamodules.common.zip_members import ImageFile
+from eomt.errors import UserError
+
+TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ORIENTATION_TAG = 274
+SEPARATE_PLANES = 2
+# of an image's values; a few bytes may unpack to any number
+MOST_BYTES = 2**31
+# where a PNG says how many bits a value has, and whether it has colors
+PNG_BITS, PNG_KIND = 24, 25
+
+
+def read_values(path: ImageFile, page: int | None) -> tuple[np.ndarray, int]:
+    """Return the values of an image, turned as its orientation says, (H, W, C), and the orientation.
+
+    Args:
+        path: The file.
+        page: Page of a TIFF; None where it has one alone.
+
+    Raises:
+        UserError: The file is damaged, a line of pixels, or has several pages and no page is asked for.
+    """
+    content = path.read_bytes() if isinstance(path, Path) else path.read()
+    if content.startswith(TIFF_BEGINNINGS) and not _is_plain(content):
+        values, orientation = _tiff_values(path, content, page)
+    else:
+        with opened(path) as image:
+            _go_to_page(path, image, page)
+            check_shape(path, image)
+            orientation = stated_orientation(image)
+            if image.format == "PNG" and content[PNG_BITS] == 16 and content[PNG_KIND] != 0:
+                values = _deep_png_values(image, content, orientation)
+            else:
+                ImageOps.exif_transpose(image, in_place=True)
+                # palettes, and kinds of color that have no bands of their own, become RGB
+                kept = image.mode in ("L", "LA", "RGB", "RGBA", "RGBX", *DEEP_MODES)
+                values = np.array(image if kept else image.convert("RGB"))
+    return values if values.ndim == 3 else values[..., None], orientation
+
+
+def _is_plain(content: bytes) -> bool:
+    """Return whether Pillow gives the values of a TIFF as they are."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            tags: Any = getattr(image, "tag_v2", {})
+            bits = tags.get(258, (1,))
+            return image.mode not in ("RGB", "RGBA", "RGBX") or (len(bits) <= 4 and set(bits) == {8})
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return False
+
+
+def _go_to_page(path: ImageFile, image: Image.Image, page: int | None) -> None:
+    count = page_count(image)
+    refuse_page(path, page, count)
+    if count > 1:
+        image.seek(page or 0)
+
+
+def _deep_png_values(image: Image.Image, content: bytes, orientation: int) -> np.ndarray:
+    """Return the 16 bits of colors, of which Pillow keeps 8."""
+    # torchvision's decoder may end the process where a file is damaged; Pillow says so
+    image.load()
+    values = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    return turned(values.permute(1, 2, 0).numpy(), orientation)
+
+
+def _tiff_values(path: ImageFile, content: bytes, page: int | None) -> tuple[np.ndarray, int]:
+    try:
+        import tifffile
+    except ImportError as error:
+        raise UserError(
+            f"{path}: a TIFF of several bands or of colors of 16 bits needs tifffile; run: pip install 'eomt[data]'"
+        ) from error
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            pages = [found for found in file.pages if not found.is_reduced]
+            refuse_page(path, page, len(pages))
+            chosen = pages[page or 0]
+            if chosen.nbytes > MOST_BYTES:
+                raise UserError(f"{path}: unpacks to {chosen.nbytes} bytes, of at most {MOST_BYTES}; cut it")
+            values = chosen.asarray()
+            tag = chosen.tags.get(ORIENTATION_TAG)
+            orientation = int(tag.value) if tag is not None and tag.value in TURNS else 1
+            if chosen.planarconfig == SEPARATE_PLANES and values.ndim == 3:
+                values = np.moveaxis(values, 0, -1)
+    except UserError:
+        raise
+    # whatever its parts meet in a damaged file
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read as a TIFF ({reason}); replace or remove the file") from error
+    if values.ndim not in (2, 3) or not values.size or values.dtype.kind not in "uif":
+        raise UserError(f"{path}: holds values of {values.dtype} in shape {values.shape}; give rows, columns and bands")
+    return turned(values, orientation), orientation

@@ -1,0 +1,1 @@
+"""Cells under a microscope, round and touching."""

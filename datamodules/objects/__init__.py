@@ -1,0 +1,1 @@
+"""Images with objects: each has a mask and a class of its own."""

@@ -1,0 +1,52 @@
+import torch
+
+from eomt.pictures.colors import palette
+from eomt.pictures.objects import colors_of, draw_objects, outline
+
+
+def two_squares() -> torch.Tensor:
+    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
+    masks[0, 2:14, 2:14] = masks[1, 8:12, 8:18] = True
+    return masks
+
+
+def test_outlines_have_the_full_color_and_lie_on_top_of_other_objects() -> None:
+    image, masks = torch.full((3, 20, 20), 100, dtype=torch.uint8), two_squares()
+    colors = [(255, 0, 0), (0, 0, 255)]
+    drawn = draw_objects(image, masks, colors).permute(1, 2, 0)
+    assert drawn[2, 5].tolist() == [255, 0, 0]
+    assert drawn[10, 13].tolist() == [255, 0, 0]  # the larger one's outline, where the smaller one covers it
+    assert drawn[8, 10].tolist() == [0, 0, 255]
+    # inside, the image shines through
+    assert 100 < drawn[5, 5, 0] < 255
+    assert drawn[17, 3].tolist() == [100, 100, 100]
+    assert image.eq(100).all()
+
+
+def test_small_images_are_enlarged_before_texts_are_written() -> None:
+    image, masks = torch.zeros(3, 20, 20, dtype=torch.uint8), two_squares()
+    colors = palette(2)
+    bare = draw_objects(image, masks, colors, least_width=90)
+    written = draw_objects(image, masks, colors, ["0.93", ""], least_width=90)
+    assert bare.shape == written.shape == (3, 100, 100)
+    changed = (bare != written).any(0).nonzero()
+    assert len(changed)
+    assert changed[:, 0].float().mean().sub(40).abs() < 8
+
+
+def test_no_object_leaves_the_image() -> None:
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(draw_objects(image, torch.zeros(0, 8, 8).bool(), []), image)
+
+
+def test_the_edge_of_the_image_is_no_outline() -> None:
+    mask = torch.ones(5, 5, dtype=torch.bool).numpy()
+    assert not outline(mask).any()
+    mask[:, 0] = False
+    assert outline(mask).sum() == 5
+
+
+def test_objects_of_one_class_have_colors_of_their_own() -> None:
+    assert len(set(colors_of([0, 0, 0], 1))) == 3
+    assert len(colors_of([0] * 50, 1)) == 50
+    assert colors_of([2, 0, 2], 3) == [palette(3)[2], palette(3)[0], palette(3)[2]]
