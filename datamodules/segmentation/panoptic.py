@@ -1,5 +1,6 @@
 """COCO panoptic as semantic segmentation."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ class CocoPanoptic(SegmentationDataModule):
             found = read_panoptic_split(self._source(split))
             if list(found.names.values()) != self.class_names:
                 raise UserError(f"{found.source}: other categories than {self._source('val')}; they must be the same")
-            self._panoptic[split] = found
+            pairs = [replace(pair, image=self.converted(pair.image)) for pair in found.pairs]
+            self._panoptic[split] = replace(found, pairs=pairs)
         return self._panoptic[split]
 
     def _source(self, split: str) -> Path:
