@@ -23,12 +23,17 @@ class Group:
     classes: frozenset[int]
 
 
+def size_of(file: ImageFile) -> int:
+    """Return the number of bytes of a file."""
+    return file.stat().st_size if isinstance(file, Path) else file.size
+
+
 def content_keys(files: Sequence[ImageFile]) -> list[str]:
     """Return a key for each file, equal where the files' bytes are.
 
     Only files that share their size with another one are read.
     """
-    sizes = [file.stat().st_size if isinstance(file, Path) else file.size for file in files]
+    sizes = [size_of(file) for file in files]
     of_this_size = Counter(sizes)
 
     def key(position: int) -> str:
@@ -120,7 +125,12 @@ def refuse_overlap(files: Mapping[str, Sequence[ImageFile]]) -> None:
     Raises:
         UserError: Two files of different splits have the same bytes; both are named.
     """
-    placed = [(split, file) for split, part in files.items() for file in part]
+    splits_of_size: dict[int, set[str]] = {}
+    for split, part in files.items():
+        for file in part:
+            splits_of_size.setdefault(size_of(file), set()).add(split)
+    # a copy has the size of the other: of the rest nothing is read
+    placed = [(split, file) for split, part in files.items() for file in part if len(splits_of_size[size_of(file)]) > 1]
     first: dict[str, tuple[str, ImageFile]] = {}
     for (split, file), key in zip(placed, content_keys([file for _, file in placed]), strict=True):
         other_split, other = first.setdefault(key, (split, file))

@@ -5,22 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.common.checks import as_size, check_class_names, check_fractions
 from datamodules.common.data_module import NetworkFact
-from datamodules.common.grouped_splits import group_copies, grouped_split, refuse_overlap
+from datamodules.common.grouped_splits import refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.reading import check_image, orientation_of
-from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE, read_split_record
+from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE
 from datamodules.common.threads import map_in_threads
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
 from datamodules.defects.layouts import AnnotationLayout, MaskLayout, find_layout
 from datamodules.objects.annotation import AnnotatedImage, Grouping
-from datamodules.objects.prompt_files import ImagePrompts, class_ids_of, match_prompts, read_prompts
-from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, PromptedDataset, collate_objects
+from datamodules.objects.datasets import collate_objects
+from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
+from datamodules.objects.splits import files_of, split_images
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
@@ -163,8 +163,9 @@ class Severstal(ImageDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out."""
-        samples = self._samples("train")
-        return self.training_loader(AugmentedPromptableDataset(samples, self.img_size, self.augment, self.objects))
+        flip, color_jitter = bool(self.augment), self.augment is True
+        dataset = AugmentedPromptableDataset(self._samples("train"), self.img_size, flip, color_jitter, self.objects)
+        return self.training_loader(dataset)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
@@ -191,16 +192,9 @@ class Severstal(ImageDataModule):
             UserError: `predict_path` does not exist or holds no image, or the prompts do not fit the images.
         """
         files = self._files_to_predict()
-        given: dict[str, ImagePrompts] | None = None
-        class_ids: dict[str, Tensor | None] = {}
-        if self.prompts is not None:
-            asked, predicts_all = read_prompts(self.prompts, self.class_names), self.predict_path is not None
-            given = match_prompts(self.prompts, asked, files, predicts_all)
-            class_ids = class_ids_of(given, self.class_names)
-            if not predicts_all:
-                files = {name: file for name, file in files.items() if name in given}
-        dataset = PromptedDataset(files, self.img_size, given, class_ids)
-        return self.prediction_loader(dataset, files, dataset.blank())
+        names = [] if self.prompts is None else self.class_names
+        dataset = ask(files, self.img_size, self.prompts, names, self.predict_path is not None)
+        return self.prediction_loader(dataset, dict(dataset.files), dataset.blank())
 
     def has_prompts(self) -> bool:
         """Return whether `predict` is given prompts."""
@@ -211,9 +205,7 @@ class Severstal(ImageDataModule):
             return {name: self.converted(file) for name, file in find_images(self.predict_path).items()}
         if self.prompts is not None:
             # all of the data set may be prompted
-            named = [(split, sample) for split, samples in self._found().items() for sample in samples]
-            are_unique = len({sample.name for _, sample in named}) == len(named)
-            return {sample.name if are_unique else f"{split}/{sample.name}": sample.image for split, sample in named}
+            return files_of(self._found())
         samples = self._samples("test") or self._samples("val")
         return {sample.name: sample.image for sample in samples}
 
@@ -243,15 +235,8 @@ class Severstal(ImageDataModule):
         return {split: found.get(split, []) for split in SPLITS}
 
     def _seeded_splits(self) -> dict[str, list[AnnotatedImage]]:
-        samples = {sample.name: sample for sample in self._found_layouts()["all"].samples(self.class_names)}
-        if self.splits is None:
-            groups = group_copies(
-                list(samples), [sample.image for sample in samples.values()], [s.classes for s in samples.values()]
-            )
-            record = grouped_split(groups, self.val_fraction, self.test_fraction, self.split_seed)
-        else:
-            record = read_split_record(self.splits, list(samples))
-        return {split: [samples[name] for name in record[split]] for split in SPLITS}
+        samples = self._found_layouts()["all"].samples(self.class_names)
+        return split_images(samples, self.val_fraction, self.test_fraction, self.split_seed, self.splits)
 
     def _found_layouts(self) -> dict[str, AnnotationLayout]:
         """Return the layout of each split's folder, or that of "all"."""

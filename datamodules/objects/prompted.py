@@ -1,7 +1,8 @@
 """Samples for networks that outline the object that a prompt points at."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,21 +12,21 @@ from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.kept import KeptSamples
 from datamodules.common.packed_masks import PackedMasks
-from datamodules.common.reading import orientation_of, read_pixels
+from datamodules.common.reading import read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage, Grouping, Objects, group_objects
-from datamodules.objects.prompt_files import ImagePrompts
+from datamodules.objects.datasets import read_annotated
+from datamodules.objects.prompt_files import ImagePrompts, class_ids_of, match_prompts, read_prompts
 
 
-def read_objects(sample: AnnotatedImage, grouping: Grouping) -> tuple[Tensor, Objects]:
+def read_promptable(sample: AnnotatedImage, grouping: Grouping) -> tuple[Tensor, Objects]:
     """Return an image (3, H, W) uint8, and the objects in it that can be prompted: a crowd holds many, and is none.
 
     Raises:
         UserError: A file is damaged, or the annotation does not fit the image.
     """
-    image = read_pixels(sample.image)
-    annotated = sample.annotation.objects((image.shape[-2], image.shape[-1]), orientation_of(sample.image))
+    image, annotated = read_annotated(sample)
     objects = group_objects(annotated, grouping)
     return image, objects.where(~objects.is_crowd)
 
@@ -51,7 +52,7 @@ class PromptableDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, objects = read_objects(self.samples[max(index, 0)], self.grouping)
+        image, objects = read_promptable(self.samples[max(index, 0)], self.grouping)
         masks, class_ids = torch.from_numpy(objects.masks), torch.from_numpy(objects.class_ids)
         image = F.resize(image, list(self.img_size), antialias=True)
         if index == PADDING_INDEX:
@@ -109,17 +110,45 @@ class PromptedDataset(Dataset[dict[str, Any]]):
         return {"name": name, "prompts": prompts, "labels": labels, "class_ids": class_ids}
 
 
+def ask(
+    files: Mapping[str, ImageFile],
+    img_size: tuple[int, int],
+    prompts: Path | None,
+    class_names: Sequence[str],
+    predicts_all: bool,
+) -> PromptedDataset:
+    """Return images to predict, with what a file asks about them.
+
+    Args:
+        files: Name and file of each image.
+        img_size: Height and width of what the network takes.
+        prompts: The file; None where nothing is asked.
+        class_names: Names of the classes.
+        predicts_all: Whether images that nothing is asked about are predicted too.
+
+    Raises:
+        UserError: The prompts cannot be read, or do not fit the images.
+    """
+    if prompts is None:
+        return PromptedDataset(files, img_size, None, {})
+    given = match_prompts(prompts, read_prompts(prompts, class_names), files, predicts_all)
+    wanted = files if predicts_all else {name: file for name, file in files.items() if name in given}
+    return PromptedDataset(wanted, img_size, given, class_ids_of(given, class_names))
+
+
 class AugmentedPromptableDataset(Dataset[dict[str, Any]]):
     """Samples for training, decoded once each, see `KeptSamples`: image and masks at the network's size.
 
     An index comes with the seed of its changes.
 
-    Half of the images are mirrored, half are turned upside down, brightness and contrast vary by a fifth.
+    Half of the images are mirrored and half turned upside down, and brightness and contrast vary by a fifth, where that
+    is wanted.
 
     Args:
         samples: The files.
         img_size: Height and width of images and masks.
-        augment: Whether to change anything but the size; "mirror" leaves brightness and contrast as they are.
+        flip: Whether to mirror images both ways at random.
+        color_jitter: Whether to vary brightness and contrast at random.
         grouping: What one object is.
     """
 
@@ -127,15 +156,16 @@ class AugmentedPromptableDataset(Dataset[dict[str, Any]]):
         self,
         samples: Sequence[AnnotatedImage],
         img_size: tuple[int, int],
-        augment: bool | Literal["mirror"],
+        flip: bool,
+        color_jitter: bool,
         grouping: Grouping,
     ) -> None:
         self.samples = samples
         self.img_size = img_size
-        self.augment = augment
+        self.flip = flip
         self.grouping = grouping
         self.read = KeptSamples(self._decode)
-        self.jitter = v2.ColorJitter(brightness=0.2, contrast=0.2)
+        self.color_jitter = v2.ColorJitter(brightness=0.2, contrast=0.2) if color_jitter else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -145,14 +175,15 @@ class AugmentedPromptableDataset(Dataset[dict[str, Any]]):
         position, seed = index if isinstance(index, tuple) else (index, index)
         image, bits, rectangles, class_ids = self.read(position)
         source, flipped = (image.shape[-2], image.shape[-1]), list[int]()
-        if self.augment:
-            with torch.random.fork_rng(devices=[]):
-                # torch.manual_seed would seed the GPU's generator too, which belongs to the network
-                torch.default_generator.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the GPU's generator too, which belongs to the network
+            torch.default_generator.manual_seed(seed)
+            if self.flip:
                 flipped = [axis for axis in (-1, -2) if torch.rand(()) < 0.5]
                 image = image.flip(flipped)
+            if self.color_jitter is not None:
                 # before the resize, for the file's pixels are fewer
-                image = image if self.augment == "mirror" else self.jitter(image)
+                image = self.color_jitter(image)
         return {
             "image": F.resize(image, list(self.img_size), antialias=True),
             "masks": PackedMasks(bits, rectangles).resized(source, self.img_size, flipped),
@@ -161,11 +192,5 @@ class AugmentedPromptableDataset(Dataset[dict[str, Any]]):
         }
 
     def _decode(self, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        image, objects = read_objects(self.samples[position], self.grouping)
+        image, objects = read_promptable(self.samples[position], self.grouping)
         return image, *PackedMasks.pack(objects.cropped), torch.from_numpy(objects.class_ids)
-
-
-def collate_objects(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack the images of samples, list all the rest."""
-    batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in samples[0]}
-    return batch | {"image": torch.stack(batch["image"])}

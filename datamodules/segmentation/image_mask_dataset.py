@@ -1,5 +1,7 @@
 """Samples of images with masks, and of images alone."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,11 +23,35 @@ from eomt.utils.labels import IGNORE_INDEX
 BLANK_IMAGE = {"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "name": ""}
 
 
-class ImageMaskDataset(Dataset[dict[str, Any]]):
-    """Images with their masks.
+class IndexMapDataset(Dataset[dict[str, Any]], ABC):
+    """Images with their maps of classes.
 
     A sample holds `image` (3, H, W) uint8 RGB, `mask` (H, W) int64 with 255 = ignored, and `name`.
     `PADDING_INDEX` gives the first sample with everything ignored and an empty name.
+
+    Args:
+        names: Of the images.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def read(self, position: int) -> tuple[Tensor, Tensor]:
+        """Return an image (3, H, W) uint8 and its class ids (H, W) uint8."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, ids = self.read(max(index, 0))
+        if index == PADDING_INDEX:
+            return {"image": image, "mask": ids.long().fill_(IGNORE_INDEX), "name": ""}
+        return {"image": image, "mask": ids.long(), "name": self.names[index]}
+
+
+class ImageMaskDataset(IndexMapDataset):
+    """Images with masks in files.
 
     Args:
         pairs: The files.
@@ -34,12 +60,10 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, pairs: list[Pair], table: LabelTable, class_colors: list[Color] | None) -> None:
+        super().__init__([pair.name for pair in pairs])
         self.pairs = pairs
         self.table = table
         self.class_colors = class_colors
-
-    def __len__(self) -> int:
-        return len(self.pairs)
 
     def read(self, position: int) -> tuple[Tensor, Tensor]:
         """Return an image (3, H, W) uint8 and its class ids (H, W) uint8."""
@@ -49,12 +73,6 @@ class ImageMaskDataset(Dataset[dict[str, Any]]):
         check_same_size(pair, tuple(image.shape[-2:]), tuple(ids.shape))
         return image, ids
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image, ids = self.read(max(index, 0))
-        if index == PADDING_INDEX:
-            return {"image": image, "mask": ids.long().fill_(IGNORE_INDEX), "name": ""}
-        return {"image": image, "mask": ids.long(), "name": self.pairs[index].name}
-
 
 class AugmentedDataset(Dataset[dict[str, Any]]):
     """Randomly changed samples, for training, decoded once each, see `KeptSamples`.
@@ -62,13 +80,13 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
     An index comes with the seed of the changes.
 
     Args:
-        samples: Images with their masks.
+        samples: Images with their maps.
         transform: The random changes.
         outliers: What is pasted into some images. A sample then holds `outlier` (H, W) bool too, true where it is.
     """
 
     def __init__(
-        self, samples: ImageMaskDataset, transform: TrainTransform, outliers: OutlierPaste | None = None
+        self, samples: IndexMapDataset, transform: TrainTransform, outliers: OutlierPaste | None = None
     ) -> None:
         self.samples = samples
         self.read = KeptSamples(samples.read)
@@ -86,7 +104,7 @@ class AugmentedDataset(Dataset[dict[str, Any]]):
             # torch.manual_seed would seed the GPU's generator too, which belongs to the network
             torch.default_generator.manual_seed(seed)
             sample = self.transform(image, ids, self.outliers)
-        return {**sample, "mask": sample["mask"].long(), "name": self.samples.pairs[position].name}
+        return {**sample, "mask": sample["mask"].long(), "name": self.samples.names[position]}
 
 
 class ImageDataset(Dataset[dict[str, Any]]):

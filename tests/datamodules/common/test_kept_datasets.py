@@ -47,7 +47,7 @@ def defects(folder: Path, augment: bool) -> AugmentedPromptableDataset:
     images = [
         AnnotatedImage(pair.name, Path(str(pair.image)), frozenset({0, 1}), MaskFile(pair, 2)) for pair in pairs(folder)
     ]
-    return AugmentedPromptableDataset(images, SIZE, augment, "class")
+    return AugmentedPromptableDataset(images, SIZE, augment, augment, "class")
 
 
 def faces(folder: Path) -> list[Face]:

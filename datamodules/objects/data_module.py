@@ -1,0 +1,379 @@
+"""Common parts of the data modules of images with objects, whatever format says where they are."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.common.checks import check_class_names, check_fractions
+from datamodules.common.data_module import NetworkFact
+from datamodules.common.grouped_splits import refuse_overlap
+from datamodules.common.image_data_module import ImageDataModule
+from datamodules.common.reading import check_image, orientation_of
+from datamodules.common.sampling import collate_any_size, collate_samples
+from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE
+from datamodules.common.threads import map_in_threads
+from datamodules.common.to_predict import PredictPath, find_images
+from datamodules.common.zip_members import ImageFile
+from datamodules.objects.annotation import AnnotatedImage, Grouping, group_objects
+from datamodules.objects.datasets import (
+    AugmentedObjectDataset,
+    Choose,
+    ObjectDataset,
+    ObjectMapDataset,
+    collate_objects,
+    segments_of,
+)
+from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
+from datamodules.objects.splits import files_of, split_images
+from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, IndexMapDataset
+from datamodules.segmentation.labels import MAX_CLASSES
+from datamodules.segmentation.outlier_exposure import OutlierPaste
+from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
+from datamodules.segmentation.transforms import TrainTransform
+from eomt.errors import UserError
+from eomt.utils.paths import expand
+
+# what batches hold, see `ObjectDataModule`
+Target = Literal["semantic", "instance", "panoptic", "prompted"]
+BACKGROUND = "background"
+# of what `find_splits` returns: images that a seed splits
+UNSPLIT = "all"
+
+
+class ObjectDataModule(ImageDataModule, ABC):
+    """Loaders of images with objects; subclasses say which images and classes there are.
+
+    Batches are dicts with `image`, uint8 RGB, and `name`, list of B file names; in evaluation a sample with an empty
+    name is padding of a rank. What else they hold says `target`:
+
+    - "semantic": `image` (B, 3, H, W) and `mask` (B, H, W) int64, the class of the smallest object that covers a pixel,
+      crowds too. Pixels of no object are class 0, "background", or, without `background`, 255 = ignored. With
+      `outliers` also `outlier`, see `SegmentationDataModule`.
+    - "instance": `masks`, list of B (N, H, W) bool, and `labels`, list of B (N,) int64. In evaluation images, which are
+      a list where they differ in size, have the size of the file, and `is_crowd`, list of B (N,) bool, marks regions of
+      many objects. Training leaves these out, and objects of which the crop shows no pixel; N may be 0.
+    - "panoptic": the same, but masks do not overlap; stuff has one mask for each class.
+    - "prompted": `image` squashed to `crop_size`; `masks` and `class_ids`, see `Severstal`: in training of that size,
+      in evaluation of the file's.
+
+    Args:
+        path: Folder of the data set.
+        batch_size: Training samples per step and process.
+        crop_size: Height and width of training samples, one number for a square; the command line fills in the
+            network's.
+        target: What batches hold; the command line fills in what the task takes. Null for "instance".
+        eval_batch_size: Samples per step in evaluation; of "semantic" 1 where images differ in size.
+        num_workers: Processes that read files.
+        class_names: Names of the classes, by class id; null for those that the annotations name.
+        background: Whether pixels of no object are a class of "semantic"; else they are ignored.
+        objects: What one object is, see `datamodules.objects.annotation.group_objects`: each "instance" that is
+            annotated, each connected "component" of what a class covers, or all that an image shows of a "class".
+        augment: Whether training images are changed at random; false only cuts crops out of them, at the scale of
+            evaluation.
+        scale_range: Smallest and largest scale of training images, relative to the one at which they just fit into the
+            crop; not of "prompted".
+        flip: Whether training images are mirrored at random; of "prompted" both ways.
+        color_jitter: Whether training images vary in brightness, contrast and (but for "prompted") saturation.
+        repeat_factor_threshold: Share of the training images below which a class is rare, e.g. 0.01; images of rare
+            classes are shown more often, see `repeat_factors`. Null shows each image once.
+        outliers: For "semantic", folder of cut-outs of unknown objects to paste into training images.
+        outlier_probability: Share of training images that get one.
+        val_fraction: Share of validation where the split is seeded.
+        test_fraction: Share of test where the split is seeded.
+        split_seed: Seed of that split.
+        splits: JSON file of an earlier split to be used again.
+        predict_path: Images to predict: files, folders and patterns, one or a list; null for those that `prompts`
+            names, or without prompts those of test, or else val.
+        prompts: What `predict` asks about images of "prompted", see `datamodules.objects.prompt_files`.
+
+    Attributes:
+        counts: After `setup`, per split the number of "images", under each class name of those that show it, and under
+            "objects of <name>" of its objects.
+
+    Raises:
+        UserError: A field has an impossible value.
+    """
+
+    from_network: ClassVar[Mapping[str, NetworkFact]] = {"crop_size": "img_size"}
+    from_task: ClassVar[Sequence[str]] = ("target",)
+
+    def __init__(
+        self,
+        path: Path,
+        batch_size: int = 4,
+        crop_size: int | tuple[int, int] | None = None,
+        target: Target | None = None,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        class_names: list[str] | None = None,
+        background: bool = True,
+        objects: Grouping = "instance",
+        augment: bool = True,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+        color_jitter: bool = True,
+        repeat_factor_threshold: float | None = None,
+        outliers: Path | None = None,
+        outlier_probability: float = 0.2,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+        splits: Path | None = None,
+        predict_path: PredictPath = None,
+        prompts: Path | None = None,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        check_fractions(val_fraction, test_fraction)
+        check_class_names(class_names)
+        if crop_size is not None and np.min(crop_size) < 1:
+            raise UserError(f"crop_size: {crop_size}; must be at least 1 pixel each way")
+        if not 0 < scale_range[0] <= scale_range[1]:
+            raise UserError(f"scale_range: {scale_range}; give the smaller scale first, above 0")
+        for field, share in (
+            ("repeat_factor_threshold", repeat_factor_threshold),
+            ("outlier_probability", outlier_probability),
+        ):
+            if share is not None and not 0 < share <= 1:
+                raise UserError(f"{field}: {share}; a share of the images is above 0 and at most 1")
+        self.path, self.splits = expand(path), expand(splits)
+        self.outliers, self.prompts = expand(outliers), expand(prompts)
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        self.target: Target = target or "instance"
+        if self.outliers is not None and self.target != "semantic":
+            raise UserError(f"outliers: batches of target {self.target} mark none; leave outliers out")
+        self.background, self.objects = background, objects
+        self.augment, self.scale_range, self.flip, self.color_jitter = augment, scale_range, flip, color_jitter
+        self.repeat_factor_threshold = repeat_factor_threshold
+        self.outlier_probability = outlier_probability
+        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self.collate = collate_samples if self.target == "semantic" else collate_objects
+        self._class_names = class_names
+
+    # -- what a format says ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def find_class_names(self) -> list[str]:
+        """Return the names of the classes of objects, by class id, where `class_names` is null.
+
+        Raises:
+            UserError: The annotations cannot be read.
+        """
+
+    @abstractmethod
+    def find_splits(self) -> dict[str, list[AnnotatedImage]]:
+        """Return the images of "train", "val" and, maybe, "test"; or of "all", which a seed splits.
+
+        Raises:
+            UserError: Files are missing, or cannot be read.
+        """
+
+    @property
+    def stuff_classes(self) -> list[int]:
+        """Class ids of what is no thing, such as sky; each image shows at most one segment of each."""
+        return []
+
+    def look_at(self, image: AnnotatedImage) -> np.ndarray:
+        """Return the class ids of an image's objects, (N,) int64, after a look at all of its files.
+
+        Raises:
+            UserError: A file or an annotation cannot be used.
+        """
+        size = check_image(image.image)
+        return self.choose(image.annotation.objects(size, orientation_of(image.image))).class_ids
+
+    def map_dataset(self, images: Sequence[AnnotatedImage]) -> IndexMapDataset:
+        """Return images with the classes of their pixels, for "semantic"."""
+        return ObjectMapDataset(images, self.background)
+
+    # -- what the application asks -----------------------------------------------------------------------------------
+
+    @property
+    def object_names(self) -> list[str]:
+        """Names of the classes of objects, by class id."""
+        if self._class_names is None:
+            self._class_names = self.find_class_names()
+            check_class_names(self._class_names)
+        return list(self._class_names)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in batches, by class id: those of objects and, before them, maybe the background."""
+        names = [BACKGROUND] * self._has_background + self.object_names
+        if self.target == "semantic" and not 2 <= len(names) <= MAX_CLASSES:
+            raise UserError(
+                f"{self.path}: {len(names)} classes ({names[0] if names else 'none'}); maps of classes have 2 to "
+                f"{MAX_CLASSES}: set background: true for one kind of objects"
+            )
+        return names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes in batches."""
+        return len(self.class_names)
+
+    def file_labels(self) -> list[int]:
+        """Return the label of each class in mask files: its id."""
+        return list(range(self.num_classes))
+
+    def found_arguments(self) -> dict[str, Any]:
+        """Return the names of the classes of objects."""
+        return {"class_names": self.object_names}
+
+    def has_prompts(self) -> bool:
+        """Return whether `predict` is given prompts."""
+        return self.prompts is not None
+
+    @property
+    def repeats_images(self) -> bool:
+        """Whether training images are at most mirrored; crops out of larger images may still differ each time."""
+        rescales = self.target != "prompted" and self.scale_range[0] != self.scale_range[1]
+        return not (self.augment and (self.color_jitter or rescales)) and self.outliers is None
+
+    @property
+    def is_split_by_seed(self) -> bool:
+        """True where the split is made here, and not by files."""
+        return UNSPLIT in self._found_images
+
+    @property
+    def split_record(self) -> dict[str, list[str]]:
+        """Names of the images in each split, as `splits` takes them from a JSON file."""
+        return {split: [image.name for image in images] for split, images in self._splits.items()}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at every file of the splits that the stage needs, and fill `counts`.
+
+        Raises:
+            UserError: A file or an annotation cannot be used, or there are too few images or objects to train.
+        """
+        for split in SPLITS_OF_STAGE[stage]:
+            images = self._splits[split]
+            if images:
+                self.counts[split] = self._count(images, f"Checking {split} files")
+            elif split != "test":
+                raise UserError(f"{self.path}: the {split} split is empty; more annotated images are needed")
+        if stage in ("fit", None):
+            if not any(self.counts["train"][name] for name in self.object_names):
+                raise UserError(f"{self.path}: the training images show no object; check the annotations")
+            self._check_batch_size(self.counts["train"]["images"])
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return shuffled, augmented batches; what does not fill a batch is left out.
+
+        Raises:
+            UserError: `crop_size` was not given.
+        """
+        images = self._splits["train"]
+        sampler = None
+        if self.repeat_factor_threshold is not None:
+            factors = repeat_factors([set(image.classes) for image in images], self.repeat_factor_threshold)
+            sampler = RepeatFactorSampler(factors, self._world_size, self._rank, self._run_seed)
+        return self.training_loader(self._training_dataset(images), sampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the validation images, in order."""
+        return self.evaluation_loader(self._evaluation_dataset(self._splits["val"]))
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the test images, in order.
+
+        Raises:
+            UserError: There is no test split.
+        """
+        if not self._splits["test"]:
+            raise UserError(f"{self.path}: no test split; use validate, add one, or set test_fraction")
+        return self.evaluation_loader(self._evaluation_dataset(self._splits["test"]))
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return images without objects: those of `predict_path`, or else of the test split, or else of val.
+
+        Of "prompted" they are squashed, and come with what is asked about them, see `Severstal.predict_dataloader`;
+        else images of one batch may differ in size, and are a list then.
+
+        Raises:
+            UserError: `predict_path` does not exist or holds no image, or the prompts do not fit the images.
+        """
+        files = self._files_to_predict()
+        if self.target != "prompted":
+            dataset = ImageDataset(list(files.items()))
+            return self.prediction_loader(dataset, files, BLANK_IMAGE, collate=collate_any_size)
+        names = [] if self.prompts is None else self.class_names
+        asked = ask(files, self._size, self.prompts, names, self.predict_path is not None)
+        return self.prediction_loader(asked, dict(asked.files), asked.blank())
+
+    # -- images and their samples ------------------------------------------------------------------------------------
+
+    @cached_property
+    def choose(self) -> Choose:
+        """What returns the objects that batches hold, of those that are annotated; it travels to other processes."""
+        if self.target == "panoptic":
+            return partial(segments_of, stuff_classes=tuple(self.stuff_classes))
+        return partial(group_objects, how=self.objects)
+
+    @property
+    def _has_background(self) -> bool:
+        return self.target == "semantic" and self.background
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        if self.crop_size is None:
+            raise UserError("crop_size: null; give the height and width of training samples, e.g. [640, 640]")
+        return self.crop_size
+
+    def _training_dataset(self, images: list[AnnotatedImage]) -> Dataset[dict[str, Any]]:
+        flip, color_jitter = self.augment and self.flip, self.augment and self.color_jitter
+        if self.target == "prompted":
+            return AugmentedPromptableDataset(images, self._size, flip, color_jitter, self.objects)
+        transform = TrainTransform(self._size, self.scale_range if self.augment else None, flip, color_jitter)
+        if self.target == "semantic":
+            outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
+            return AugmentedDataset(self.map_dataset(images), transform, outliers)
+        return AugmentedObjectDataset(images, self.choose, transform)
+
+    def _evaluation_dataset(self, images: list[AnnotatedImage]) -> Dataset[dict[str, Any]]:
+        if self.target == "prompted":
+            return PromptableDataset(images, self._size, self.objects)
+        return self.map_dataset(images) if self.target == "semantic" else ObjectDataset(images, self.choose)
+
+    def _files_to_predict(self) -> dict[str, ImageFile]:
+        if self.predict_path is not None:
+            return dict(find_images(self.predict_path))
+        if self.prompts is not None:
+            # all of the data set may be prompted
+            return files_of(self._splits)
+        return {image.name: image.image for image in self._splits["test"] or self._splits["val"]}
+
+    @cached_property
+    def _found_images(self) -> dict[str, list[AnnotatedImage]]:
+        return self.find_splits()
+
+    @cached_property
+    def _splits(self) -> dict[str, list[AnnotatedImage]]:
+        found = self._found_images
+        if UNSPLIT in found:
+            images = found[UNSPLIT]
+            splits = split_images(images, self.val_fraction, self.test_fraction, self.split_seed, self.splits)
+        else:
+            splits = {split: found.get(split, []) for split in SPLITS}
+            if self.splits is not None:
+                raise UserError(f"splits: {self.path} is split by its files; leave splits out")
+            self.note_unused(SEEDED, f"{self.path} is split by its files")
+        # a new split keeps copies together by itself
+        if self.splits is not None or UNSPLIT not in found:
+            refuse_overlap({split: [image.image for image in images] for split, images in splits.items()})
+        return splits
+
+    def _count(self, images: list[AnnotatedImage], title: str) -> dict[str, int]:
+        """Return the number of images, of those that show each class, and of the objects of each class."""
+        labels = [ids.tolist() for ids in map_in_threads(self.look_at, images, title)]
+        showing = Counter(class_id for ids in labels for class_id in set(ids))
+        objects = Counter(class_id for ids in labels for class_id in ids)
+        counts = {"images": len(images)} | dict.fromkeys(self.class_names, len(images))
+        for class_id, name in enumerate(self.object_names):
+            counts |= {name: showing[class_id], f"objects of {name}": objects[class_id]}
+        return counts

@@ -1,0 +1,40 @@
+"""Splits of annotated images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datamodules.common.grouped_splits import group_copies, grouped_split
+from datamodules.common.splits import SPLITS, read_split_record
+from datamodules.common.zip_members import ImageFile
+from datamodules.objects.annotation import AnnotatedImage
+
+
+def split_images(
+    images: Sequence[AnnotatedImage], val_fraction: float, test_fraction: float, split_seed: int, splits: Path | None
+) -> dict[str, list[AnnotatedImage]]:
+    """Return the images of "train", "val" and "test".
+
+    Args:
+        images: All of them, of different names.
+        val_fraction: Share of validation.
+        test_fraction: Share of test.
+        split_seed: Of the split, in which copies of an image stay together, and classes keep their share.
+        splits: JSON file of an earlier split to be used again; None makes a new one.
+
+    Raises:
+        UserError: The earlier split does not fit the images.
+    """
+    found = {image.name: image for image in images}
+    if splits is None:
+        groups = group_copies(list(found), [image.image for image in images], [image.classes for image in images])
+        record = grouped_split(groups, val_fraction, test_fraction, split_seed)
+    else:
+        record = read_split_record(splits, list(found))
+    return {split: [found[name] for name in record[split]] for split in SPLITS}
+
+
+def files_of(splits: Mapping[str, Sequence[AnnotatedImage]]) -> dict[str, ImageFile]:
+    """Return the files of all images by name; where two splits have one, the names begin with that of the split."""
+    named = [(split, image) for split, images in splits.items() for image in images]
+    are_unique = len({image.name for _, image in named}) == len(named)
+    return {image.name if are_unique else f"{split}/{image.name}": image.image for split, image in named}
