@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from datamodules.generated.steel.steel_strips import SteelStrips
     from datamodules.generated.streets.street_anomalies import StreetAnomalies
     from datamodules.generated.streets.street_scenes import StreetScenes
+    from datamodules.objects.hugging_face import HuggingFaceSegmentation
+    from datamodules.objects.label_me import LabelMe
+    from datamodules.objects.pascal_voc import PascalVoc
+    from datamodules.objects.yolo_segmentation import YoloSegmentation
     from datamodules.questions.vqa_csv import VQACsv
     from datamodules.questions.vqa_v2 import VQAv2
     from datamodules.segmentation.cityscapes import Cityscapes
@@ -29,9 +33,12 @@ __all__ = [
     "FaceFolder",
     "GeneratedFaces",
     "GeneratedMorphs",
+    "HuggingFaceSegmentation",
     "ImageDataModule",
     "ImageMaskFolder",
+    "LabelMe",
     "MorphFaces",
+    "PascalVoc",
     "RoadAnomaly",
     "Severstal",
     "ShapeQuestions",
@@ -40,6 +47,7 @@ __all__ = [
     "StreetScenes",
     "VQACsv",
     "VQAv2",
+    "YoloSegmentation",
 ]
 
 # what runs exported graphs needs small modules beside these, and not the libraries that these load
@@ -57,6 +65,10 @@ __getattr__ = lazily(
         "SteelStrips": "datamodules.generated.steel.steel_strips",
         "StreetAnomalies": "datamodules.generated.streets.street_anomalies",
         "StreetScenes": "datamodules.generated.streets.street_scenes",
+        "HuggingFaceSegmentation": "datamodules.objects.hugging_face",
+        "LabelMe": "datamodules.objects.label_me",
+        "PascalVoc": "datamodules.objects.pascal_voc",
+        "YoloSegmentation": "datamodules.objects.yolo_segmentation",
         "VQACsv": "datamodules.questions.vqa_csv",
         "VQAv2": "datamodules.questions.vqa_v2",
         "Cityscapes": "datamodules.segmentation.cityscapes",

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -91,6 +92,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         predict_path: Images to predict: files, folders and patterns, one or a list; null for those that `prompts`
             names, or without prompts those of test, or else val.
         prompts: What `predict` asks about images of "prompted", see `datamodules.objects.prompt_files`.
+        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
 
     Attributes:
         counts: After `setup`, per split the number of "images", under each class name of those that show it, and under
@@ -127,8 +129,9 @@ class ObjectDataModule(ImageDataModule, ABC):
         splits: Path | None = None,
         predict_path: PredictPath = None,
         prompts: Path | None = None,
+        **reading: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path, **reading)
         check_fractions(val_fraction, test_fraction)
         check_class_names(class_names)
         if crop_size is not None and np.min(crop_size) < 1:
@@ -172,6 +175,11 @@ class ObjectDataModule(ImageDataModule, ABC):
         Raises:
             UserError: Files are missing, or cannot be read.
         """
+
+    @staticmethod
+    def without_lone_split(found: dict[str, list[AnnotatedImage]]) -> dict[str, list[AnnotatedImage]]:
+        """Return the images of splits as they are, or, where there is one split alone, for a seed to split."""
+        return found if len(found) != 1 else {UNSPLIT: next(iter(found.values()))}
 
     @property
     def stuff_classes(self) -> list[int]:
@@ -342,7 +350,7 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     def _files_to_predict(self) -> dict[str, ImageFile]:
         if self.predict_path is not None:
-            return dict(find_images(self.predict_path))
+            return {name: self.converted(file) for name, file in find_images(self.predict_path).items()}
         if self.prompts is not None:
             # all of the data set may be prompted
             return files_of(self._splits)
@@ -350,7 +358,10 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     @cached_property
     def _found_images(self) -> dict[str, list[AnnotatedImage]]:
-        return self.find_splits()
+        return {
+            split: [replace(image, image=self.converted(image.image)) for image in images]
+            for split, images in self.find_splits().items()
+        }
 
     @cached_property
     def _splits(self) -> dict[str, list[AnnotatedImage]]:
