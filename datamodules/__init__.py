@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from datamodules.generated.steel.steel_strips import SteelStrips
     from datamodules.generated.streets.street_anomalies import StreetAnomalies
     from datamodules.generated.streets.street_scenes import StreetScenes
+    from datamodules.objects.coco_instances import CocoInstances
+    from datamodules.objects.coco_panoptic import CocoPanoptic
+    from datamodules.objects.data_module import ObjectDataModule
     from datamodules.objects.hugging_face import HuggingFaceSegmentation
     from datamodules.objects.label_me import LabelMe
     from datamodules.objects.pascal_voc import PascalVoc
@@ -23,11 +26,11 @@ if TYPE_CHECKING:
     from datamodules.questions.vqa_v2 import VQAv2
     from datamodules.segmentation.cityscapes import Cityscapes
     from datamodules.segmentation.image_mask_folder import ImageMaskFolder
-    from datamodules.segmentation.panoptic import CocoPanoptic
     from datamodules.segmentation.road_anomaly import RoadAnomaly
 
 __all__ = [
     "Cityscapes",
+    "CocoInstances",
     "CocoPanoptic",
     "DataModule",
     "FaceFolder",
@@ -38,6 +41,7 @@ __all__ = [
     "ImageMaskFolder",
     "LabelMe",
     "MorphFaces",
+    "ObjectDataModule",
     "PascalVoc",
     "RoadAnomaly",
     "Severstal",
@@ -69,11 +73,13 @@ __getattr__ = lazily(
         "LabelMe": "datamodules.objects.label_me",
         "PascalVoc": "datamodules.objects.pascal_voc",
         "YoloSegmentation": "datamodules.objects.yolo_segmentation",
+        "CocoInstances": "datamodules.objects.coco_instances",
+        "ObjectDataModule": "datamodules.objects.data_module",
         "VQACsv": "datamodules.questions.vqa_csv",
         "VQAv2": "datamodules.questions.vqa_v2",
         "Cityscapes": "datamodules.segmentation.cityscapes",
         "ImageMaskFolder": "datamodules.segmentation.image_mask_folder",
-        "CocoPanoptic": "datamodules.segmentation.panoptic",
+        "CocoPanoptic": "datamodules.objects.coco_panoptic",
         "RoadAnomaly": "datamodules.segmentation.road_anomaly",
     },
 )

@@ -1,5 +1,6 @@
 """Common parts of the data modules of images with objects, whatever format says where they are."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,20 +32,20 @@ from datamodules.objects.datasets import (
     segments_of,
 )
 from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
-from datamodules.objects.splits import files_of, split_images
+from datamodules.objects.splits import UNSPLIT, files_of, split_images
 from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, IndexMapDataset
 from datamodules.segmentation.labels import MAX_CLASSES
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
 from datamodules.segmentation.transforms import TrainTransform
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.utils.paths import expand
+
+log = logging.getLogger("eomt")
 
 # what batches hold, see `ObjectDataModule`
 Target = Literal["semantic", "instance", "panoptic", "prompted"]
 BACKGROUND = "background"
-# of what `find_splits` returns: images that a seed splits
-UNSPLIT = "all"
 
 
 class ObjectDataModule(ImageDataModule, ABC):
@@ -104,6 +105,8 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     from_network: ClassVar[Mapping[str, NetworkFact]] = {"crop_size": "img_size"}
     from_task: ClassVar[Sequence[str]] = ("target",)
+    # where neither the user nor the task says what batches hold
+    default_target: ClassVar[Target] = "instance"
 
     def __init__(
         self,
@@ -147,7 +150,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         self.path, self.splits = expand(path), expand(splits)
         self.outliers, self.prompts = expand(outliers), expand(prompts)
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
-        self.target: Target = target or "instance"
+        self.target: Target = target or self.default_target
         if self.outliers is not None and self.target != "semantic":
             raise UserError(f"outliers: batches of target {self.target} mark none; leave outliers out")
         self.background, self.objects = background, objects
@@ -176,15 +179,18 @@ class ObjectDataModule(ImageDataModule, ABC):
             UserError: Files are missing, or cannot be read.
         """
 
-    @staticmethod
-    def without_lone_split(found: dict[str, list[AnnotatedImage]]) -> dict[str, list[AnnotatedImage]]:
-        """Return the images of splits as they are, or, where there is one split alone, for a seed to split."""
-        return found if len(found) != 1 else {UNSPLIT: next(iter(found.values()))}
-
     @property
     def stuff_classes(self) -> list[int]:
         """Class ids of what is no thing, such as sky; each image shows at most one segment of each."""
         return []
+
+    def images_of(self, split: str) -> list[AnnotatedImage]:
+        """Return the images of "train", "val" or "test"; a format may read the files of each when it is asked.
+
+        Raises:
+            UserError: Files are missing, or cannot be read.
+        """
+        return self._splits[split]
 
     def look_at(self, image: AnnotatedImage) -> np.ndarray:
         """Return the class ids of an image's objects, (N,) int64, after a look at all of its files.
@@ -251,7 +257,7 @@ class ObjectDataModule(ImageDataModule, ABC):
     @property
     def split_record(self) -> dict[str, list[str]]:
         """Names of the images in each split, as `splits` takes them from a JSON file."""
-        return {split: [image.name for image in images] for split, images in self._splits.items()}
+        return {split: [image.name for image in self.images_of(split)] for split in SPLITS}
 
     def setup(self, stage: str | None = None) -> None:
         """Look at every file of the splits that the stage needs, and fill `counts`.
@@ -260,7 +266,7 @@ class ObjectDataModule(ImageDataModule, ABC):
             UserError: A file or an annotation cannot be used, or there are too few images or objects to train.
         """
         for split in SPLITS_OF_STAGE[stage]:
-            images = self._splits[split]
+            images = self.images_of(split)
             if images:
                 self.counts[split] = self._count(images, f"Checking {split} files")
             elif split != "test":
@@ -268,6 +274,8 @@ class ObjectDataModule(ImageDataModule, ABC):
         if stage in ("fit", None):
             if not any(self.counts["train"][name] for name in self.object_names):
                 raise UserError(f"{self.path}: the training images show no object; check the annotations")
+            if unseen := [name for name in self.object_names if self._is_unseen(name)]:
+                log.warning("%s: no training image shows %s, but others do", self.path, listed(unseen, most=5))
             self._check_batch_size(self.counts["train"]["images"])
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -276,7 +284,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         Raises:
             UserError: `crop_size` was not given.
         """
-        images = self._splits["train"]
+        images = self.images_of("train")
         sampler = None
         if self.repeat_factor_threshold is not None:
             factors = repeat_factors([set(image.classes) for image in images], self.repeat_factor_threshold)
@@ -285,7 +293,7 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
-        return self.evaluation_loader(self._evaluation_dataset(self._splits["val"]))
+        return self.evaluation_loader(self._evaluation_dataset(self.images_of("val")))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the test images, in order.
@@ -293,9 +301,9 @@ class ObjectDataModule(ImageDataModule, ABC):
         Raises:
             UserError: There is no test split.
         """
-        if not self._splits["test"]:
+        if not self.images_of("test"):
             raise UserError(f"{self.path}: no test split; use validate, add one, or set test_fraction")
-        return self.evaluation_loader(self._evaluation_dataset(self._splits["test"]))
+        return self.evaluation_loader(self._evaluation_dataset(self.images_of("test")))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return images without objects: those of `predict_path`, or else of the test split, or else of val.
@@ -353,8 +361,8 @@ class ObjectDataModule(ImageDataModule, ABC):
             return {name: self.converted(file) for name, file in find_images(self.predict_path).items()}
         if self.prompts is not None:
             # all of the data set may be prompted
-            return files_of(self._splits)
-        return {image.name: image.image for image in self._splits["test"] or self._splits["val"]}
+            return files_of({split: self.images_of(split) for split in SPLITS})
+        return {image.name: image.image for image in self.images_of("test") or self.images_of("val")}
 
     @cached_property
     def _found_images(self) -> dict[str, list[AnnotatedImage]]:
@@ -378,6 +386,9 @@ class ObjectDataModule(ImageDataModule, ABC):
         if self.splits is not None or UNSPLIT not in found:
             refuse_overlap({split: [image.image for image in images] for split, images in splits.items()})
         return splits
+
+    def _is_unseen(self, name: str) -> bool:
+        return not self.counts["train"][name] and any(counts[name] for counts in self.counts.values())
 
     def _count(self, images: list[AnnotatedImage], title: str) -> dict[str, int]:
         """Return the number of images, of those that show each class, and of the objects of each class."""

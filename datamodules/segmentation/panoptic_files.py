@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 import numpy as np
 from pydantic import Field, TypeAdapter
@@ -32,6 +32,7 @@ class Category(TypedDict):
 
     id: Whole
     name: str
+    isthing: NotRequired[Whole | bool]
 
 
 class ImageEntry(TypedDict):
@@ -47,6 +48,7 @@ class Segment(TypedDict):
     id: SegmentId
     category_id: Whole
     area: Number
+    iscrowd: NotRequired[Whole | bool]
 
 
 class SegmentList(TypedDict):
@@ -83,24 +85,27 @@ class PanopticSplit:
         source: The JSON file.
         names: Name of each category id, sorted by id; a category's class id is its place in this order.
         pairs: Images and PNG files.
+        stuff: Class ids of what is no thing.
         segments: For each pair (N, 2) int64, ids of segments and their class ids, sorted.
-        pixels: For each pair the number of pixels per class id.
+        crowds: For each pair the ids of segments that are crowds.
     """
 
     source: Path
     names: dict[int, str]
+    stuff: list[int]
     pairs: list[Pair]
     segments: list[np.ndarray]
-    pixels: list[dict[int, int]]
+    crowds: list[frozenset[int]]
 
 
-def read_panoptic_categories(source: Path) -> dict[int, str]:
-    """Return the names of a JSON file's categories by id, sorted.
+def read_panoptic_categories(source: Path) -> tuple[list[str], list[int]]:
+    """Return the names of a JSON file's categories, sorted by id, and the places of those that are stuff.
 
     Raises:
         UserError: The file is not in COCO's panoptic format.
     """
-    return _categories(source, read_json(source, CATEGORIES, REMEDY)["categories"])
+    categories = read_json(source, CATEGORIES, REMEDY)["categories"]
+    return list(_categories(source, categories).values()), _stuff(categories)
 
 
 def read_panoptic_split(source: Path) -> PanopticSplit:
@@ -117,7 +122,7 @@ def read_panoptic_split(source: Path) -> PanopticSplit:
     # where others than COCO's own archive put them
     masks = masks if masks.is_dir() else root / name
     find_image, find_mask = FileFinder(images), FileFinder(masks)
-    pairs, segments, pixels = [], [], []
+    pairs, segments, crowds = [], [], []
     file_of_image = {image["id"]: image["file_name"] for image in content["images"]}
     for annotation in sorted(content["annotations"], key=lambda annotation: annotation["file_name"]):
         if annotation["image_id"] not in file_of_image:
@@ -128,17 +133,14 @@ def read_panoptic_split(source: Path) -> PanopticSplit:
         image = file_of_image[annotation["image_id"]]
         _check_segments(source, annotation, class_of_category)
         rows = [(part["id"], class_of_category[part["category_id"]]) for part in annotation["segments_info"]]
-        areas: dict[int, int] = {}
-        for part, (_, class_id) in zip(annotation["segments_info"], rows, strict=True):
-            areas[class_id] = areas.get(class_id, 0) + int(part["area"])
         mask = annotation["file_name"]
         # what is missing is told below, with the number of all
         pairs.append(Pair(image, find_image(image) or images / image, find_mask(mask) or masks / mask))
         segments.append(np.array(sorted(rows), dtype=np.int64).reshape(-1, 2))
-        pixels.append(areas)
+        crowds.append(frozenset(part["id"] for part in annotation["segments_info"] if part.get("iscrowd")))
     _check_files(source, [pair.image for pair in pairs])
     _check_files(source, [pair.mask for pair in pairs])
-    return PanopticSplit(source, names, pairs, segments, pixels)
+    return PanopticSplit(source, names, _stuff(content["categories"]), pairs, segments, crowds)
 
 
 def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray:
@@ -152,6 +154,15 @@ def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray
     Raises:
         UserError: The file is damaged, or has a segment that is not in the JSON file.
     """
+    return _read_classes(pair, segments, source)[1]
+
+
+def read_segment_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray:
+    """Return the ids of segments in a PNG file, (H, W) int32, 0 where there is none; see `read_class_ids`."""
+    return _read_classes(pair, segments, source)[0]
+
+
+def _read_classes(pair: Pair, segments: np.ndarray, source: Path) -> tuple[np.ndarray, np.ndarray]:
     # the id of a segment is spread over the colors
     ids = read_color_codes(pair.mask, pair.image)
     # the system gives pages of a table when something is written there, so it costs no more than its few entries
@@ -164,7 +175,13 @@ def read_class_ids(pair: Pair, segments: np.ndarray, source: Path) -> np.ndarray
         raise UserError(
             f"{pair.mask}: segment {unknown[0]} ({pixels[0]} pixels) is not in {source}; give files of one release"
         )
-    return (found - FIRST_CLASS).astype(np.uint8)
+    return ids, (found - FIRST_CLASS).astype(np.uint8)
+
+
+def _stuff(categories: Sequence[Category]) -> list[int]:
+    """Return the places of stuff among the categories, sorted by id; where none says so, all are things."""
+    ordered = sorted(categories, key=lambda category: category["id"])
+    return [place for place, category in enumerate(ordered) if not category.get("isthing", True)]
 
 
 def _categories(source: Path, categories: Sequence[Category]) -> dict[int, str]:

@@ -33,9 +33,9 @@ from tests.datamodules.defects.defect_files import HEIGHT as STEEL_HEIGHT
 from tests.datamodules.defects.defect_files import WIDTH as STEEL_WIDTH
 from tests.datamodules.defects.defect_files import write_kaggle, write_supervisely
 from tests.datamodules.faces.face_files import write_face
+from tests.datamodules.objects.test_coco_panoptic import write_coco
 from tests.datamodules.questions.question_files import write_csv
 from tests.datamodules.questions.question_files import write_pair as write_question_pair
-from tests.datamodules.segmentation.test_panoptic import write_coco
 
 STEEL_SIZE = (STEEL_HEIGHT, STEEL_WIDTH)
 

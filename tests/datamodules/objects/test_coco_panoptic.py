@@ -9,12 +9,16 @@ from PIL import Image
 from datamodules import ImageMaskFolder
 from datamodules.class_maps import ADE20K_LABELS, ADE20K_NAMES, COCO_PANOPTIC_CATEGORIES, COCO_PANOPTIC_NAMES
 from datamodules.common.orientation import turned
-from datamodules.segmentation.panoptic import CocoPanoptic
+from datamodules.objects.coco_panoptic import CocoPanoptic
 from eomt.errors import UserError
 from tests.datamodules.common.image_files import write_pair
 
 # category ids have gaps and come in no order
-CATEGORIES = [{"id": 200, "name": "rug"}, {"id": 1, "name": "person"}, {"id": 92, "name": "banner"}]
+CATEGORIES = [
+    {"id": 200, "name": "rug", "isthing": 1},
+    {"id": 1, "name": "person", "isthing": 1},
+    {"id": 92, "name": "banner", "isthing": 0},
+]
 # segment id -> category id; ids beyond 255 and 65535 use all three colors
 SEGMENTS = {5: 1, 300: 92, 70000: 1, 16777215: 200}
 IDS = np.array([[5, 5, 300, 300], [0, 70000, 70000, 16777215]])
@@ -50,8 +54,8 @@ def coco(path: Path, **arguments: Any) -> CocoPanoptic:
     return CocoPanoptic(str(path), batch_size=2, crop_size=(2, 4), num_workers=0, **arguments)
 
 
-def changed(path: Path, change: Any) -> None:
-    file = path / "annotations" / "panoptic_train2017.json"
+def changed(path: Path, change: Any, split: str = "train") -> None:
+    file = path / "annotations" / f"panoptic_{split}2017.json"
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
@@ -83,9 +87,50 @@ def test_training_reads_the_same_classes_and_counts_come_from_the_json_file(tmp_
     data.setup("fit")
     (batch,) = data.train_dataloader()
     assert batch["mask"].tolist() == [CLASS_IDS, CLASS_IDS]
-    assert data.counts["train"] == {"images": 3, "person": 3, "banner": 3, "rug": 3}
-    assert data._scan("val") == [{0: 4, 1: 2, 2: 1}]
+    objects = {"objects of person": 6, "objects of banner": 3, "objects of rug": 3}
+    assert data.counts["train"] == {"images": 3, "person": 3, "banner": 3, "rug": 3} | objects
     assert data.split_record["train"] == [f"{index:012d}.jpg" for index in range(3)]
+
+
+def crowd(content: dict[str, Any]) -> None:
+    """Make a crowd of the second person, and two segments of the banner."""
+    for annotation in content["annotations"]:
+        annotation["segments_info"][2]["iscrowd"] = 1
+        annotation["segments_info"][3]["category_id"] = 92
+
+
+def test_things_stay_apart_and_stuff_is_one_segment(tmp_path: Path) -> None:
+    changed(write_coco(tmp_path), crowd, "val")
+    changed(tmp_path, crowd)
+    data = coco(tmp_path, target="panoptic", scale_range=(1.0, 1.0), flip=False, color_jitter=False)
+    assert (data.class_names, data.stuff_classes) == (["person", "banner", "rug"], [1])
+    data.setup("fit")
+    (batch,) = data.val_dataloader()
+    assert batch["labels"][0].tolist() == [0, 0, 1]
+    assert batch["is_crowd"][0].tolist() == [False, True, False]
+    masks = [IDS == 5, IDS == 70000, (IDS == 300) | (IDS == 16777215)]
+    np.testing.assert_array_equal(batch["masks"][0].numpy(), np.stack(masks))
+    for batch in data.train_dataloader():
+        for masks_of_image, labels in zip(batch["masks"], batch["labels"], strict=True):
+            assert labels.tolist() == [0, 1]
+            np.testing.assert_array_equal(masks_of_image.numpy(), np.stack([masks[0], masks[2]]))
+
+
+def test_instances_are_things_alone(tmp_path: Path) -> None:
+    data = coco(write_coco(tmp_path), target="instance")
+    assert (data.class_names, data.stuff_classes) == (["person", "rug"], [])
+    data.setup("fit")
+    assert data.counts["val"] == {"images": 1, "person": 1, "objects of person": 2, "rug": 1, "objects of rug": 1}
+    (batch,) = data.val_dataloader()
+    assert batch["labels"][0].tolist() == [0, 0, 1]
+    np.testing.assert_array_equal(batch["masks"][0].numpy(), np.array([5, 70000, 16777215])[:, None, None] == IDS)
+
+
+def test_a_saved_run_needs_no_files_to_predict(tmp_path: Path) -> None:
+    found = coco(write_coco(tmp_path), target="panoptic").found_arguments()
+    assert found == {"class_names": ["person", "banner", "rug"], "stuff_classes": [1]}
+    data = coco(tmp_path / "gone", target="panoptic", predict_path=tmp_path / "val2017", **found)
+    assert (data.num_classes, data.stuff_classes, len(list(data.predict_dataloader()))) == (3, [1], 1)
 
 
 def test_validation_needs_no_training_file(tmp_path: Path) -> None:
