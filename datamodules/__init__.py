@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from eomt.utils.lazy import lazily
 
 if TYPE_CHECKING:
+    from datamodules.classification.image_folder import ImageFolder
     from datamodules.common.data_module import DataModule
     from datamodules.common.image_data_module import ImageDataModule
     from datamodules.defects.severstal import Severstal
@@ -30,6 +31,7 @@ __all__ = [
     "GeneratedFaces",
     "GeneratedMorphs",
     "ImageDataModule",
+    "ImageFolder",
     "ImageMaskFolder",
     "MorphFaces",
     "RoadAnomaly",
@@ -46,6 +48,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "ImageFolder": "datamodules.classification.image_folder",
         "DataModule": "datamodules.common.data_module",
         "ImageDataModule": "datamodules.common.image_data_module",
         "Severstal": "datamodules.defects.severstal",
