@@ -36,8 +36,8 @@ WARMUP, WEIGHT_DECAY = 0.1, 0.05
 # method -> epochs, learning rates
 METHODS: dict[str, tuple[int, tuple[float, ...]]] = {
     "linear probe": (100, (3e-4, 1e-3, 3e-3, 1e-2)),
-    "LoRA r=8, attention": (4, (3e-4, 1e-3, 3e-3)),
-    "full fine-tuning": (4, (1e-5, 3e-5, 1e-4)),
+    "LoRA r=8, attention": (4, (3e-4, 1e-3, 3e-3, 1e-2)),
+    "full fine-tuning": (4, (1e-5, 3e-5, 1e-4, 3e-4)),
 }
 SEEDS = (1, 2, 3)
 Split = tuple[Tensor, Tensor]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datamodules.faces.face_folder import FaceFolder
     from datamodules.faces.morph_faces import MorphFaces
     from datamodules.generated.faces.data_modules import GeneratedFaces, GeneratedMorphs
+    from datamodules.generated.shapes.shape_images import ShapeImages
     from datamodules.generated.shapes.shape_questions import ShapeQuestions
     from datamodules.generated.steel.steel_strips import SteelStrips
     from datamodules.generated.streets.street_anomalies import StreetAnomalies
@@ -36,6 +37,7 @@ __all__ = [
     "MorphFaces",
     "RoadAnomaly",
     "Severstal",
+    "ShapeImages",
     "ShapeQuestions",
     "SteelStrips",
     "StreetAnomalies",
@@ -56,6 +58,7 @@ __getattr__ = lazily(
         "MorphFaces": "datamodules.faces.morph_faces",
         "GeneratedFaces": "datamodules.generated.faces.data_modules",
         "GeneratedMorphs": "datamodules.generated.faces.data_modules",
+        "ShapeImages": "datamodules.generated.shapes.shape_images",
         "ShapeQuestions": "datamodules.generated.shapes.shape_questions",
         "SteelStrips": "datamodules.generated.steel.steel_strips",
         "StreetAnomalies": "datamodules.generated.streets.street_anomalies",

@@ -212,16 +212,17 @@ class ImageFolder(ImageDataModule):
             files = {image.name: image.file for image in self._splits()["test"] or self._splits()["val"]}
         return self.prediction_loader(UnlabeledImages(files, self.img_size), files, blank_image(self.img_size))
 
-    def plain_training_images(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield training images without random changes, and their targets, in batches of evaluation.
+    def plain_images(self, split: str, most: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images of a split without random changes, and their targets, in batches of evaluation.
 
         Args:
-            most: Of each class, evenly spread over them.
+            split: "train", "val" or "test".
+            most: Of each class, evenly spread over them; None for all.
         """
         of_class: dict[tuple[str, ...], list[LabeledImage]] = {}
-        for image in self._splits()["train"]:
+        for image in self._splits()[split]:
             of_class.setdefault(image.labels, []).append(image)
-        chosen = [image for images in of_class.values() for image in images[:: -(-len(images) // most)]]
+        chosen = [image for found in of_class.values() for image in found[:: -(-len(found) // (most or len(found)))]]
         dataset = LabeledImages(chosen, self.img_size, self._targets())
         for start in range(0, len(chosen), self.eval_batch_size):
             samples = [dataset[index] for index in range(start, min(start + self.eval_batch_size, len(chosen)))]

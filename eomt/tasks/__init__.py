@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from eomt.utils.lazy import lazily
 
 if TYPE_CHECKING:
+    from eomt.tasks.image_classification import ImageClassification
     from eomt.tasks.masked_autoencoding import MaskedAutoencoding
     from eomt.tasks.morph_detection import MorphDetection
     from eomt.tasks.prompted_segmentation import PromptedSegmentation
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from eomt.tasks.visual_question_answering import VisualQuestionAnswering
 
 __all__ = [
+    "ImageClassification",
     "MaskedAutoencoding",
     "MorphDetection",
     "PromptedSegmentation",
@@ -23,6 +25,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "ImageClassification": "eomt.tasks.image_classification",
         "MaskedAutoencoding": "eomt.tasks.masked_autoencoding",
         "MorphDetection": "eomt.tasks.morph_detection",
         "PromptedSegmentation": "eomt.tasks.prompted_segmentation",
