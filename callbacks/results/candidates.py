@@ -13,10 +13,13 @@ from torchvision.transforms.v2.functional import to_pil_image
 from callbacks.evaluation import EvaluatedBatch
 from callbacks.pictures.predictions import at_size, errors, shown_classes, with_prompts
 from callbacks.results.best_and_worst import Candidate, Drawn
+from callbacks.results.class_answers import ClassAnswer
 from eomt.metrics.answer_scores import soft_accuracy
 from eomt.pictures.colors import PAPER
 from eomt.pictures.masks import overlay
 from eomt.tasks.base import AdaptationTask
+from eomt.tasks.data import class_names_of
+from eomt.tasks.image_classification import ImageClassification
 from eomt.tasks.morph_detection import MorphDetection
 from eomt.tasks.visual_question_answering import VisualQuestionAnswering
 from eomt.utils.labels import IGNORE_INDEX
@@ -41,14 +44,14 @@ MAPS = Kind(
     "By the IoU of each image, the mean over the classes that occur in its truth or its prediction.",
     "image, truth, prediction and wrong pixels, in reading order",
 )
-FACES = Kind("By the probability that the network gave to the truth.", "the image")
+IMAGES = Kind("By the probability that the network gave to the truth.", "the image")
 ANSWERS = Kind("By the accuracy of each answer; among equals, by a hash of their names.", "the image")
 
 
 def kind_of(task: LightningModule) -> Kind:
     """Return what examples of a task are ordered by."""
-    if isinstance(task, MorphDetection):
-        return FACES
+    if isinstance(task, MorphDetection | ImageClassification):
+        return IMAGES
     return ANSWERS if isinstance(task, VisualQuestionAnswering) else MAPS
 
 
@@ -57,12 +60,14 @@ def candidates(trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatc
 
     Args:
         trainer: That tests.
-        task: Whose answers these are: MorphDetection, VisualQuestionAnswering, or one that returns `prediction`, maps
-            of class ids as `PredictionPictures` takes them; others yield none.
+        task: Whose answers these are: MorphDetection, ImageClassification, VisualQuestionAnswering, or one that returns
+            `prediction`, maps of class ids as `PredictionPictures` takes them; others yield none.
         evaluated: The batch.
     """
     if isinstance(task, MorphDetection):
         yield from _faces(evaluated, task.threshold)
+    elif isinstance(task, ImageClassification):
+        yield from _classified(evaluated, class_names_of(trainer), task.network.multi_label)
     elif isinstance(task, VisualQuestionAnswering):
         yield from _answers(evaluated, task.language)
     elif isinstance(evaluated.outputs, Mapping) and "prediction" in evaluated.outputs:
@@ -130,6 +135,18 @@ def _faces(evaluated: EvaluatedBatch, threshold: float) -> Iterator[Candidate]:
             return Drawn(_card(batch["image"][place]), lines)
 
         yield Candidate(f"{batch['dataset'][place]}/{batch['name'][place]}", score if is_morph else 1 - score, draw)
+
+
+def _classified(evaluated: EvaluatedBatch, names: list[str], several: bool) -> Iterator[Candidate]:
+    batch, probabilities = evaluated.batch, evaluated.outputs["probabilities"]
+    for place in evaluated.real():
+        answer = ClassAnswer.of(probabilities[place], batch["label"][place], names, several)
+
+        def draw(place: int = place, answer: ClassAnswer = answer) -> Drawn:
+            lines = [f"truth: {answer.truth}", f"answer: {answer.label}, {answer.confidence:.3f}"]
+            return Drawn(_card(batch["image"][place]), lines)
+
+        yield Candidate(batch["name"][place], answer.of_truth, draw)
 
 
 def _answers(evaluated: EvaluatedBatch, language: Any) -> Iterator[Candidate]:

@@ -14,6 +14,7 @@ from eomt.export.record import (
     RECORD_FILE,
     REMEDY,
     AnsweringSettings,
+    ClassificationSettings,
     EncoderSettings,
     MorphSettings,
     PromptedSettings,
@@ -21,10 +22,11 @@ from eomt.export.record import (
     SegmentationSettings,
     read_record,
 )
-from eomt.export.runtime import GraphMorphScorer, GraphScorer
+from eomt.export.runtime import GraphClassifier, GraphMorphScorer, GraphScorer
 from eomt.export.sessions import Session, open_sessions
 from eomt.export.tokens import read_tokens
 from eomt.predictors.answers import AnswerPredictor
+from eomt.predictors.classes import ClassPredictor
 from eomt.predictors.faces import MorphPredictor
 from eomt.predictors.predictor import Predictor
 from eomt.predictors.segmentation import SegmentationPredictor
@@ -65,6 +67,13 @@ def _(settings: SegmentationSettings, record: Record, folder: Path) -> Predictor
 def _(settings: MorphSettings, record: Record, folder: Path) -> Predictor[Any]:
     sessions = _sessions(folder, record, {"model": [["batch", 2], ["batch"]]})
     return MorphPredictor(GraphMorphScorer(sessions, record.img_size), settings.threshold, CPU)
+
+
+@_predictor_of.register
+def _(settings: ClassificationSettings, record: Record, folder: Path) -> Predictor[Any]:
+    shape: Shape = ["batch", len(settings.class_names)]
+    sessions = _sessions(folder, record, {"model": [shape, shape]})
+    return ClassPredictor(GraphClassifier(sessions, record.img_size, settings.multi_label), settings.class_names, CPU)
 
 
 @_predictor_of.register

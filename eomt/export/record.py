@@ -101,6 +101,14 @@ class MorphSettings(Part):
     threshold: FiniteFloat | None
 
 
+class ClassificationSettings(Part):
+    """Of image classification."""
+
+    task: Literal["image_classification"] = "image_classification"
+    class_names: Annotated[Names, Field(min_length=1)]
+    multi_label: bool
+
+
 class PromptedSettings(Part):
     """Of SAM 2."""
 
@@ -145,7 +153,12 @@ class AnsweringSettings(Part):
 
 
 Settings = Annotated[
-    SegmentationSettings | MorphSettings | PromptedSettings | EncoderSettings | AnsweringSettings,
+    SegmentationSettings
+    | ClassificationSettings
+    | MorphSettings
+    | PromptedSettings
+    | EncoderSettings
+    | AnsweringSettings,
     Field(discriminator="task"),
 ]
 

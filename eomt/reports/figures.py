@@ -13,7 +13,10 @@ RIVALS: dict[str, dict[str, str]] = {
         "majority_accuracy": "the most frequent answer",
         "question_only_accuracy": "answers from the question alone",
         "blank_accuracy": "the network on gray images",
+        "class_mean_accuracy": "the nearest class mean of step 0",
     },
+    "f1": {"majority_f1": "the most frequent class", "class_mean_f1": "the nearest class mean of step 0"},
+    "map": {"constant_map": "one answer for all images"},
     "eer": {"eer_sharpness": "sharpness alone", "eer_texture": "hand-made texture features"},
     "none_kaggle_dice": {"none_kaggle_dice_all_empty": "an answer without masks"},
 }

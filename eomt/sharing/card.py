@@ -19,6 +19,7 @@ from eomt.utils.reading import FIELDS, read_json
 PIPELINES = {
     "SemanticSegmentation": "image-segmentation",
     "PromptedSegmentation": "mask-generation",
+    "ImageClassification": "image-classification",
     "MorphDetection": "image-classification",
     "MaskedAutoencoding": "image-feature-extraction",
     "VisualQuestionAnswering": "visual-question-answering",

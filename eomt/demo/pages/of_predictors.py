@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from eomt.demo.models import Models
+from eomt.demo.pages.classes import ClassPage
 from eomt.demo.pages.faces import MorphPage, ReconstructionPage
 from eomt.demo.pages.page import Page
 from eomt.demo.pages.prompted import PromptedPage
@@ -12,6 +13,7 @@ from eomt.demo.prompted import PromptedWork
 from eomt.demo.work import Work
 from eomt.errors import UserError
 from eomt.predictors.answers import AnswerPredictor
+from eomt.predictors.classes import ClassPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
 from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
@@ -19,6 +21,7 @@ from eomt.predictors.segmentation import SegmentationPredictor
 PAGES = {
     SegmentationPredictor: (SegmentationPage, Work),
     PromptedPredictor: (PromptedPage, PromptedWork),
+    ClassPredictor: (ClassPage, Work),
     MorphPredictor: (MorphPage, Work),
     ReconstructionPredictor: (ReconstructionPage, Work),
     AnswerPredictor: (QuestionPage, Work),

@@ -1,26 +1,22 @@
 """A whole image classifier in, from a folder or repository of transformers' `AutoModelForImageClassification`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from eomt.errors import UserError
-from eomt.models.mae_encoder import MAEEncoder
-from eomt.models.vit import ViT
 from eomt.models.weights.backbone.load import fill_backbone
 from eomt.models.weights.checks import check_tensors
 from eomt.models.weights.classifier.names import CLASSIFIER, MODEL_TYPES, VIT
+from eomt.models.weights.classifier.parts import ClassifierParts, mae_of, vit_of
 from eomt.models.weights.colors import read_colors
 from eomt.models.weights.download import find_cached_weights, find_weights
 from eomt.models.weights.files import read_config_fields, read_weights
 from eomt.models.weights.mae import ENCODER
 from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE, Wanted
 from eomt.utils.loaded import mark_loaded
-
-if TYPE_CHECKING:
-    from eomt.models.image_classifier import ImageClassifier
 
 WANTED = Wanted(
     "pretrained",
@@ -37,7 +33,7 @@ class Loaded(NamedTuple):
     class_names: list[str] | None
 
 
-def load_classifier(network: "ImageClassifier", source: str) -> Loaded:
+def load_classifier(network: ClassifierParts, source: str) -> Loaded:
     """Fill a network from a folder or a repository.
 
     Raises:
@@ -68,24 +64,24 @@ def classes_in(source: str) -> int | None:
     return None if bias is None else len(bias)
 
 
-def _fill_encoder(network: "ImageClassifier", state: dict[str, Tensor], fields: dict[str, Any], path: Path) -> None:
-    encoder = network.encoder
-    if isinstance(encoder, MAEEncoder):
+def _fill_encoder(network: ClassifierParts, state: dict[str, Tensor], fields: dict[str, Any], path: Path) -> None:
+    if (mae := mae_of(network)) is not None:
         plain = {name.removeprefix(f"{VIT}."): value for name, value in state.items()}
         plain = ENCODER.backwards({name: value for name, value in plain.items() if not name.startswith("pooler.")})
-        check_tensors(plain, encoder.model.state_dict(), path, "the encoder", "give the encoder's sizes")
-        encoder.model.load_state_dict(plain)
-        mark_loaded(encoder.model, plain)
+        check_tensors(plain, mae.state_dict(), path, "the encoder", "give the encoder's sizes")
+        mae.load_state_dict(plain)
+        mark_loaded(mae, plain)
         return
-    assert isinstance(encoder, ViT)
-    fill_backbone(encoder.backbone, state, path)
+    if (backbone := vit_of(network)) is None:
+        raise UserError(f"{path}: is a plain ViT, and the encoder none; choose the encoder that it is of")
+    fill_backbone(backbone, state, path)
     if isinstance(epsilon := fields.get("layer_norm_eps"), float):
-        for module in encoder.backbone.modules():
+        for module in backbone.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = epsilon
 
 
-def _seen(weight: Tensor, network: "ImageClassifier", fields: dict[str, Any], path: Path) -> Tensor:
+def _seen(weight: Tensor, network: ClassifierParts, fields: dict[str, Any], path: Path) -> Tensor:
     """Return the weights (C, F) of what the network pools: in DINOv2 the class token and the mean of the patches."""
     if fields["model_type"] == VIT or network.pooling == "cls+mean" or weight.dim() != 2:
         if fields["model_type"] == VIT and network.pooling != "cls":
