@@ -101,13 +101,14 @@ def test_a_test_leaves_answers_a_confusion_matrix_and_a_page(trained: Workspace)
     assert "the most frequent class" in page
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_ends_where_it_would_have(trained: Workspace) -> None:
     mixed = ("--model.mixup", "0.4", "--model.cutmix", "1", "--data.balanced", "true")
     trained.fit("whole", *mixed)
     cut = ("--trainer.callbacks+", '{"class_path": "tests.cli_runs.PowerCut", "init_args": {"step": 6}}')
     with pytest.raises(RuntimeError, match="power cut"):
         trained.fit("cut", *mixed, *cut)
-    trained.run("fit", "--run_name", "cut", "--ckpt_path", "latest")
+    trained.run("fit", "--run_name", "cut", "--ckpt_path", "latest", *mixed)
     ends = [only(trained.runs / name, "final_lora_step8.ckpt") for name in ("whole", "cut")]
     whole, resumed = (torch.load(path, weights_only=True)["state_dict"] for path in ends)
     assert whole.keys() == resumed.keys()
@@ -117,6 +118,7 @@ def test_a_run_that_is_resumed_ends_where_it_would_have(trained: Workspace) -> N
     assert len({row["val_class_mean_f1"] for row in rows}) == 1
 
 
+@pytest.mark.slow
 def test_images_with_several_labels(tmp_path: Path) -> None:
     lines = ["path,warm,dark"]
     for number in range(30):
