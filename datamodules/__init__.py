@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from eomt.utils.lazy import lazily
 
 if TYPE_CHECKING:
+    from datamodules.classification.image_folder import ImageFolder
     from datamodules.common.data_module import DataModule
     from datamodules.common.image_data_module import ImageDataModule
     from datamodules.defects.severstal import Severstal
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from datamodules.faces.morph_faces import MorphFaces
     from datamodules.generated.cells.cell_scenes import CellScenes
     from datamodules.generated.faces.data_modules import GeneratedFaces, GeneratedMorphs
+    from datamodules.generated.shapes.shape_images import ShapeImages
     from datamodules.generated.shapes.shape_questions import ShapeQuestions
     from datamodules.generated.steel.steel_strips import SteelStrips
     from datamodules.generated.streets.street_anomalies import StreetAnomalies
@@ -40,6 +42,7 @@ __all__ = [
     "GeneratedMorphs",
     "HuggingFaceSegmentation",
     "ImageDataModule",
+    "ImageFolder",
     "ImageMaskFolder",
     "LabelMe",
     "MorphFaces",
@@ -47,6 +50,7 @@ __all__ = [
     "PascalVoc",
     "RoadAnomaly",
     "Severstal",
+    "ShapeImages",
     "ShapeQuestions",
     "SteelStrips",
     "StreetAnomalies",
@@ -60,6 +64,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "ImageFolder": "datamodules.classification.image_folder",
         "DataModule": "datamodules.common.data_module",
         "ImageDataModule": "datamodules.common.image_data_module",
         "Severstal": "datamodules.defects.severstal",
@@ -68,6 +73,7 @@ __getattr__ = lazily(
         "CellScenes": "datamodules.generated.cells.cell_scenes",
         "GeneratedFaces": "datamodules.generated.faces.data_modules",
         "GeneratedMorphs": "datamodules.generated.faces.data_modules",
+        "ShapeImages": "datamodules.generated.shapes.shape_images",
         "ShapeQuestions": "datamodules.generated.shapes.shape_questions",
         "SteelStrips": "datamodules.generated.steel.steel_strips",
         "StreetAnomalies": "datamodules.generated.streets.street_anomalies",

@@ -14,11 +14,14 @@ from callbacks.evaluation import EvaluatedBatch
 from callbacks.pictures.objects import object_pictures, shows_objects
 from callbacks.pictures.predictions import at_size, errors, shown_classes, with_prompts
 from callbacks.results.best_and_worst import Candidate, Drawn
+from callbacks.results.class_answers import ClassAnswer
 from eomt.metrics.answer_scores import soft_accuracy
 from eomt.metrics.image_quality import image_quality
 from eomt.pictures.colors import PAPER
 from eomt.pictures.masks import overlay
 from eomt.tasks.base import AdaptationTask
+from eomt.tasks.data import class_names_of
+from eomt.tasks.image_classification import ImageClassification
 from eomt.tasks.morph_detection import MorphDetection
 from eomt.tasks.object_segmentation import ObjectSegmentation, crowds_of
 from eomt.tasks.visual_question_answering import VisualQuestionAnswering
@@ -49,14 +52,14 @@ OBJECTS = Kind(
     "divided by their number and half of the wrong and the missed objects.",
     "image, true objects, found objects with their scores, and wrong pixels, in reading order",
 )
-FACES = Kind("By the probability that the network gave to the truth.", "the image")
+IMAGES = Kind("By the probability that the network gave to the truth.", "the image")
 ANSWERS = Kind("By the accuracy of each answer; among equals, by a hash of their names.", "the image")
 
 
 def kind_of(task: LightningModule) -> Kind:
     """Return what examples of a task are ordered by."""
-    if isinstance(task, MorphDetection):
-        return FACES
+    if isinstance(task, MorphDetection | ImageClassification):
+        return IMAGES
     if isinstance(task, ObjectSegmentation):
         return OBJECTS
     return ANSWERS if isinstance(task, VisualQuestionAnswering) else MAPS
@@ -67,12 +70,14 @@ def candidates(trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatc
 
     Args:
         trainer: That tests.
-        task: Whose answers these are: MorphDetection, VisualQuestionAnswering, or one that returns `prediction`, maps
-            of class ids, and maybe objects, as `PredictionPictures` takes them; others yield none.
+        task: Whose answers these are: MorphDetection, ImageClassification, VisualQuestionAnswering, or one that returns
+            `prediction`, maps of class ids, and maybe objects, as `PredictionPictures` takes them; others yield none.
         evaluated: The batch.
     """
     if isinstance(task, MorphDetection):
         yield from _faces(evaluated, task.threshold)
+    elif isinstance(task, ImageClassification):
+        yield from _classified(evaluated, class_names_of(trainer), task.network.multi_label)
     elif isinstance(task, VisualQuestionAnswering):
         yield from _answers(evaluated, task.language)
     elif shows_objects(evaluated.batch, evaluated.outputs):
@@ -162,6 +167,18 @@ def _faces(evaluated: EvaluatedBatch, threshold: float) -> Iterator[Candidate]:
             return Drawn(_card(batch["image"][place]), lines)
 
         yield Candidate(f"{batch['dataset'][place]}/{batch['name'][place]}", score if is_morph else 1 - score, draw)
+
+
+def _classified(evaluated: EvaluatedBatch, names: list[str], several: bool) -> Iterator[Candidate]:
+    batch, probabilities = evaluated.batch, evaluated.outputs["probabilities"]
+    for place in evaluated.real():
+        answer = ClassAnswer.of(probabilities[place], batch["label"][place], names, several)
+
+        def draw(place: int = place, answer: ClassAnswer = answer) -> Drawn:
+            lines = [f"truth: {answer.truth}", f"answer: {answer.label}, {answer.confidence:.3f}"]
+            return Drawn(_card(batch["image"][place]), lines)
+
+        yield Candidate(batch["name"][place], answer.of_truth, draw)
 
 
 def _answers(evaluated: EvaluatedBatch, language: Any) -> Iterator[Candidate]:

@@ -14,9 +14,10 @@ from callbacks.results.best_and_worst import BestAndWorst, KeptExample
 from callbacks.results.candidates import MAPS, OBJECTS, Kind, candidates, kind_of
 from callbacks.results.tables import file_of_test, write_table
 from eomt.errors import printable
-from eomt.reports.confusion import TRUTH
+from eomt.reports.confusion import TRUTH, TRUTH_OF_IMAGES
 from eomt.reports.page import write_page
 from eomt.tasks.data import data_of
+from eomt.tasks.image_classification import ImageClassification
 from eomt.tasks.semantic_segmentation import SemanticSegmentation
 from eomt.utils.distributed import gather
 from eomt.utils.files import write_folder
@@ -33,13 +34,14 @@ class ReportOnTest(EvaluationCallback[LightningModule]):
 
     Beside RunSummary's `results/<timestamp>_eval.json`: `..._examples/`, the test images that were answered best and
     worst, and of SemanticSegmentation `..._confusion.csv`, the pixels of each true class (row) by what was predicted
-    (column). Nothing is computed a second time, and a picture is drawn only of an image that is among the best or the
-    worst when it comes. It stands behind callbacks that write tables of their own.
+    (column); of ImageClassification the images. Nothing is computed a second time, and a picture is drawn only of an
+    image that is among the best or the worst when it comes. It stands behind callbacks that write tables of their own.
     """
 
     def __init__(self) -> None:
         self._kept = BestAndWorst(NUM_EXAMPLES)
         self._confusion: Tensor | None = None
+        self._is_of_images = False
 
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted evaluation may have left."""
@@ -53,8 +55,9 @@ class ReportOnTest(EvaluationCallback[LightningModule]):
 
     def end_epoch(self, trainer: Trainer, task: LightningModule, stage: Stage) -> None:
         """Take the confusion matrix of `test`, which the task empties next."""
-        if stage == "test" and isinstance(task, SemanticSegmentation):
+        if stage == "test" and isinstance(task, SemanticSegmentation | ImageClassification):
             self._confusion = torch.stack(gather(task.test_metric.confusion.cpu())).sum(0)
+            self._is_of_images = isinstance(task, ImageClassification)
 
     def end(self, trainer: Trainer, task: LightningModule, stage: Stage) -> None:
         """Write the files and the page of `test`."""
@@ -63,18 +66,20 @@ class ReportOnTest(EvaluationCallback[LightningModule]):
         best, worst = self._kept.gathered()
         if not trainer.is_global_zero:
             return
-        if self._confusion is not None and self._confusion.any():
-            _write_confusion(file_of_test(trainer, "ReportOnTest", "confusion.csv"), self._confusion, trainer)
+        # of several labels there is one for each, and no table of all
+        if self._confusion is not None and self._confusion.ndim == 2 and self._confusion.any():
+            head = TRUTH_OF_IMAGES if self._is_of_images else TRUTH
+            _write_confusion(file_of_test(trainer, "ReportOnTest", "confusion.csv"), head, self._confusion, trainer)
         if best:
             _write_examples(file_of_test(trainer, "ReportOnTest", "examples"), best, worst, trainer)
         log.info("Report: %s", write_page(self.folder))
 
 
-def _write_confusion(table: Path, confusion: Tensor, trainer: Trainer) -> None:
+def _write_confusion(table: Path, head: str, confusion: Tensor, trainer: Trainer) -> None:
     data = data_of(trainer)
     names = list((data and data.class_names) or [f"class {index}" for index in range(len(confusion))])
     rows = zip(names, confusion.tolist(), strict=True)
-    write_table(table, [TRUTH, *names], ({TRUTH: name} | dict(zip(names, row, strict=True)) for name, row in rows))
+    write_table(table, [head, *names], ({head: name} | dict(zip(names, row, strict=True)) for name, row in rows))
 
 
 def _write_examples(folder: Path, best: list[KeptExample], worst: list[KeptExample], trainer: Trainer) -> None:

@@ -74,6 +74,12 @@ class AnswerState(TypedDict):
     best: ComparisonState | None
 
 
+class RivalState(TypedDict):
+    """State of ClassificationResults."""
+
+    rivals: dict[str, float]
+
+
 class PictureState(TypedDict):
     """State of PredictionPictures."""
 
@@ -84,6 +90,7 @@ CHECKPOINT_STATE: TypeAdapter[Any] = TypeAdapter(CheckpointState)
 MERGE_STATE: TypeAdapter[Any] = TypeAdapter(MergeState)
 SUMMARY_STATE: TypeAdapter[Any] = TypeAdapter(SummaryState)
 STOPPING_STATE: TypeAdapter[Any] = TypeAdapter(StoppingState)
+RIVAL_STATE: TypeAdapter[Any] = TypeAdapter(RivalState)
 ANSWER_STATE: TypeAdapter[Any] = TypeAdapter(AnswerState)
 PICTURE_STATE: TypeAdapter[Any] = TypeAdapter(PictureState)
 

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.kept import KeptSamples
 from datamodules.common.orientation import Box, turned_box
+from datamodules.common.random_changes import seeded, with_seed
 from datamodules.common.reading import check_image, orientation_of, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.faces.boxes import face_window
@@ -161,10 +162,10 @@ class AugmentedFaces(_Faces):
         return (read_face(self.faces[position], self.size),)
 
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
-        position, seed = _with_seed(index)
+        position, seed = with_seed(index)
         (image,) = self.read(position)
         if self.transform is not None:
-            image = _seeded(self.transform, image, seed)
+            image = seeded(self.transform, image, seed)
         return {"image": image, **_described(self.faces[position])}
 
 
@@ -188,23 +189,10 @@ class UnlabeledFaces(_Faces):
         return (read_window(self.faces[position], self.size),)
 
     def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
-        position, seed = _with_seed(index)
+        position, seed = with_seed(index)
         face = self.faces[max(position, 0)]
         if self.transform is None:
             image = _read_to_evaluate(face, self.size)
         else:
-            image = _seeded(self.transform, *self.read(position), seed)
+            image = seeded(self.transform, *self.read(position), seed)
         return {"image": image, "path": str(face.image), "name": "" if position == PADDING_INDEX else face.name}
-
-
-def _with_seed(index: tuple[int, int] | int) -> tuple[int, int]:
-    # Lightning's overfit_batches takes the sampler away, and with it the seeds
-    return index if isinstance(index, tuple) else (index, index)
-
-
-def _seeded(transform: MorphTransform | PretrainingTransform, image: Tensor, seed: int) -> Tensor:
-    """Change an image at random, without touching any other randomness."""
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the GPU's generator too, which belongs to the network
-        torch.default_generator.manual_seed(seed)
-        return transform(image)

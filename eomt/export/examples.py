@@ -149,6 +149,31 @@ score = float(session.run(["scores"], {"image": batch})[0][0])  # probability of
 print(json.dumps({"score": round(score, 4), "is_morph": None if threshold is None else score >= threshold}))
 '''
 
+CLASSIFICATION = '''"""Tell what an image shows: python example.py IMAGE."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(__file__).parent
+record = json.loads((folder / "export.json").read_text())
+height, width = record["img_size"]
+names = record["settings"]["class_names"]
+session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+# the middle of the image, in the shape that the graph takes
+middle = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+batch = np.ascontiguousarray(np.asarray(middle).transpose(2, 0, 1))[None]  # (1, 3, H, W), uint8
+probabilities = session.run(["probabilities"], {"image": batch})[0][0]  # (C,)
+
+print(json.dumps({name: round(float(value), 4) for name, value in zip(names, probabilities)}, ensure_ascii=False))
+'''
+
 PROMPTED = '''"""Cut out the object in a box: python example.py IMAGE LEFT TOP RIGHT BOTTOM [MASK.png]."""
 
 import json
@@ -264,6 +289,7 @@ EXAMPLES = {
     "instance_segmentation": INSTANCES,
     "panoptic_segmentation": SEGMENTS,
     "semantic_segmentation": SEGMENTATION,
+    "image_classification": CLASSIFICATION,
     "masked_autoencoding": ENCODER,
     "morph_detection": MORPH,
     "prompted_segmentation": PROMPTED,

@@ -6,6 +6,7 @@ from torch import nn
 
 from eomt.errors import UserError
 from eomt.export.answering import answering_graphs
+from eomt.export.classification import classification_graphs
 from eomt.export.encoder import encoder_graphs
 from eomt.export.exportable import Batch, Exportable
 from eomt.export.morph import morph_graphs
@@ -14,6 +15,7 @@ from eomt.export.prompted import prompted_graphs
 from eomt.export.segmentation import segmentation_graphs
 from eomt.models.network import Network
 from eomt.tasks import (
+    ImageClassification,
     InstanceSegmentation,
     MaskedAutoencoding,
     MorphDetection,
@@ -41,6 +43,7 @@ def exportable_of(task: nn.Module, network: Network, batch: Batch, anomaly: list
 
 
 exportable_of.register(SemanticSegmentation, segmentation_graphs)
+exportable_of.register(ImageClassification, classification_graphs)
 exportable_of.register(InstanceSegmentation, instance_graphs)
 exportable_of.register(PanopticSegmentation, panoptic_graphs)
 exportable_of.register(MorphDetection, morph_graphs)

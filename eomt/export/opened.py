@@ -14,6 +14,7 @@ from eomt.export.record import (
     RECORD_FILE,
     REMEDY,
     AnsweringSettings,
+    ClassificationSettings,
     EncoderSettings,
     InstanceSettings,
     MorphSettings,
@@ -24,10 +25,11 @@ from eomt.export.record import (
     SegmentationSettings,
     read_record,
 )
-from eomt.export.runtime import GraphMorphScorer, GraphQueries, GraphScorer
+from eomt.export.runtime import GraphClassifier, GraphMorphScorer, GraphQueries, GraphScorer
 from eomt.export.sessions import Session, open_sessions
 from eomt.export.tokens import read_tokens
 from eomt.predictors.answers import AnswerPredictor
+from eomt.predictors.classes import ClassPredictor
 from eomt.predictors.faces import MorphPredictor
 from eomt.predictors.objects import InstancePredictor, PanopticPredictor
 from eomt.predictors.predictor import Predictor
@@ -88,6 +90,13 @@ def _queries(settings: QuerySettings, record: Record, folder: Path) -> GraphQuer
 def _(settings: MorphSettings, record: Record, folder: Path) -> Predictor[Any]:
     sessions = _sessions(folder, record, {"model": [["batch", 2], ["batch"]]})
     return MorphPredictor(GraphMorphScorer(sessions, record.img_size), settings.threshold, CPU)
+
+
+@_predictor_of.register
+def _(settings: ClassificationSettings, record: Record, folder: Path) -> Predictor[Any]:
+    shape: Shape = ["batch", len(settings.class_names)]
+    sessions = _sessions(folder, record, {"model": [shape, shape]})
+    return ClassPredictor(GraphClassifier(sessions, record.img_size, settings.multi_label), settings.class_names, CPU)
 
 
 @_predictor_of.register

@@ -141,6 +141,14 @@ class MorphSettings(Part):
     threshold: FiniteFloat | None
 
 
+class ClassificationSettings(Part):
+    """Of image classification."""
+
+    task: Literal["image_classification"] = "image_classification"
+    class_names: Annotated[Names, Field(min_length=1)]
+    multi_label: bool
+
+
 class PromptedSettings(Part):
     """Of SAM 2."""
 
@@ -188,6 +196,7 @@ Settings = Annotated[
     SegmentationSettings
     | InstanceSettings
     | PanopticSettings
+    | ClassificationSettings
     | MorphSettings
     | PromptedSettings
     | EncoderSettings

@@ -40,6 +40,23 @@ class GraphQueries:
         return mask_logits, class_logits
 
 
+class GraphClassifier:
+    """Image classification, as `eomt.predictors.classes.ClassScorer`.
+
+    Args:
+        sessions: The graph `model`.
+        img_size: Height and width of an image.
+        multi_label: Whether an image may have any number of the classes.
+    """
+
+    def __init__(self, sessions: Mapping[str, Session], img_size: tuple[int, int], multi_label: bool) -> None:
+        self.graph, self.img_size, self.multi_label = sessions["model"], img_size, multi_label
+
+    def scores(self, image: Tensor) -> Tensor:
+        """Return the probability of each class, `(B, C)`, for images, uint8 `(B, 3, H, W)`."""
+        return self.graph(image=image)[1]
+
+
 class GraphMorphScorer:
     """Detection of morphs, as `eomt.predictors.faces.MorphScorer`.
 

@@ -6,6 +6,7 @@ from eomt.utils.lazy import lazily
 
 if TYPE_CHECKING:
     from eomt.models.eomt import EoMT
+    from eomt.models.image_classifier import ImageClassifier
     from eomt.models.mae import MaskedAutoencoder
     from eomt.models.mae_encoder import MAEEncoder
     from eomt.models.mixstyle import MixStyle
@@ -14,13 +15,24 @@ if TYPE_CHECKING:
     from eomt.models.vit import ViT
     from eomt.models.vqa import DeterministicVQA
 
-__all__ = ["SAM2", "DeterministicVQA", "EoMT", "MAEEncoder", "MaskedAutoencoder", "MixStyle", "MorphDetector", "ViT"]
+__all__ = [
+    "SAM2",
+    "DeterministicVQA",
+    "EoMT",
+    "ImageClassifier",
+    "MAEEncoder",
+    "MaskedAutoencoder",
+    "MixStyle",
+    "MorphDetector",
+    "ViT",
+]
 
 # what runs exported graphs needs small modules beside these, and not the libraries that these load
 __getattr__ = lazily(
     __name__,
     {
         "EoMT": "eomt.models.eomt",
+        "ImageClassifier": "eomt.models.image_classifier",
         "MaskedAutoencoder": "eomt.models.mae",
         "MAEEncoder": "eomt.models.mae_encoder",
         "MixStyle": "eomt.models.mixstyle",

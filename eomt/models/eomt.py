@@ -202,18 +202,12 @@ class EoMT(Network):
 
     def compile_blocks(self) -> None:
         """Compile each block of the encoder in place; they share a graph."""
-        for block in self.encoder.blocks:
-            block.compile()
+        self.encoder.compile_blocks()
 
     def depth_of(self, parameter: str) -> int | None:
-        """Return 0 for embeddings, i + 1 for block i and the last for the norm; None for queries and heads."""
-        prefix = "encoder.backbone."
-        if not parameter.startswith(prefix):
-            return None
-        inner = parameter.removeprefix(prefix)
-        if inner.startswith("blocks."):
-            return int(inner.split(".")[1]) + 1
-        return len(self.encoder.blocks) if inner.startswith("norm.") else 0
+        """Return the encoder's layer of a parameter; None for queries and heads."""
+        inner = parameter.removeprefix("encoder.")
+        return None if inner == parameter else self.encoder.depth_of(inner)
 
     def forward(self, image: Tensor) -> list[Prediction]:
         """Return the predictions of each supervised layer; the last one is final.

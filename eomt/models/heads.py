@@ -1,4 +1,6 @@
-"""Heads on the features of an encoder: a projection and two classifiers."""
+"""Heads on the features of an encoder: a projection and classifiers."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from eomt.errors import UserError
 
 DROPOUT = 0.1
+Head = Literal["linear", "mlp", "cosine"]
 
 
 class ProjectionHead(nn.Sequential):
@@ -76,6 +79,28 @@ class CosineClassifier(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             cosines = F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight.float(), dim=1))
             return self.scale * cosines
+
+
+def make_classifier(head: Head, in_dim: int, num_classes: int, cls_hidden_dim: int, scale: float) -> nn.Module:
+    """Return a classifier of features (B, in_dim), whose logits are (B, num_classes).
+
+    Args:
+        head: linear, mlp (one hidden layer), or cosine.
+        in_dim: Width of the features.
+        num_classes: Number of classes.
+        cls_hidden_dim: Width of the mlp's hidden layer.
+        scale: Scale of the cosine head.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+    if head == "linear":
+        return nn.Linear(in_dim, num_classes)
+    if head == "mlp":
+        return MorphClassifier(in_dim, cls_hidden_dim, num_classes)
+    if head == "cosine":
+        return CosineClassifier(in_dim, num_classes, scale)
+    raise UserError(f"head: {head!r}; must be linear, mlp or cosine")
 
 
 def _check_widths(**widths: int) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, ViTMAEModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
 
 from eomt.errors import UserError
+from eomt.models.encoder import TokenEncoder
 from eomt.models.frozen_features import weights_of
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.parts.recomputing import RecomputingNetwork
@@ -27,7 +28,7 @@ from eomt.utils.modes import evaluation_mode
 from eomt.utils.paths import PathOrName, expand_source
 
 
-class MAEEncoder(RecomputingNetwork):
+class MAEEncoder(RecomputingNetwork, TokenEncoder):
     """ViT-MAE without masking: from images to tokens in the order of the patches.
 
     The default sizes are those of the base model; weights that are read must have the sizes given here.
@@ -91,6 +92,23 @@ class MAEEncoder(RecomputingNetwork):
         """Origin of the weights in words."""
         return describe_base(self.pretrained)
 
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before those of the patches: the class token."""
+        return 1
+
+    @property
+    def has_class_token(self) -> bool:
+        """Always."""
+        return True
+
+    def depth_of(self, parameter: str) -> int:
+        """Return 0 for embeddings, i + 1 for block i and the last for the norm."""
+        inner = parameter.removeprefix("model.")
+        if inner.startswith("layers."):
+            return int(inner.split(".")[1]) + 1
+        return self.num_blocks if inner.startswith("layernorm.") else 0
+
     def compile_blocks(self) -> None:
         """Compile each block in place."""
         for layer in self.model.layers:
@@ -151,6 +169,10 @@ class MAEEncoder(RecomputingNetwork):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to normalized tokens (B, 1 + h * w, D), the class token first."""
+        return self.tokens(image)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Return what `forward` returns."""
         tokens, done = self.begin(image, self.num_blocks)
         for index in range(done, self.num_blocks):
             tokens = self.run_block(index, tokens)

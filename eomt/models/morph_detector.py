@@ -1,13 +1,13 @@
 """Face morph detection: the encoder of a masked autoencoder, and a classifier of its class token."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eomt.errors import UserError
-from eomt.models.heads import CosineClassifier, MorphClassifier, ProjectionHead
+from eomt.models.heads import Head, ProjectionHead, make_classifier
 from eomt.models.mae_encoder import MAEEncoder
 from eomt.models.mixstyle import MixStyle
 from eomt.models.network import Network
@@ -52,7 +52,7 @@ class MorphDetector(Network):
     def __init__(
         self,
         encoder: MAEEncoder,
-        head: Literal["linear", "mlp", "cosine"] = "linear",
+        head: Head = "linear",
         proj_dim: int | None = None,
         proj_hidden_dim: int | None = None,
         cls_hidden_dim: int = 512,
@@ -71,15 +71,7 @@ class MorphDetector(Network):
         width = encoder.embed_dim
         self.projection_head = None if proj_dim is None else ProjectionHead(width, proj_dim, proj_hidden_dim)
         width = proj_dim or width
-        self.classifier: nn.Module
-        if head == "linear":
-            self.classifier = nn.Linear(width, NUM_CLASSES)
-        elif head == "mlp":
-            self.classifier = MorphClassifier(width, cls_hidden_dim, NUM_CLASSES)
-        elif head == "cosine":
-            self.classifier = CosineClassifier(width, NUM_CLASSES, scale)
-        else:
-            raise UserError(f"head: {head!r}; must be linear, mlp or cosine")
+        self.classifier = make_classifier(head, width, NUM_CLASSES, cls_hidden_dim, scale)
         # images with this score or more count as morphs; NaN until it is chosen; a buffer, so that it is saved
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
@@ -93,13 +85,9 @@ class MorphDetector(Network):
         self.encoder.compile_blocks()
 
     def depth_of(self, parameter: str) -> int | None:
-        """Return 0 for embeddings, i + 1 for block i and the last for the norm; None for heads."""
-        inner = parameter.removeprefix("encoder.model.")
-        if inner == parameter:
-            return None
-        if inner.startswith("layers."):
-            return int(inner.split(".")[1]) + 1
-        return self.encoder.num_blocks if inner.startswith("layernorm.") else 0
+        """Return the encoder's layer of a parameter; None for heads."""
+        inner = parameter.removeprefix("encoder.")
+        return None if inner == parameter else self.encoder.depth_of(inner)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> MorphPrediction:
         """Return logits and features of images.

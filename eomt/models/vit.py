@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.errors import UserError
+from eomt.models.encoder import TokenEncoder
 from eomt.models.frozen_features import weights_of
-from eomt.models.network import Network, check_img_size
+from eomt.models.network import check_img_size
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.weights.colors import Colors
 from eomt.utils.hub import require_hub
@@ -36,7 +37,7 @@ class Embedding(NamedTuple):
     rope: Tensor | None  # rotary embedding of the patches in DINOv3, (h * w, 2 * head width)
 
 
-class ViT(Network):
+class ViT(TokenEncoder):
     """A plain vision transformer (DINOv2, DINOv3, MAE, supervised, ...) that returns patch tokens.
 
     Args:
@@ -80,7 +81,7 @@ class ViT(Network):
             if isinstance(attention, EvaAttention):
                 # else timm, where there is a bias, reads the weight of qkv without calling it, which bypasses adapters
                 attention.qkv_bias_separate = True
-        self.patch_size: int = self.backbone.patch_embed.patch_size[0]
+        self.patch_size = self.backbone.patch_embed.patch_size[0]
         if self.img_size[0] % self.patch_size or self.img_size[1] % self.patch_size:
             down = [max(self.patch_size, side // self.patch_size * self.patch_size) for side in self.img_size]
             raise UserError(
@@ -104,6 +105,11 @@ class ViT(Network):
         return self.backbone.num_prefix_tokens
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether the first token is a class token: timm has ViTs without."""
+        return self.backbone.cls_token is not None
+
+    @property
     def blocks(self) -> nn.Sequential | nn.ModuleList:
         """Transformer blocks."""
         return self.backbone.blocks
@@ -121,6 +127,18 @@ class ViT(Network):
         if not self.pretrained:
             return f"{self.backbone_name} (random)"
         return _pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
+
+    def compile_blocks(self) -> None:
+        """Compile each block in place; they share a graph."""
+        for block in self.blocks:
+            block.compile()
+
+    def depth_of(self, parameter: str) -> int:
+        """Return 0 for embeddings, i + 1 for block i and the last for the norm."""
+        inner = parameter.removeprefix("backbone.")
+        if inner.startswith("blocks."):
+            return int(inner.split(".")[1]) + 1
+        return len(self.blocks) if inner.startswith("norm.") else 0
 
     def embed(self, image: Tensor) -> Embedding:
         """Return the input of the first block.
@@ -192,12 +210,17 @@ class ViT(Network):
         """Return tokens (B, N, D) after the last norm."""
         return self.backbone.norm(tokens)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) to normalized patch features (B, D, h, w)."""
-        (tokens, grid, rope), done = self.begin(image, len(self.blocks))
+    def tokens(self, image: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to normalized tokens (B, prefix + h * w, D), those of patches last."""
+        (tokens, _, rope), done = self.begin(image, len(self.blocks))
         for index in range(done, len(self.blocks)):
             tokens = self.run_block(index, tokens, rope=rope)
-        return self.norm(tokens)[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+        return self.norm(tokens)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to normalized patch features (B, D, h, w)."""
+        grid = (image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size)
+        return self.tokens(image)[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
     def _run_block(self, index: int, tokens: Tensor, attn_mask: Tensor | None, rope: Tensor | None) -> Tensor:
         block = self.blocks[index]

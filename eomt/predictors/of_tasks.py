@@ -12,12 +12,14 @@ from datamodules.questions.tokens import TokenTable
 from eomt.errors import UserError
 from eomt.models.eomt import EoMT, Prediction, class_and_void_scores
 from eomt.predictors.answers import AnswerPredictor
+from eomt.predictors.classes import ClassPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
 from eomt.predictors.objects import InstancePredictor, PanopticPredictor
 from eomt.predictors.predictor import Predictor
 from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
 from eomt.tasks import (
+    ImageClassification,
     InstanceSegmentation,
     MaskedAutoencoding,
     MorphDetection,
@@ -126,6 +128,14 @@ def _(
     task: MorphDetection, class_names: Sequence[str], data: Mapping[str, Any], device: torch.device
 ) -> Predictor[Any]:
     return MorphPredictor(task.network, None if math.isnan(task.threshold) else task.threshold, device)
+
+
+@predictor_of.register
+def _(
+    task: ImageClassification, class_names: Sequence[str], data: Mapping[str, Any], device: torch.device
+) -> Predictor[Any]:
+    names = class_names or [f"class {index}" for index in range(task.network.num_classes)]
+    return ClassPredictor(task.network, names, device)
 
 
 @predictor_of.register

@@ -14,8 +14,8 @@ from eomt.utils.reading import read_text
 
 # endings of the tables of a test
 CLASSES, SCORES, ANSWERS = "_confusion.csv", "_scores.csv", "_answers.csv"
-# head of the first column of a table of classes, which no class is called
-TRUTH = "truth \\ prediction"
+# heads of the first column of a table of classes, of pixels and of images; no class is called so
+TRUTH, TRUTH_OF_IMAGES = "truth \\ prediction", "true image \\ prediction"
 # classes of a matrix; of more, only the largest confusions are listed
 MOST_CLASSES = 20
 # of these
@@ -89,11 +89,14 @@ def _of_classes(file: Path, run: Run) -> list[Matrix]:
     """Return the matrix of a table whose rows are the truth."""
     counts: dict[tuple[str, str], int] = {}
     truths: list[str] = []
+    is_of_images = False
     for row in _rows(file):
-        truth = row.pop(TRUTH)
+        is_of_images = TRUTH_OF_IMAGES in row
+        truth = row.pop(TRUTH_OF_IMAGES if is_of_images else TRUTH)
         truths.append(truth)
         counts |= {(truth, name): int(count) for name, count in row.items()}
-    return [_matrix("", "pixels of the test images", truths, truths, counts, dict(zip(truths, truths, strict=True)))]
+    caption = "test images" if is_of_images else "pixels of the test images"
+    return [_matrix("", caption, truths, truths, counts, dict(zip(truths, truths, strict=True)))]
 
 
 def _of_scores(file: Path, run: Run) -> list[Matrix]:

@@ -1,6 +1,7 @@
 """What a model says of an image: answers that draw themselves, and become COCO JSON, PNG or rows of a table."""
 
 from eomt.results.answers import AnswerResult, MorphResult, ReconstructionResult
+from eomt.results.classes import ClassificationResult
 from eomt.results.coco import coco_document
 from eomt.results.masks import MasksResult
 from eomt.results.objects import InstanceResult, PanopticResult
@@ -9,6 +10,7 @@ from eomt.results.segmentation import SegmentationResult
 
 __all__ = [
     "AnswerResult",
+    "ClassificationResult",
     "InstanceResult",
     "MasksResult",
     "MorphResult",

@@ -45,7 +45,7 @@ class MorphResult(Result):
 
     def draw(self) -> Image.Image:
         """Return the image with the score below it."""
-        return _with_text(self.image, [self._said()])
+        return with_text(self.image, [self._said()])
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row: file, score, threshold, whether it is a morph, whether it could be processed, decision."""
@@ -79,7 +79,7 @@ class AnswerResult(Result):
 
     def draw(self) -> Image.Image:
         """Return the image with question and answer below it."""
-        return _with_text(self.image, [self.question, self.answer])
+        return with_text(self.image, [self.question, self.answer])
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row: file, question, answer."""
@@ -111,7 +111,8 @@ class ReconstructionResult(Result):
         return [{"file": self.name, "difference": float(difference)}]
 
 
-def _with_text(image: np.ndarray, texts: list[str]) -> Image.Image:
+def with_text(image: np.ndarray, texts: list[str]) -> Image.Image:
+    """Return an image with lines of text below it."""
     picture = Image.fromarray(image)
     width = max(picture.width, LEAST_WIDTH)
     lines = [line for text in texts for line in wrapped(text, TEXT_SIZE, width - TEXT_SIZE)]

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from eomt.results.answers import AnswerResult, MorphResult, ReconstructionResult
+from eomt.results.classes import ClassificationResult
 from eomt.results.objects import instance_result, panoptic_result
 from eomt.results.prompted import masks_result
 from eomt.results.result import Result
 from eomt.results.segmentation import SegmentationResult
 from eomt.tasks import (
+    ImageClassification,
     InstanceSegmentation,
     MaskedAutoencoding,
     MorphDetection,
@@ -74,6 +76,16 @@ def _(task: MorphDetection, batch: Mapping[str, Any], outputs: Any, class_names:
     for index, name in named(batch):
         size = batch["image"].shape[-2:]
         yield MorphResult(black(size), scores[index], threshold, processed[index], name=name)
+
+
+@step_results.register
+def _(
+    task: ImageClassification, batch: Mapping[str, Any], outputs: Any, class_names: Sequence[str]
+) -> Iterator[Result]:
+    probabilities = outputs["probabilities"].cpu().numpy()
+    for index, name in named(batch):
+        size, several = batch["image"].shape[-2:], task.network.multi_label
+        yield ClassificationResult(black(size), probabilities[index], class_names, several, name=name)
 
 
 @step_results.register

@@ -33,8 +33,10 @@ def base_in_its_library(task: str, config: Mapping[str, Any], base: str | None) 
     if task == "MaskedAutoencoding" and base is not None:
         name = "ViTMAEForPreTraining"
         return [f"from transformers import {name}", "", f'base = {name}.from_pretrained("{base}")', ""]
-    segments = task in ("SemanticSegmentation", "InstanceSegmentation", "PanopticSegmentation")
-    if segments and not network.get("pretrained") and encoder.get("pretrained") is True:
+    on_timm = ("SemanticSegmentation", "InstanceSegmentation", "PanopticSegmentation", "ImageClassification")
+    is_on_timm = task in on_timm and encoder.get("pretrained") is True
+    # the encoder of a classifier may be no timm model
+    if is_on_timm and not network.get("pretrained") and "backbone_name" in encoder:
         size = encoder.get("img_size")
         patch = f", patch_size={encoder['patch_size']}" if encoder.get("patch_size") else ""
         made = [

@@ -21,6 +21,7 @@ PIPELINES = {
     "InstanceSegmentation": "image-segmentation",
     "PanopticSegmentation": "image-segmentation",
     "PromptedSegmentation": "mask-generation",
+    "ImageClassification": "image-classification",
     "MorphDetection": "image-classification",
     "MaskedAutoencoding": "image-feature-extraction",
     "VisualQuestionAnswering": "visual-question-answering",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from eomt.utils.lazy import lazily
 
 if TYPE_CHECKING:
+    from eomt.tasks.image_classification import ImageClassification
     from eomt.tasks.instance_segmentation import InstanceSegmentation
     from eomt.tasks.masked_autoencoding import MaskedAutoencoding
     from eomt.tasks.morph_detection import MorphDetection
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from eomt.tasks.visual_question_answering import VisualQuestionAnswering
 
 __all__ = [
+    "ImageClassification",
     "InstanceSegmentation",
     "MaskedAutoencoding",
     "MorphDetection",
@@ -27,6 +29,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "ImageClassification": "eomt.tasks.image_classification",
         "InstanceSegmentation": "eomt.tasks.instance_segmentation",
         "MaskedAutoencoding": "eomt.tasks.masked_autoencoding",
         "MorphDetection": "eomt.tasks.morph_detection",

@@ -11,15 +11,15 @@ Who uses which members:
 - `callbacks.AdapterAudit`: `train_dataloader`.
 - `callbacks.PredictionFiles`: `left_to_predict`.
 - `callbacks.AnswerResults`: `QuestionData.rows`.
-- `callbacks.MorphResults`: `FaceData`.
+- `callbacks.MorphResults`: `FaceData`; `callbacks.ClassificationResults`: `LabelData`.
 - `SemanticSegmentation`: `class_names`, `AnomalyData`; `PromptedSegmentation`: `class_names`, `PromptData`;
-  `MorphDetection`: `balanced`; `MaskedAutoencoding`: `batch_size`; `VisualQuestionAnswering`:
-  `QuestionData.count_long_answers`.
+  `MorphDetection`: `balanced`; `ImageClassification`: `class_names`, `balanced`, `counts`, `LabelData`;
+  `MaskedAutoencoding`: `batch_size`; `VisualQuestionAnswering`: `QuestionData.count_long_answers`.
 - The command line (`eomt.app`, `eomt.cli`): `is_prepared`, `check_prepared`, `batch_size`, `counts`, `split_record`,
   `num_classes`, `class_names`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
@@ -179,6 +179,25 @@ class FaceData(Protocol):
             function: Takes an image at the network's size, uint8 RGB `(3, H, W)`.
             part: "train", "val", "test" or a further test set.
             title: Title of the progress bar.
+        """
+
+
+@runtime_checkable
+class LabelData(Protocol):
+    """Further members of data whose images have a class, or several labels."""
+
+    def is_multi_label(self) -> bool:
+        """Return whether an image may have any number of the classes."""
+
+    def label_counts(self) -> Sequence[int]:
+        """Return how many training images show each class."""
+
+    def plain_images(self, split: str, most: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images of "train", "val" or "test" without random changes, `(B, 3, H, W)`, and their labels.
+
+        Args:
+            split: Which.
+            most: Of each class, evenly spread; None for all.
         """
 
 

@@ -19,6 +19,10 @@ TINY_MAE = tuple(f"--model.network.{value}" for value in (*WIDTHS, "decoder_hidd
 NO_DATA = ("--data=null",)
 # configuration -> what is changed, so that nothing is downloaded; {tmp} is a folder
 STAND_INS: dict[str, tuple[str, ...]] = {
+    "classification_lora.yaml": (
+        *(f"{ENCODER}.backbone_name=test_vit", f"{ENCODER}.img_size=[32, 32]", f"{ENCODER}.pretrained=false"),
+        *(f"{ENCODER}.patch_size=8", "--model.network.num_classes=3", *NO_DATA),
+    ),
     "eomt_anomaly.yaml": (*TINY_EOMT, *NO_DATA),
     "eomt_cityscapes.yaml": (*TINY_EOMT, *NO_DATA),
     "eomt_instance.yaml": (*TINY_EOMT, *NO_DATA),

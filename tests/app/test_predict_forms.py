@@ -14,11 +14,13 @@ from PIL import Image
 
 import eomt
 from eomt.results import coco_document
+from tests.app.test_cli_classification import classification
 from tests.app.test_cli_morph import detection, pretraining
 from tests.app.test_cli_prompted import write_workspace as prompted
 from tests.app.test_cli_vqa import make_workspace as questions
 from tests.cli_runs import Workspace, make_workspace, write_images
 from tests.datamodules.faces.face_files import write_face
+from tests.tiny_classification import write_photo
 
 QUESTION = "what colour is the circle ?"
 
@@ -36,6 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[W
             workspace = prompted(folder)
             free = ("--model.network.prompt_free", "true", "--data.include_clean", "true", "--model.watch", "none")
             args = free if task == "prompted_free" else ()
+        elif task == "classification":
+            workspace, args = classification(folder), ()
         elif task == "pretraining":
             workspace, args = pretraining(folder), ()
         elif task == "morph":
@@ -177,6 +181,23 @@ def test_classes_without_prompts(trained: Any, tmp_path: Path) -> None:
         assert_same_documents(documents[-1], coco_document(results))
     assert_same_documents(documents[1], documents[0])
     assert_same_documents(documents[2], documents[0])
+
+
+def test_classes_of_images(trained: Any, tmp_path: Path) -> None:
+    workspace, run = trained("classification")
+    files = [write_photo(tmp_path / f"{number}.png", "red", 70 + number, (20, 30 + number)) for number in range(3)]
+    # the classes are known without the data
+    shutil.rmtree(workspace.folder / "photos")
+    found = []
+    for form in forms(run):
+        folder = predicted(workspace, run, form, "--data.predict_path", str(tmp_path))
+        results = eomt.load(form, "cpu").predict([*files])
+        assert_same_rows(rows(folder), rows_of(results))
+        assert {name for name, _ in results[0].ranked()} == {"blue", "green", "red"}
+        found.append(np.stack([result.probabilities for result in results]))
+    assert len(found) == 3
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5)
 
 
 def test_faces(trained: Any, tmp_path: Path) -> None:

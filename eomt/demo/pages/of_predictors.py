@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from eomt.demo.models import Models
+from eomt.demo.pages.classes import ClassPage
 from eomt.demo.pages.faces import MorphPage, ReconstructionPage
 from eomt.demo.pages.objects import ObjectPage, SegmentPage
 from eomt.demo.pages.page import Page
@@ -13,6 +14,7 @@ from eomt.demo.prompted import PromptedWork
 from eomt.demo.work import Work
 from eomt.errors import UserError
 from eomt.predictors.answers import AnswerPredictor
+from eomt.predictors.classes import ClassPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
 from eomt.predictors.objects import InstancePredictor, PanopticPredictor
 from eomt.predictors.prompted import PromptedPredictor
@@ -23,6 +25,7 @@ PAGES = {
     InstancePredictor: (ObjectPage, Work),
     PanopticPredictor: (SegmentPage, Work),
     PromptedPredictor: (PromptedPage, PromptedWork),
+    ClassPredictor: (ClassPage, Work),
     MorphPredictor: (MorphPage, Work),
     ReconstructionPredictor: (ReconstructionPage, Work),
     AnswerPredictor: (QuestionPage, Work),

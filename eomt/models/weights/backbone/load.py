@@ -1,6 +1,10 @@
 """Weights of a timm ViT in: a file, a folder or a repository, in timm or Hugging Face layout."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from timm.models import eva, vision_transformer
+from torch import Tensor
 
 from eomt.errors import UserError, first_line, listed
 from eomt.models.weights.backbone.names import (
@@ -36,7 +40,20 @@ def load_backbone(backbone: Backbone, source: str) -> None:
         UserError: For a missing or damaged file, or weights of another architecture.
     """
     path = find_weights(source, WANTED)
-    state = read_weights(path)
+    fill_backbone(backbone, read_weights(path), path)
+
+
+def fill_backbone(backbone: Backbone, state: Mapping[str, Tensor], path: Path) -> None:
+    """Fill a timm ViT with tensors that were read, as `load_backbone` does.
+
+    Args:
+        backbone: The ViT.
+        state: Tensors in timm or Hugging Face layout.
+        path: Where they were found, for messages.
+
+    Raises:
+        UserError: For tensors of another architecture.
+    """
     if {"q.weight", "query.weight"} & {name.removeprefix("network.") for name in state}:
         raise UserError(f"{path}: is a whole EoMT; give it as --model.network.pretrained, and the encoder false")
     state = without_holders(state)

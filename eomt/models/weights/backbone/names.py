@@ -16,10 +16,10 @@ from eomt.models.weights.renaming import RenamingTable
 
 Backbone = VisionTransformer | Eva
 
-PREFIX = re.compile(r"^(dinov2(_with_registers)?|dinov3_vit|model|backbone)\.")
+PREFIX = re.compile(r"^(dinov2(_with_registers)?|dinov3_vit|vit|model|backbone)\.")
 # what training code holds a backbone in, and its other parts
 HOLDERS = ("backbone.", "model.", "encoder.")
-HEADS = ("head.", "fc_norm.", "dino_head.", "ibot_head.")
+HEADS = ("head.", "fc_norm.", "dino_head.", "ibot_head.", "classifier.", "pooler.")
 # DINOv2's training keeps blocks in chunks, by their number in the whole: blocks.<chunk>.<number>
 CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
 # On the left timm's names. On the right first those of transformers' EoMT classes, which are written; then those of all
@@ -34,7 +34,8 @@ mask_token             {EMBEDDINGS}.mask_token
 reg_token              {EMBEDDINGS}.register_tokens
 pos_embed              {EMBEDDINGS}.position_embeddings(.weight|)
 norm                   layernorm
-blocks.#.norm#         {BLOCK}.norm#
+blocks.#.norm1         {BLOCK}.(norm1|layernorm_before)
+blocks.#.norm2         {BLOCK}.(norm2|layernorm_after)
 """
 DINOV2 = f"""
 patch_embed.proj       {EMBEDDINGS}.patch_embeddings.projection
@@ -43,8 +44,8 @@ blocks.#.attn.proj     {BLOCK}.attention.(out_proj|o_proj|output.dense)
 blocks.#.ls#.gamma     {BLOCK}.layer_scale#.lambda1
 """
 DINOV2_MLP = f"""
-blocks.#.mlp.fc1       {BLOCK}.mlp.(fc1|weights_in)
-blocks.#.mlp.fc2       {BLOCK}.mlp.(fc2|weights_out|down_proj)
+blocks.#.mlp.fc1       {BLOCK}.(mlp.fc1|mlp.weights_in|intermediate.dense)
+blocks.#.mlp.fc2       {BLOCK}.(mlp.fc2|mlp.weights_out|mlp.down_proj|output.dense)
 """
 DINOV2_GATED_MLP = f"""
 blocks.#.mlp.fc1       {BLOCK}.mlp.gate_proj + {BLOCK}.mlp.up_proj

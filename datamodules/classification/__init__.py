@@ -1,0 +1,1 @@
+"""Whole images with labels: folders of classes, and tables."""

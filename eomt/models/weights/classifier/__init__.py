@@ -1,0 +1,1 @@
+"""Weights of image classifiers, in and out, in the layout of transformers' classes."""

@@ -1,0 +1,160 @@
+"""Classification from the command line: train, test, predict, resume, several labels, mistakes."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.cli_runs import Workspace, refusal
+from tests.tiny_classification import COLORS, write_classes, write_photo
+
+TRAINER: dict[str, Any] = {"max_steps": 8, "val_check_interval": 4, "check_val_every_n_epoch": None}
+
+
+def component(class_path: str, **init_args: Any) -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": init_args}
+
+
+def classification(folder: Path, **data: Any) -> Workspace:
+    """A config that trains adapters and a classifier on 36 images of three colors."""
+    if not data:
+        write_classes(folder / "photos", 12)
+    encoder = {"backbone_name": "test_vit", "img_size": [16, 16], "patch_size": 8, "pretrained": False}
+    network = component("eomt.models.ImageClassifier", encoder=component("eomt.models.ViT", **encoder))
+    lora = {"rank": 2, "target_modules": ["attention"], "freeze_base_model": True}
+    given: dict[str, Any] = {
+        "path": str(folder / "photos"),
+        "batch_size": 6,
+        "num_workers": 0,
+        "least_crop": 0.8,
+    } | data
+    callbacks = ["LoRACheckpoint", "MergeOnSave", "EarlyStoppingOnIoU", "ClassificationResults"]
+    config = {
+        "seed_everything": 1,
+        "model": component("eomt.tasks.ImageClassification", lr=1e-2, network=network, lora_config=lora),
+        "data": component("datamodules.ImageFolder", **given),
+        "trainer": TRAINER | {"log_every_n_steps": 2, "callbacks": [f"callbacks.{name}" for name in callbacks]},
+        # the encoder is random
+        "audit": {"allow_random_base": True},
+    }
+    workspace = Workspace(folder)
+    workspace.config.write_text(yaml.safe_dump(config))
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = classification(tmp_path_factory.mktemp("classification"))
+    workspace.fit("run")
+    workspace.run("test", "--run_name", "run", "--ckpt_path", "best")
+    return workspace
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_tells_classes_apart_and_stands_beside_its_rivals(trained: Workspace) -> None:
+    run = trained.runs / "run"
+    summary = json.loads((run / "training_summary.json").read_text())
+    assert (summary["metric"], summary["best"] > summary["baseline"]) == ("val_f1", True)
+    rows = [row for row in table(run / "metrics.csv") if row.get("val_f1")]
+    assert len({row["val_class_mean_f1"] for row in rows}) == 1
+    assert float(rows[0]["val_majority_accuracy"]) == pytest.approx(1 / 3, abs=0.01)
+    assert {f"val_f1/{name}" for name in COLORS} <= rows[0].keys()
+    assert only(run, "best_lora_step*_f1*_accuracy*.ckpt").is_file()
+    # the linear head of a plain ViT is one of transformers'
+    config = json.loads((only(run, "best_merged_*") / "config.json").read_text())
+    assert config["architectures"] == ["ViTForImageClassification"]
+    assert sorted(config["label2id"]) == sorted(COLORS)
+
+
+def test_a_test_leaves_answers_a_confusion_matrix_and_a_page(trained: Workspace) -> None:
+    run = trained.runs / "run"
+    figures = json.loads(only(run / "results", "*_eval.json").read_text())["metrics"]
+    answers = table(only(run / "results", "*_labels.csv"))
+    splits = json.loads((run / "splits.json").read_text())
+    assert sorted(row["name"] for row in answers) == sorted(splits["test"])
+    right = [row["truth"] == row["label"] for row in answers]
+    assert [int(row["right"]) for row in answers] == right
+    assert figures["test_accuracy"] == pytest.approx(sum(right) / len(right))
+    assert {"test_majority_f1", "test_f1/red"} <= figures.keys()
+    matrix = table(only(run / "results", "*_confusion.csv"))
+    counts = {(row["true image \\ prediction"], name): int(row[name]) for row in matrix for name in COLORS}
+    assert all(
+        counts[truth, label] == sum((row["truth"], row["label"]) == (truth, label) for row in answers)
+        for truth, label in counts
+    )
+    page = (run / "report.html").read_text()
+    assert "test images" in page
+    assert "pixels of the test images" not in page
+    assert "the most frequent class" in page
+
+
+@pytest.mark.slow
+def test_a_run_that_is_resumed_ends_where_it_would_have(trained: Workspace) -> None:
+    mixed = ("--model.mixup", "0.4", "--model.cutmix", "1", "--data.balanced", "true")
+    trained.fit("whole", *mixed)
+    cut = ("--trainer.callbacks+", '{"class_path": "tests.cli_runs.PowerCut", "init_args": {"step": 6}}')
+    with pytest.raises(RuntimeError, match="power cut"):
+        trained.fit("cut", *mixed, *cut)
+    trained.run("fit", "--run_name", "cut", "--ckpt_path", "latest", *mixed)
+    ends = [only(trained.runs / name, "final_lora_step8.ckpt") for name in ("whole", "cut")]
+    whole, resumed = (torch.load(path, weights_only=True)["state_dict"] for path in ends)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    # the rival was measured before the cut
+    rows = [row for row in table(trained.runs / "cut" / "metrics.csv") if row.get("val_f1")]
+    assert len({row["val_class_mean_f1"] for row in rows}) == 1
+
+
+@pytest.mark.slow
+def test_images_with_several_labels(tmp_path: Path) -> None:
+    lines = ["path,warm,dark"]
+    for number in range(30):
+        color = sorted(COLORS)[number % 3]
+        write_photo(tmp_path / f"{number}.png", color, number)
+        lines.append(f"{number}.png,{int(color == 'red')},{int(color != 'green')}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    workspace = classification(tmp_path, path=str(tmp_path / "labels.csv"))
+    run = workspace.fit("run", "--model.class_weights", "balanced")
+    summary = json.loads((run / "training_summary.json").read_text())
+    assert summary["metric"] == "val_map"
+    rows = [row for row in table(run / "metrics.csv") if row.get("val_map")]
+    assert {"val_map/warm", "val_map/dark", "val_constant_map", "val_exact_match"} <= rows[-1].keys()
+    workspace.run("test", "--run_name", "run", "--ckpt_path", "best")
+    assert not list((run / "results").glob("*_confusion.csv"))
+    workspace.run("predict", "--run_name", "run", "--ckpt_path", "best", "--data.predict_path", str(tmp_path / "0.png"))
+    (row,) = table(run / "predictions" / "predictions.csv")
+    expected = [name for name in ("warm", "dark") if float(row[f"probability of {name}"]) >= 0.5]
+    assert row["label"] == "|".join(expected)
+    config = json.loads((only(run, "best_merged_*") / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+
+
+def test_inspect_says_classes_features_and_memory(trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    trained.run("inspect", "--model.lora_config.enabled", "false")
+    said = capsys.readouterr().out
+    assert "3 classes: blue, green, red" in said
+    assert "encoder, cls" in said
+    assert "memory: floor" in said
+
+
+def test_mistakes_are_one_line(trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, trained, "fit", "--model.network.num_classes", "5")
+    assert "num_classes: 5, but the data has 3 classes" in said
+    said = refusal(capsys, trained, "fit", "--model.network.multi_label", "true")
+    assert "multi_label: True, but the data has one class for each image" in said
+    said = refusal(capsys, trained, "fit", "--data.path", str(trained.folder / "none"))
+    assert "is neither a folder nor a CSV file" in said
