@@ -16,9 +16,11 @@ RIVALS: dict[str, dict[str, str]] = {
         "class_mean_accuracy": "the nearest class mean of step 0",
     },
     "f1": {"majority_f1": "the most frequent class", "class_mean_f1": "the nearest class mean of step 0"},
-    "map": {"constant_map": "one answer for all images"},
     "eer": {"eer_sharpness": "sharpness alone", "eer_texture": "hand-made texture features"},
-    "map": {"map_threshold": "components of a brightness threshold, not asked for classes"},
+    "map": {
+        "constant_map": "one answer for all images",
+        "map_threshold": "components of a brightness threshold, not asked for classes",
+    },
     "none_kaggle_dice": {"none_kaggle_dice_all_empty": "an answer without masks"},
 }
 # what the figure of a class is called, where it is not that of all classes
