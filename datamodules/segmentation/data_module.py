@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
+from datamodules.common.checks import check_scale_range, check_shares
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.mask_labels import Color
@@ -84,14 +85,8 @@ class SegmentationDataModule(ImageDataModule, ABC):
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path, **reading)
         if crop_size is not None and min(crop_size) < 1:
             raise UserError(f"crop_size: {list(crop_size)}; must be at least 1 pixel each way")
-        if not 0 < scale_range[0] <= scale_range[1]:
-            raise UserError(f"scale_range: {scale_range}; give the smaller scale first, above 0")
-        for field, share in (
-            ("repeat_factor_threshold", repeat_factor_threshold),
-            ("outlier_probability", outlier_probability),
-        ):
-            if share is not None and not 0 < share <= 1:
-                raise UserError(f"{field}: {share}; a share of the images is above 0 and at most 1")
+        check_scale_range(scale_range)
+        check_shares(repeat_factor_threshold=repeat_factor_threshold, outlier_probability=outlier_probability)
         self.path = expand(path)
         self.crop_size = crop_size
         self.augment = augment
