@@ -4,6 +4,7 @@ from callbacks.pictures.predictions import PredictionPictures
 from callbacks.pictures.reconstructions import ReconstructionPictures
 from callbacks.results.anomalies import AnomalyResults
 from callbacks.results.answers import AnswerResults
+from callbacks.results.label_files import LabelFiles
 from callbacks.results.morphs import MorphResults
 from callbacks.results.prediction_files import PredictionFiles
 from callbacks.results.report_on_test import ReportOnTest
@@ -23,6 +24,7 @@ __all__ = [
     "DivergenceGuard",
     "EarlyStoppingOnIoU",
     "EncoderOnSave",
+    "LabelFiles",
     "LoRACheckpoint",
     "MergeOnSave",
     "MorphResults",

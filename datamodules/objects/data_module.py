@@ -173,11 +173,6 @@ class ObjectDataModule(ImageDataModule, ABC):
             UserError: Files are missing, or cannot be read.
         """
 
-    @staticmethod
-    def without_lone_split(found: dict[str, list[AnnotatedImage]]) -> dict[str, list[AnnotatedImage]]:
-        """Return the images of splits as they are, or, where there is one split alone, for a seed to split."""
-        return found if len(found) != 1 else {UNSPLIT: next(iter(found.values()))}
-
     @property
     def stuff_classes(self) -> list[int]:
         """Class ids of what is no thing, such as sky; each image shows at most one segment of each."""

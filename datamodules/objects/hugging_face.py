@@ -113,9 +113,10 @@ class HuggingFaceSegmentation(ObjectDataModule):
         masks = (read_mask(pair.mask) for rows in self._rows.values() for pair, _ in rows)
         check_areas(labels, masks, str(self.path), "store label ids, or give class_names if all are classes")
         if not labels or sorted(labels) != list(range(first, len(labels) + first)):
+            or_class = "" if self.zero_is_class else ", or zero_is_class: true if 0 is one"
             raise UserError(
                 f"{self.path}: masks hold labels {listed(sorted(labels))}; classes count from {first}: give "
-                f"class_names if some are absent{'' if self.zero_is_class else ', or zero_is_class: true if 0 is one'}"
+                f"class_names if some are absent{or_class}"
             )
         return [f"class {label}" for label in sorted(labels)]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from datamodules.common.splits import SPLITS
 from datamodules.objects.annotation import AnnotatedImage
-from datamodules.objects.data_module import UNSPLIT, ObjectDataModule
+from datamodules.objects.data_module import ObjectDataModule
 from datamodules.objects.labelme_files import find_labelme, read_labelme, read_labels
+from datamodules.objects.splits import UNSPLIT
 from eomt.errors import UserError
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from datamodules.common.reading import read_pixels
 from datamodules.objects.annotation import AnnotatedImage
 from datamodules.objects.data_module import ObjectDataModule
+from datamodules.objects.splits import without_lone_split
 from datamodules.objects.voc_files import BACKGROUND, LABEL_MAP, VOID, VocMasks, find_voc, read_voc
 from datamodules.segmentation.image_mask_dataset import IndexMapDataset
 from eomt.errors import UserError
@@ -41,7 +42,7 @@ class PascalVoc(ObjectDataModule):
         names, splits = self._read
         if len(self.object_names) != len(names):
             raise UserError(f"class_names: {len(self.object_names)} names, but {LABEL_MAP} has {len(names)} classes")
-        return self.without_lone_split(splits)
+        return without_lone_split(splits)
 
     def map_dataset(self, images: Sequence[AnnotatedImage]) -> IndexMapDataset:
         """Return images with the classes of their pixels, of which those that are void are ignored."""

@@ -12,6 +12,11 @@ from datamodules.objects.annotation import AnnotatedImage
 UNSPLIT = "all"
 
 
+def without_lone_split(found: dict[str, list[AnnotatedImage]]) -> dict[str, list[AnnotatedImage]]:
+    """Return the images of splits as they are, or, where there is one split alone, for a seed to split."""
+    return found if len(found) != 1 else {UNSPLIT: next(iter(found.values()))}
+
+
 def split_images(
     images: Sequence[AnnotatedImage], val_fraction: float, test_fraction: float, split_seed: int, splits: Path | None
 ) -> dict[str, list[AnnotatedImage]]:

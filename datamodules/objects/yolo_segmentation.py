@@ -4,6 +4,7 @@ from functools import cached_property
 
 from datamodules.objects.annotation import AnnotatedImage
 from datamodules.objects.data_module import ObjectDataModule
+from datamodules.objects.splits import without_lone_split
 from datamodules.objects.yolo_files import YoloFolder, read_yolo
 from eomt.errors import UserError
 
@@ -32,7 +33,7 @@ class YoloSegmentation(ObjectDataModule):
         names = self._read.class_names
         if len(self.object_names) != len(names):
             raise UserError(f"class_names: {len(self.object_names)} names, but {self.path} has {len(names)} classes")
-        return self.without_lone_split(self._read.splits)
+        return without_lone_split(self._read.splits)
 
     @cached_property
     def _read(self) -> YoloFolder:

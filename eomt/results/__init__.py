@@ -2,6 +2,7 @@
 
 from eomt.results.answers import AnswerResult, MorphResult, ReconstructionResult
 from eomt.results.coco import coco_document
+from eomt.results.label_files import save_labels
 from eomt.results.masks import MasksResult
 from eomt.results.result import Result, save_results
 from eomt.results.segmentation import SegmentationResult
@@ -14,5 +15,6 @@ __all__ = [
     "Result",
     "SegmentationResult",
     "coco_document",
+    "save_labels",
     "save_results",
 ]
