@@ -12,7 +12,8 @@ Corner = tuple[int, int]
 def mask_polygons(mask: np.ndarray) -> list[np.ndarray]:
     """Return polygons along the edges of a mask's pixels, one for each 4-connected part.
 
-    Filled by the parity of crossings, as `datamodules.objects.polygons` does it, they give just the mask back. A hole is reached over a seam, there and back, for formats of polygons know no holes.
+    Filled by the parity of crossings, as `datamodules.objects.polygons` does it, they give just the mask back. A hole
+    is reached over a seam, there and back, for formats of polygons know no holes.
 
     Args:
         mask: (H, W) bool.
