@@ -5,6 +5,7 @@ from callbacks.pictures.reconstructions import ReconstructionPictures
 from callbacks.results.anomalies import AnomalyResults
 from callbacks.results.answers import AnswerResults
 from callbacks.results.classification import ClassificationResults
+from callbacks.results.label_files import LabelFiles
 from callbacks.results.morphs import MorphResults
 from callbacks.results.prediction_files import PredictionFiles
 from callbacks.results.report_on_test import ReportOnTest
@@ -25,6 +26,7 @@ __all__ = [
     "DivergenceGuard",
     "EarlyStoppingOnIoU",
     "EncoderOnSave",
+    "LabelFiles",
     "LoRACheckpoint",
     "MergeOnSave",
     "MorphResults",

@@ -1,7 +1,7 @@
 """Copies of faces, also those that were stored anew: in another format or size, compressed harder, or mirrored."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from datamodules.common.reading import read_small_image
 from datamodules.common.threads import map_in_threads
+from datamodules.common.zip_members import ImageFile
 
 # pixels of a thumbnail each way, and of the coarse one by which candidates are found
 SIDE, COARSE = 16, 4
@@ -21,8 +22,10 @@ PAIRS = 2048
 # share of the variance that the axes tell along which candidates are found, and what a turn of them may round
 TOLD, ROUNDING = 0.9, 1 + 1e-6
 
+File = TypeVar("File", bound=ImageFile)
 
-def find_copies(files: Sequence[Path]) -> dict[Path, Path]:
+
+def find_copies(files: Sequence[File]) -> dict[File, File]:
     """Return for each file the first one that shows the same picture; its own where there is none.
 
     Thumbnails are compared, as they are and mirrored, so that a copy is found whatever its format and size. One that
@@ -68,6 +71,6 @@ def _on_principal_axes(points: np.ndarray) -> np.ndarray:
     return centered @ axes[:, ::-1][:, : np.searchsorted(told, TOLD * told[-1]) + 1]
 
 
-def _thumbnail(file: Path) -> np.ndarray:
+def _thumbnail(file: ImageFile) -> np.ndarray:
     small = read_small_image(file, 4 * SIDE).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small)

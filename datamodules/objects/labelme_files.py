@@ -172,7 +172,7 @@ def _mask(shape: Shape, kind: str, size: tuple[int, int], place: str) -> np.ndar
     # of a circle around a point in the image, any part may be outside
     check_polygon(np.array([center, center, center]), size, place)
     rows, columns = (np.arange(side) + 0.5 for side in size)
-    mask = (rows[:, None] - center[1]) ** 2 + (columns - center[0]) ** 2 <= radius**2
+    mask = np.hypot(rows[:, None] - center[1], columns - center[0]) <= radius
     return mask if mask.any() else polygon_mask([np.array([center, center, center])], size, place)
 
 

@@ -17,7 +17,6 @@ from datamodules.common.mask_labels import Color
 from datamodules.common.pairs import Pair, check_same_size, find_image_files
 from datamodules.common.reading import read_color_codes, read_header, read_mask
 from datamodules.common.threads import map_in_threads
-from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage, Objects
 from eomt.errors import UserError, counted, shortened
 from eomt.utils.reading import read_text
@@ -59,11 +58,13 @@ class VocMasks:
         pair: The image, and the mask of its classes.
         objects_mask: The mask of its objects; None where there is none, and each class is one object.
         colors: Of the background and the classes; the void color is not among them.
+        has_label_map: Whether the colors are stated, and count where a mask has a palette.
     """
 
     pair: Pair
     objects_mask: Path | None
     colors: tuple[Color, ...]
+    has_label_map: bool
 
     def objects(self, size: tuple[int, int], orientation: int) -> Objects:
         """Return the objects, see `ObjectAnnotation`; pixels that are void belong to none."""
@@ -106,7 +107,7 @@ class VocMasks:
     def labels(self) -> np.ndarray:
         """Return 0 for background, 1 + class id, or 255 for void, (H, W) uint8, turned as the image is."""
         count = len(self.colors)
-        if is_colored(self.pair.mask):
+        if read_header(self.pair.mask).mode in ("RGB", "RGBA", *(["P"] if self.has_label_map else [])):
             raw = read_mask(self.pair.mask, [*self.colors, VOID_COLOR], self.pair.image)
             return np.where(raw == count, VOID, raw).astype(np.uint8)
         raw = read_mask(self.pair.mask, image=self.pair.image)
@@ -117,15 +118,6 @@ class VocMasks:
                 f"{count - 1} and 255 (void) are known: give class_names, or a {LABEL_MAP}"
             )
         return raw.astype(np.uint8)
-
-
-def is_colored(mask: ImageFile) -> bool:
-    """Return whether a mask holds colors, and not numbers.
-
-    Raises:
-        UserError: It is no image.
-    """
-    return read_header(mask).mode in ("RGB", "RGBA")
 
 
 def find_voc(path: Path) -> Path | None:
@@ -233,6 +225,7 @@ def _samples(
             Pair(images[stem], root / IMAGES / images[stem], root / CLASS_MASKS / class_masks[stem]),
             root / OBJECT_MASKS / object_masks[stem] if object_masks else None,
             colors,
+            (root / LABEL_MAP).is_file(),
         )
         for stem in stems
     ]

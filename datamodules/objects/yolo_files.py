@@ -28,6 +28,8 @@ DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml")
 NAME_LISTS = ("classes.txt", "obj.names")
 REMEDY = "give the data.yaml of a data set in YOLO's format"
 LABELS = ".txt"
+# beside YAML's own: what its dates, numbers and keys raise, and deep nesting
+YAML_ERRORS = (*(yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError),)
 # coordinates are rounded, and tools draw a little outside
 MOST_BEYOND = 0.05
 # a class and center, width and height of a box; a class and three points
@@ -131,8 +133,16 @@ def read_description(file: Path) -> Description:
     text = read_text(file, REMEDY)
     try:
         found = yaml.safe_load(text)
-    # the last is of deep nesting, the second of what YAML takes for a date, and of keys that cannot be any
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    # beside YAML's own, what its values of other types raise (dates, numbers, keys), and deep nesting
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         reason = shortened(" ".join(str(error).split()), 200)
         raise UserError(f"{file}: cannot be read as YAML ({reason}); {REMEDY}") from error
     return checked(found, DESCRIPTION, str(file), REMEDY)

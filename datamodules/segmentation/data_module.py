@@ -173,7 +173,7 @@ class SegmentationDataModule(ImageDataModule, ABC):
         )
         outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
         return self.training_loader(
-            AugmentedDataset(self._masked_dataset("train"), transform, outliers), self._training_sampler()
+            AugmentedDataset(self.masked_dataset("train"), transform, outliers), self._training_sampler()
         )
 
     def _training_sampler(self) -> RepeatFactorSampler | None:
@@ -184,7 +184,7 @@ class SegmentationDataModule(ImageDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images at their own size, in order."""
-        return self.evaluation_loader(self._masked_dataset("val"))
+        return self.evaluation_loader(self.masked_dataset("val"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the test images at their own size, in order.
@@ -194,7 +194,7 @@ class SegmentationDataModule(ImageDataModule, ABC):
         """
         if not self._pairs_of("test"):
             raise UserError(f"{self.path}: no test split; use validate, add a 'test' folder, or set test_fraction")
-        return self.evaluation_loader(self._masked_dataset("test"))
+        return self.evaluation_loader(self.masked_dataset("test"))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return images without masks: those of `predict_path`, or else of the test split, or else of val.
@@ -214,7 +214,8 @@ class SegmentationDataModule(ImageDataModule, ABC):
         found = find_images(self.predict_path, "predict_path")
         return [(name, self.converted(file)) for name, file in found.items()]
 
-    def _masked_dataset(self, split: str) -> ImageMaskDataset:
+    def masked_dataset(self, split: str) -> ImageMaskDataset:
+        """Return the images of a split with their masks, as they are."""
         return ImageMaskDataset(self._pairs_of(split), self.label_table(), self.class_colors)
 
     def _pairs_of(self, split: str) -> list[Pair]:

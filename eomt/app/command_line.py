@@ -273,6 +273,7 @@ class CLI(LightningCLI):
         """Build a trainer with one process and one device, whatever the configuration says."""
         configured = self._get(self.config_init, "trainer")
         settings = {name: configured[name] for name in ("accelerator", "precision", "log_every_n_steps")}
+        settings["default_root_dir"] = configured["default_root_dir"]
         # with a limit in steps, the learning-rate schedule does not ask for training data
         settings |= {"devices": 1, "logger": False, "max_epochs": -1, "max_steps": 1}
         settings |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}

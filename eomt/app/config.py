@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import Namespace
 
 from datamodules.common.data_module import DataModule
+from eomt.app.data_look import advising
 from eomt.app.reading import class_of, read_yaml
 from eomt.app.runs import CONFIG, Checkpoint
 from eomt.app.shipped import located
@@ -43,7 +44,9 @@ def configure(config: Namespace, checkpoint: Checkpoint | None, trains: bool) ->
     found = _configuration(config, checkpoint, trains)
     if found is None:
         return
-    _task_class(config).configure(found)
+    arguments = (config.data or {}).get("init_args") or {}
+    with advising(class_of(config.data) if config.data else None, arguments.get("path")):
+        _task_class(config).configure(found)
     if checkpoint is None or checkpoint.kind != "merged":
         found.network_class.complete(found.network)
     _write_back(config, found)

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from eomt.app.data_look import advising
 from eomt.errors import UserError, shortened
 from eomt.lora.adapter_layer import adapter_parameters, count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
@@ -166,9 +167,10 @@ def set_up(datamodule: LightningDataModule, stage: str) -> None:
         UserError: They cannot be used, or are not those that a fit would use.
     """
     data = cast(TaskData, datamodule)
-    if data.is_prepared:
-        data.check_prepared()
-    datamodule.setup(stage)
+    with advising(type(datamodule), getattr(datamodule, "path", None)):
+        if data.is_prepared:
+            data.check_prepared()
+        datamodule.setup(stage)
 
 
 def first_training_batch(task: AdaptationTask, datamodule: TaskData) -> dict[str, Any]:

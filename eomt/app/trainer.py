@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from eomt.app import inspection
 from eomt.app.checkpoint_files import load_checkpoint
+from eomt.app.data_look import look_lines
 from eomt.app.demonstration import show_demo
 from eomt.app.log import show
 from eomt.errors import UserError
@@ -27,6 +28,8 @@ log = logging.getLogger("eomt")
 
 # size of the synthetic batch where no data is configured
 ASSUMED_BATCH_SIZE = 4
+# where `inspect` draws samples of data with masks
+PICTURES = "inspected"
 # the source of a batch that is no synthetic one
 FIRST_BATCH = "the first validation batch"
 
@@ -67,7 +70,9 @@ class Trainer(lightning.pytorch.Trainer):
         ckpt_path: str | None = None,
         gpu_memory: str | None = None,
     ) -> None:
-        """Show what would be trained, its size, memory and data, and audit it; nothing is trained or written.
+        """Show what would be trained, its size, memory and data, and audit it; nothing is trained.
+
+        Of data with masks, pictures of some samples are written.
 
         Args:
             model: A task.
@@ -99,6 +104,8 @@ class Trainer(lightning.pytorch.Trainer):
             show(f"Batch: synthetic: `fit` makes the data, and has not yet ({reason})")
         else:
             for line in inspection.data_lines(datamodule):
+                show(line)
+            for line in look_lines(datamodule, Path(self.default_root_dir) / PICTURES):
                 show(line)
             batch = inspection.first_training_batch(model, datamodule)
         batch = self._to_device(model, batch)

@@ -3,6 +3,7 @@
 from eomt.results.answers import AnswerResult, MorphResult, ReconstructionResult
 from eomt.results.classes import ClassificationResult
 from eomt.results.coco import coco_document
+from eomt.results.label_files import save_labels
 from eomt.results.masks import MasksResult
 from eomt.results.objects import InstanceResult, PanopticResult
 from eomt.results.result import Result, save_results
@@ -19,5 +20,6 @@ __all__ = [
     "Result",
     "SegmentationResult",
     "coco_document",
+    "save_labels",
     "save_results",
 ]

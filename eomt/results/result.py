@@ -12,6 +12,7 @@ from PIL import Image
 
 from eomt.errors import UserError
 from eomt.results.coco import coco_document
+from eomt.results.label_files import save_labels
 from eomt.utils.files import write_file
 
 
@@ -67,6 +68,22 @@ class Result:
             write_file(path, lambda beside: self.png().save(beside, format="PNG"))
             return path
         return save_results([self], path)
+
+    def to_yolo(self, folder: str | Path) -> Path:
+        """Write the masks as YOLO's polygons, a text file in `labels` and a `data.yaml`, and return the folder.
+
+        Raises:
+            UserError: If it has no masks, or the files cannot be written.
+        """
+        return save_labels([self], folder, "yolo")
+
+    def to_labelme(self, folder: str | Path) -> Path:
+        """Write the masks as LabelMe's JSON, which belongs beside the image, and return the folder.
+
+        Raises:
+            UserError: If it has no masks, or the file cannot be written.
+        """
+        return save_labels([self], folder, "labelme")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._said()}, {self.size[0]} x {self.size[1]} pixels)"

@@ -2,17 +2,29 @@
 
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from callbacks.results.prediction_record import DoneImages, PredictionRecord
+from datamodules.common.conversion import Conversion, ConvertedImage
 from datamodules.common.pairs import Pair, find_image_files
-from datamodules.common.reading import check_image, has_transparency, orientation_of, read_header, read_image, read_mask
+from datamodules.common.reading import (
+    check_image,
+    has_transparency,
+    image_size,
+    orientation_of,
+    read_header,
+    read_image,
+    read_mask,
+    read_pixels,
+)
 from datamodules.common.zip_members import ZipMember, member_names
 from datamodules.defects.layouts import KaggleLayout
 from datamodules.defects.run_length import decode_runs
@@ -20,7 +32,11 @@ from datamodules.defects.supervisely import read_objects, read_titles
 from datamodules.faces.boxes import face_window, with_boxes
 from datamodules.faces.folders import Face
 from datamodules.objects.coco_instances import CocoInstances
+from datamodules.objects.hugging_face import HuggingFaceSegmentation
+from datamodules.objects.labelme_files import read_labelme, read_labels
 from datamodules.objects.prompt_files import match_prompts, read_prompts
+from datamodules.objects.voc_files import read_voc
+from datamodules.objects.yolo_files import read_yolo
 from datamodules.questions.answer_weights import weigh_answers
 from datamodules.questions.images import ImageFinder
 from datamodules.questions.rows import read_questions
@@ -37,7 +53,12 @@ from tests.datamodules.faces.face_files import write_face
 from tests.datamodules.objects.coco_data import HEIGHT as INSTANCES_HEIGHT
 from tests.datamodules.objects.coco_data import WIDTH as INSTANCES_WIDTH
 from tests.datamodules.objects.coco_data import write_coco as write_instances
+from tests.datamodules.objects.drawn_exports import EXPORTS
 from tests.datamodules.objects.test_coco_panoptic import write_coco
+from tests.datamodules.objects.test_labelme import shape, write_labelme
+from tests.datamodules.objects.test_tables import mask_of, write_table
+from tests.datamodules.objects.test_voc import write_voc
+from tests.datamodules.objects.test_yolo import write_yolo
 from tests.datamodules.questions.question_files import write_csv
 from tests.datamodules.questions.question_files import write_pair as write_question_pair
 
@@ -210,6 +231,80 @@ def answer_weights(folder: Path) -> Path:
     text = weigh_answers({"red": 3, "blue": 1}, "inverse", 0.9, 10, 1).to_json()
     (folder / "answer_weights.json").write_text(text)
     return folder / "answer_weights.json"
+
+
+def yolo_description(folder: Path) -> Path:
+    # deep inside, for a changed path may lead to the folders above
+    return write_yolo(folder / "a" / "b" / "c") / "data.yaml"
+
+
+def yolo_labels(folder: Path) -> Path:
+    return write_yolo(folder) / "labels" / "a.txt"
+
+
+def read_yolo_file(file: Path) -> None:
+    folder = file.parent if file.name == "data.yaml" else file.parent.parent
+    for images in read_yolo(folder).splits.values():
+        for image in images:
+            image.annotation.objects((8, 12), 1)
+
+
+def voc_file(place: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        write_voc(folder)
+        (folder / "labelmap.txt").write_text("background:0,0,0::\ncell:128,0,0::\ncrack:192,128,128::\n")
+        return folder / place
+
+    return write
+
+
+def read_voc_file(file: Path) -> None:
+    (root,) = [parent for parent in file.parents if (parent / "JPEGImages").is_dir()]
+    _, splits = read_voc(root, None)
+    for images in splits.values():
+        for image in images:
+            image.annotation.objects((8, 12), 1)
+
+
+def labelme_file(folder: Path) -> Path:
+    circle = shape("crack", [[4.0, 4.0], [6.0, 4.0]], shape_type="circle")
+    write_labelme(folder, shape(), circle, shape(points=[[0, 0], [3, 3]], shape_type="rectangle", group_id=3))
+    return folder / "a.json"
+
+
+def read_labelme_file(file: Path) -> None:
+    (labels,) = read_labels(file.parent, [file.name])
+    for image in read_labelme(file.parent, [file.name], [labels], sorted(labels)):
+        image.annotation.objects((8, 12), 1)
+
+
+def parquet_file(folder: Path) -> Path:
+    write_table(folder / "rows.parquet", [mask_of(0, 1), mask_of(1, 2)])
+    return folder / "rows.parquet"
+
+
+def arrow_file(folder: Path) -> Path:
+    shutil.copytree(EXPORTS / "datasets" / "arrow" / "train", folder / "train")
+    return folder / "train" / "data-00000-of-00001.arrow"
+
+
+def read_table_file(file: Path) -> None:
+    folder = file if file.suffix == ".parquet" else file.parent
+    for images in HuggingFaceSegmentation(folder, class_names=["a", "b"]).find_splits().values():
+        for image in images:
+            image.annotation.objects(image_size(image.image), 1)
+
+
+def banded_tiff(folder: Path) -> Path:
+    values = np.random.default_rng(0).integers(0, 4096, (12, 16, 5), dtype=np.uint16)
+    tifffile.imwrite(folder / "a.tif", values, photometric="minisblack", planarconfig="contig", compression="deflate")
+    return folder / "a.tif"
+
+
+def read_banded_tiff(file: Path) -> None:
+    conversion = Conversion.of_fields("p1-p99", [4, 1, 0], None)
+    assert conversion is not None
+    read_pixels(ConvertedImage(file, conversion))
 
 
 # ------------------------------------------------------------------------------------------ predictions

@@ -388,3 +388,11 @@ def test_smaller_masks_lie_on_top_of_larger_ones() -> None:
 def test_bad_settings_are_refused_by_name(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         PromptedSegmentation(**{"network": make_sam2()} | arguments)
+
+
+def test_classes_without_prompts_are_the_union_of_their_objects() -> None:
+    masks = torch.stack([rectangle(2, 2, 4, 4), rectangle(9, 9, 3, 3)])
+    batch = {"masks": [masks], "class_ids": [torch.tensor([2, 2])]}
+    ((truth, class_ids),) = make_task(prompt_free=True)._truths(batch, "none")
+    assert torch.equal(truth[2], masks.any(0))
+    assert (class_ids.tolist(), int(truth.sum())) == ([0, 1, 2, 3], int(masks.sum()))

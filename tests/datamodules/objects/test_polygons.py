@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from datamodules.objects.polygons import mask_polygons, one_polygon, polygon_mask
+from datamodules.objects.polygons import polygon_mask
 from eomt.errors import UserError
+from eomt.results.polygons import mask_polygons, one_polygon
 
 
 def masks(count: int) -> list[np.ndarray]:

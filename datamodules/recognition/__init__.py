@@ -1,0 +1,1 @@
+"""What a folder holds, which data module reads it, and what looks odd in it."""
