@@ -1,4 +1,4 @@
-"""The same cells under two microscopes: gray on a clean ground, or stained, in thick tissue between dirt and bubbles."""
+"""The same cells under two microscopes: gray on a clean ground, or stained, between dirt, fibers and bubbles."""
 
 from collections.abc import Sequence
 
