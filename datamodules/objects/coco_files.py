@@ -30,7 +30,7 @@ BOXES = (
 PART = b" "
 
 # of an image; a forged file may state any number, and masks have as many
-MOST_PIXELS = 2**29
+MOST_PIXELS = 2**28
 
 Size = tuple[int, int]
 

@@ -19,6 +19,7 @@ from datamodules.defects.run_length import decode_runs
 from datamodules.defects.supervisely import read_objects, read_titles
 from datamodules.faces.boxes import face_window, with_boxes
 from datamodules.faces.folders import Face
+from datamodules.objects.coco_instances import CocoInstances
 from datamodules.objects.prompt_files import match_prompts, read_prompts
 from datamodules.questions.answer_weights import weigh_answers
 from datamodules.questions.images import ImageFinder
@@ -33,9 +34,12 @@ from tests.datamodules.defects.defect_files import HEIGHT as STEEL_HEIGHT
 from tests.datamodules.defects.defect_files import WIDTH as STEEL_WIDTH
 from tests.datamodules.defects.defect_files import write_kaggle, write_supervisely
 from tests.datamodules.faces.face_files import write_face
+from tests.datamodules.objects.coco_data import HEIGHT as INSTANCES_HEIGHT
+from tests.datamodules.objects.coco_data import WIDTH as INSTANCES_WIDTH
+from tests.datamodules.objects.coco_data import write_coco as write_instances
+from tests.datamodules.objects.test_coco_panoptic import write_coco
 from tests.datamodules.questions.question_files import write_csv
 from tests.datamodules.questions.question_files import write_pair as write_question_pair
-from tests.datamodules.objects.test_coco_panoptic import write_coco
 
 STEEL_SIZE = (STEEL_HEIGHT, STEEL_WIDTH)
 
@@ -107,7 +111,7 @@ def kaggle_table(folder: Path) -> Path:
 
 def read_kaggle(file: Path) -> None:
     for sample in KaggleLayout(file.parent).samples(["a", "b", "c", "d"]):
-        sample.annotation.masks(STEEL_SIZE, 1)
+        sample.annotation.objects(STEEL_SIZE, 1)
 
 
 def supervisely_file(folder: Path) -> Path:
@@ -158,6 +162,17 @@ def read_panoptic_mask(file: Path) -> None:
 def panoptic_mask(folder: Path) -> Path:
     panoptic_file(folder)
     return folder / "annotations" / "panoptic_train2017" / "000000000000.png"
+
+
+def instances_file(folder: Path) -> Path:
+    write_instances(folder, "train2017", train=4)
+    return folder / "annotations" / "instances_train2017.json"
+
+
+def read_instances(file: Path) -> None:
+    images = CocoInstances(file.parent.parent).find_splits()["all"]
+    for image in images:
+        image.annotation.objects((INSTANCES_HEIGHT, INSTANCES_WIDTH), 1)
 
 
 def split_record(folder: Path) -> Path:
