@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from datamodules.objects.coco_instances import CocoInstances
     from datamodules.objects.coco_panoptic import CocoPanoptic
     from datamodules.objects.data_module import ObjectDataModule
+    from datamodules.objects.hugging_face import HuggingFaceSegmentation
+    from datamodules.objects.label_me import LabelMe
+    from datamodules.objects.pascal_voc import PascalVoc
+    from datamodules.objects.yolo_segmentation import YoloSegmentation
     from datamodules.questions.vqa_csv import VQACsv
     from datamodules.questions.vqa_v2 import VQAv2
     from datamodules.segmentation.cityscapes import Cityscapes
@@ -34,10 +38,13 @@ __all__ = [
     "FaceFolder",
     "GeneratedFaces",
     "GeneratedMorphs",
+    "HuggingFaceSegmentation",
     "ImageDataModule",
     "ImageMaskFolder",
+    "LabelMe",
     "MorphFaces",
     "ObjectDataModule",
+    "PascalVoc",
     "RoadAnomaly",
     "Severstal",
     "ShapeQuestions",
@@ -46,6 +53,7 @@ __all__ = [
     "StreetScenes",
     "VQACsv",
     "VQAv2",
+    "YoloSegmentation",
 ]
 
 # what runs exported graphs needs small modules beside these, and not the libraries that these load
@@ -66,6 +74,10 @@ __getattr__ = lazily(
         "StreetScenes": "datamodules.generated.streets.street_scenes",
         "CocoInstances": "datamodules.objects.coco_instances",
         "ObjectDataModule": "datamodules.objects.data_module",
+        "HuggingFaceSegmentation": "datamodules.objects.hugging_face",
+        "LabelMe": "datamodules.objects.label_me",
+        "PascalVoc": "datamodules.objects.pascal_voc",
+        "YoloSegmentation": "datamodules.objects.yolo_segmentation",
         "VQACsv": "datamodules.questions.vqa_csv",
         "VQAv2": "datamodules.questions.vqa_v2",
         "Cityscapes": "datamodules.segmentation.cityscapes",

@@ -19,6 +19,19 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
         )
 
 
+def check_shares(**fields: float | None) -> None:
+    """Raise a UserError for the first field that is given, and no share of the images."""
+    for field, share in fields.items():
+        if share is not None and not 0 < share <= 1:
+            raise UserError(f"{field}: {share}; a share of the images is above 0 and at most 1")
+
+
+def check_scale_range(scale_range: tuple[float, float]) -> None:
+    """Raise a UserError unless this is a range of scales."""
+    if not 0 < scale_range[0] <= scale_range[1]:
+        raise UserError(f"scale_range: {scale_range}; give the smaller scale first, above 0")
+
+
 def check_class_names(class_names: list[str] | None) -> None:
     """Raise a UserError unless names differ and can stand beside "images" in the counts of a split."""
     for name in class_names or []:

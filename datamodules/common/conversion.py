@@ -59,7 +59,8 @@ class Conversion:
         Raises:
             UserError: They have not these bands, or more than 8 bits and no range; `path` is named.
         """
-        chosen = self._chosen(values, path)
+        bands = self._bands(values.shape[2], path)
+        chosen = values[..., bands]
         if self.limits is None:
             if chosen.dtype != np.uint8:
                 raise UserError(
@@ -67,29 +68,29 @@ class Conversion:
                     "white, such as intensity: [0, 4095] or intensity: p1-p99"
                 )
             return np.ascontiguousarray(chosen)
-        numbers = chosen.astype(np.float32)
         low, high = self.limits
         if self.are_percentiles:
-            known = numbers[np.isfinite(numbers)]
+            # each band once
+            known = values[..., sorted(set(bands))].astype(np.float64)
+            known = known[np.isfinite(known)]
             low, high = np.percentile(known, self.limits).tolist() if known.size else (0.0, 1.0)
         # an image of one value is black
-        scaled = (numbers - low) / ((high - low) or 1.0)
+        scaled = (chosen.astype(np.float32) - low) / ((high - low) or 1.0)
         return (np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * WHITE).round().astype(np.uint8)
 
-    def _chosen(self, values: np.ndarray, path: ImageFile) -> np.ndarray:
-        count = values.shape[2]
+    def _bands(self, count: int, path: ImageFile) -> list[int]:
         if self.channels is not None:
             if max(self.channels) >= count:
                 raise UserError(
                     f"{path}: has {counted(count, 'band')}, but channels is {list(self.channels)}; bands count from 0"
                 )
-            return values[..., list(self.channels)]
+            return list(self.channels)
         if count > 4:
             raise UserError(
-                f"{path}: has {count} bands; say which become red, green and blue, such as channels: [2, 1, 0]"
+                f"{path}: has {count} bands; say which become red, green, blue, such as channels: [2, 1, 0]"
             )
         # what follows gray or RGB is opacity
-        return values[..., [0, 1, 2] if count >= 3 else [0, 0, 0]]
+        return [0, 1, 2] if count >= 3 else [0, 0, 0]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.common.checks import check_at_least
+from datamodules.common.conversion import Conversion, ConvertedImage, Intensity
 from datamodules.common.data_module import DataModule
 from datamodules.common.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
 from datamodules.common.to_predict import PredictPath, state_of
@@ -25,6 +26,11 @@ class ImageDataModule(DataModule):
         eval_batch_size: Samples per step in evaluation.
         num_workers: Processes that read files.
         predict_path: Images to predict: files, folders and patterns, one or a list; null for images of the data set.
+        intensity: Which stored values become black and white, for images of more than 8 bits: two values, [0, 4095], or
+            two percentiles of each image's values, p1-p99. Null where images have 8 bits.
+        channels: Which bands become red, green and blue, from 0: [2, 1, 0]; one band, [3], is shown in gray. Null for
+            the first three, or the only one.
+        page: Which page of TIFF files of several pages is read, from 0.
 
     Raises:
         UserError: A field has an impossible value.
@@ -33,12 +39,30 @@ class ImageDataModule(DataModule):
     collate: Callable[..., dict[str, Any]] = staticmethod(collate_samples)
 
     def __init__(
-        self, batch_size: int, eval_batch_size: int, num_workers: int, predict_path: PredictPath = None
+        self,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        predict_path: PredictPath = None,
+        intensity: Intensity = None,
+        channels: list[int] | None = None,
+        page: int | None = None,
     ) -> None:
         super().__init__(batch_size, expand_all(predict_path))
         check_at_least(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), num_workers=(num_workers, 0))
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
+        self.intensity = intensity
+        self.channels = channels
+        self.page = page
+        self._conversion = Conversion.of_fields(intensity, channels, page)
+
+    def converted(self, file: ImageFile) -> ImageFile:
+        """Return an image's file with the way in which its values become RGB, which every reader of images knows.
+
+        Subclasses that pass `intensity`, `channels` and `page` on call it for each image that they find.
+        """
+        return file if self._conversion is None else ConvertedImage(file, self._conversion)
 
     def training_loader(self, dataset: Any, sampler: TrainingSampler | None = None) -> DataLoader[dict[str, Any]]:
         """Return shuffled batches that go on where a resumed run stopped; what does not fill a batch is left out.

@@ -24,6 +24,8 @@ DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 MOST_ELONGATED = 100
 # a tag of TIFF, and its bit for a smaller copy of another page
 NEW_SUBFILE_TYPE, REDUCED = 254, 1
+# a tag of TIFF, the number of values of a pixel
+SAMPLES = 277
 
 
 @contextmanager
@@ -97,6 +99,12 @@ def refuse_unusable(path: ImageFile, image: Image.Image) -> None:
     """Raise a UserError for an image that cannot be read as RGB of 8 bits without a word on how."""
     check_shape(path, image)
     refuse_page(path, None, page_count(image))
+    tags: Any = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    if (bands := tags.get(SAMPLES, 1)) > 2 and len(image.getbands()) == 1:
+        raise UserError(
+            f"{path}: has {bands} bands; say which become red, green, blue where there is a field for it, such as "
+            "channels: [2, 1, 0]"
+        )
     if image.mode in DEEP_MODES:
         raise UserError(
             f"{path}: grayscale image of more than 8 bits (mode {image.mode}); "

@@ -156,16 +156,35 @@ def _webp_codec(path: ImageFile) -> str:
     return ""
 
 
+def image_size(path: ImageFile) -> tuple[int, int]:
+    """Return an image's (height, width), turned as its EXIF orientation says, from the head of its file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    # a quarter turn is its own inverse here
+    return stored_size(*stored_layout(path))
+
+
+def stored_layout(path: ImageFile) -> tuple[tuple[int, int], int]:
+    """Return (height, width) of the pixels in an image file, and its EXIF orientation.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if isinstance(path, ConvertedImage):
+        return path.stored()
+    with opened(path) as image:
+        return stored_and_orientation(image)
+
+
 def orientation_of(path: ImageFile) -> int:
     """Return the EXIF orientation of an image file, 1 to 8; 1 without one.
 
     Raises:
         UserError: The file is damaged.
     """
-    if isinstance(path, ConvertedImage):
-        return path.stored()[1]
-    with opened(path) as image:
-        return stated_orientation(image)
+    return stored_layout(path)[1]
 
 
 def read_mask(path: ImageFile, class_colors: list[Color] | None = None, image: ImageFile | None = None) -> np.ndarray:
@@ -215,9 +234,5 @@ def _read_like(path: ImageFile, image: ImageFile | None, pixels_of: Callable[[Im
         pixels = pixels_of(mask if own == 1 else ImageOps.exif_transpose(mask))
     if own != 1 or image is None:
         return np.ascontiguousarray(pixels)
-    if isinstance(image, ConvertedImage):
-        stored, orientation = image.stored()
-    else:
-        with opened(image) as other:
-            stored, orientation = stored_and_orientation(other)
+    stored, orientation = stored_layout(image)
     return turned(pixels, orientation if pixels.shape == stored else 1)

@@ -15,7 +15,7 @@ from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 
 TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-ORIENTATION_TAG = 274
+BITS_TAG, ORIENTATION_TAG = 258, 274
 SEPARATE_PLANES = 2
 # of an image's values; a few bytes may unpack to any number
 MOST_BYTES = 2**31
@@ -56,8 +56,8 @@ def _is_plain(content: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(content)) as image:
             tags: Any = getattr(image, "tag_v2", {})
-            bits = tags.get(258, (1,))
-            return image.mode not in ("RGB", "RGBA", "RGBX") or (len(bits) <= 4 and set(bits) == {8})
+            bits = tags.get(BITS_TAG, (1,))
+            return len(bits) == len(image.getbands()) and (len(bits) == 1 or set(bits) == {8})
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return False
 
@@ -86,7 +86,7 @@ def _tiff_values(path: ImageFile, content: bytes, page: int | None) -> tuple[np.
         ) from error
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
-            pages = [found for found in file.pages if not found.is_reduced]
+            pages = [found for found in file.pages if isinstance(found, tifffile.TiffPage) and not found.is_reduced]
             refuse_page(path, page, len(pages))
             chosen = pages[page or 0]
             if chosen.nbytes > MOST_BYTES:

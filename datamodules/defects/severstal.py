@@ -1,6 +1,7 @@
 """Steel defects and other images with masks of objects."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -63,6 +64,7 @@ class Severstal(ImageDataModule):
             `datamodules.objects.prompt_files`.
         objects: What has a mask, and a prompt, of its own: all that an image shows of a "class", each connected
             "component" of that, or each "instance" that is annotated: a row of the table, an object of Supervisely's.
+        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
@@ -91,8 +93,9 @@ class Severstal(ImageDataModule):
         predict_path: PredictPath = None,
         prompts: Path | None = None,
         objects: Grouping = "class",
+        **reading: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path, **reading)
         check_fractions(val_fraction, test_fraction)
         check_class_names(class_names)
         self.path = expand(path)
@@ -199,7 +202,7 @@ class Severstal(ImageDataModule):
 
     def _files_to_predict(self) -> dict[str, ImageFile]:
         if self.predict_path is not None:
-            return dict(find_images(self.predict_path))
+            return {name: self.converted(file) for name, file in find_images(self.predict_path).items()}
         if self.prompts is not None:
             # all of the data set may be prompted
             return files_of(self._found())
@@ -214,7 +217,11 @@ class Severstal(ImageDataModule):
 
     def _found(self) -> dict[str, list[AnnotatedImage]]:
         if self._split_samples is None:
-            self._split_samples = self._seeded_splits() if self.is_split_by_seed else self._given_splits()
+            found = self._seeded_splits() if self.is_split_by_seed else self._given_splits()
+            self._split_samples = {
+                split: [replace(sample, image=self.converted(sample.image)) for sample in samples]
+                for split, samples in found.items()
+            }
             # a new split keeps copies together by itself; those that take no part do no harm
             if self.splits is not None or not self.is_split_by_seed:
                 refuse_overlap({split: [sample.image for sample in self._samples(split)] for split in SPLITS})

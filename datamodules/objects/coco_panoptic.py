@@ -1,7 +1,7 @@
 """COCO panoptic."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -172,7 +172,7 @@ class CocoPanoptic(ObjectDataModule):
             raise UserError(f"{found.source}: other categories than {other}; they must be the same")
         return [
             PanopticAnnotation(
-                pair,
+                replace(pair, image=self.converted(pair.image)),
                 segments,
                 {segment: ranks[place] for segment, place in segments.tolist() if place in ranks},
                 crowds,

@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.common.checks import check_class_names, check_fractions
+from datamodules.common.checks import check_class_names, check_fractions, check_scale_range, check_shares
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.grouped_splits import refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
@@ -92,6 +93,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         predict_path: Images to predict: files, folders and patterns, one or a list; null for those that `prompts`
             names, or without prompts those of test, or else val.
         prompts: What `predict` asks about images of "prompted", see `datamodules.objects.prompt_files`.
+        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
 
     Attributes:
         counts: After `setup`, per split the number of "images", under each class name of those that show it, and under
@@ -130,20 +132,15 @@ class ObjectDataModule(ImageDataModule, ABC):
         splits: Path | None = None,
         predict_path: PredictPath = None,
         prompts: Path | None = None,
+        **reading: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path, **reading)
         check_fractions(val_fraction, test_fraction)
         check_class_names(class_names)
         if crop_size is not None and np.min(crop_size) < 1:
             raise UserError(f"crop_size: {crop_size}; must be at least 1 pixel each way")
-        if not 0 < scale_range[0] <= scale_range[1]:
-            raise UserError(f"scale_range: {scale_range}; give the smaller scale first, above 0")
-        for field, share in (
-            ("repeat_factor_threshold", repeat_factor_threshold),
-            ("outlier_probability", outlier_probability),
-        ):
-            if share is not None and not 0 < share <= 1:
-                raise UserError(f"{field}: {share}; a share of the images is above 0 and at most 1")
+        check_scale_range(scale_range)
+        check_shares(repeat_factor_threshold=repeat_factor_threshold, outlier_probability=outlier_probability)
         self.path, self.splits = expand(path), expand(splits)
         self.outliers, self.prompts = expand(outliers), expand(prompts)
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
@@ -175,6 +172,11 @@ class ObjectDataModule(ImageDataModule, ABC):
         Raises:
             UserError: Files are missing, or cannot be read.
         """
+
+    @staticmethod
+    def without_lone_split(found: dict[str, list[AnnotatedImage]]) -> dict[str, list[AnnotatedImage]]:
+        """Return the images of splits as they are, or, where there is one split alone, for a seed to split."""
+        return found if len(found) != 1 else {UNSPLIT: next(iter(found.values()))}
 
     @property
     def stuff_classes(self) -> list[int]:
@@ -216,6 +218,8 @@ class ObjectDataModule(ImageDataModule, ABC):
     def class_names(self) -> list[str]:
         """Names of the classes in batches, by class id: those of objects and, before them, maybe the background."""
         names = [BACKGROUND] * self._has_background + self.object_names
+        if names.count(BACKGROUND) > 1:
+            raise UserError(f"{self.path}: a class of objects is called {BACKGROUND}, too; set background: false")
         if self.target == "semantic" and not 2 <= len(names) <= MAX_CLASSES:
             raise UserError(
                 f"{self.path}: {len(names)} classes ({names[0] if names else 'none'}); maps of classes have 2 to "
@@ -271,7 +275,8 @@ class ObjectDataModule(ImageDataModule, ABC):
         if stage in ("fit", None):
             if not any(self.counts["train"][name] for name in self.object_names):
                 raise UserError(f"{self.path}: the training images show no object; check the annotations")
-            if unseen := [name for name in self.object_names if self._is_unseen(name)]:
+            seen, counts = self.counts["train"], self.counts["val"]
+            if unseen := [name for name in self.object_names if counts[name] and not seen[name]]:
                 log.warning("%s: no training image shows %s, but others do", self.path, listed(unseen, most=5))
             self._check_batch_size(self.counts["train"]["images"])
 
@@ -355,7 +360,7 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     def _files_to_predict(self) -> dict[str, ImageFile]:
         if self.predict_path is not None:
-            return dict(find_images(self.predict_path))
+            return {name: self.converted(file) for name, file in find_images(self.predict_path).items()}
         if self.prompts is not None:
             # all of the data set may be prompted
             return files_of({split: self.images_of(split) for split in SPLITS})
@@ -363,7 +368,10 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     @cached_property
     def _found_images(self) -> dict[str, list[AnnotatedImage]]:
-        return self.find_splits()
+        return {
+            split: [replace(image, image=self.converted(image.image)) for image in images]
+            for split, images in self.find_splits().items()
+        }
 
     @cached_property
     def _splits(self) -> dict[str, list[AnnotatedImage]]:
@@ -380,9 +388,6 @@ class ObjectDataModule(ImageDataModule, ABC):
         if self.splits is not None or UNSPLIT not in found:
             refuse_overlap({split: [image.image for image in images] for split, images in splits.items()})
         return splits
-
-    def _is_unseen(self, name: str) -> bool:
-        return not self.counts["train"][name] and any(counts[name] for counts in self.counts.values())
 
     def _count(self, images: list[AnnotatedImage], title: str) -> dict[str, int]:
         """Return the number of images, of those that show each class, and of the objects of each class."""

@@ -20,8 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import TypedDict
 
 from datamodules.common.file_names import NameTable
-from datamodules.common.orientation import stored_size
-from datamodules.common.reading import orientation_of, read_header
+from datamodules.common.reading import image_size
 from datamodules.common.tables import read_table
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
@@ -202,8 +201,7 @@ def _some(images: Mapping[str, ImageFile]) -> str:
 def _size_of(file: ImageFile) -> tuple[int, int] | None:
     """Return height and width of an upright image, from the head of its file; None if it cannot be read."""
     try:
-        header = read_header(file)
-        return stored_size((header.height, header.width), orientation_of(file))
+        return image_size(file)
     except UserError:
         return None
 

@@ -67,8 +67,7 @@ class VocMasks:
 
     def objects(self, size: tuple[int, int], orientation: int) -> Objects:
         """Return the objects, see `ObjectAnnotation`; pixels that are void belong to none."""
-        labels = self.labels()
-        check_same_size(self.pair, size, labels.shape)
+        labels = self.fitting_labels(size)
         if self.objects_mask is None:
             present = [label for label in count_labels(labels) if label not in (BACKGROUND, VOID)]
             return Objects.from_map(labels, {label: label - 1 for label in present})
@@ -93,6 +92,16 @@ class VocMasks:
                 )
             class_of[number] = int(counts[number].argmax()) - 1
         return Objects.from_map(numbers, class_of)
+
+    def fitting_labels(self, size: tuple[int, int]) -> np.ndarray:
+        """Return the labels of an image of a size, see `labels`.
+
+        Raises:
+            UserError: The mask has another size.
+        """
+        labels = self.labels()
+        check_same_size(self.pair, size, labels.shape)
+        return labels
 
     def labels(self) -> np.ndarray:
         """Return 0 for background, 1 + class id, or 255 for void, (H, W) uint8, turned as the image is."""

@@ -79,7 +79,8 @@ class Cityscapes(SegmentationDataModule):
 
     def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
         images = self._found_files().images if self.predict_path is None else {}
-        to_predict = [(name.removeprefix("test/"), file) for name, file in images.items() if name.startswith("test/")]
+        given = [(name.removeprefix("test/"), file) for name, file in images.items() if name.startswith("test/")]
+        to_predict = [(name, self.converted(file)) for name, file in given]
         return to_predict or super()._files_to_predict()
 
     def label_table(self) -> LabelTable:

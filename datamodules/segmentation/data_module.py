@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
+from datamodules.common.checks import check_scale_range, check_shares
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.mask_labels import Color
@@ -48,8 +50,9 @@ class SegmentationDataModule(ImageDataModule, ABC):
             classes are shown more often, see `repeat_factors`. Null shows each image once.
         outliers: Folder of cut-outs of unknown objects to paste into training images, see `read_cutouts`.
         outlier_probability: Share of training images that get one.
-        Images to predict: files, folders and patterns, one or a list; null for
-            the images of test, or else val.
+        predict_path: Images to predict: files, folders and patterns, one or a list; null for the images of test, or
+            else val.
+        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
@@ -77,18 +80,13 @@ class SegmentationDataModule(ImageDataModule, ABC):
         outliers: Path | None = None,
         outlier_probability: float = 0.2,
         predict_path: PredictPath = None,
+        **reading: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path, **reading)
         if crop_size is not None and min(crop_size) < 1:
             raise UserError(f"crop_size: {list(crop_size)}; must be at least 1 pixel each way")
-        if not 0 < scale_range[0] <= scale_range[1]:
-            raise UserError(f"scale_range: {scale_range}; give the smaller scale first, above 0")
-        for field, share in (
-            ("repeat_factor_threshold", repeat_factor_threshold),
-            ("outlier_probability", outlier_probability),
-        ):
-            if share is not None and not 0 < share <= 1:
-                raise UserError(f"{field}: {share}; a share of the images is above 0 and at most 1")
+        check_scale_range(scale_range)
+        check_shares(repeat_factor_threshold=repeat_factor_threshold, outlier_probability=outlier_probability)
         self.path = expand(path)
         self.crop_size = crop_size
         self.augment = augment
@@ -213,7 +211,8 @@ class SegmentationDataModule(ImageDataModule, ABC):
         if self.predict_path is None:
             pairs = self._pairs_of("test") or self._pairs_of("val")
             return [(pair.name, pair.image) for pair in pairs]
-        return list(find_images(self.predict_path, "predict_path").items())
+        found = find_images(self.predict_path, "predict_path")
+        return [(name, self.converted(file)) for name, file in found.items()]
 
     def _masked_dataset(self, split: str) -> ImageMaskDataset:
         return ImageMaskDataset(self._pairs_of(split), self.label_table(), self.class_colors)
@@ -223,7 +222,10 @@ class SegmentationDataModule(ImageDataModule, ABC):
 
     def _found(self) -> dict[str, list[Pair]]:
         if self._pairs is None:
-            self._pairs = self.find_splits()
+            self._pairs = {
+                split: [replace(pair, image=self.converted(pair.image)) for pair in pairs]
+                for split, pairs in self.find_splits().items()
+            }
         return self._pairs
 
     def _scan(self, split: str) -> list[dict[int, int]]:
