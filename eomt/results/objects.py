@@ -10,17 +10,13 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from eomt.models.post_processing import Instances, Segments
-from eomt.pictures.colors import INK, PAPER, Color, palette
+from eomt.pictures.colors import Color, palette
 from eomt.pictures.masks import overlay
-from eomt.pictures.text import draw_text, line_height, text_width
+from eomt.pictures.objects import colors_of, draw_objects
 from eomt.prompts.coordinates import tight_boxes
 from eomt.results.coco import annotation
 from eomt.results.result import Result
 from eomt.tasks.index_maps import index_map
-
-# colors of objects repeat after so many
-MOST_COLORS = 24
-TEXT_SIZE = 12
 
 
 @dataclass(repr=False)
@@ -54,26 +50,19 @@ class InstanceResult(Result):
         """The class of each object."""
         return [self.class_names[label] for label in self.labels]
 
-    def draw(self, alpha: float = 0.5, texts: bool = True) -> Image.Image:
-        """Return the objects over the image, each in a color of its own; smaller ones lie on top.
+    def draw(self, alpha: float = 0.35, texts: bool = True) -> Image.Image:
+        """Return the objects over the image with their outlines; smaller ones lie on top.
+
+        Objects of several classes have the colors of their classes, those of one class have colors of their own.
 
         Args:
-            alpha: 0 shows the image alone, 1 the colors alone.
+            alpha: 0 shows the image inside of outlines, 1 the colors alone.
             texts: Write class and score of each object.
         """
-        numbers = [index % MOST_COLORS for index in range(len(self))]
-        image = torch.from_numpy(np.array(self.image)).permute(2, 0, 1)
-        if numbers:
-            shown = index_map(torch.from_numpy(self.masks), torch.tensor(numbers))
-            image = overlay(image, shown, [None, *palette(max(numbers) + 1)], alpha)
-        picture = to_pil_image(image)
-        if texts:
-            # the surest ones last, on top of the others
-            for (left, top, _, _), name, score in reversed(
-                list(zip(self.boxes, self.label_names, self.scores, strict=True))
-            ):
-                _tag(picture, (int(left), int(top)), f"{name} {score:.2f}")
-        return picture
+        image, masks = torch.from_numpy(np.array(self.image)).permute(2, 0, 1), torch.from_numpy(self.masks)
+        colors = colors_of(self.labels.tolist(), len(self.class_names))
+        said = [f"{name} {score:.2f}" for name, score in zip(self.label_names, self.scores, strict=True)]
+        return to_pil_image(draw_objects(image, masks, colors, said if texts else None, alpha))
 
     def png(self) -> Image.Image:
         """Return a picture of 16 bits whose values are the numbers of the objects, from 1; 0 is background."""
@@ -215,14 +204,3 @@ def panoptic_result(
         for number, (label, score) in enumerate(of_segments, start=1)
     ]
     return PanopticResult(image, found.segment_map.cpu().numpy(), segments, class_names, name=name)
-
-
-def _tag(picture: Image.Image, corner: tuple[int, int], text: str) -> None:
-    """Write a text on paper, inside of the picture."""
-    width, height = round(text_width(text, TEXT_SIZE)) + 4, line_height(TEXT_SIZE)
-    left, top = (
-        max(0, min(place, most))
-        for place, most in zip(corner, (picture.width - width, picture.height - height), strict=True)
-    )
-    picture.paste(PAPER, (left, top, left + width, top + height))
-    draw_text(picture, (left + 2, top), text, TEXT_SIZE, INK)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed")
@@ -13,6 +14,7 @@ import gradio as gr
 
 from eomt.demo.models import BASE, Models
 from eomt.demo.pages.faces import MorphPage, ReconstructionPage
+from eomt.demo.pages.objects import ObjectPage
 from eomt.demo.pages.of_predictors import page_of
 from eomt.demo.pages.page import answered
 from eomt.demo.pages.prompted import PromptedPage
@@ -24,9 +26,12 @@ from eomt.demo.work import shown_size
 from eomt.errors import UserError
 from eomt.predictors.answers import AnswerPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
+from eomt.predictors.objects import InstancePredictor, PanopticPredictor
+from eomt.predictors.of_tasks import EoMTQueries
 from eomt.predictors.predictor import Predictor
 from eomt.results import SegmentationResult
 from tests.demo_server import CLASSES, CPU, adapted, picture, prompted_models, segmentation_models
+from tests.tiny import make_eomt
 from tests.tiny_morph import make_detector, make_mae
 
 
@@ -74,6 +79,33 @@ def test_segmentation_shows_classes_shares_and_anomalies(tmp_path: Path) -> None
     for score in ("msp", "energy", "void"):
         page.answer("key", "trained", score, 0.6)
     assert len(page.work.sessions.of("key").results) == MOST_KEPT
+
+
+@pytest.mark.parametrize("kind", [InstancePredictor, PanopticPredictor])
+def test_objects_are_listed_and_follow_the_threshold(kind: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = make_eomt(num_classes=len(CLASSES)).eval()
+    with torch.no_grad():
+        for parameter in (network.class_head.weight, network.q.weight, network.mask_head[4].weight):
+            torch.nn.init.normal_(parameter, std=0.5)
+    given = {"overlap_threshold": 0.0} if kind is PanopticPredictor else {}
+    predictor = kind(EoMTQueries(network), CLASSES, CPU, score_threshold=0.1, **given)
+    page = page_of(Models(network, lambda _: predictor, "trained"), tmp_path)
+    assert isinstance(page, ObjectPage)
+    assert isinstance(page.blocks(), gr.Blocks)
+    image = picture(tmp_path)
+    (model,) = page.work.models.names
+    drawn, legend, files = page.opened(page.answer)("key", str(image), model, 0.1, 0.5)
+    expected = predictor.predict(image, threshold=0.1)
+    np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected.draw(0.5).resize(drawn.size, 0)))
+    assert legend.count("<tr>") == len(expected) > 1
+    # the name of a class is text, and no HTML
+    assert "<b>" not in legend
+    assert files["visible"] is False
+    _, fewer, _ = page.answer("key", model, 1.0, 0.5)
+    assert fewer == "<p>Nothing above the threshold.</p>"
+    (made,) = page.make_files("key", model, 0.1, 0.5)
+    assert [Path(path).name for path in made["value"]] == ["street.png", "street.csv", "street.json"]
 
 
 def test_a_large_result_is_thinned_before_it_is_drawn() -> None:

@@ -12,7 +12,8 @@ import eomt
 from datamodules.questions.tokens import TokenTable
 from eomt.predictors.answers import AnswerPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
-from eomt.predictors.of_tasks import EoMTScorer
+from eomt.predictors.objects import InstancePredictor, PanopticPredictor
+from eomt.predictors.of_tasks import EoMTQueries, EoMTScorer
 from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
 from tests.documents import ROOT, blocks
@@ -22,7 +23,7 @@ from tests.tiny_sam2 import make_sam2
 from tests.tiny_vqa import make_tokenizer, make_vqa
 
 USE = ROOT / "docs" / "use.md"
-IMAGES = ("street.jpg", "strip.jpg", "passport.png", "photo.jpg", "a.png", "b.png")
+IMAGES = ("street.jpg", "cells.png", "strip.jpg", "passport.png", "photo.jpg", "a.png", "b.png")
 
 
 def predictors(folder: Path) -> dict[str, Any]:
@@ -30,6 +31,8 @@ def predictors(folder: Path) -> dict[str, Any]:
     tokens = TokenTable(str(make_tokenizer(folder / "tokenizer")))
     return {
         "runs/streets": SegmentationPredictor(EoMTScorer(make_eomt().eval()), ["road", "sky", "a", "b", "c"], cpu),
+        "runs/cells": InstancePredictor(EoMTQueries(make_eomt().eval()), ["road", "sky", "a", "b", "c"], cpu, 0.0),
+        "runs/coco": PanopticPredictor(EoMTQueries(make_eomt().eval()), ["road", "sky", "a", "b", "c"], cpu, [1], 0.0),
         "runs/steel": PromptedPredictor(make_sam2().eval(), ["defect_1"], cpu),
         "runs/morphs": MorphPredictor(make_detector().eval(), 0.5, cpu),
         "runs/questions": AnswerPredictor(make_vqa(answer_head="classification", answers=["yes", "no"]), tokens, cpu),
@@ -50,7 +53,15 @@ def test_the_code_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.Monke
     code = blocks(USE, "python")
     for block in code:
         exec(block, names)
-    for written in ("overlay.png", "classes.png", "anomaly.png", "objects.json", "scores.csv", "rebuilt.png"):
+    for written in (
+        "overlay.png",
+        "classes.png",
+        "anomaly.png",
+        "segments.png",
+        "objects.json",
+        "scores.csv",
+        "rebuilt.png",
+    ):
         assert (tmp_path / written).is_file(), written
     assert {result.answer for result in names["several"]} <= {"yes", "no"}
     assert len(names["pairs"]) == len(names["several"]) == 2

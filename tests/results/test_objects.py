@@ -45,7 +45,7 @@ def test_objects_say_what_they_are() -> None:
     assert repr(result) == "InstanceResult('a.png', 2 objects, 30 x 90 pixels)"
 
 
-def test_objects_are_drawn_in_colors_of_their_own_with_their_class() -> None:
+def test_objects_are_drawn_in_the_colors_of_their_classes_with_their_names() -> None:
     result = instances()
     plain = np.asarray(result.draw(1.0, texts=False))
     assert plain[20, 30].tolist() != plain[12, 17].tolist() != IMAGE[0, 0].tolist()

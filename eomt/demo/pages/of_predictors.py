@@ -4,6 +4,7 @@ from pathlib import Path
 
 from eomt.demo.models import Models
 from eomt.demo.pages.faces import MorphPage, ReconstructionPage
+from eomt.demo.pages.objects import ObjectPage, SegmentPage
 from eomt.demo.pages.page import Page
 from eomt.demo.pages.prompted import PromptedPage
 from eomt.demo.pages.questions import QuestionPage
@@ -13,11 +14,14 @@ from eomt.demo.work import Work
 from eomt.errors import UserError
 from eomt.predictors.answers import AnswerPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
+from eomt.predictors.objects import InstancePredictor, PanopticPredictor
 from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
 
 PAGES = {
     SegmentationPredictor: (SegmentationPage, Work),
+    InstancePredictor: (ObjectPage, Work),
+    PanopticPredictor: (SegmentPage, Work),
     PromptedPredictor: (PromptedPage, PromptedWork),
     MorphPredictor: (MorphPage, Work),
     ReconstructionPredictor: (ReconstructionPage, Work),
