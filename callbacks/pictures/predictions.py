@@ -172,7 +172,7 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         rows = [[image, overlay(image, mask, colors)] for image, mask in zip(images, masks, strict=True)]
         if "labels" in batch:
             truths = zip(images, batch["masks"], batch["labels"], strict=False)
-            rows = [[image, draw(image, shown, labels, len(class_names) - 1)] for image, shown, labels in truths]
+            rows = [[image, draw(image, of, labels.tolist(), len(class_names) - 1)] for image, of, labels in truths]
         legend = _legend(torch.cat([mask.flatten() for mask in masks]), class_names, colors)
         picture = picture_grid(rows, ["image, augmented", "truth"], list(batch["name"][: self.num_samples]), legend)
         save_picture(picture, self.folder / "pictures" / "train_batch.png")

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback
+from callbacks.results.object_files import PANOPTIC, save_numbers, write_panoptic
 from callbacks.results.prediction_record import (
     RECORD,
     DoneImages,
@@ -25,6 +26,7 @@ from callbacks.run.run_folder import PREDICTIONS, set_aside
 from eomt.errors import UserError, counted, listed
 from eomt.results import Result
 from eomt.results.of_steps import step_results
+from eomt.tasks import PanopticSegmentation
 from eomt.tasks.data import class_names_of, data_of
 from eomt.utils.distributed import gather
 from eomt.utils.files import is_empty, write_file
@@ -49,8 +51,10 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
     """Writes what `predict` finds into the run's folder, image by image, and goes on where a stopped command ended.
 
     `predictions/predictions.csv`: rows of all images. `predictions/predictions.json`: masks, in COCO's format.
-    `predictions/failed.csv`: images that could not be read, and why. `predictions/done.jsonl`: a line for each image,
-    from which the others are made at the end. `predictions/record.json`: weights and settings.
+    `predictions/objects`, `predictions/segments`: of instance and panoptic segmentation pictures of their numbers, and
+    `predictions/panoptic.json`, the segments in COCO's format. `predictions/failed.csv`: images that could not be read,
+    and why. `predictions/done.jsonl`: a line for each image, from which the others are made at the end.
+    `predictions/record.json`: weights and settings.
 
     An image that is done is not predicted again, unless its file has changed or a picture of it is gone; one that is
     not asked for any more is removed. Finished predictions of other weights or settings are kept under another name;
@@ -96,6 +100,7 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
         names = [evaluated.batch["name"][place] for place in evaluated.real()]
         results = list(step_results(task, evaluated.batch, evaluated.outputs, self._record.class_names))
         for name, result in zip(names, results, strict=True) if results else ():
+            save_numbers(result, self.folder / PREDICTIONS, name)
             self._done.add(self._line(name, result), trainer.global_rank)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -204,12 +209,16 @@ class PredictionFiles(EvaluationCallback[LightningModule]):
             if any("annotations" in line for line in lines()):
                 write_file(folder / DOCUMENT, partial(_write_document, lines, record.class_names))
                 written.append(DOCUMENT)
+            task = trainer.lightning_module
+            if isinstance(task, PanopticSegmentation):
+                write_file(folder / PANOPTIC, partial(write_panoptic, lines, record.class_names, task.stuff_classes))
+                written.append(PANOPTIC)
             for callback in callbacks_of(trainer):
                 if isinstance(callback, EvaluationCallback):
                     callback.write_joined(lines)
             log.info("Predictions of %s: %s", counted(len(self._done.places), "image"), _listed(folder, written))
         else:
-            for name in (TABLE, DOCUMENT):
+            for name in (TABLE, DOCUMENT, PANOPTIC):
                 (folder / name).unlink(missing_ok=True)
         self._done.join(order)
         if failed:

@@ -12,6 +12,7 @@ Who uses which members:
 - `callbacks.PredictionFiles`: `left_to_predict`.
 - `callbacks.AnswerResults`: `QuestionData.rows`.
 - `callbacks.MorphResults`: `FaceData`; `callbacks.ClassificationResults`: `LabelData`.
+- `InstanceSegmentation`: `class_names`; `PanopticSegmentation`: `class_names`, and `stuff_classes` where there are any.
 - `SemanticSegmentation`: `class_names`, `AnomalyData`; `PromptedSegmentation`: `class_names`, `PromptData`;
   `MorphDetection`: `balanced`; `ImageClassification`: `class_names`, `balanced`, `counts`, `LabelData`;
   `MaskedAutoencoding`: `batch_size`; `VisualQuestionAnswering`: `QuestionData.count_long_answers`.

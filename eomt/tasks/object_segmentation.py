@@ -1,5 +1,6 @@
 """What instance and panoptic segmentation share: objects in, and one padded window of each image in evaluation."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,8 @@ from eomt.tasks.index_maps import index_map
 from eomt.tasks.mask_classification import Images, MaskClassification
 from eomt.utils.windows import fit_image, fit_masks
 from eomt.verification.memory import repeated
+
+log = logging.getLogger("eomt")
 
 Found = TypeVar("Found", Instances, Segments)
 
@@ -53,6 +56,7 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
     def __init__(self, network: EoMT, lora_config: LoRAConfig | None = None, **training: Any) -> None:
         super().__init__(network, lora_config, **training)
         network.pads_images = True
+        self._said_crowded = False
 
     def found(self, prediction: Prediction, size: tuple[int, int], threshold: float) -> Found:
         """Return what queries found in one image.
@@ -81,9 +85,23 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
 
     def losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], list[Prediction]]:
         """Return the losses, and the predictions of all layers."""
+        self._say_if_crowded(max(map(len, batch["labels"])))
         predictions = self.network(batch["image"])
         targets = ObjectTargets(batch["masks"], batch["labels"])
         return self.criterion([tuple(prediction) for prediction in predictions], targets), predictions
+
+    def _say_if_crowded(self, most: int) -> None:
+        """Say once that an image shows more objects than there are queries to answer for them."""
+        queries = self.network.q.num_embeddings
+        if most > queries and not self._said_crowded:
+            self._said_crowded = True
+            log.warning(
+                "num_q: %d queries, but a training image shows %d objects, and those without a query are not learned; "
+                "give --model.network.num_q %d or more",
+                queries,
+                most,
+                most,
+            )
 
     def is_supervised(self, batch: dict[str, Any]) -> bool:
         """Return whether a batch has an object; one without says only that there is none."""

@@ -86,10 +86,23 @@ def test_predict_of_a_checkpoint_an_adapter_and_a_merged_folder_answers_alike(
         assert_same_rows(rows(folder), rows_of(results))
         documents.append(document(folder))
         assert_same_documents(documents[-1], coco_document(results))
+        kind_of = {"instance": "objects", "panoptic": "segments"}[kind]
         for file, result in zip(files, results, strict=True):
+            found = np.asarray(Image.open(folder / kind_of / file.name))
+            assert np.array_equal(found, np.asarray(result.png()))
             classes = np.array(Image.open(folder / "masks" / file.name))
             assert classes.shape == result.size
             assert set(np.unique(classes)) <= {0, 1, 2, 3}
+        if kind == "panoptic":
+            # as panopticapi reads it
+            panoptic = json.loads((folder / "panoptic.json").read_text())
+            assert [bool(one["isthing"]) for one in panoptic["categories"]] == [True, True, False]
+            for one, result in zip(panoptic["annotations"], results, strict=True):
+                pixels = np.asarray(Image.open(folder / "segments" / one["file_name"])).astype(int) @ [1, 256, 65536]
+                assert {info["id"] for info in one["segments_info"]} == set(np.unique(pixels)) - {0}
+                assert [info["area"] for info in one["segments_info"]] == [row["pixels"] for row in result.rows()]
+                names = [NAMES[info["category_id"] - 1] for info in one["segments_info"]]
+                assert names == [segment.class_name for segment in result.segments]
     assert len(documents) == 3
     assert_same_documents(documents[1], documents[0])
     assert_same_documents(documents[2], documents[0])

@@ -168,6 +168,15 @@ def test_a_synthetic_batch_teaches_and_has_the_keys_of_the_data(task_class: Any)
     assert task.outputs(task.network, batch).shape == (2, task.network.num_classes, 8, 12)
 
 
+def test_more_objects_than_queries_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    task = make_task(InstanceSegmentation).train()
+    batch = task.synthetic_batch(2)
+    for _ in range(2):
+        task.losses(batch)
+    (text,) = caplog.messages
+    assert "num_q: 6 queries, but a training image shows 16 objects" in text
+
+
 class StuffData:
     """Data whose last class is stuff."""
 

@@ -1,4 +1,4 @@
-"""The quickstart's cells, drawn on the spot: some that glow to be pre-trained on, stained ones to adapt to."""
+"""The quickstart's cells, drawn on the spot: gray ones to be pre-trained on, stained ones to adapt to."""
 
 import json
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class CellScenes(CocoInstances, GeneratedData):
 
     Args:
         path: Folder for the files.
-        domain: "stain", cells with dark nuclei in bright light, between fibers and bubbles; or "fluorescence", cells
-            that glow on a dark ground, for pre-training.
+        domain: "stain", cells with dark nuclei between fibers, dirt and bubbles; or "plain", gray cells on a clean
+            ground, for pre-training.
         num_train: Images to train on.
         num_val: Images of validation.
         num_test: Images of test.
@@ -47,7 +47,7 @@ class CellScenes(CocoInstances, GeneratedData):
     def __init__(
         self,
         path: Path = Path("data/cell_scenes"),
-        domain: Literal["stain", "fluorescence"] = "stain",
+        domain: Literal["stain", "plain"] = "stain",
         num_train: int = 100,
         num_val: int = 40,
         num_test: int = 40,

@@ -13,13 +13,13 @@ CLASS_NAMES = ["round", "spindle", "budding"]
 # how often a cell is of which class
 CLASS_SHARES = (0.45, 0.3, 0.25)
 # fewest and most cells of an image
-NUMBER = (3, 8)
+NUMBER = (2, 5)
 # how often a cell lies at another one, and how far from it, in sums of their radii
-CLUSTERED, TOUCHING = 0.65, (0.75, 1.0)
+CLUSTERED, TOUCHING = 0.6, (0.8, 1.0)
 # most that two cells share, of the smaller one
-MOST_SHARED = 0.3
+MOST_SHARED = 0.25
 # least part of a cell that must be in the picture, and least number of pixels
-LEAST_VISIBLE, LEAST_AREA = 0.6, 120
+LEAST_VISIBLE, LEAST_AREA = 0.7, 250
 # tries to find a cell a place
 ATTEMPTS = 8
 
@@ -66,7 +66,7 @@ def _lie_together(cell: Cell, other: Cell) -> bool:
 def _cell(random: Generator, others: list[Cell]) -> Cell | None:
     """Return a cell at a random place; None where too little of it is in the picture."""
     class_id = int(random.choice(len(CLASS_NAMES), p=CLASS_SHARES))
-    radius = random.uniform(11, 17) if class_id == ROUND else random.uniform(10, 14)
+    radius = random.uniform(15, 22) if class_id == ROUND else random.uniform(13, 18)
     if others and random.random() < CLUSTERED:
         other = others[random.integers(len(others))]
         distance, angle = random.uniform(*TOUCHING) * (radius + other.radius), random.uniform(0, 2 * np.pi)

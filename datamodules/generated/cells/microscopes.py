@@ -1,4 +1,4 @@
-"""The same cells under two microscopes: they glow in the dark, or are stained in bright light."""
+"""The same cells under two microscopes: gray on a clean ground, or stained, between dirt, fibers and bubbles."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,15 @@ from datamodules.generated.cells.drawing import SIZE, Cell
 from datamodules.generated.raster import distance_to_segment, lay_over, pixel_grid, smooth_noise
 
 
-def fluorescence(cells: Sequence[Cell], random: Generator) -> np.ndarray:
-    """Return cells that glow on a dark ground, (H, W, 3) uint8: where two overlap, their light adds up."""
-    light = 12 + 5 * smooth_noise(random, SIZE, (20, 20))
+def plain(cells: Sequence[Cell], random: Generator) -> np.ndarray:
+    """Return gray cells on a clean bright ground, (H, W, 3) uint8: where two overlap, both take light away."""
+    light = random.uniform(190, 235) * (1 + 0.03 * smooth_noise(random, SIZE, (25, 25)))
     for cell in cells:
-        strength = random.uniform(70, 130)
-        light = light + strength * (0.35 * cell.mask + 0.65 * cell.depth) + 0.35 * strength * cell.nucleus
-    for _ in range(random.integers(0, 4)):
-        # what lies beside the focus is a faint cloud
-        light = light + random.uniform(10, 25) * _soft_disc(random, (10, 20), 4)
-    for _ in range(random.integers(2, 9)):
-        light = light + random.uniform(40, 120) * _soft_disc(random, (0.8, 1.8), 0.4)
-    light = ndimage.gaussian_filter(light, 0.7)
-    # photons come one by one
-    light = light + np.sqrt(light.clip(min=1)) * random.uniform(0.3, 0.7) * random.standard_normal(SIZE)
-    tint = np.array([random.uniform(0.25, 0.5), 1.0, random.uniform(0.4, 0.8)])
-    return _photograph(light[..., None] * tint)
+        strength = random.uniform(0.7, 1.1)
+        light = light * (1 - strength * (0.15 * cell.mask + 0.2 * cell.depth + 0.3 * _rim(cell)))
+        light = light * (1 - 0.45 * strength * cell.nucleus)
+    light = ndimage.gaussian_filter(light, 0.7) + random.uniform(1, 4) * random.standard_normal(SIZE)
+    return _photograph(np.repeat(light[..., None], 3, axis=2))
 
 
 def stain(cells: Sequence[Cell], random: Generator) -> np.ndarray:
@@ -42,8 +35,7 @@ def stain(cells: Sequence[Cell], random: Generator) -> np.ndarray:
         lay_over(picture, np.array([150, 110, 140]), 0.6 * fiber)
     for cell in cells:
         strength = random.uniform(0.7, 1.1)
-        edge = cell.mask & ~ndimage.binary_erosion(cell.mask)
-        cytoplasm = strength * (0.18 * cell.mask + 0.2 * cell.depth + 0.22 * edge)
+        cytoplasm = strength * (0.18 * cell.mask + 0.2 * cell.depth + 0.22 * _rim(cell))
         picture *= 1 - cytoplasm[..., None] * np.array([0.45, 0.95, 0.35])
         picture *= 1 - 0.5 * strength * cell.nucleus[..., None] * np.array([0.9, 1.0, 0.35])
     for _ in range(random.integers(0, 4)):
@@ -57,7 +49,12 @@ def stain(cells: Sequence[Cell], random: Generator) -> np.ndarray:
     return _photograph(picture + random.uniform(2, 6) * random.standard_normal((*SIZE, 1)))
 
 
-MICROSCOPES = {"fluorescence": fluorescence, "stain": stain}
+MICROSCOPES = {"plain": plain, "stain": stain}
+
+
+def _rim(cell: Cell) -> np.ndarray:
+    """Return the outermost pixels of a cell, (H, W) bool."""
+    return cell.mask & ~ndimage.binary_erosion(cell.mask)
 
 
 def _soft_disc(random: Generator, radii: tuple[float, float], blur: float) -> np.ndarray:
