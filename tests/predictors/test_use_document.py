@@ -11,12 +11,14 @@ from PIL import Image
 import eomt
 from datamodules.questions.tokens import TokenTable
 from eomt.predictors.answers import AnswerPredictor
+from eomt.predictors.classes import ClassPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
 from eomt.predictors.of_tasks import EoMTScorer
 from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
 from tests.documents import ROOT, blocks
 from tests.tiny import make_eomt
+from tests.tiny_classification import make_classifier
 from tests.tiny_morph import make_detector, make_mae
 from tests.tiny_sam2 import make_sam2
 from tests.tiny_vqa import make_tokenizer, make_vqa
@@ -31,6 +33,7 @@ def predictors(folder: Path) -> dict[str, Any]:
     return {
         "runs/streets": SegmentationPredictor(EoMTScorer(make_eomt().eval()), ["road", "sky", "a", "b", "c"], cpu),
         "runs/steel": PromptedPredictor(make_sam2().eval(), ["defect_1"], cpu),
+        "runs/classes": ClassPredictor(make_classifier().eval(), ["ape", "bee", "cat"], cpu),
         "runs/morphs": MorphPredictor(make_detector().eval(), 0.5, cpu),
         "runs/questions": AnswerPredictor(make_vqa(answer_head="classification", answers=["yes", "no"]), tokens, cpu),
         "runs/faces_mae": ReconstructionPredictor(make_mae().eval(), cpu),
@@ -50,7 +53,15 @@ def test_the_code_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.Monke
     code = blocks(USE, "python")
     for block in code:
         exec(block, names)
-    for written in ("overlay.png", "classes.png", "anomaly.png", "objects.json", "scores.csv", "rebuilt.png"):
+    for written in (
+        "overlay.png",
+        "classes.png",
+        "anomaly.png",
+        "objects.json",
+        "scores.csv",
+        "classes.csv",
+        "rebuilt.png",
+    ):
         assert (tmp_path / written).is_file(), written
     assert {result.answer for result in names["several"]} <= {"yes", "no"}
     assert len(names["pairs"]) == len(names["several"]) == 2
