@@ -17,6 +17,7 @@ from eomt.report import newest_run
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/quickstart/eomt.yaml"
 SAM2_CONFIG = "configs/quickstart/sam2.yaml"
+CLASSIFICATION_CONFIG = "configs/quickstart/classification.yaml"
 MAE_CONFIG = "configs/quickstart/morph_mae.yaml"
 MORPH_CONFIG = "configs/quickstart/morph.yaml"
 ANOMALY_CONFIG = "configs/quickstart/anomaly.yaml"
@@ -134,6 +135,16 @@ def test_defects_are_found_without_prompts(folder: Path, monkeypatch: pytest.Mon
     assert found["best"] > found["baseline"] + 0.02
     # classes and images get answers of their own
     assert len(found["notes"]) == 1
+
+
+@pytest.mark.slow
+def test_outlines_in_the_dark_are_told_apart_by_adapters_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("--run_name", "classes", "--data.num_test", "0")
+    run(folder, monkeypatch, "fit", *few, *steps(200), config=CLASSIFICATION_CONFIG)
+    found = summary(folder / "runs" / "classes")
+    assert found["best"] > found["baseline"] + 0.08
+    assert found["merge_relative_diff"] <= 1e-4
+    assert found["trainable_parameters"] == found["lora_parameters"]
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from tests.cli_runs import Workspace, refusal
-from tests.tiny_classification import COLORS, write_classes, write_photo
+from tests.tiny_classification import COLORS, make_vit, write_classes, write_photo
 
 TRAINER: dict[str, Any] = {"max_steps": 8, "val_check_interval": 4, "check_val_every_n_epoch": None}
 
@@ -23,7 +24,10 @@ def classification(folder: Path, **data: Any) -> Workspace:
     """A config that trains adapters and a classifier on 36 images of three colors."""
     if not data:
         write_classes(folder / "photos", 12)
-    encoder = {"backbone_name": "test_vit", "img_size": [16, 16], "patch_size": 8, "pretrained": False}
+    torch.manual_seed(0)
+    save_file(make_vit().backbone.state_dict(), folder / "base.safetensors")
+    encoder = {"backbone_name": "test_vit", "img_size": [16, 16], "patch_size": 8}
+    encoder["pretrained"] = str(folder / "base.safetensors")
     network = component("eomt.models.ImageClassifier", encoder=component("eomt.models.ViT", **encoder))
     lora = {"rank": 2, "target_modules": ["attention"], "freeze_base_model": True}
     given: dict[str, Any] = {
@@ -38,8 +42,6 @@ def classification(folder: Path, **data: Any) -> Workspace:
         "model": component("eomt.tasks.ImageClassification", lr=1e-2, network=network, lora_config=lora),
         "data": component("datamodules.ImageFolder", **given),
         "trainer": TRAINER | {"log_every_n_steps": 2, "callbacks": [f"callbacks.{name}" for name in callbacks]},
-        # the encoder is random
-        "audit": {"allow_random_base": True},
     }
     workspace = Workspace(folder)
     workspace.config.write_text(yaml.safe_dump(config))

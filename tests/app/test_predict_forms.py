@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[W
             workspace = prompted(folder)
             free = ("--model.network.prompt_free", "true", "--data.include_clean", "true", "--model.watch", "none")
             args = free if task == "prompted_free" else ()
-        elif task == "classification":
+        elif task == "images":
             workspace, args = classification(folder), ()
         elif task == "pretraining":
             workspace, args = pretraining(folder), ()
@@ -184,7 +184,7 @@ def test_classes_without_prompts(trained: Any, tmp_path: Path) -> None:
 
 
 def test_classes_of_images(trained: Any, tmp_path: Path) -> None:
-    workspace, run = trained("classification")
+    workspace, run = trained("images")
     files = [write_photo(tmp_path / f"{number}.png", "red", 70 + number, (20, 30 + number)) for number in range(3)]
     # the classes are known without the data
     shutil.rmtree(workspace.folder / "photos")

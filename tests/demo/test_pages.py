@@ -13,6 +13,7 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 import gradio as gr
 
 from eomt.demo.models import BASE, Models
+from eomt.demo.pages.classes import ClassPage
 from eomt.demo.pages.faces import MorphPage, ReconstructionPage
 from eomt.demo.pages.objects import ObjectPage
 from eomt.demo.pages.of_predictors import page_of
@@ -25,6 +26,7 @@ from eomt.demo.sessions import MOST_KEPT
 from eomt.demo.work import shown_size
 from eomt.errors import UserError
 from eomt.predictors.answers import AnswerPredictor
+from eomt.predictors.classes import ClassPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
 from eomt.predictors.objects import InstancePredictor, PanopticPredictor
 from eomt.predictors.of_tasks import EoMTQueries
@@ -32,6 +34,7 @@ from eomt.predictors.predictor import Predictor
 from eomt.results import SegmentationResult
 from tests.demo_server import CLASSES, CPU, adapted, picture, prompted_models, segmentation_models
 from tests.tiny import make_eomt
+from tests.tiny_classification import make_classifier
 from tests.tiny_morph import make_detector, make_mae
 
 
@@ -173,6 +176,22 @@ def test_the_verdict_on_a_face_follows_the_threshold(tmp_path: Path) -> None:
     assert "a morph" in page.answer("key", "trained", round(score, 3))[1]
     Image.new("RGB", (40, 40), "gray").save(tmp_path / "gray.png")
     assert "one color" in page.opened(page.answer)("key", str(tmp_path / "gray.png"), "trained", 0.5)[1]
+
+
+def test_the_likeliest_classes_stand_beside_a_photo(tmp_path: Path) -> None:
+    def predictor(network: Any) -> Predictor[Any]:
+        return ClassPredictor(network, ["<b>ape</b>", "bee", "cat"], CPU)
+
+    page = page_of(Models(make_classifier().eval(), predictor, "trained"), tmp_path)
+    assert isinstance(page, ClassPage)
+    shown, verdict, classes, _ = page.opened(page.answer)("key", str(picture(tmp_path)), "trained")
+    result = page.work.result("key", "trained")
+    assert f"probability {result.score:.3f}" in verdict
+    assert classes.count("<tr>") == 3
+    # names are text and no page
+    assert "<b>ape" not in classes + verdict
+    assert "&lt;b&gt;ape" in classes
+    assert shown.width % 48 == 0
 
 
 def test_a_reconstruction_follows_its_seed(tmp_path: Path) -> None:

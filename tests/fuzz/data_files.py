@@ -153,6 +153,14 @@ def face_table(folder: Path) -> Path:
     return folder / "faces.csv"
 
 
+def label_table(folder: Path) -> Path:
+    for number in range(3):
+        write_face(folder / f"{number}.png", number)
+    rows = "0.png, a|b, train\n1.png, b, train\n2.png, a, val\n"
+    (folder / "labels.csv").write_text("path, label, split\n" + rows)
+    return folder / "labels.csv"
+
+
 def box_file(folder: Path) -> Path:
     (folder / "boxes.txt").write_text("./a.png 30 54 10.5 34 1 2 3 4\nb/c.png 1 20 3 44\n")
     return folder / "boxes.txt"

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from callbacks.results.prediction_record import read_record as read_prediction_record
+from datamodules.classification.table import read_label_table
 from datamodules.common.splits import read_split_record
 from datamodules.faces.table import read_face_table
 from datamodules.questions.answer_weights import read_answer_weights
@@ -44,6 +45,7 @@ from tests.fuzz.data_files import (
     image_writer,
     instances_file,
     kaggle_table,
+    label_table,
     labelme_file,
     panoptic_file,
     panoptic_mask,
@@ -161,6 +163,7 @@ READERS: dict[str, Reader] = {
     "runs": Reader(write_runs, text_of, read_runs),
     "severstal csv": Reader(kaggle_table, text_of, read_kaggle),
     "supervisely json": Reader(supervisely_file, json_of, read_supervisely),
+    "label csv": Reader(label_table, text_of, lambda file: read_label_table(file, "|")),
     "face csv": Reader(face_table, text_of, lambda file: read_face_table(file, r"id\d+")),
     "face boxes": Reader(box_file, text_of, read_box_file),
     "export json": Reader(write_record, json_of, read_exported),

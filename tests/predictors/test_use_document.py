@@ -11,6 +11,7 @@ from PIL import Image
 import eomt
 from datamodules.questions.tokens import TokenTable
 from eomt.predictors.answers import AnswerPredictor
+from eomt.predictors.classes import ClassPredictor
 from eomt.predictors.faces import MorphPredictor, ReconstructionPredictor
 from eomt.predictors.objects import InstancePredictor, PanopticPredictor
 from eomt.predictors.of_tasks import EoMTQueries, EoMTScorer
@@ -18,6 +19,7 @@ from eomt.predictors.prompted import PromptedPredictor
 from eomt.predictors.segmentation import SegmentationPredictor
 from tests.documents import ROOT, blocks
 from tests.tiny import make_eomt
+from tests.tiny_classification import make_classifier
 from tests.tiny_morph import make_detector, make_mae
 from tests.tiny_sam2 import make_sam2
 from tests.tiny_vqa import make_tokenizer, make_vqa
@@ -34,6 +36,7 @@ def predictors(folder: Path) -> dict[str, Any]:
         "runs/cells": InstancePredictor(EoMTQueries(make_eomt().eval()), ["road", "sky", "a", "b", "c"], cpu, 0.0),
         "runs/coco": PanopticPredictor(EoMTQueries(make_eomt().eval()), ["road", "sky", "a", "b", "c"], cpu, [1], 0.0),
         "runs/steel": PromptedPredictor(make_sam2().eval(), ["defect_1"], cpu),
+        "runs/classes": ClassPredictor(make_classifier().eval(), ["ape", "bee", "cat"], cpu),
         "runs/morphs": MorphPredictor(make_detector().eval(), 0.5, cpu),
         "runs/questions": AnswerPredictor(make_vqa(answer_head="classification", answers=["yes", "no"]), tokens, cpu),
         "runs/faces_mae": ReconstructionPredictor(make_mae().eval(), cpu),
@@ -60,6 +63,7 @@ def test_the_code_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.Monke
         "segments.png",
         "objects.json",
         "scores.csv",
+        "classes.csv",
         "rebuilt.png",
     ):
         assert (tmp_path / written).is_file(), written

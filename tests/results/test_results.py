@@ -14,6 +14,7 @@ from eomt.errors import UserError
 from eomt.prompts import Prompts
 from eomt.results import (
     AnswerResult,
+    ClassificationResult,
     MasksResult,
     MorphResult,
     ReconstructionResult,
@@ -144,10 +145,24 @@ def test_rows_of_several_results_are_one_table(tmp_path: Path) -> None:
     assert results[1].is_morph is None
 
 
+def test_a_class_is_the_likeliest_and_labels_are_those_from_one_half_on() -> None:
+    values = np.array([0.2, 0.5, 0.9], np.float32)
+    one = ClassificationResult(IMAGE, values, NAMES, name="a.png")
+    several = ClassificationResult(IMAGE, values, NAMES, multi_label=True)
+    assert (one.label, one.labels, one.score) == ("car", ["car"], pytest.approx(0.9))
+    assert (several.label, several.labels) == ("sky|car", ["sky", "car"])
+    assert [name for name, _ in several.ranked()] == ["car", "sky", "road"]
+    assert ClassificationResult(IMAGE, values / 10, NAMES, multi_label=True).label == ""
+    (row,) = one.rows()
+    assert list(row)[:3] == ["file", "label", "score"]
+    assert row["probability of road"] == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(
     "result",
     [
         MorphResult(IMAGE, 0.7, 0.5, name="a.png"),
+        ClassificationResult(IMAGE, np.array([0.2, 0.7, 0.1], np.float32), NAMES, name="a.png"),
         AnswerResult(IMAGE, "What is it?", "câu trả lời", name="a.png"),
         ReconstructionResult(IMAGE, IMAGE, IMAGE + 10, name="a.png"),
     ],

@@ -29,7 +29,7 @@ def test_the_audit_and_the_merge_see_unmixed_images(several: bool) -> None:
     task = make_task({"multi_label": several}, mixup=0.4, cutmix=1.0).train()
     batch = task.synthetic_batch(6)
     assert len({task.audit_losses(batch)["loss"].item() for _ in range(3)}) == 1
-    assert float(task.eval().losses(batch)[0]["loss"]) == pytest.approx(float(task.audit_losses(batch)["loss"]))
+    assert task.eval().losses(batch)[0]["loss"].item() == pytest.approx(task.audit_losses(batch)["loss"].item())
     assert task.outputs(task.network, batch).shape == (6, 3)
 
 
