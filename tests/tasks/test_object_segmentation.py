@@ -42,7 +42,9 @@ def make_trainer(folder: Path, **arguments: Any) -> Trainer:
     return Trainer(accelerator="cpu", default_root_dir=folder, enable_model_summary=False, **silent, **arguments)
 
 
-@pytest.mark.parametrize("task_class", TASKS)
+@pytest.mark.parametrize(
+    "task_class", [InstanceSegmentation, pytest.param(PanopticSegmentation, marks=pytest.mark.slow)]
+)
 def test_a_few_images_are_learned_and_every_figure_is_logged(task_class: Any, tmp_path: Path) -> None:
     task = make_task(task_class, lr=2e-3)
     batches = [batch_for(task, 0, 1, 2, 3)]
@@ -137,6 +139,17 @@ def test_memory_of_evaluation_does_not_grow_with_queries() -> None:
     with LargestTensor() as largest:
         task.found(prediction, size, 0.8)
     assert largest.numel <= 2 * size[0] * size[1]
+
+
+def test_objects_of_any_score_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AP is about the order of scores, and needs those that `predict` leaves out."""
+    task = make_task(InstanceSegmentation, score_threshold=0.9).eval()
+    scores: list[Tensor] = []
+    monkeypatch.setattr(task, "measure", lambda _, found, *__: scores.append(found.scores))
+    with torch.no_grad():
+        outputs = task.validation_step(batch_for(task, 0), 0)
+    assert 0 < scores[0].max() < 0.9
+    assert not outputs["prediction"][0].any()
 
 
 def test_predict_leaves_out_objects_below_the_threshold() -> None:
