@@ -28,12 +28,17 @@ def run(workspace: Workspace) -> Path:
     return workspace.fit("first", "--trainer.max_epochs", "1")
 
 
+def files_beside_pictures(folder: Path) -> list[Path]:
+    """Return the files in a folder but those that `inspect` draws."""
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.parent.name != "inspected")
+
+
 def inspect(workspace: Workspace, capsys: pytest.CaptureFixture[str], *args: str, config: bool = True) -> str:
     """What is printed; nothing may be written meanwhile."""
-    before = sorted(workspace.folder.rglob("*"))
+    before = files_beside_pictures(workspace.folder)
     capsys.readouterr()
     workspace.run("inspect", *args, config=config)
-    assert sorted(workspace.folder.rglob("*")) == before
+    assert files_beside_pictures(workspace.folder) == before
     return capsys.readouterr().out
 
 
