@@ -102,9 +102,11 @@ def _write_examples(folder: Path, best: list[KeptExample], worst: list[KeptExamp
 
 
 def _legend(trainer: Trainer, kind: Kind) -> list[dict[str, str]]:
+    if kind not in (MAPS, OBJECTS):
+        return []
     names, colors = shown_classes(trainer)
-    # objects of one class have colors of their own
-    if kind not in (MAPS, OBJECTS) or (kind is OBJECTS and len(names) == 2):
+    if kind is OBJECTS and len(names) == 2:
+        # objects of one class have colors of their own
         return []
     known = [(name, color) for name, color in zip(names, colors, strict=True) if color is not None]
     return [{"name": printable(name), "color": "#{:02x}{:02x}{:02x}".format(*color)} for name, color in known]

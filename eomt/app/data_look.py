@@ -28,7 +28,7 @@ log = logging.getLogger("eomt")
 # of a split, and objects in a picture before colors repeat
 MOST_PICTURES, MOST_COLORS = 4, 24
 # those that may read what another one of them does not
-SUBJECTS = ("datamodules.segmentation", "datamodules.objects", "datamodules.defects", "datamodules.generated")
+SUBJECTS = ("datamodules.segmentation", "datamodules.objects", "datamodules.defects")
 
 # an image, and the number of a color for each pixel: 255 has none
 Painted = tuple[str, Tensor, Tensor]
