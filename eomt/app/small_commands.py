@@ -24,7 +24,7 @@ HELP = {
     "validate": "measure weights on validation images",
     "test": "measure weights on test images, and write results/",
     "predict": "write what weights say of new images",
-    "inspect": "show what a fit would train, its size, memory and data, and audit it; nothing is written",
+    "inspect": "show what a fit would train, its size, memory and data, and audit it; nothing is trained",
     "merge": "write the stand-alone network of a checkpoint or adapter, after a comparison",
     "export": "write graphs (ONNX, OpenVINO, torch.export) that their own runtime has proven",
     "demo": "show a page to try a model on, on this machine",

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from eomt.utils.distributed import gather
+from eomt.utils.masks import areas_of
 
 # 0.50, 0.55 to 0.95; T of them
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -80,7 +81,7 @@ class MaskAveragePrecision(Metric):
         assert masks.dtype == true_masks.dtype == torch.bool
         score, label = scores.detach().double().cpu().numpy(), labels.cpu().numpy()
         true_label, crowd = true_labels.cpu().numpy(), true_crowd.cpu().numpy()
-        area, true_area = num_pixels(masks), num_pixels(true_masks)
+        area, true_area = areas_of(masks).cpu().numpy(), areas_of(true_masks).cpu().numpy()
         intersection = intersections(masks, label, true_masks, true_label)
         union = np.where(crowd, area[:, None], area[:, None] + true_area - intersection)
         iou = intersection / union.clip(min=1)
@@ -134,13 +135,6 @@ class MaskAveragePrecision(Metric):
         return {**answer, "class_ap": torch.from_numpy(of_all.mean(axis=1))}
 
 
-def num_pixels(masks: Tensor) -> np.ndarray:
-    """Return the areas, int64 `(N,)`, of masks `(N, H, W)`."""
-    # counting one mask at a time is some 15 times as fast on a CPU as along a dimension
-    counts = [mask.count_nonzero() for mask in masks]
-    return torch.stack(counts).cpu().numpy() if counts else np.zeros(0, dtype=np.int64)
-
-
 def outside(areas: np.ndarray) -> np.ndarray:
     """Return which of N areas are outside each range of size, `(S, N)`."""
     return (areas < LIMITS[:, :1]) | (areas > LIMITS[:, 1:])
@@ -160,7 +154,7 @@ def intersections(masks: Tensor, labels: np.ndarray, true_masks: Tensor, true_la
         (top, *_, bottom), (left, *_, right) = (np.flatnonzero(line[index])[[0, -1]] for line in (rows, columns))
         box = (slice(top, bottom + 1), slice(left, right + 1))
         inside = masks[:, *box][torch.as_tensor(same, device=masks.device)]
-        counts[same, index] = num_pixels(inside & true_masks[index, *box])
+        counts[same, index] = areas_of(inside & true_masks[index, *box]).cpu().numpy()
     return counts
 
 

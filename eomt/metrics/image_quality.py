@@ -3,7 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from eomt.metrics.average_precision import intersections, num_pixels
+from eomt.metrics.average_precision import intersections
+from eomt.utils.masks import areas_of
 
 
 def image_quality(
@@ -25,7 +26,7 @@ def image_quality(
     Returns:
         In [0, 1], nan where there is nothing; and the numbers of objects "found", "wrong" and "missed".
     """
-    crowd, area, true_area = true_crowd.cpu().numpy(), num_pixels(masks), num_pixels(true_masks)
+    crowd, area, true_area = true_crowd.cpu().numpy(), areas_of(masks).cpu().numpy(), areas_of(true_masks).cpu().numpy()
     shared = intersections(masks, labels.cpu().numpy(), true_masks, true_labels.cpu().numpy())
     union = np.where(crowd, area[:, None], area[:, None] + true_area - shared)
     iou = shared / union.clip(min=1)

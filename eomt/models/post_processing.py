@@ -7,11 +7,11 @@ tensors: networks in PyTorch and exported graphs share them.
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eomt.utils.masks import areas_of
 from eomt.utils.windows import fitting_size
 
 # of masks that are held at the size of an image at once, in all their pixels
@@ -175,11 +175,3 @@ def full_size_masks(
         # at the same size it would change nothing, and take as long
         logits = logits if (height, width) == size else F.interpolate(logits, size, mode="bilinear")
         yield part, logits[0]
-
-
-def areas_of(masks: Tensor) -> Tensor:
-    """Return the number of pixels of masks, bool `(N, H, W)`, int64 `(N,)`."""
-    if masks.device.type != "cpu":
-        return masks.flatten(1).count_nonzero(1)
-    # at a twentieth of the time
-    return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.int64)

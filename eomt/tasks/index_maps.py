@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from eomt.models.post_processing import areas_of
+from eomt.utils.masks import areas_of
 
 BACKGROUND = 0
 

@@ -11,9 +11,10 @@ from eomt.lora.config import LoRAConfig
 from eomt.metrics import MaskAveragePrecision
 from eomt.metrics.threshold_objects import threshold_objects
 from eomt.models.eomt import EoMT, Prediction
-from eomt.models.post_processing import Instances, areas_of, find_instances
+from eomt.models.post_processing import Instances, find_instances
 from eomt.tasks.index_maps import index_map
 from eomt.tasks.object_segmentation import ObjectSegmentation, crowds_of
+from eomt.utils.masks import areas_of
 
 
 class InstanceSegmentation(ObjectSegmentation[Instances]):
