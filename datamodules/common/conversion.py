@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.common.contained import ContainedImage
+from datamodules.common.opening import content_of
 from datamodules.common.orientation import stored_size
 from datamodules.common.values import read_values
 from datamodules.common.zip_members import ImageFile
@@ -115,7 +116,7 @@ class ConvertedImage(ContainedImage):
 
     def read(self) -> bytes:
         """Return the bytes of the file."""
-        return self.file.read_bytes() if isinstance(self.file, Path) else self.file.read()
+        return content_of(self.file)
 
     def pixels(self) -> np.ndarray:
         """Return the image as RGB, turned as its orientation says, (H, W, 3) uint8.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.common.opening import content_of
 from datamodules.common.splits import SPLITS
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
@@ -40,7 +41,7 @@ def content_keys(files: Sequence[ImageFile]) -> list[str]:
         if of_this_size[sizes[position]] == 1:
             return f"size {sizes[position]}"
         file = files[position]
-        return hashlib.sha256(file.read_bytes() if isinstance(file, Path) else file.read()).hexdigest()
+        return hashlib.sha256(content_of(file)).hexdigest()
 
     return map_in_threads(key, range(len(files)), "Looking for copies of images")
 

@@ -47,6 +47,21 @@ def opened(path: ImageFile) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read as an image ({reason}); {remedy}") from error
 
 
+def content_of(path: ImageFile) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        UserError: It is no regular file, which may never end, or cannot be read.
+    """
+    if not isinstance(path, Path):
+        return path.read()
+    check_regular(path, "replace or remove it")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); replace or remove the file") from error
+
+
 def looks_like_image(path: Path) -> bool:
     """Return whether a file holds an image, whatever it is called; one that cannot be read does not."""
     try:

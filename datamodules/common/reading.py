@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from datamodules.common.conversion import ConvertedImage
 from datamodules.common.decoding import decode_rgb
 from datamodules.common.mask_labels import Color, color_codes, stored_labels
-from datamodules.common.opening import opened, page_count, refuse_page, refuse_unusable, upright
+from datamodules.common.opening import content_of, opened, page_count, refuse_page, refuse_unusable, upright
 from datamodules.common.orientation import stated_orientation, stored_and_orientation, stored_size, turned
 from datamodules.common.zip_members import ImageFile
 
@@ -145,7 +144,7 @@ def read_header(path: ImageFile) -> ImageHeader:
 
 def _webp_codec(path: ImageFile) -> str:
     """Return "VP8" for a lossy, "VP8L" for a lossless WebP, "" for an animated one."""
-    content = path.read_bytes() if isinstance(path, Path) else path.read()
+    content = content_of(path)
     start = 12
     while start + 8 <= len(content):
         name, size = content[start : start + 4], int.from_bytes(content[start + 4 : start + 8], "little")

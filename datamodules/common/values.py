@@ -1,7 +1,6 @@
 """Stored values of images that are no plain RGB: 16 bits, several bands, one of several pages."""
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.io import ImageReadMode, decode_png
 
-from datamodules.common.opening import DEEP_MODES, check_shape, opened, page_count, refuse_page
+from datamodules.common.opening import DEEP_MODES, check_shape, content_of, opened, page_count, refuse_page
 from datamodules.common.orientation import TURNS, stated_orientation, turned
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
@@ -33,7 +32,7 @@ def read_values(path: ImageFile, page: int | None) -> tuple[np.ndarray, int]:
     Raises:
         UserError: The file is damaged, a line of pixels, or has several pages and no page is asked for.
     """
-    content = path.read_bytes() if isinstance(path, Path) else path.read()
+    content = content_of(path)
     if content.startswith(TIFF_BEGINNINGS) and not _is_plain(content):
         values, orientation = _tiff_values(path, content, page)
     else:
