@@ -259,10 +259,11 @@ class RunSummary(Callback):
         """Write the metrics of the test to a new file in results/."""
         if not trainer.is_global_zero:
             return
-        now = datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = self._folder / "results" / f"{now}_eval.json"
-        while path.exists():
-            path = path.with_name(f"{path.name.removesuffix('_eval.json')}_again_eval.json")
+        stem = datetime.now().strftime("%Y%m%d-%H%M%S")
+        # of an earlier test in this second any file may be left
+        while any((self._folder / "results").glob(f"{stem}_*")):
+            stem += "_again"
+        path = self._folder / "results" / f"{stem}_eval.json"
         # the metrics that the task logs, and those that it only keeps
         assert isinstance(pl_module, AdaptationTask)
         measured = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -1,5 +1,6 @@
 """Merging, file names, early stopping, the CSV and the last line."""
 
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,8 @@ from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 from torch import nn
 
-from callbacks import EarlyStoppingOnIoU, LoRACheckpoint, MergeOnSave
+from callbacks import EarlyStoppingOnIoU, LoRACheckpoint, MergeOnSave, RunSummary
+from callbacks.run import run_summary
 from callbacks.run.metrics_file import MetricsFile
 from callbacks.run.run_folder import metric_value
 from eomt.errors import UserError
@@ -165,3 +167,18 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
 )
 def test_the_last_line_says_whether_training_helped(changes: dict, line: str) -> None:
     assert line in verdict({"metric": "val_iou", "baseline": 0.3, "best": 0.5, "best_step": 20} | changes)
+
+
+def test_tests_of_one_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the figures of the first were removed, and its other files stay."""
+    now = datetime(2026, 1, 2, 3, 4, 5)
+    monkeypatch.setattr(run_summary, "datetime", SimpleNamespace(now=lambda: now))
+    summary, trainer = RunSummary(), SimpleNamespace(is_global_zero=True, callback_metrics={})
+    summary._folder = tmp_path
+    (tmp_path / "results" / "20260102-030405_examples").mkdir(parents=True)
+    names = []
+    for _ in range(2):
+        summary.on_test_end(trainer, make_task())  # type: ignore[arg-type]
+        assert summary.results is not None
+        names.append(summary.results.name)
+    assert names == ["20260102-030405_again_eval.json", "20260102-030405_again_again_eval.json"]
