@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "fuzz",
-    max_examples=int(os.environ.get("FUZZ_CASES", "300")),
+    max_examples=int(os.environ.get("FUZZ_CASES", "150")),
     derandomize="FUZZ_CASES" not in os.environ,
     database=None,
     # a busy machine is no mistake of a reader; bounds of time stand in the test
