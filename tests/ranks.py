@@ -30,10 +30,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def on_two_ranks(work: Callable[[int], Any], folder: Path) -> list[Any]:
-    """Return what `work(rank)` returns on each of two ranks, which meet in `folder`."""
+def on_two_ranks(work: Callable[[int], Any], folder: Path, is_fresh: bool = False) -> list[Any]:
+    """Return what `work(rank)` returns on each of two ranks, which meet in `folder`.
+
+    Fresh ones import everything once more: backward passes of a fork fail where an earlier test ran one in threads.
+    """
     with one_thread():
-        torch.multiprocessing.start_processes(_run, args=(work, folder), nprocs=2, start_method="fork")
+        method = "spawn" if is_fresh else "fork"
+        torch.multiprocessing.start_processes(_run, args=(work, folder), nprocs=2, start_method=method)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

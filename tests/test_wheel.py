@@ -88,6 +88,7 @@ def test_the_wheel_holds_packages_configs_and_license_and_nothing_else(wheel: Pa
         if path.suffix == ".py" or path.name == "py.typed"
     }
     expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "eomt" / "reports" / "templates").iterdir()}
+    expected.add("eomt/demo/pages/drag.js")
     # a program that made a base is none of the package
     expected |= {
         f"eomt/{path.relative_to(ROOT)}"
@@ -95,7 +96,7 @@ def test_the_wheel_holds_packages_configs_and_license_and_nothing_else(wheel: Pa
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     assert names - records == expected
-    assert len([name for name in expected if name.startswith("eomt/configs/") and name.endswith(".yaml")]) == 16
+    assert len([name for name in expected if name.startswith("eomt/configs/") and name.endswith(".yaml")]) == 23
     assert f"{info}/licenses/LICENSE" in records
     assert "License-Expression: MIT" in metadata
     assert "Requires-Python: >=3.11" in metadata

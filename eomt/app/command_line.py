@@ -90,19 +90,23 @@ class CLI(LightningCLI):
         self.sharing = sharing
         self.created_folder: Path | None = None
         self.lock: RunLock | None = None
+        has_ended = False
         read_yaml_by_our_rules()
         try:
             self._start(args, run)
+            has_ended = True
         except BaseException as error:
-            with undisturbed():
-                self._remove_created_folder()
             if peer := peer_error(error, getattr(self, "trainer", None)):
                 raise peer from error
             raise
         finally:
-            forget_folder()
-            if self.lock is not None:
-                self.lock.release()
+            # here, where a second Ctrl-C does not pass it by: without its lock nobody would know the folder as one
+            with undisturbed():
+                if not has_ended:
+                    self._remove_created_folder()
+                forget_folder()
+                if self.lock is not None:
+                    self.lock.release()
 
     def _start(self, args: Sequence[str] | None, run: bool) -> None:
         import_all("datamodules", "eomt.models", "eomt.tasks")
@@ -384,7 +388,7 @@ class CLI(LightningCLI):
             return
         if self.lock is not None and self.subcommand == "predict":
             self.lock.release()
-        if folder and not any(folder.iterdir()):
+        if folder and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
     def _run_subcommand(self, subcommand: str) -> None:

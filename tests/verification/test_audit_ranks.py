@@ -45,7 +45,7 @@ def audit_ddp(rank: int) -> dict[str, Any]:
 
 
 def test_a_model_in_ddp_is_audited_alike_on_each_rank(tmp_path: Path) -> None:
-    one, two = on_two_ranks(audit_ddp, tmp_path)
+    one, two = on_two_ranks(audit_ddp, tmp_path, is_fresh=True)
     assert one["report, False"] == two["report, False"]
     assert one["report, False"]["sound"]
     assert [each["kind"] for each in two["report, True"]["findings"]] == ["frozen"]
@@ -70,7 +70,7 @@ def audit_sharded(rank: int) -> str:
 
 
 def test_a_sharded_model_is_refused_on_each_rank(tmp_path: Path) -> None:
-    messages = on_two_ranks(audit_sharded, tmp_path)
+    messages = on_two_ranks(audit_sharded, tmp_path, is_fresh=True)
     assert messages[0] == messages[1]
     assert messages[0].startswith("audit: the model is sharded (")
     assert "\n" not in messages[0]
