@@ -90,11 +90,10 @@ class CLI(LightningCLI):
         self.sharing = sharing
         self.created_folder: Path | None = None
         self.lock: RunLock | None = None
-        has_ended = False
         read_yaml_by_our_rules()
         try:
             self._start(args, run)
-            has_ended = True
+            self.created_folder = None
         except BaseException as error:
             if peer := peer_error(error, getattr(self, "trainer", None)):
                 raise peer from error
@@ -102,8 +101,7 @@ class CLI(LightningCLI):
         finally:
             # here, where a second Ctrl-C does not pass it by: without its lock nobody would know the folder as one
             with undisturbed():
-                if not has_ended:
-                    self._remove_created_folder()
+                self._remove_created_folder()
                 forget_folder()
                 if self.lock is not None:
                     self.lock.release()
@@ -231,8 +229,7 @@ class CLI(LightningCLI):
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
         for name in ("output", "trust", "hub", *EXPORT_FIELDS):
             self.resolved.pop(name, None)
-        is_trial = bool(config.trainer.fast_dev_run)
-        check_hub(config.hub, self.subcommand, config.get("output"), self.resolved, is_trial, self.sharing)
+        check_hub(config, self.subcommand, self.resolved, self.sharing)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)
         elif self.checkpoint and self.checkpoint.kind == "adapter" and starts_from_pissa(config):

@@ -23,39 +23,33 @@ class Sharing(Protocol):
 
 
 def check_hub(
-    name: str | None,
-    command: str | None,
-    output: str | None,
-    config: Mapping[str, Any],
-    is_trial: bool,
-    sharing: Callable[[], Sharing] | None,
+    settings: Any, command: str | None, config: Mapping[str, Any], sharing: Callable[[], Sharing] | None
 ) -> None:
-    """Check before a command runs that what it makes can be uploaded.
+    """Check before a command runs that what it makes can be uploaded, if `--hub` asks for that.
 
     Args:
-        name: The repository; None uploads nothing.
-        command: The command.
-        output: What `merge` writes.
+        settings: Of the command.
+        command: Its name.
         config: The resolved configuration.
-        is_trial: Whether the run leaves no weights (`fast_dev_run`).
         sharing: Returns what uploads; None where the command line runs without it.
 
     Raises:
         UserError: If it cannot be.
     """
-    if name is None:
+    if settings.hub is None:
         return
     if command not in COMMANDS:
         raise UserError(f"hub: {command} makes nothing to upload; {' and '.join(COMMANDS)} take --hub")
-    if is_trial:
+    if settings.trainer.fast_dev_run:
         raise UserError("hub: trainer.fast_dev_run leaves no weights to upload; leave one of them out")
+    output = settings.get("output")
     if output is not None and Path(output).suffix == ORIGINAL_SUFFIX:
         raise UserError(f"hub: {output} is a pickle, which is not shared; give --output a folder")
     if sharing is None:
         raise UserError("hub: only the program uploads; call eomt.push in Python")
     # without adapters a merged model is shared
     is_full = ((config.get("model") or {}).get("init_args") or {}).get("lora_config") is None
-    sharing().check_shareable(config, name, is_merged=command == "merge" or is_full)
+    sharing().check_shareable(config, settings.hub, is_merged=command == "merge" or is_full)
 
 
 def upload(path: Path, name: str, sharing: Callable[[], Sharing]) -> None:
