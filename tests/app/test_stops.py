@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from eomt.app import command_line
 from eomt.app.run_lock import LOCK, RunLock
 from tests.cli_runs import Workspace, make_workspace, refusal
 from tests.forks import Program
@@ -212,6 +213,20 @@ def test_a_run_whose_latest_is_missing_or_torn_goes_on_from_its_best(
     go_on(workspace, "torn", "plain")
     one, other = final(run), final(copied)
     assert_equal(one["state_dict"], other["state_dict"], "state_dict")
+
+
+def test_a_second_ctrl_c_leaves_no_folder_that_a_first_was_removing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line.CLI, "instantiate_classes", interrupt)
+    # the first thing that happens when an error has come
+    monkeypatch.setattr(command_line, "peer_error", interrupt)
+    with pytest.raises(SystemExit):
+        workspace.fit("twice")
+    assert not (workspace.runs / "twice").exists()
 
 
 def test_two_trainings_never_write_into_one_folder(
