@@ -76,6 +76,7 @@ class AnnotationEntry(TypedDict):
     category_id: Whole
     segmentation: NotRequired[Polygons | RunLengthEntry | None]
     iscrowd: NotRequired[Whole | bool]
+    area: NotRequired[Any]
 
 
 class InstancesFile(TypedDict):
@@ -101,6 +102,7 @@ class CocoImage:
         counts: Compressed run lengths of the objects, joined by `PART`.
         category_ids: Of the objects.
         crowds: Positions of those that are crowds.
+        areas: That stand there for the objects, packed doubles; nan where there is none.
     """
 
     source: Path
@@ -110,6 +112,7 @@ class CocoImage:
     counts: bytes
     category_ids: tuple[int, ...]
     crowds: tuple[int, ...]
+    areas: bytes
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class CocoAnnotation:
         cropped = [part if turn == 1 else _turned(part, size, turn) for part in found if part is not None]
         is_crowd = np.zeros(len(texts), dtype=bool)
         is_crowd[list(self.image.crowds)] = True
-        return Objects.from_cropped(size, cropped, self.class_ids, is_crowd)
+        return Objects.from_cropped(size, cropped, self.class_ids, is_crowd, np.frombuffer(self.image.areas).copy())
 
 
 def read_coco(source: Path) -> CocoFile:
@@ -237,7 +240,14 @@ def _image(source: Path, image: ImageEntry, entries: Sequence[AnnotationEntry]) 
     counts = _run_lengths(source, size, entries)
     crowds = tuple(index for index, entry in enumerate(entries) if entry.get("iscrowd"))
     category_ids = tuple(entry["category_id"] for entry in entries)
-    return CocoImage(source, image["id"], image["file_name"], size, PART.join(counts), category_ids, crowds)
+    areas = np.array([_area(entry.get("area")) for entry in entries], dtype=np.float64).tobytes()
+    return CocoImage(source, image["id"], image["file_name"], size, PART.join(counts), category_ids, crowds, areas)
+
+
+def _area(stated: Any) -> float:
+    """Return an area, which COCO's evaluation tells small objects from large ones by; nan for what can be none."""
+    is_one = isinstance(stated, int | float) and not isinstance(stated, bool) and 0 <= stated < np.inf
+    return float(stated) if is_one else np.nan
 
 
 def _run_lengths(source: Path, size: Size, entries: Sequence[AnnotationEntry]) -> list[bytes]:

@@ -190,7 +190,7 @@ class PanopticResult(Result):
 
 def instance_result(found: Instances, image: np.ndarray, class_names: Sequence[str], name: str) -> InstanceResult:
     """Return the objects of an image, uint8 RGB `(H, W, 3)`, as a result."""
-    masks, labels, scores = (part.cpu().numpy() for part in found)
+    masks, labels, scores = (part.cpu().numpy() for part in (found.masks.dense(), found.labels, found.scores))
     return InstanceResult(image, masks, labels, scores, class_names, name=name)
 
 
