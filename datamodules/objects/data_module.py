@@ -187,6 +187,10 @@ class ObjectDataModule(ImageDataModule, ABC):
         """
         return self._splits[split]
 
+    def all_converted(self, images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
+        """Return images with the way in which their values become RGB."""
+        return [replace(image, image=self.converted(image.image)) for image in images]
+
     def look_at(self, image: AnnotatedImage) -> np.ndarray:
         """Return the class ids of an image's objects, (N,) int64, after a look at all of its files.
 
@@ -364,10 +368,7 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     @cached_property
     def _found_images(self) -> dict[str, list[AnnotatedImage]]:
-        return {
-            split: [replace(image, image=self.converted(image.image)) for image in images]
-            for split, images in self.find_splits().items()
-        }
+        return {split: self.all_converted(images) for split, images in self.find_splits().items()}
 
     @cached_property
     def _splits(self) -> dict[str, list[AnnotatedImage]]:
