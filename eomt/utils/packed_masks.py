@@ -273,7 +273,11 @@ def resized_lines(length: int, resized: int, mode: str = "nearest-exact") -> Ten
 
 
 def _packed(left: int, pixels: np.ndarray) -> np.ndarray:
-    return np.packbits(np.pad(pixels, ((0, 0), (left % 8, 0))) if left % 8 else pixels, axis=1).ravel()
+    height, width = pixels.shape
+    # at a fifth of the time of np.pad
+    whole_bytes = np.zeros((height, left % 8 + width), dtype=bool)
+    whole_bytes[:, left % 8 :] = pixels
+    return np.packbits(whole_bytes, axis=1).ravel()
 
 
 def _unpacked(left: int, width: int, rows: np.ndarray) -> np.ndarray:
