@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import EomtImageProcessor
 
 from eomt.models import post_processing
-from eomt.models.post_processing import find_instances, find_segments
+from eomt.models.post_processing import Instances, Segments, find_instances, find_segments
 from eomt.utils.packed_masks import PackedMasks
 
 WINDOW, CLASSES, QUERIES = (48, 48), 4, 12
@@ -79,6 +79,23 @@ def test_a_threshold_leaves_out_scores_below_it_alone() -> None:
     assert len(some.scores) == 4 < len(every.scores)
     for ours, theirs in zip(whole(some), whole(every), strict=True):
         assert torch.equal(ours, theirs[:4])
+
+
+def test_a_score_that_equals_the_threshold_is_enough() -> None:
+    masks, classes = torch.full((1, 12, 12), 99.0), torch.zeros(1, 2)
+    assert find_instances(masks, classes, WINDOW, WINDOW, threshold=0.5).scores.tolist() == [0.5]
+    three = torch.tensor([0.9, 0.5, 0.4])
+    found = Instances(PackedMasks.of(torch.ones(3, 2, 2).bool()), torch.arange(3), three)
+    assert found.above(0.5).labels.tolist() == [0, 1]
+
+
+def test_segments_become_objects_each_with_its_own_pixels() -> None:
+    """One lies within the rectangle of the other, and one is below the threshold."""
+    segment_map = torch.ones(6, 8, dtype=torch.int32)
+    segment_map[1:3, 4:7], segment_map[5, 0], segment_map[0, :2] = 2, 3, 0
+    found = Segments(segment_map, torch.tensor([4, 5, 6]), torch.tensor([0.9, 0.5, 0.4])).above(0.5)
+    assert (found.labels.tolist(), len(found.scores)) == ([4, 5], 2)
+    assert torch.equal(found.masks.dense(), torch.stack([segment_map == 1, segment_map == 2]))
 
 
 def test_empty_masks_are_no_objects() -> None:
