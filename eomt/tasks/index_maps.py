@@ -21,9 +21,9 @@ def index_map(masks: Tensor | PackedMasks, class_ids: Tensor) -> Tensor:
     """
     packed = PackedMasks.of(masks)
     found = np.full(packed.size, BACKGROUND, dtype=np.int64)
-    parts = list(packed.parts())
+    parts, ids = list(packed.parts()), class_ids.tolist()
     for index in packed.areas.argsort(descending=True, stable=True).tolist():
-        paint(found, parts[index], int(class_ids[index]) + 1)
+        paint(found, parts[index], ids[index] + 1)
     return torch.from_numpy(found).to(packed.bits.device)
 
 

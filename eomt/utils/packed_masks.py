@@ -190,13 +190,15 @@ class PackedMasks:
         sizes = self.rectangles[:, 2] * row_bytes
         table = torch.cat([self.rectangles, row_bytes[:, None], (sizes.cumsum(0) - sizes)[:, None]], dim=1)
         found = weight.new_zeros(len(self), len(weight))
+        # one more byte, which points beside all masks look at, for there may be no other
+        bits = torch.cat([self.bits, self.bits.new_zeros(1)])
         at_once = max(1, VALUES_AT_ONCE // max(1, len(weight)))
         for part, shares in zip(table.split(at_once), found.split(at_once), strict=True):
             top, left, height, width, in_row, start = part[:, :, None].unbind(1)
             for row, column, share in zip(rows.unbind(1), columns.unbind(1), weight.unbind(1), strict=True):
                 is_inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
                 byte = (start + (row - top) * in_row + column // 8 - left // 8) * is_inside
-                bit = self.bits[byte] >> (7 - column % 8).to(torch.uint8) & 1
+                bit = bits[byte] >> (7 - column % 8).to(torch.uint8) & 1
                 shares.addcmul_((bit * is_inside).to(shares.dtype), share)
         return found
 

@@ -89,6 +89,18 @@ def test_a_score_that_equals_the_threshold_is_enough() -> None:
     assert found.above(0.5).labels.tolist() == [0, 1]
 
 
+def test_segments_of_exactly_the_thresholds() -> None:
+    """A class must exceed its threshold; a share of the own mask must only reach it."""
+    masks = torch.full((2, *WINDOW), 9.0)
+    masks[1] = -9.0
+    masks[1, :, : WINDOW[1] // 2] = 99.0
+    classes = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    assert not len(find_segments(masks, classes, WINDOW, WINDOW, (), 0.5, 0.5).labels)
+    # the second query takes half of the first one's pixels
+    assert len(find_segments(masks, classes, WINDOW, WINDOW, (), 0.49, 0.5).labels) == 2
+    assert len(find_segments(masks, classes, WINDOW, WINDOW, (), 0.49, 0.51).labels) == 1
+
+
 def test_segments_become_objects_each_with_its_own_pixels() -> None:
     """One lies within the rectangle of the other, and one is below the threshold."""
     segment_map = torch.ones(6, 8, dtype=torch.int32)

@@ -125,6 +125,13 @@ def test_masks_are_interpolated_at_points(seed: int, at_once: int, monkeypatch: 
     assert torch.equal(elsewhere.as_subclass(Tensor), expected)
 
 
+def test_masks_that_are_all_empty_have_no_share_of_any_point() -> None:
+    empty = packed(np.zeros((2, *SIZE), dtype=bool))
+    index, weight = torch.arange(20).view(5, 4), torch.ones(5, 4)
+    for weights in (weight, weight.as_subclass(Subclass)):  # type: ignore[arg-type]
+        assert empty.interpolated(index, weights).tolist() == [[0.0] * 5] * 2
+
+
 @pytest.mark.parametrize("window", [(23, 41), (64, 64), (7, 30), (8, 8), (2, 2)])
 def test_masks_fit_into_a_window_as_torchvision_resizes_them(window: tuple[int, int]) -> None:
     masks = whole_masks(5)
