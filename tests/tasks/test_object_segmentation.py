@@ -150,6 +150,7 @@ def test_objects_of_any_score_are_measured(monkeypatch: pytest.MonkeyPatch) -> N
         outputs = task.validation_step(batch_for(task, 0), 0)
     assert 0 < scores[0].max() < 0.9
     assert not outputs["prediction"][0].any()
+    assert not len(outputs["found"][0].labels)
 
 
 def test_predict_leaves_out_objects_below_the_threshold() -> None:
