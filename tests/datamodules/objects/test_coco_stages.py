@@ -69,3 +69,11 @@ def test_splits_are_refused_in_every_stage_where_files_split(tmp_path: Path) -> 
     (tmp_path / "splits.json").write_text("{}")
     with pytest.raises(UserError, match=r"splits: .* is split by its files"):
         coco_instances(tmp_path, splits=tmp_path / "splits.json").setup("validate")
+
+
+def test_all_stages_at_once_compare_the_splits(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    copied = (tmp_path / "train2017" / "000000000000.png").read_bytes()
+    (tmp_path / "val2017" / "000000000008.png").write_bytes(copied)
+    with pytest.raises(UserError, match=r"in val, is a copy of .* in train"):
+        coco_instances(tmp_path).setup()
