@@ -6,12 +6,14 @@ Each image has 640 x 480 pixels, 100 detections and 8 true objects of 80 classes
 import resource
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eomt.metrics import MaskAveragePrecision
+from eomt.utils.packed_masks import PackedMasks
 
 HEIGHT, WIDTH = 480, 640
 DETECTIONS, OBJECTS, CLASSES = 100, 8, 80
@@ -28,13 +30,17 @@ def rectangles(random: np.random.Generator, number: int) -> Tensor:
     return masks
 
 
-def image(random: np.random.Generator) -> tuple[Tensor, ...]:
-    """Return what the metric takes of an image, in which every object is found beside what is wrong."""
+def image(random: np.random.Generator) -> tuple[Any, ...]:
+    """Return what the metric takes of an image, in which every object is found beside what is wrong.
+
+    Masks are packed, as those that post-processing returns, and those of data modules.
+    """
     true_masks, true_labels = rectangles(random, OBJECTS), torch.from_numpy(random.integers(0, CLASSES, OBJECTS))
     masks, labels = rectangles(random, DETECTIONS), torch.from_numpy(random.integers(0, CLASSES, DETECTIONS))
     masks[:OBJECTS], labels[:OBJECTS] = true_masks, true_labels
     scores = torch.from_numpy(random.random(DETECTIONS))
-    return masks, scores, labels, true_masks, true_labels, torch.zeros(OBJECTS, dtype=torch.bool)
+    crowds = torch.zeros(OBJECTS, dtype=torch.bool)
+    return PackedMasks.of(masks), scores, labels, PackedMasks.of(true_masks), true_labels, crowds
 
 
 def main() -> None:

@@ -85,7 +85,10 @@ def write_coco(folder: Path, split: str, seeds: range) -> None:
 
 def write_workspace(folder: Path, kind: str) -> Workspace:
     """COCO's files, a base that a file holds, and a config of 20 steps; `kind` is instance or panoptic."""
-    for split, seeds in (("train", range(12)), ("val", range(100, 103))):
+    splits = {"train": range(12), "val": range(100, 103)}
+    if kind == "instance":
+        splits["test"] = range(200, 205)
+    for split, seeds in splits.items():
         write_coco(folder / "data", split, seeds)
     torch.manual_seed(0)
     panoptic = kind == "panoptic"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from callbacks.pictures.grid import SMALLEST_CELL_WIDTH
@@ -11,6 +10,7 @@ from eomt.models.post_processing import Instances
 from eomt.pictures.objects import colors_of, draw_objects, outline
 from eomt.tasks.object_segmentation import crowds_of
 from eomt.utils.labels import IGNORE_INDEX
+from eomt.utils.packed_masks import PackedMasks, paint
 
 CROWD = "crowd"
 
@@ -44,19 +44,23 @@ def object_pictures(batch: dict[str, Any], found: Instances, index: int, num_cla
 
 
 def draw(
-    image: Tensor, masks: Tensor, labels: Sequence[int], num_classes: int, texts: Sequence[str] | None = None
+    image: Tensor,
+    masks: Tensor | PackedMasks,
+    labels: Sequence[int],
+    num_classes: int,
+    texts: Sequence[str] | None = None,
 ) -> Tensor:
     """Return a picture of objects, in the colors of their classes, or their own where there is one class."""
     colors = colors_of(labels, num_classes)
-    return draw_objects(image, masks.cpu(), colors, texts, least_width=SMALLEST_CELL_WIDTH)
+    return draw_objects(image, masks, colors, texts, least_width=SMALLEST_CELL_WIDTH)
 
 
-def apart(class_map: Tensor, masks: Tensor) -> Tensor:
-    """Return a map `(H, W)` in which outlines of masks `(N, H, W)` are 255, which no painter paints.
+def apart(class_map: Tensor, masks: PackedMasks) -> Tensor:
+    """Return a map `(H, W)` in which outlines of masks are 255, which no painter paints.
 
     So objects of one class that touch stay apart in a file of one number for each pixel.
     """
     class_map = class_map.clone()
-    for mask in masks.cpu().numpy():
-        class_map[torch.from_numpy(outline(mask))] = IGNORE_INDEX
+    for part in masks.parts():
+        paint(class_map.numpy(), outline(part, masks.size), IGNORE_INDEX)
     return class_map

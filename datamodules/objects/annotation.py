@@ -43,12 +43,15 @@ class Objects:
         cropped: Masks in turned pixels, none of them empty.
         class_ids: (N,) int64, 0 to C - 1.
         is_crowd: (N,) bool: a region of many objects (COCO's iscrowd).
+        stated_areas: (N,) float64: what the annotation says that the areas are, which COCO's evaluation tells small
+            objects from large ones by; nan where it says nothing.
     """
 
     size: tuple[int, int]
     cropped: tuple[CroppedMask, ...]
     class_ids: np.ndarray
     is_crowd: np.ndarray
+    stated_areas: np.ndarray
 
     def __len__(self) -> int:
         return len(self.cropped)
@@ -118,18 +121,22 @@ class Objects:
         cropped: Sequence[CroppedMask],
         class_ids: Sequence[int] | np.ndarray,
         is_crowd: Sequence[bool] | np.ndarray | None = None,
+        stated_areas: Sequence[float] | np.ndarray | None = None,
     ) -> "Objects":
-        """Return objects of masks that are cropped already; arguments are those of `from_masks`."""
+        """Return objects of masks that are cropped already; arguments are those of `from_masks`, and the areas."""
         crowds = np.zeros(len(cropped), dtype=bool) if is_crowd is None else np.asarray(is_crowd, dtype=bool)
-        objects = cls(size, tuple(cropped), np.asarray(class_ids, dtype=np.int64), crowds)
-        assert len(objects.class_ids) == len(objects.is_crowd) == len(objects), "one class and one mark for each mask"
+        areas = np.full(len(cropped), np.nan) if stated_areas is None else np.asarray(stated_areas, dtype=np.float64)
+        objects = cls(size, tuple(cropped), np.asarray(class_ids, dtype=np.int64), crowds, areas)
+        assert {len(objects)} == {len(objects.class_ids), len(crowds), len(areas)}, "one of each for each mask"
         return objects
 
     def where(self, kept: np.ndarray) -> "Objects":
         """Return the objects that a mask (N,) bool, or positions (M,), choose."""
         chosen = np.arange(len(self))[kept]
         cropped = [self.cropped[index] for index in chosen]
-        return self.from_cropped(self.size, cropped, self.class_ids[chosen], self.is_crowd[chosen])
+        return self.from_cropped(
+            self.size, cropped, self.class_ids[chosen], self.is_crowd[chosen], self.stated_areas[chosen]
+        )
 
 
 class ObjectAnnotation(Protocol):
@@ -191,8 +198,9 @@ def group_objects(objects: Objects, how: Grouping) -> Objects:
     cropped = [*components.cropped, *crowds.cropped]
     class_ids = np.concatenate([components.class_ids, crowds.class_ids])
     is_crowd = np.concatenate([components.is_crowd, crowds.is_crowd])
+    areas = np.concatenate([components.stated_areas, crowds.stated_areas])
     order = np.argsort(class_ids, kind="stable")
-    return Objects.from_cropped(objects.size, cropped, class_ids, is_crowd).where(order)
+    return Objects.from_cropped(objects.size, cropped, class_ids, is_crowd, areas).where(order)
 
 
 def _regrouped(objects: Objects, parts_of: Callable[[CroppedMask], list[CroppedMask]]) -> Objects:

@@ -11,8 +11,8 @@ import numpy as np
 from datamodules.common.reading import check_image, orientation_of
 from datamodules.common.splits import SPLITS
 from datamodules.objects.annotation import AnnotatedImage
-from datamodules.objects.coco_files import CocoAnnotation, CocoFile, read_coco
-from datamodules.objects.coco_layouts import find_sources, locate
+from datamodules.objects.coco_files import CocoAnnotation, CocoFile, read_classes, read_coco
+from datamodules.objects.coco_layouts import Located, find_sources, locate, tell_of_unnamed
 from datamodules.objects.data_module import ObjectDataModule
 from datamodules.objects.splits import UNSPLIT
 from eomt.errors import UserError, listed, shortened
@@ -60,6 +60,9 @@ class CocoInstances(ObjectDataModule):
         super().__init__(path, **common)
         self.annotations = _expanded(annotations)
         self.images = expand(images)
+        self._compares_splits = False
+        self._known: dict[str, tuple[Located, list[AnnotatedImage]]] = {}
+        self._alone: dict[str, list[AnnotatedImage]] = {}
 
     def find_class_names(self) -> list[str]:
         """Return the names of the categories, in the order of their ids.
@@ -67,7 +70,8 @@ class CocoInstances(ObjectDataModule):
         Raises:
             UserError: The files list different categories, or none.
         """
-        files = list(self._files.values())
+        files = [read_classes(source) for source in self._sources.values()]
+        used = frozenset().union(*(file.used for file in files))
         first = files[0]
         for other in files[1:]:
             for category_id in sorted(first.categories.keys() | other.categories.keys()):
@@ -78,31 +82,52 @@ class CocoInstances(ObjectDataModule):
                         f"{other.source}: category id {category_id} {spelled[1]}, but in {first.source} it "
                         f"{spelled[0]}; list the same categories in all files, or give class_names"
                     )
-        if not self._used_categories:
+        if not used:
             raise UserError(f"{first.source}: has no annotations; give one of annotated images")
         kept = [
             (category_id, name)
             for category_id, name in first.categories.items()
-            if category_id in self._used_categories or not any(name in file.groups for file in files)
+            if category_id in used or not any(name in file.groups for file in files)
         ]
         if left_out := [name for name in first.categories.values() if name not in {name for _, name in kept}]:
             log.info("%s: %s only stands for others, and is left out", first.source, listed(left_out))
         return [name for _, name in kept]
 
+    @property
+    def is_split_by_seed(self) -> bool:
+        """True where there is one file, and so no split."""
+        return UNSPLIT in self._sources
+
     def find_splits(self) -> dict[str, list[AnnotatedImage]]:
-        """Return the images of the files.
+        """Return the images of the files, and say which images these do not name.
 
         Raises:
             UserError: A file cannot be read, names no image that is there, or has a category that is no class.
         """
-        located = locate(self._files, self.path, self.images)
-        return {
-            split: [
-                AnnotatedImage(name, file, frozenset(annotation.class_ids), annotation)
-                for (name, file), annotation in zip(located[split], self._annotations_of(found), strict=True)
-            ]
-            for split, found in self._files.items()
-        }
+        found = {split: self._read(split) for split in self._sources}
+        tell_of_unnamed([located for located, _ in found.values()])
+        return {split: images for split, (_, images) in found.items()}
+
+    def images_of(self, split: str) -> list[AnnotatedImage]:
+        """Return the images of "train", "val" or "test"; but for a fit, the file of this split alone is read.
+
+        Raises:
+            UserError: Files are missing, or cannot be read.
+        """
+        if self._compares_splits or self.is_split_by_seed or self.splits is not None:
+            return super().images_of(split)
+        if split not in self._alone:
+            self._alone[split] = self.all_converted(self._read(split)[1]) if split in self._sources else []
+        return self._alone[split]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at every file of the splits that the stage needs, and fill `counts`; a fit compares all splits, too.
+
+        Raises:
+            UserError: A file or an annotation cannot be used, or there are too few images or objects to train.
+        """
+        self._compares_splits |= stage in ("fit", None)
+        super().setup(stage)
 
     def look_at(self, image: AnnotatedImage) -> np.ndarray:
         """Return the class ids of an image's objects, (N,) int64, after a look at its file."""
@@ -129,15 +154,22 @@ class CocoInstances(ObjectDataModule):
                     )
         return [CocoAnnotation(image, tuple(class_of[key] for key in image.category_ids)) for image in file.images]
 
-    @cached_property
-    def _files(self) -> dict[str, CocoFile]:
-        given = self.annotations
-        sources = find_sources(self.path) if given is None else {UNSPLIT: given} if isinstance(given, Path) else given
-        return {split: read_coco(source) for split, source in sources.items()}
+    def _read(self, split: str) -> tuple[Located, list[AnnotatedImage]]:
+        """Read the file of a split, once."""
+        if split not in self._known:
+            file = read_coco(self._sources[split])
+            located = locate(file, self.path, self.images)
+            images = [
+                AnnotatedImage(name, located.root / name, frozenset(annotation.class_ids), annotation)
+                for name, annotation in zip(located.names, self._annotations_of(file), strict=True)
+            ]
+            self._known[split] = located, images
+        return self._known[split]
 
     @cached_property
-    def _used_categories(self) -> set[int]:
-        return {key for file in self._files.values() for image in file.images for key in image.category_ids}
+    def _sources(self) -> dict[str, Path]:
+        given = self.annotations
+        return find_sources(self.path) if given is None else {UNSPLIT: given} if isinstance(given, Path) else given
 
 
 def _expanded(annotations: Path | Mapping[str, Path] | None) -> Path | dict[str, Path] | None:

@@ -3,8 +3,9 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from datamodules.common.file_names import FileFinder
 from datamodules.common.pairs import find_image_files
@@ -146,40 +147,52 @@ def _spellings(name: str) -> Iterator[str]:
     yield UPLOAD_MARK.sub("", last)
 
 
-def locate(files: Mapping[str, CocoFile], path: Path, images: Path | None) -> dict[str, list[tuple[str, Path]]]:
-    """Return the name and the file of each image of each split, in the order of the file.
+class Located(NamedTuple):
+    """Images of a file of annotations."""
 
-    Images that no file names are told of, and left out.
+    source: Path  # the file
+    root: Path  # their folder
+    names: list[str]  # relative to it, in the order of the file
+
+
+def locate(file: CocoFile, path: Path, images: Path | None) -> Located:
+    """Return where the images of a file of annotations are.
 
     Args:
-        files: Files of annotations by split.
+        file: The file.
         path: Folder of the data set.
         images: Folder of the images; None looks where tools put them.
 
     Raises:
         UserError: An image is missing, or two entries are of one file.
     """
-    located: dict[str, list[tuple[str, Path]]] = {}
+    finder = ImageFinder(file, path, images)
+    names = [finder(image) for image in file.images]
+    _refuse_missing(file, finder.root, names)
+    _refuse_doubled(file, [name or "" for name in names])
+    return Located(file.source, finder.root, [name for name in names if name is not None])
+
+
+def tell_of_unnamed(located: Sequence[Located]) -> None:
+    """Say which images no file of annotations names.
+
+    Args:
+        located: Of all files.
+    """
     named: dict[Path, set[str]] = {}
-    for split, file in files.items():
-        finder = ImageFinder(file, path, images)
-        names = [finder(image) for image in file.images]
-        _refuse_missing(file, finder.root, names)
-        _refuse_doubled(file, [name or "" for name in names])
-        located[split] = [(name, finder.root / name) for name in names if name is not None]
-        named.setdefault(finder.root, set()).update(name for name in names if name is not None)
+    for found in located:
+        named.setdefault(found.root, set()).update(found.names)
     for root, known in named.items():
         # the folders of other splits may lie in that of one
         elsewhere = tuple(f"{other.relative_to(root).as_posix()}/" for other in named if root in other.parents)
         unknown = [name for name in find_image_files(root) if name not in known and not name.startswith(elsewhere)]
         if unknown:
-            sources = listed((str(file.source) for file in files.values()), most=3)
+            sources = listed((str(found.source) for found in located), most=3)
             log.warning(
                 "%s: %s left out, for %s not in %s: %s",
                 *(root, counted(len(unknown), "image"), "it is" if len(unknown) == 1 else "they are", sources),
                 listed(unknown, most=3),
             )
-    return located
 
 
 def _refuse_missing(file: CocoFile, root: Path, names: Sequence[str | None]) -> None:

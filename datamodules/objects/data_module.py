@@ -57,9 +57,10 @@ class ObjectDataModule(ImageDataModule, ABC):
     - "semantic": `image` (B, 3, H, W) and `mask` (B, H, W) int64, the class of the smallest object that covers a pixel,
       crowds too. Pixels of no object are class 0, "background", or, without `background`, 255 = ignored. With
       `outliers` also `outlier`, see `SegmentationDataModule`.
-    - "instance": `masks`, list of B (N, H, W) bool, and `labels`, list of B (N,) int64. In evaluation images, which are
-      a list where they differ in size, have the size of the file, and `is_crowd`, list of B (N,) bool, marks regions of
-      many objects. Training leaves these out, and objects of which the crop shows no pixel; N may be 0.
+    - "instance": `masks`, list of B `eomt.utils.packed_masks.PackedMasks`, and `labels`, list of B (N,) int64. In
+      evaluation images, which are a list where they differ in size, have the size of the file, `is_crowd`, list of B
+      (N,) bool, marks regions of many objects, and `areas`, list of B (N,) float64, are those that the annotations
+      state, nan for none. Training leaves crowds out, and objects of which the crop shows no pixel; N may be 0.
     - "panoptic": the same, but masks do not overlap; stuff has one mask for each class.
     - "prompted": `image` squashed to `crop_size`; `masks` and `class_ids`, see `Severstal`: in training of that size,
       in evaluation of the file's.
@@ -185,6 +186,10 @@ class ObjectDataModule(ImageDataModule, ABC):
             UserError: Files are missing, or cannot be read.
         """
         return self._splits[split]
+
+    def all_converted(self, images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
+        """Return images with the way in which their values become RGB."""
+        return [replace(image, image=self.converted(image.image)) for image in images]
 
     def look_at(self, image: AnnotatedImage) -> np.ndarray:
         """Return the class ids of an image's objects, (N,) int64, after a look at all of its files.
@@ -363,10 +368,7 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     @cached_property
     def _found_images(self) -> dict[str, list[AnnotatedImage]]:
-        return {
-            split: [replace(image, image=self.converted(image.image)) for image in images]
-            for split, images in self.find_splits().items()
-        }
+        return {split: self.all_converted(images) for split, images in self.find_splits().items()}
 
     @cached_property
     def _splits(self) -> dict[str, list[AnnotatedImage]]:

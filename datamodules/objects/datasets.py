@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.common.kept import KeptSamples
-from datamodules.common.packed_masks import PackedMasks
 from datamodules.common.reading import orientation_of, read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.objects.annotation import AnnotatedImage, Objects, group_objects
 from datamodules.segmentation.image_mask_dataset import IndexMapDataset
 from datamodules.segmentation.transforms import TrainTransform
 from eomt.utils.labels import IGNORE_INDEX
+from eomt.utils.packed_masks import PackedMasks
 
 Choose = Callable[[Objects], Objects]
 
@@ -92,8 +92,9 @@ class ObjectMapDataset(IndexMapDataset):
 class ObjectDataset(Dataset[dict[str, Any]]):
     """Images with their objects, at the size of the file.
 
-    A sample holds `image` (3, H, W) uint8 RGB, `masks` (N, H, W) bool, `labels` (N,) int64, `is_crowd` (N,) bool, and
-    `name`. `PADDING_INDEX` gives the first image without objects and name.
+    A sample holds `image` (3, H, W) uint8 RGB, `masks` (N `PackedMasks`), `labels` (N,) int64, `is_crowd` (N,) bool,
+    `areas` (N,) float64, see `Objects.stated_areas`, and `name`. `PADDING_INDEX` gives the first image without objects
+    and name.
 
     Args:
         images: The images.
@@ -115,9 +116,10 @@ class ObjectDataset(Dataset[dict[str, Any]]):
             objects = objects.where(np.zeros(len(objects), dtype=bool))
         return {
             "image": image,
-            "masks": torch.from_numpy(objects.masks),
+            "masks": PackedMasks.pack(objects.cropped, objects.size),
             "labels": torch.from_numpy(objects.class_ids),
             "is_crowd": torch.from_numpy(objects.is_crowd),
+            "areas": torch.from_numpy(objects.stated_areas),
             "name": "" if is_padding else self.images[index].name,
         }
 
@@ -150,14 +152,16 @@ class AugmentedObjectDataset(Dataset[dict[str, Any]]):
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the GPU's generator too, which belongs to the network
             torch.default_generator.manual_seed(seed)
-            image, masks, shown = self.transform.of_objects(image, PackedMasks(bits, rectangles))
+            size = (image.shape[-2], image.shape[-1])
+            image, masks, shown = self.transform.of_objects(image, PackedMasks(bits, rectangles, size))
         return {"image": image, "masks": masks, "labels": labels[shown], "name": self.images[position].name}
 
     def _decode(self, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         image, annotated = read_annotated(self.images[position])
         objects = self.choose(annotated)
         objects = objects.where(~objects.is_crowd)
-        return image, *PackedMasks.pack(objects.cropped), torch.from_numpy(objects.class_ids)
+        masks = PackedMasks.pack(objects.cropped, objects.size)
+        return image, masks.bits, masks.rectangles, torch.from_numpy(objects.class_ids)
 
 
 def collate_objects(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.common.kept import KeptSamples
-from datamodules.common.packed_masks import PackedMasks
 from datamodules.common.reading import read_pixels
 from datamodules.common.sampling import PADDING_INDEX
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage, Grouping, Objects, group_objects
 from datamodules.objects.datasets import read_annotated
 from datamodules.objects.prompt_files import ImagePrompts, class_ids_of, match_prompts, read_prompts
+from eomt.utils.packed_masks import PackedMasks
 
 
 def read_promptable(sample: AnnotatedImage, grouping: Grouping) -> tuple[Tensor, Objects]:
@@ -174,7 +174,7 @@ class AugmentedPromptableDataset(Dataset[dict[str, Any]]):
         # Lightning's overfit_batches takes the sampler away, and with it the seeds
         position, seed = index if isinstance(index, tuple) else (index, index)
         image, bits, rectangles, class_ids = self.read(position)
-        source, flipped = (image.shape[-2], image.shape[-1]), list[int]()
+        masks, flipped = PackedMasks(bits, rectangles, (image.shape[-2], image.shape[-1])), list[int]()
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the GPU's generator too, which belongs to the network
             torch.default_generator.manual_seed(seed)
@@ -186,11 +186,12 @@ class AugmentedPromptableDataset(Dataset[dict[str, Any]]):
                 image = self.color_jitter(image)
         return {
             "image": F.resize(image, list(self.img_size), antialias=True),
-            "masks": PackedMasks(bits, rectangles).resized(source, self.img_size, flipped),
+            "masks": masks.resized(self.img_size, flipped),
             "class_ids": class_ids,
             "name": self.samples[position].name,
         }
 
     def _decode(self, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         image, objects = read_promptable(self.samples[position], self.grouping)
-        return image, *PackedMasks.pack(objects.cropped), torch.from_numpy(objects.class_ids)
+        masks = PackedMasks.pack(objects.cropped, objects.size)
+        return image, masks.bits, masks.rectangles, torch.from_numpy(objects.class_ids)

@@ -6,9 +6,9 @@ from torch.nn.functional import pad
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.common.packed_masks import OUTSIDE, PackedMasks, resized_lines
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from eomt.utils.labels import IGNORE_INDEX
+from eomt.utils.packed_masks import OUTSIDE, PackedMasks, resized_lines
 
 # what stands around a sample that is smaller than the crop
 FILL = {"image": 0, "mask": IGNORE_INDEX, "outlier": False}
@@ -59,18 +59,20 @@ class TrainTransform:
         margins = self._margins(sample["image"])
         return {name: _padded(value, margins, FILL[name]) for name, value in sample.items()}
 
-    def of_objects(self, image: Tensor, masks: PackedMasks) -> tuple[Tensor, Tensor, Tensor]:
+    def of_objects(self, image: Tensor, masks: PackedMasks) -> tuple[Tensor, PackedMasks, Tensor]:
         """Transform an image (3, H, W) uint8 and the masks of its objects to the crop size, as an image and its map.
 
         Returns:
-            The image; the M masks of which the crop shows a pixel, (M, h, w) bool; and their positions, (M,) int64.
+            The image; the M masks of which the crop shows a pixel; and their positions, (M,) int64.
         """
         image, rows, columns = self._cut(image)
         if self.color_jitter is not None:
             image = self.color_jitter(image)
         left, right, top, bottom = margins = self._margins(image)
         rows, columns = pad(rows, (top, bottom), value=OUTSIDE), pad(columns, (left, right), value=OUTSIDE)
-        return _padded(image, margins, FILL["image"]), *masks.shown(rows, columns)
+        seen = masks.shown(rows, columns)
+        positions = seen.rectangles[:, 2].nonzero()[:, 0]
+        return _padded(image, margins, FILL["image"]), seen.where(positions), positions
 
     def _cut(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut out what a crop of the scaled image would show, at most `crop_size` large, and mirror it or not.

@@ -16,7 +16,7 @@ from eomt.models.eomt import EoMT, Prediction
 from eomt.models.network import Network
 from eomt.predictors.of_tasks import EoMTQueries
 from eomt.tasks import InstanceSegmentation, PanopticSegmentation
-from eomt.tasks.object_segmentation import ObjectSegmentation
+from eomt.tasks.object_segmentation import ObjectSegmentation, true_objects
 from eomt.utils.windows import fit_image
 
 
@@ -87,11 +87,11 @@ def _measure(task: ObjectSegmentation[Any], model: Any, batches: Iterable[Batch]
     metric.reset()
     is_empty = True
     for batch in batches:
-        for index, masks in enumerate(batch.get("masks", ())):
-            image = batch["image"][index]
+        truths = true_objects(batch) if "masks" in batch else ()
+        for image, truth in zip(batch["image"], truths, strict=False):
             answer = Prediction(*(part[0] for part in model.queries(fit_image(image, model.img_size)[None])))
             found = task.found(answer, (image.shape[-2], image.shape[-1]), task.least_measured)
-            task.measure(metric, found, masks, batch["labels"][index], batch["is_crowd"][index])
+            task.measure(metric, found, truth)
             is_empty = False
     figures = {} if is_empty else metric.compute()
     return {f"val_{name}": float(figures[name]) for name in task.file_metrics if figures}

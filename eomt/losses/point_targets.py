@@ -10,6 +10,7 @@ from torch import Tensor
 from eomt.errors import UserError, listed
 from eomt.losses.point_sampling import labels_around, neighbors, shares_of
 from eomt.utils.labels import IGNORE_INDEX
+from eomt.utils.packed_masks import PackedMasks
 
 
 class PointTargets(ABC):
@@ -127,17 +128,17 @@ class ObjectTargets(PointTargets):
     """Objects, which may overlap, each a target of its image; what no object covers is negative for all of them.
 
     Args:
-        masks: B of bool `(N, H, W)`, of one size; N may be 0.
+        masks: B of N masks, packed or bool `(N, H, W)`, of one size; N may be 0.
         labels: B of int64 `(N,)`, class ids.
     """
 
-    def __init__(self, masks: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
-        self.masks, self.labels = masks, labels
+    def __init__(self, masks: Sequence[Tensor | PackedMasks], labels: Sequence[Tensor]) -> None:
+        self.masks, self.labels = [PackedMasks.of(of_image) for of_image in masks], labels
 
     @property
     def device(self) -> torch.device:
         """Where they are."""
-        return self.masks[0].device
+        return self.masks[0].bits.device
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -166,17 +167,13 @@ class ObjectTargets(PointTargets):
 
     def around(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return indices and weights of the pixels around points."""
-        return neighbors(points, *self.masks[0].shape[-2:])
+        return neighbors(points, *self.masks[0].size)
 
     def shares(self, image: int, around: tuple[Tensor, Tensor], chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Interpolate the masks of all objects, which every point is evidence for or against."""
         index, weight = (part[image] for part in around)
-        masks = self.masks[image].flatten(1)
-        assert len(chosen) == len(masks)
-        found = weight.new_zeros(len(masks), len(weight))
-        for place, share in zip(index.unbind(dim=-1), weight.unbind(dim=-1), strict=True):
-            found.addcmul_(masks.index_select(1, place).to(found.dtype), share)
-        return found, torch.ones_like(weight[:, 0])
+        assert len(chosen) == len(self.masks[image])
+        return self.masks[image].interpolated(index, weight), torch.ones_like(weight[:, 0])
 
 
 def _check_labels(field: str, labels: Sequence[np.ndarray], num_classes: int, others: str = "") -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from eomt.utils.distributed import gather
-from eomt.utils.masks import areas_of
+from eomt.utils.packed_masks import PackedMasks
 
 # 0.50, 0.55 to 0.95; T of them
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -24,7 +24,7 @@ NUM_COLUMNS = 5
 
 
 class MaskAveragePrecision(Metric):
-    """Average precision (AP) of instance masks; equal to pycocotools' COCOeval with areas counted in pixels.
+    """Average precision (AP) of instance masks; equal to pycocotools' COCOeval.
 
     In each image and class, detections are matched to true objects by falling score: a detection takes the free object
     with the largest IoU, if that reaches a threshold. Over all images this makes a curve of precision over recall; its
@@ -66,26 +66,38 @@ class MaskAveragePrecision(Metric):
         return True
 
     def update(
-        self, masks: Tensor, scores: Tensor, labels: Tensor, true_masks: Tensor, true_labels: Tensor, true_crowd: Tensor
+        self,
+        masks: Tensor | PackedMasks,
+        scores: Tensor,
+        labels: Tensor,
+        true_masks: Tensor | PackedMasks,
+        true_labels: Tensor,
+        true_crowd: Tensor,
+        true_areas: Tensor | None = None,
     ) -> None:
         """Match the detections of one image.
 
         Args:
-            masks: Detected objects, bool `(N, H, W)`; they may overlap.
+            masks: Detected objects, packed or bool `(N, H, W)`; they may overlap.
             scores: Of them, floats `(N,)`.
             labels: Classes of them, int64 `(N,)`, 0 to C - 1.
-            true_masks: True objects, bool `(M, H, W)`.
+            true_masks: True objects, packed or bool `(M, H, W)`.
             true_labels: Classes of them, int64 `(M,)`.
             true_crowd: Which of them are crowds, bool `(M,)`.
+            true_areas: Areas of them that say which are small, medium or large, `(M,)`, such as those that COCO's
+                files state; nan, or None, for the number of pixels.
         """
-        assert masks.dtype == true_masks.dtype == torch.bool
+        masks, true_masks = PackedMasks.of(masks), PackedMasks.of(true_masks)
         score, label = scores.detach().double().cpu().numpy(), labels.cpu().numpy()
         true_label, crowd = true_labels.cpu().numpy(), true_crowd.cpu().numpy()
-        area, true_area = areas_of(masks).cpu().numpy(), areas_of(true_masks).cpu().numpy()
+        area, true_area = masks.areas.cpu().numpy(), true_masks.areas.cpu().numpy()
         intersection = intersections(masks, label, true_masks, true_label)
         union = np.where(crowd, area[:, None], area[:, None] + true_area - intersection)
         iou = intersection / union.clip(min=1)
 
+        if true_areas is not None:
+            stated = true_areas.cpu().numpy()
+            true_area = np.where(np.isnan(stated), true_area, stated)
         is_ignored = outside(true_area) | crowd  # (S, M)
         rows = []
         for class_id in np.union1d(label, true_label):
@@ -140,22 +152,11 @@ def outside(areas: np.ndarray) -> np.ndarray:
     return (areas < LIMITS[:, :1]) | (areas > LIMITS[:, 1:])
 
 
-def intersections(masks: Tensor, labels: np.ndarray, true_masks: Tensor, true_labels: np.ndarray) -> np.ndarray:
+def intersections(
+    masks: PackedMasks, labels: np.ndarray, true_masks: PackedMasks, true_labels: np.ndarray
+) -> np.ndarray:
     """Return the pixels that detections and true objects of the same class share, `(N, M)`; 0 for other pairs."""
-    counts = np.zeros((len(labels), len(true_labels)), dtype=np.int64)
-    if not counts.size:
-        return counts
-    # in the box around an object lies all that anything shares with it
-    rows, columns = (true_masks.view(torch.uint8).amax(dim).cpu().numpy() for dim in (2, 1))
-    for index, class_id in enumerate(true_labels):
-        same = np.flatnonzero(labels == class_id)
-        if not len(same) or not rows[index].any():
-            continue
-        (top, *_, bottom), (left, *_, right) = (np.flatnonzero(line[index])[[0, -1]] for line in (rows, columns))
-        box = (slice(top, bottom + 1), slice(left, right + 1))
-        inside = masks[:, *box][torch.as_tensor(same, device=masks.device)]
-        counts[same, index] = areas_of(inside & true_masks[index, *box]).cpu().numpy()
-    return counts
+    return masks.intersections(true_masks, labels[:, None] == true_labels)
 
 
 def match(iou: np.ndarray, is_ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

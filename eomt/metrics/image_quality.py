@@ -4,11 +4,15 @@ import numpy as np
 from torch import Tensor
 
 from eomt.metrics.average_precision import intersections
-from eomt.utils.masks import areas_of
+from eomt.utils.packed_masks import PackedMasks
 
 
 def image_quality(
-    masks: Tensor, labels: Tensor, true_masks: Tensor, true_labels: Tensor, true_crowd: Tensor
+    masks: Tensor | PackedMasks,
+    labels: Tensor,
+    true_masks: Tensor | PackedMasks,
+    true_labels: Tensor,
+    true_crowd: Tensor,
 ) -> tuple[float, dict[str, int]]:
     """Return the panoptic quality of one image, over all of its classes, of objects that may overlap.
 
@@ -17,16 +21,17 @@ def image_quality(
     lies in a crowd of its class for at least one half is not looked at.
 
     Args:
-        masks: Found objects, the surest first, bool `(N, H, W)`.
+        masks: Found objects, the surest first, packed or bool `(N, H, W)`.
         labels: Their classes, int64 `(N,)`.
-        true_masks: bool `(M, H, W)`.
+        true_masks: Packed or bool `(M, H, W)`.
         true_labels: int64 `(M,)`.
         true_crowd: Which are crowds, bool `(M,)`.
 
     Returns:
         In [0, 1], nan where there is nothing; and the numbers of objects "found", "wrong" and "missed".
     """
-    crowd, area, true_area = true_crowd.cpu().numpy(), areas_of(masks).cpu().numpy(), areas_of(true_masks).cpu().numpy()
+    masks, true_masks = PackedMasks.of(masks), PackedMasks.of(true_masks)
+    crowd, area, true_area = (part.cpu().numpy() for part in (true_crowd, masks.areas, true_masks.areas))
     shared = intersections(masks, labels.cpu().numpy(), true_masks, true_labels.cpu().numpy())
     union = np.where(crowd, area[:, None], area[:, None] + true_area - shared)
     iou = shared / union.clip(min=1)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from eomt.utils.packed_masks import PackedMasks, paint
+
 
 class PanopticQuality(Metric):
     """Panoptic quality (PQ) of maps in which each pixel belongs to one segment or none; equal to panopticapi.
@@ -51,7 +53,7 @@ class PanopticQuality(Metric):
         self,
         segment_map: Tensor,
         segment_classes: Sequence[int] | Tensor,
-        true_masks: Tensor,
+        true_masks: Tensor | PackedMasks,
         true_labels: Tensor,
         true_crowd: Tensor,
     ) -> None:
@@ -60,14 +62,13 @@ class PanopticQuality(Metric):
         Args:
             segment_map: Which segment each pixel is predicted to be part of, integers `(H, W)`: 1 to N, or 0 for none.
             segment_classes: N classes, of segment 1 first. A segment without pixels does not count.
-            true_masks: True segments, bool `(M, H, W)`, that do not overlap.
+            true_masks: True segments, packed or bool `(M, H, W)`, that do not overlap.
             true_labels: Classes of them, int64 `(M,)`.
             true_crowd: Which of them are crowds, bool `(M,)`.
         """
-        assert true_masks.dtype == torch.bool
         predicted_class = torch.as_tensor(segment_classes, dtype=torch.int64).cpu().numpy()
         true_class, crowd = true_labels.cpu().numpy(), true_crowd.cpu().numpy()
-        pixels = shared_pixels(segment_map, len(predicted_class), true_masks)
+        pixels = shared_pixels(segment_map, len(predicted_class), PackedMasks.of(true_masks))
         area, true_area = pixels.sum(axis=0)[1:], pixels.sum(axis=1)[1:]
         void, shared = pixels[0, 1:], pixels[1:, 1:]
 
@@ -112,11 +113,11 @@ class PanopticQuality(Metric):
         }
 
 
-def shared_pixels(segment_map: Tensor, num_segments: int, true_masks: Tensor) -> np.ndarray:
+def shared_pixels(segment_map: Tensor, num_segments: int, true_masks: PackedMasks) -> np.ndarray:
     """Return how many pixels true and predicted segments share, int64 `(1 + M, 1 + N)`; row and column 0 are none."""
-    true_map = torch.zeros(segment_map.shape, dtype=torch.int64, device=segment_map.device)
-    for index, mask in enumerate(true_masks):
-        true_map.masked_fill_(mask, index + 1)
-    pairs = true_map * (num_segments + 1) + segment_map
+    true_map = np.zeros(segment_map.shape, dtype=np.int64)
+    for index, part in enumerate(true_masks.parts()):
+        paint(true_map, part, index + 1)
+    pairs = torch.from_numpy(true_map).to(segment_map.device) * (num_segments + 1) + segment_map
     counts = torch.bincount(pairs.flatten(), minlength=(len(true_masks) + 1) * (num_segments + 1))
     return counts.cpu().numpy().reshape(-1, num_segments + 1)

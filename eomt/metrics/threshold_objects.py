@@ -1,16 +1,17 @@
 """The cheapest way to find objects: connected components of what a brightness threshold sets apart."""
 
 import numpy as np
-import torch
 from scipy import ndimage
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+from eomt.utils.packed_masks import PackedMasks
 
 EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
 NUM_LEVELS = 256
 
 
-def threshold_objects(image: Tensor, most: int) -> Tensor:
+def threshold_objects(image: Tensor, most: int) -> PackedMasks:
     """Return the largest components of the brighter or the darker part of an image, whichever is smaller.
 
     Args:
@@ -18,14 +19,20 @@ def threshold_objects(image: Tensor, most: int) -> Tensor:
         most: The most components.
 
     Returns:
-        Masks, bool `(N, H, W)`, the largest first.
+        N masks, the largest first.
     """
     gray = rgb_to_grayscale(image)[0].cpu().numpy()
     bright = gray > otsu_threshold(gray)
     numbers, count = ndimage.label(bright if bright.mean() <= 0.5 else ~bright, EIGHT_NEIGHBORS)
     areas = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     largest = np.argsort(-areas, kind="stable")[:most] + 1
-    return torch.from_numpy(numbers == largest[:, None, None])
+    boxes = ndimage.find_objects(numbers)
+    parts = [
+        (rows.start, columns.start, numbers[rows, columns] == number)
+        for number in largest.tolist()
+        for rows, columns in [boxes[number - 1]]
+    ]
+    return PackedMasks.pack(parts, (gray.shape[0], gray.shape[1]))
 
 
 def otsu_threshold(gray: np.ndarray) -> int:

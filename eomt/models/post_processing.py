@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from eomt.utils.masks import areas_of
+from eomt.utils.packed_masks import NOTHING, PackedMasks
 from eomt.utils.windows import fitting_size
 
 # of masks that are held at the size of an image at once, in all their pixels
@@ -21,14 +23,14 @@ MASK_PIXELS = 2**24
 class Instances(NamedTuple):
     """N objects of an image, the surest first; they may overlap."""
 
-    masks: Tensor  # bool (N, H, W)
+    masks: PackedMasks
     labels: Tensor  # int64 (N,), class ids
     scores: Tensor  # fp32 (N,), 0 to 1
 
     def above(self, threshold: float) -> "Instances":
         """Return the objects with a score of at least a threshold."""
         kept = self.scores >= threshold
-        return Instances(self.masks[kept], self.labels[kept], self.scores[kept])
+        return Instances(self.masks.where(kept), self.labels[kept], self.scores[kept])
 
 
 class Segments(NamedTuple):
@@ -40,9 +42,14 @@ class Segments(NamedTuple):
 
     def above(self, threshold: float) -> Instances:
         """Return the segments with a score of at least a threshold, as objects."""
-        numbers = (self.scores >= threshold).nonzero()[:, 0]
-        masks = self.segment_map == numbers[:, None, None] + 1
-        return Instances(masks, self.labels[numbers], self.scores[numbers])
+        kept = self.scores >= threshold
+        numbers = self.segment_map.cpu().numpy()
+        parts = [
+            NOTHING if box is None else (box[0].start, box[1].start, numbers[box] == number)
+            for number, box in enumerate(ndimage.find_objects(numbers, len(kept)), start=1)
+        ]
+        masks = PackedMasks.pack(parts, (numbers.shape[0], numbers.shape[1])).where(kept)
+        return Instances(masks, self.labels[kept], self.scores[kept])
 
 
 @torch.no_grad()
@@ -73,18 +80,20 @@ def find_instances(
     # a score is at most the probability of its class, so that no mask below the threshold is looked at
     likeliest, pairs = likeliest[likeliest >= threshold], pairs[likeliest >= threshold]
     queries, place = (pairs // probabilities.shape[1]).unique(return_inverse=True)
-    masks = torch.empty(len(queries), *size, dtype=torch.bool, device=mask_logits.device)
+    masks = []
     certainty = likeliest.new_zeros(len(queries))
     for part, logits in full_size_masks(mask_logits, queries, window, size):
-        torch.gt(logits, 0, out=masks[part])
+        is_inside = logits > 0
+        masks.append(PackedMasks.of(is_inside))
         # a product with the mask would take three times as long on a CPU
         inside = F.threshold(logits.sigmoid_(), 0.5, 0.0, inplace=True).sum((1, 2))
         # of an empty mask 0
-        certainty[part] = inside / (areas_of(masks[part]) + 1e-6)
+        certainty[part] = inside / (areas_of(is_inside) + 1e-6)
     scores, order = (likeliest * certainty[place]).sort(descending=True, stable=True)
     kept = (scores >= threshold) & (certainty[place[order]] > 0)
     order = order[kept]
-    return Instances(masks[place[order]], pairs[order] % probabilities.shape[1], scores[kept])
+    found = PackedMasks.joined(masks, size).where(place[order])
+    return Instances(found, pairs[order] % probabilities.shape[1], scores[kept])
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from eomt.prompts.coordinates import tight_boxes
 from eomt.results.coco import annotation
 from eomt.results.result import Result
 from eomt.tasks.index_maps import index_map
+from eomt.utils.packed_masks import PackedMasks, paint
 
 
 @dataclass(repr=False)
@@ -24,26 +26,32 @@ class InstanceResult(Result):
     """N objects, which may overlap, the surest first.
 
     Args:
-        masks: bool `(N, H, W)`.
+        packed: The masks, in little memory.
         labels: Class ids, int64 `(N,)`.
         scores: How sure class and mask are, float32 `(N,)`, 0 to 1.
         class_names: Names of the classes in the order of their ids.
     """
 
-    masks: np.ndarray
+    packed: PackedMasks
     labels: np.ndarray
     scores: np.ndarray
     class_names: Sequence[str]
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self.packed)
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """The masks, bool `(N, H, W)`, unpacked when they are asked for."""
+        return self.packed.dense().numpy()
 
     @property
     def boxes(self) -> np.ndarray:
         """The smallest box around each mask, float32 `(N, 4)`, x0, y0, x1, y1: its first and last column and row."""
-        if not len(self):
-            return np.zeros((0, 4), np.float32)
-        return np.stack([tight_boxes(torch.from_numpy(mask)).numpy() for mask in self.masks])
+        boxes = np.zeros((len(self), 4), np.float32)
+        for box, (top, left, pixels) in zip(boxes, self.packed.parts(), strict=True):
+            box[:] = tight_boxes(torch.from_numpy(pixels)).numpy() + (left, top, left, top)
+        return boxes
 
     @property
     def label_names(self) -> list[str]:
@@ -59,26 +67,26 @@ class InstanceResult(Result):
             alpha: 0 shows the image inside of outlines, 1 the colors alone.
             texts: Write class and score of each object.
         """
-        image, masks = torch.from_numpy(np.array(self.image)).permute(2, 0, 1), torch.from_numpy(self.masks)
+        image = torch.from_numpy(np.array(self.image)).permute(2, 0, 1)
         colors = colors_of(self.labels.tolist(), len(self.class_names))
         said = [f"{name} {score:.2f}" for name, score in zip(self.label_names, self.scores, strict=True)]
-        return to_pil_image(draw_objects(image, masks, colors, said if texts else None, alpha))
+        return to_pil_image(draw_objects(image, self.packed, colors, said if texts else None, alpha))
 
     def png(self) -> Image.Image:
         """Return a picture of 16 bits whose values are the numbers of the objects, from 1; 0 is background."""
-        found = index_map(torch.from_numpy(self.masks), torch.arange(len(self)))
+        found = index_map(self.packed, torch.arange(len(self)))
         return Image.fromarray(found.numpy().astype(np.uint16))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each object: file, number, class, score, pixels and box."""
-        boxes = self.boxes
+        boxes, areas = self.boxes, self.packed.areas.tolist()
         return [
             {
                 "file": self.name,
                 "object": index + 1,
                 "class": self.label_names[index],
                 "score": float(self.scores[index]),
-                "pixels": int(np.count_nonzero(self.masks[index])),
+                "pixels": areas[index],
                 **dict(zip(("x0", "y0", "x1", "y1"), map(float, boxes[index]), strict=True)),
             }
             for index in range(len(self))
@@ -86,8 +94,12 @@ class InstanceResult(Result):
 
     def annotations(self) -> list[dict[str, Any]]:
         """Return one annotation of COCO for each object."""
-        found = zip(self.masks, self.label_names, self.scores, strict=True)
-        return [annotation(mask, name, float(score)) for mask, name, score in found]
+        found = []
+        for part, name, score in zip(self.packed.parts(), self.label_names, self.scores, strict=True):
+            mask = np.zeros(self.packed.size, dtype=bool)
+            paint(mask, part, True)
+            found.append(annotation(mask, name, float(score)))
+        return found
 
     def categories(self) -> list[str]:
         """Return the names of all classes."""
@@ -190,8 +202,8 @@ class PanopticResult(Result):
 
 def instance_result(found: Instances, image: np.ndarray, class_names: Sequence[str], name: str) -> InstanceResult:
     """Return the objects of an image, uint8 RGB `(H, W, 3)`, as a result."""
-    masks, labels, scores = (part.cpu().numpy() for part in found)
-    return InstanceResult(image, masks, labels, scores, class_names, name=name)
+    labels, scores = found.labels.cpu().numpy(), found.scores.cpu().numpy()
+    return InstanceResult(image, found.masks.to("cpu"), labels, scores, class_names, name=name)
 
 
 def panoptic_result(

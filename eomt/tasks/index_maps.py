@@ -1,27 +1,30 @@
 """Maps of class ids made from masks of objects, for pictures and files."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from eomt.utils.masks import areas_of
+from eomt.utils.packed_masks import PackedMasks, paint
 
 BACKGROUND = 0
 
 
-def index_map(masks: Tensor, class_ids: Tensor) -> Tensor:
+def index_map(masks: Tensor | PackedMasks, class_ids: Tensor) -> Tensor:
     """Return one map of masks that may overlap; smaller masks lie on top.
 
     Args:
-        masks: Masks, bool `(N, H, W)`.
+        masks: Masks, packed or bool `(N, H, W)`.
         class_ids: Class ids, int64 `(N,)`, counted from 0.
 
     Returns:
         int64 `(H, W)`: 0 where there is no mask, else class id + 1.
     """
-    found = torch.full(masks.shape[-2:], BACKGROUND, dtype=torch.int64, device=masks.device)
-    for index in areas_of(masks).argsort(descending=True, stable=True).tolist():
-        found.masked_fill_(masks[index], class_ids[index] + 1)
-    return found
+    packed = PackedMasks.of(masks)
+    found = np.full(packed.size, BACKGROUND, dtype=np.int64)
+    parts, ids = list(packed.parts()), class_ids.tolist()
+    for index in packed.areas.argsort(descending=True, stable=True).tolist():
+        paint(found, parts[index], ids[index] + 1)
+    return torch.from_numpy(found).to(packed.bits.device)
 
 
 def index_maps(found: list[Tensor], truths: list[tuple[Tensor, Tensor]]) -> list[Tensor]:

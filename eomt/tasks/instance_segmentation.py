@@ -13,8 +13,7 @@ from eomt.metrics.threshold_objects import threshold_objects
 from eomt.models.eomt import EoMT, Prediction
 from eomt.models.post_processing import Instances, find_instances
 from eomt.tasks.index_maps import index_map
-from eomt.tasks.object_segmentation import ObjectSegmentation, crowds_of
-from eomt.utils.masks import areas_of
+from eomt.tasks.object_segmentation import ObjectSegmentation, TrueObjects, true_objects
 
 
 class InstanceSegmentation(ObjectSegmentation[Instances]):
@@ -72,18 +71,18 @@ class InstanceSegmentation(ObjectSegmentation[Instances]):
         sure = found.above(self.score_threshold)
         return index_map(sure.masks, sure.labels)
 
-    def measure(self, metric: Metric, found: Instances, masks: Tensor, labels: Tensor, is_crowd: Tensor) -> None:
+    def measure(self, metric: Metric, found: Instances, truth: TrueObjects) -> None:
         """Add an image to a metric."""
-        metric.update(found.masks, found.scores, found.labels, masks, labels, is_crowd)
+        metric.update(found.masks, found.scores, found.labels, *truth)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Add a batch to the metrics; see `validation_step`."""
-        objects = zip(batch["image"], batch["masks"], crowds_of(batch), batch["name"], strict=True)
-        for image, masks, is_crowd, name in objects:
+        for image, truth, name in zip(batch["image"], true_objects(batch), batch["name"], strict=True):
             if name:
-                found = threshold_objects(image, self.max_detections)
-                same, true_same = (torch.zeros(len(of), dtype=torch.int64) for of in (found, masks))
-                self.rival_metric.update(found, areas_of(found).double(), same, masks.cpu(), true_same, is_crowd)
+                masks = threshold_objects(image, self.max_detections)
+                labels = torch.zeros(len(masks), dtype=torch.int64)
+                found = Instances(masks, labels, masks.areas.double())
+                self.measure(self.rival_metric, found, truth._replace(labels=torch.zeros_like(truth.labels)))
         return super().test_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from eomt.models.post_processing import Instances, Segments
 from eomt.tasks.data import class_names_of
 from eomt.tasks.index_maps import index_map
 from eomt.tasks.mask_classification import Images, MaskClassification
+from eomt.utils.packed_masks import PackedMasks
 from eomt.utils.windows import fit_image, fit_masks
 from eomt.verification.memory import repeated
 
@@ -23,15 +24,26 @@ log = logging.getLogger("eomt")
 Found = TypeVar("Found", Instances, Segments)
 
 
+class TrueObjects(NamedTuple):
+    """The N true objects of an image."""
+
+    masks: PackedMasks
+    labels: Tensor  # int64 (N,)
+    is_crowd: Tensor  # bool (N,)
+    areas: Tensor | None  # float64 (N,), nan for the number of pixels
+
+
 class ObjectSegmentation(MaskClassification, Generic[Found]):
     """Training of an EoMT on masks of objects, one of which each query answers for.
 
-    Batches: `image`, uint8 `(B, 3, H, W)`, or a list in evaluation; `masks`, B of bool `(N, H, W)`; `labels`, B of
-    int64 `(N,)`; `name`; and in evaluation `is_crowd`, B of bool `(N,)`, regions of many objects, which neither the
-    loss nor the metric holds against an answer.
+    Batches: `image`, uint8 `(B, 3, H, W)`, or a list in evaluation; `masks`, B of N masks, packed or bool `(N, H, W)`;
+    `labels`, B of int64 `(N,)`; `name`; and in evaluation `is_crowd`, B of bool `(N,)`, regions of many objects, which
+    neither the loss nor the metric holds against an answer, and maybe `areas`, B of float64 `(N,)`, which say what is
+    small, medium or large, nan for the number of pixels.
 
     In evaluation an image is fitted into the network's size and padded with zeros, as in the code of EoMT's authors;
-    masks are enlarged back to the image a few at a time, and memory grows neither with images nor with queries.
+    masks are enlarged back to the image a few at a time and packed, and memory grows neither with images nor with
+    queries or objects at full size.
 
     Args:
         network: An EoMT.
@@ -72,7 +84,7 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
         """Return what was found, above `score_threshold`, as a map of class ids + 1, int64 `(H, W)`; 0 is nothing."""
         raise NotImplementedError
 
-    def measure(self, metric: Metric, found: Found, masks: Tensor, labels: Tensor, is_crowd: Tensor) -> None:
+    def measure(self, metric: Metric, found: Found, truth: TrueObjects) -> None:
         """Add an image to a metric."""
         raise NotImplementedError
 
@@ -114,9 +126,10 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
         rows, columns = (torch.arange(side) * 4 // side for side in (height, width))
         masks = (rows[:, None] * 4 + columns) == torch.arange(16)[:, None, None]
         masks = masks[masks.flatten(1).any(1)]
+        packed = PackedMasks.of(masks)
         return {
             "image": torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8, generator=generator),
-            "masks": [masks.clone() for _ in range(batch_size)],
+            "masks": [packed] * batch_size,
             "labels": [
                 torch.randint(0, self.network.num_classes, (len(masks),), generator=generator)
                 for _ in range(batch_size)
@@ -172,20 +185,19 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
 
     def _evaluate(self, batch: dict[str, Any], metric: Metric) -> dict[str, Any]:
         maps, truths, sure = [], [], []
-        objects = zip(batch["masks"], batch["labels"], crowds_of(batch), batch["name"], strict=True)
-        for (prediction, size), (masks, labels, is_crowd, name) in zip(
-            self._predictions(batch["image"]), objects, strict=True
-        ):
+        samples = zip(self._predictions(batch["image"]), true_objects(batch), batch["name"], strict=True)
+        for (prediction, size), truth, name in samples:
             found = self.found(prediction, size, self.least_measured)
             maps.append(self.class_map(found))
             sure.append(found.above(self.score_threshold))
-            truths.append(index_map(masks, labels))
+            truths.append(index_map(truth.masks, truth.labels))
             # samples without a name only complete the last step of a rank, and do not count
             if name:
-                self.measure(metric, found, masks, labels, is_crowd)
-                fitted = fit_masks(masks[~is_crowd], self.network.img_size)
+                self.measure(metric, found, truth)
+                fitted = fit_masks(truth.masks.where(~truth.is_crowd), self.network.img_size)
+                targets = ObjectTargets([fitted], [truth.labels[~truth.is_crowd]])
                 one = Prediction(*(part[None] for part in prediction))
-                self.evaluation_loss.update(self.repeatable_loss(one, ObjectTargets([fitted], [labels[~is_crowd]])))
+                self.evaluation_loss.update(self.repeatable_loss(one, targets))
         return {"prediction": maps, "mask": truths, "found": sure}
 
     def _log_figures(self, metric: Any, stage: str) -> None:
@@ -199,6 +211,13 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
         names = class_names_of(self.trainer)
         for name, value in zip(names, figures[f"class_{self.class_figure}"].view(-1), strict=True):
             self.log(f"{stage}_{self.class_figure}/{name}", value, sync_dist=True)
+
+
+def true_objects(batch: dict[str, Any]) -> Iterator[TrueObjects]:
+    """Yield the true objects of each image of a batch."""
+    areas = batch.get("areas") or [None] * len(batch["masks"])
+    parts = zip(batch["masks"], batch["labels"], crowds_of(batch), areas, strict=True)
+    return (TrueObjects(PackedMasks.of(masks), *others) for masks, *others in parts)
 
 
 def crowds_of(batch: dict[str, Any]) -> Sequence[Tensor]:

@@ -12,7 +12,7 @@ from eomt.metrics import PanopticQuality
 from eomt.models.eomt import EoMT, Prediction
 from eomt.models.post_processing import Segments, find_segments
 from eomt.tasks.configuration import Configuration
-from eomt.tasks.object_segmentation import ObjectSegmentation
+from eomt.tasks.object_segmentation import ObjectSegmentation, TrueObjects
 
 
 class PanopticSegmentation(ObjectSegmentation[Segments]):
@@ -91,6 +91,6 @@ class PanopticSegmentation(ObjectSegmentation[Segments]):
         """Return the classes of the segments."""
         return torch.cat([found.labels.new_zeros(1), found.labels + 1])[found.segment_map.long()]
 
-    def measure(self, metric: Metric, found: Segments, masks: Tensor, labels: Tensor, is_crowd: Tensor) -> None:
+    def measure(self, metric: Metric, found: Segments, truth: TrueObjects) -> None:
         """Add an image to a metric."""
-        metric.update(found.segment_map, found.labels, masks, labels, is_crowd)
+        metric.update(found.segment_map, found.labels, truth.masks, truth.labels, truth.is_crowd)

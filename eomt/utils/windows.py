@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from eomt.errors import UserError, listed
+from eomt.utils.packed_masks import OUTSIDE, PackedMasks, resized_lines
 
 
 class WindowResult(NamedTuple):
@@ -53,11 +54,13 @@ def fit_image(image: Tensor, window: tuple[int, int]) -> Tensor:
     return F.pad(resize_image(image[None], (height, width))[0], (0, window[1] - width, 0, window[0] - height))
 
 
-def fit_masks(masks: Tensor, window: tuple[int, int]) -> Tensor:
-    """Return masks, bool `(N, H, W)`, fitted into a window like their image, `(N, *window)`."""
-    height, width = fitting_size((masks.shape[-2], masks.shape[-1]), window)
-    resized = resize_mask(masks.view(torch.uint8), (height, width)) if len(masks) else masks.new_zeros(0, height, width)
-    return F.pad(resized.view(torch.bool), (0, window[1] - width, 0, window[0] - height))
+def fit_masks(masks: PackedMasks, window: tuple[int, int]) -> PackedMasks:
+    """Return masks fitted into a window like their image, by nearest neighbors; small ones may become empty."""
+    rows, columns = (
+        F.pad(resized_lines(length, shown, "nearest"), (0, available - shown), value=OUTSIDE)
+        for length, shown, available in zip(masks.size, fitting_size(masks.size, window), window, strict=True)
+    )
+    return masks.shown(rows, columns)
 
 
 def window_corners(size: tuple[int, int], window: tuple[int, int], overlap: float = 0.0) -> list[tuple[int, int]]:

@@ -25,6 +25,7 @@ from tests.app.test_predict_forms import (
     rows_of,
 )
 from tests.cli_runs import Workspace, refusal
+from tests.ranks import run_on_ranks
 from tests.tiny_objects import NAMES, make_objects, write_workspace
 
 KINDS = ["instance", pytest.param("panoptic", marks=pytest.mark.slow)]
@@ -140,6 +141,28 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["instance", "panoptic"])
+def test_two_processes_measure_what_one_does(
+    trained: Callable[[str], tuple[Workspace, Path]], kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of three and of five images: each counts once, and the last step of one process is padding."""
+    workspace, run = trained(kind)
+    (checkpoint,) = run.glob("best_lora_*.ckpt")
+    prefix = "pq" if kind == "panoptic" else "ap"
+    for command in ("validate", "test") if kind == "instance" else ("validate",):
+        figures = []
+        for ranks in (1, 2):
+            capfd.readouterr()
+            run_on_ranks(workspace, command, "--ckpt_path", str(checkpoint), ranks=ranks)
+            figures.append(measured(capfd, command))
+        stage = {"validate": "val", "test": "test"}[command]
+        names = NAMES if kind == "panoptic" else NAMES[:2]
+        assert {f"{stage}_loss", *(f"{stage}_{prefix}/{name}" for name in names)} <= figures[0].keys()
+        assert 0 < figures[0][f"{stage}_{MONITORS[kind]}"] < 1
+        assert figures[1] == pytest.approx(figures[0], abs=1e-6, nan_ok=True)
 
 
 def test_data_of_another_kind_is_refused_by_name(

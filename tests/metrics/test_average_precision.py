@@ -18,8 +18,8 @@ from eomt.metrics.statistics import mean
 from tests.ranks import on_two_ranks
 
 NUM_CLASSES = 4
-# masks, scores, labels, true masks, true labels, true crowds
-Image = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+# masks, scores, labels, true masks, true labels, true crowds, and maybe true areas
+Image = tuple[Tensor, ...]
 
 
 def rectangles(random: np.random.Generator, number: int, size: tuple[int, int]) -> np.ndarray:
@@ -46,7 +46,7 @@ def random_image(random: np.random.Generator) -> Image:
     scores = random.integers(0, 8, len(masks)) / 8
     crowd = random.random(len(true_masks)) < 0.2
     arrays = masks, scores, labels, true_masks, true_labels, crowd
-    return tuple(torch.from_numpy(array) for array in arrays)  # type: ignore[return-value]
+    return tuple(torch.from_numpy(array) for array in arrays)
 
 
 def run_lengths(mask: Tensor) -> dict[str, Any]:
@@ -56,11 +56,14 @@ def run_lengths(mask: Tensor) -> dict[str, Any]:
 def by_pycocotools(images: list[Image], max_detections: int = 100) -> dict[str, Any]:
     """Return what COCOeval says."""
     sizes, truth, found = [], [], []
-    for number, (masks, scores, labels, true_masks, true_labels, crowd) in enumerate(images, 1):
+    for number, (masks, scores, labels, true_masks, true_labels, crowd, *areas) in enumerate(images, 1):
+        pixels = true_masks.flatten(1).sum(1)
+        stated = torch.where(areas[0].isnan(), pixels, areas[0]) if areas else pixels
         sizes.append({"id": number, "height": masks.shape[1], "width": masks.shape[2]})
-        for mask, label, is_crowd in zip(true_masks, true_labels.tolist(), crowd.tolist(), strict=True):
+        of_truth = zip(true_masks, true_labels.tolist(), crowd.tolist(), stated.tolist(), strict=True)
+        for mask, label, is_crowd, area in of_truth:
             entry = {"id": len(truth) + 1, "image_id": number, "category_id": label + 1, "iscrowd": int(is_crowd)}
-            truth.append(entry | {"segmentation": run_lengths(mask), "area": int(mask.sum())})
+            truth.append(entry | {"segmentation": run_lengths(mask), "area": area})
         for mask, score, label in zip(masks, scores.tolist(), labels.tolist(), strict=True):
             entry = {"image_id": number, "category_id": label + 1, "score": score}
             found.append(entry | {"segmentation": run_lengths(mask)})
@@ -178,6 +181,21 @@ def test_limits_of_sizes_belong_to_both(width: int, sizes: list[str]) -> None:
     mask, one, zero = torch.ones(1, 1, width).bool(), torch.ones(1).double(), torch.zeros(1, dtype=torch.int64)
     result = assert_same([(mask, one, zero, mask, zero, zero.bool())])
     assert [name for name in ("small", "medium", "large") if result[f"ap_{name}"] == 1] == sizes
+
+
+def test_areas_that_are_stated_tell_small_objects_from_large_ones() -> None:
+    """Crowds have some, too; nan is the number of pixels."""
+    differs = 0
+    for seed in range(20):
+        random = np.random.default_rng([seed, 7])
+        images = [random_image(random) for _ in range(random.integers(1, 9))]
+        areas = [torch.from_numpy(10 ** random.uniform(0, 4.5, len(one[3]))) for one in images]
+        areas = [torch.where(torch.from_numpy(random.random(len(of)) < 0.2), torch.nan, of) for of in areas]
+        found = assert_same([(*one, of) for one, of in zip(images, areas, strict=True)])
+        counted = by_us(images)
+        torch.testing.assert_close(found["map"], counted["map"], rtol=0, atol=0, equal_nan=True)
+        differs += not torch.equal(found["ap_medium"], counted["ap_medium"])
+    assert differs > 10
 
 
 def test_most_detections_of_an_image_and_class() -> None:

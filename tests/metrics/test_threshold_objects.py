@@ -24,9 +24,9 @@ def test_components_of_the_smaller_part_by_falling_size(ground: int, objects: in
     image[:, 8:14, 8:14] = objects
     image[:, 18, 18] = objects
     found = threshold_objects(image, 2)
-    assert found.sum((1, 2)).tolist() == [36, 5]
-    assert found[1, 3, 3]
+    assert found.areas.tolist() == [36, 5]
+    assert found.dense()[1, 3, 3]
 
 
 def test_an_image_of_one_color_has_no_objects() -> None:
-    assert threshold_objects(torch.full((3, 5, 5), 9, dtype=torch.uint8), 4).shape == (0, 5, 5)
+    assert threshold_objects(torch.full((3, 5, 5), 9, dtype=torch.uint8), 4).dense().shape == (0, 5, 5)

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import EomtImageProcessor
 
 from eomt.models import post_processing
-from eomt.models.post_processing import find_instances, find_segments
+from eomt.models.post_processing import Instances, Segments, find_instances, find_segments
+from eomt.utils.packed_masks import PackedMasks
 
 WINDOW, CLASSES, QUERIES = (48, 48), 4, 12
 SIZES = [(48, 48), (30, 60), (75, 40), (96, 20), (48, 47)]
@@ -24,6 +25,11 @@ def make_logits(seed: int, sharp: float = 6.0) -> tuple[Tensor, Tensor]:
     coarse = torch.randn(QUERIES, 1, 4, 4, generator=generator) * 8
     masks = F.interpolate(coarse, (12, 12), mode="bicubic")[:, 0]
     return masks, torch.randn(QUERIES, CLASSES + 1, generator=generator) * sharp
+
+
+def whole(found: Any) -> list[Tensor]:
+    """Return the parts of what was found as tensors."""
+    return [part.dense() if isinstance(part, PackedMasks) else part for part in found]
 
 
 def at_full_size(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -57,7 +63,7 @@ def test_instances_are_the_likeliest_pairs_of_query_and_class(size: tuple[int, i
 
     assert len(found.scores) == len(expected) > 4
     for (score, label, mask), ours, our_label, our_mask in zip(
-        expected, found.scores, found.labels, found.masks, strict=True
+        expected, found.scores, found.labels, found.masks.dense(), strict=True
     ):
         assert float(ours) == pytest.approx(score, abs=1e-6)
         assert int(our_label) == label
@@ -71,16 +77,45 @@ def test_a_threshold_leaves_out_scores_below_it_alone() -> None:
     threshold = float(every.scores[3])
     some = find_instances(masks, classes, WINDOW, (30, 60), threshold=threshold)
     assert len(some.scores) == 4 < len(every.scores)
-    for ours, theirs in zip(some, every, strict=True):
+    for ours, theirs in zip(whole(some), whole(every), strict=True):
         assert torch.equal(ours, theirs[:4])
+
+
+def test_a_score_that_equals_the_threshold_is_enough() -> None:
+    masks, classes = torch.full((1, 12, 12), 99.0), torch.zeros(1, 2)
+    assert find_instances(masks, classes, WINDOW, WINDOW, threshold=0.5).scores.tolist() == [0.5]
+    three = torch.tensor([0.9, 0.5, 0.4])
+    found = Instances(PackedMasks.of(torch.ones(3, 2, 2).bool()), torch.arange(3), three)
+    assert found.above(0.5).labels.tolist() == [0, 1]
+
+
+def test_segments_of_exactly_the_thresholds() -> None:
+    """A class must exceed its threshold; a share of the own mask must only reach it."""
+    masks = torch.full((2, *WINDOW), 9.0)
+    masks[1] = -9.0
+    masks[1, :, : WINDOW[1] // 2] = 99.0
+    classes = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    assert not len(find_segments(masks, classes, WINDOW, WINDOW, (), 0.5, 0.5).labels)
+    # the second query takes half of the first one's pixels
+    assert len(find_segments(masks, classes, WINDOW, WINDOW, (), 0.49, 0.5).labels) == 2
+    assert len(find_segments(masks, classes, WINDOW, WINDOW, (), 0.49, 0.51).labels) == 1
+
+
+def test_segments_become_objects_each_with_its_own_pixels() -> None:
+    """One lies within the rectangle of the other, and one is below the threshold."""
+    segment_map = torch.ones(6, 8, dtype=torch.int32)
+    segment_map[1:3, 4:7], segment_map[5, 0], segment_map[0, :2] = 2, 3, 0
+    found = Segments(segment_map, torch.tensor([4, 5, 6]), torch.tensor([0.9, 0.5, 0.4])).above(0.5)
+    assert (found.labels.tolist(), len(found.scores)) == ([4, 5], 2)
+    assert torch.equal(found.masks.dense(), torch.stack([segment_map == 1, segment_map == 2]))
 
 
 def test_empty_masks_are_no_objects() -> None:
     masks, classes = make_logits(2)
     masks[::2] = -3
     found = find_instances(masks, classes, WINDOW, (30, 60))
-    assert found.masks.flatten(1).any(1).all()
-    assert find_instances(masks * 0 - 3, classes, WINDOW, (30, 60)).masks.shape == (0, 30, 60)
+    assert found.masks.areas.all()
+    assert find_instances(masks * 0 - 3, classes, WINDOW, (30, 60)).masks.dense().shape == (0, 30, 60)
 
 
 def plain_segments(
@@ -163,7 +198,7 @@ def test_answers_do_not_depend_on_how_many_masks_are_held(masks_at_once: int, mo
     found = [find_instances(masks, classes, WINDOW, size), find_segments(masks, classes, WINDOW, size, STUFF, 0.3)]
     assert max(held) == masks_at_once
     for ours, theirs in zip(found, expected, strict=True):
-        for part, other in zip(ours, theirs, strict=True):
+        for part, other in zip(whole(ours), whole(theirs), strict=True):
             torch.testing.assert_close(part, other)
 
 
@@ -189,7 +224,7 @@ def test_instances_are_those_of_transformers(size: tuple[int, int]) -> None:
         assert found.scores.tolist() == pytest.approx([info["score"] for info in infos], abs=2e-6)
         # it paints one over the other, in the order of its queries
         painted = torch.full(size, -1.0)
-        for mask, info in sorted(zip(found.masks, infos, strict=True), key=lambda pair: pair[1]["id"]):
+        for mask, info in sorted(zip(found.masks.dense(), infos, strict=True), key=lambda pair: pair[1]["id"]):
             painted[mask] = info["id"]
         assert int((painted != expected["segmentation"]).sum()) <= 1
     assert count >= 6

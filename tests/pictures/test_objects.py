@@ -1,7 +1,11 @@
+import numpy as np
+import pytest
 import torch
+from scipy import ndimage
 
 from eomt.pictures.colors import palette
 from eomt.pictures.objects import colors_of, draw_objects, outline
+from eomt.utils.packed_masks import paint
 
 
 def two_squares() -> torch.Tensor:
@@ -41,9 +45,22 @@ def test_no_object_leaves_the_image() -> None:
 
 def test_the_edge_of_the_image_is_no_outline() -> None:
     mask = torch.ones(5, 5, dtype=torch.bool).numpy()
-    assert not outline(mask).any()
+    assert not outline((0, 0, mask), mask.shape)[2].any()
     mask[:, 0] = False
-    assert outline(mask).sum() == 5
+    assert outline((0, 0, mask), mask.shape)[2].sum() == 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("thickness", [1, 2])
+def test_the_outline_of_a_part_is_that_of_the_whole_mask(seed: int, thickness: int) -> None:
+    random = np.random.default_rng(seed)
+    mask = np.zeros((20, 30), dtype=bool)
+    (top, bottom), (left, right) = (np.sort(random.choice(length + 1, 2, replace=False)) for length in mask.shape)
+    mask[top:bottom, left:right] = random.random((bottom - top, right - left)) < 0.95
+    expected = mask & ~ndimage.binary_erosion(mask, iterations=thickness, border_value=1)
+    found = np.zeros_like(mask)
+    paint(found, outline((int(top), int(left), mask[top:bottom, left:right]), mask.shape, thickness), True)
+    assert (found == expected).all()
 
 
 def test_objects_of_one_class_have_colors_of_their_own() -> None:

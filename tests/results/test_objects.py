@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from eomt.models.post_processing import Instances, Segments
 from eomt.results import InstanceResult, PanopticResult, save_results
 from eomt.results.objects import instance_result, panoptic_result
+from eomt.utils.packed_masks import PackedMasks
 
 IMAGE = np.full((30, 90, 3), 100, np.uint8)
 NAMES = ["cell", "debris", "water"]
@@ -20,7 +21,9 @@ def instances(name: str = "a.png") -> InstanceResult:
     masks = torch.zeros(2, 30, 90, dtype=torch.bool)
     masks[0, 5:25, 10:40] = True
     masks[1, 10:15, 15:20] = True
-    return instance_result(Instances(masks, torch.tensor([1, 0]), torch.tensor([0.9, 0.5])), IMAGE, NAMES, name)
+    return instance_result(
+        Instances(PackedMasks.of(masks), torch.tensor([1, 0]), torch.tensor([0.9, 0.5])), IMAGE, NAMES, name
+    )
 
 
 def segments(name: str = "b.png") -> PanopticResult:
@@ -52,7 +55,7 @@ def test_objects_are_drawn_in_the_colors_of_their_classes_with_their_names() -> 
     assert (plain[:, 50:] == IMAGE[:, 50:]).all()
     assert (np.asarray(result.draw(1.0)) != plain).any()
     # where there is none, nothing is drawn
-    empty = instance_result(Instances(torch.zeros(0, 30, 90).bool(), *torch.zeros(2, 0)), IMAGE, NAMES, "")
+    empty = instance_result(Instances(PackedMasks.pack([], (30, 90)), *torch.zeros(2, 0)), IMAGE, NAMES, "")
     assert np.array_equal(np.asarray(empty.draw()), IMAGE)
     assert empty.boxes.shape == (0, 4)
     assert empty.rows() == empty.annotations() == []

@@ -14,7 +14,7 @@ from eomt.errors import UserError
 from eomt.metrics import MaskAveragePrecision, PanopticQuality
 from eomt.models.eomt import Prediction
 from eomt.models.network import Network
-from eomt.models.post_processing import find_instances, find_segments
+from eomt.models.post_processing import Segments, find_instances, find_segments
 from eomt.tasks import InstanceSegmentation, PanopticSegmentation, SemanticSegmentation
 from eomt.tasks.configuration import Configuration
 from eomt.tasks.object_segmentation import ObjectSegmentation
@@ -150,6 +150,24 @@ def test_objects_of_any_score_are_measured(monkeypatch: pytest.MonkeyPatch) -> N
         outputs = task.validation_step(batch_for(task, 0), 0)
     assert 0 < scores[0].max() < 0.9
     assert not outputs["prediction"][0].any()
+    assert not len(outputs["found"][0].labels)
+
+
+def test_a_brightness_threshold_is_measured_whatever_the_classes_and_without_padding() -> None:
+    """The larger component, which is right, goes before the smaller one; padding would be a missed object."""
+    task = make_task(InstanceSegmentation).eval()
+    image, mask = torch.zeros(2, 3, 32, 48, dtype=torch.uint8), torch.zeros(1, 32, 48, dtype=torch.bool)
+    mask[:, 4:16, 4:16] = True
+    image[0, :, mask[0]] = image[0, :, 28:30, 40:42] = 255
+    with torch.no_grad():
+        task.test_step({"image": image, "masks": [mask] * 2, "labels": [torch.tensor([1])] * 2, "name": ["a", ""]}, 0)
+    assert float(task.rival_metric.compute()["map"]) == pytest.approx(1)
+
+
+def test_segments_are_shown_by_their_classes() -> None:
+    segment_map = torch.tensor([[0, 1, 2], [2, 2, 0]], dtype=torch.int32)
+    found = make_task(PanopticSegmentation).class_map(Segments(segment_map, torch.tensor([2, 0]), torch.ones(2)))
+    assert found.tolist() == [[0, 3, 1], [1, 1, 0]]
 
 
 def test_predict_leaves_out_objects_below_the_threshold() -> None:

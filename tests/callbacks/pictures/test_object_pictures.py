@@ -18,6 +18,7 @@ from eomt.models.post_processing import Instances
 from eomt.pictures.colors import palette
 from eomt.tasks import InstanceSegmentation, PanopticSegmentation
 from eomt.utils.labels import IGNORE_INDEX
+from eomt.utils.packed_masks import PackedMasks
 from tests.tiny import make_eomt
 from tests.tiny_objects import make_batch
 
@@ -85,7 +86,7 @@ def test_objects_are_drawn_in_training_and_in_test(panoptic: bool, tmp_path: Pat
 
 def test_truth_and_answer_stand_apart_and_crowds_are_named() -> None:
     batch = make_batch(0)
-    same = Instances(batch["masks"][0], batch["labels"][0], torch.tensor([0.9, 0.4]))
+    same = Instances(PackedMasks.of(batch["masks"][0]), batch["labels"][0], torch.tensor([0.9, 0.4]))
     pictures = object_pictures(batch, same, 0, num_classes=2)
     assert pictures.truth.shape == pictures.prediction.shape == (3, 192, 288)
     # the scores are all that tells them apart
@@ -97,7 +98,7 @@ def test_truth_and_answer_stand_apart_and_crowds_are_named() -> None:
 def test_objects_of_a_class_that_touch_stay_apart_in_what_is_stored() -> None:
     masks = torch.zeros(2, 9, 12, dtype=torch.bool)
     masks[0, 2:8, 1:6] = masks[1, 2:8, 6:11] = True
-    stored = apart(masks.any(0).to(torch.uint8), masks)
+    stored = apart(masks.any(0).to(torch.uint8), PackedMasks.of(masks))
     assert (stored[2:8, 5:7] == IGNORE_INDEX).all()
     assert (stored[3:7, 2:5] == 1).all()
     assert (stored[~masks.any(0)] == 0).all()

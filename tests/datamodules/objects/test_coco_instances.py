@@ -52,7 +52,7 @@ def check_truth(batches: Any, truth: dict[str, list[tuple[int, bool, np.ndarray]
             # a polygon that holds the middle of no pixel has pixels here
             expected = [(c, crowd, m) for c, crowd, m in truth[name]]
             assert [(c, crowd) for c, crowd, _ in expected] == list(zip(labels.tolist(), crowds.tolist(), strict=True))
-            for mask, (_, _, known) in zip(masks.numpy(), expected, strict=True):
+            for mask, (_, _, known) in zip(masks.dense().numpy(), expected, strict=True):
                 assert mask.any()
                 if known.any():
                     np.testing.assert_array_equal(mask, known)
@@ -150,7 +150,7 @@ def test_layouts_of_tools_are_read(tmp_path: Path, layout: str, caplog: pytest.L
         assert "cells only stands for others, and is left out" in caplog.text
     assert "left out, for" not in caplog.text
     for batch in data.val_dataloader():
-        assert batch["masks"][0].shape[1:] == (HEIGHT, WIDTH)
+        assert batch["masks"][0].size == (HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("images", ["{split}2017", "images/{split}2017", "images/{split}", "{split}", "images", "."])

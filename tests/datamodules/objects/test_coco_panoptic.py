@@ -109,11 +109,11 @@ def test_things_stay_apart_and_stuff_is_one_segment(tmp_path: Path) -> None:
     assert batch["labels"][0].tolist() == [0, 0, 1]
     assert batch["is_crowd"][0].tolist() == [False, True, False]
     masks = [IDS == 5, IDS == 70000, (IDS == 300) | (IDS == 16777215)]
-    np.testing.assert_array_equal(batch["masks"][0].numpy(), np.stack(masks))
+    np.testing.assert_array_equal(batch["masks"][0].dense().numpy(), np.stack(masks))
     for batch in data.train_dataloader():
         for masks_of_image, labels in zip(batch["masks"], batch["labels"], strict=True):
             assert labels.tolist() == [0, 1]
-            np.testing.assert_array_equal(masks_of_image.numpy(), np.stack([masks[0], masks[2]]))
+            np.testing.assert_array_equal(masks_of_image.dense().numpy(), np.stack([masks[0], masks[2]]))
 
 
 def test_instances_are_things_alone(tmp_path: Path) -> None:
@@ -123,7 +123,9 @@ def test_instances_are_things_alone(tmp_path: Path) -> None:
     assert data.counts["val"] == {"images": 1, "person": 1, "objects of person": 2, "rug": 1, "objects of rug": 1}
     (batch,) = data.val_dataloader()
     assert batch["labels"][0].tolist() == [0, 0, 1]
-    np.testing.assert_array_equal(batch["masks"][0].numpy(), np.array([5, 70000, 16777215])[:, None, None] == IDS)
+    np.testing.assert_array_equal(
+        batch["masks"][0].dense().numpy(), np.array([5, 70000, 16777215])[:, None, None] == IDS
+    )
 
 
 def test_a_saved_run_needs_no_files_to_predict(tmp_path: Path) -> None:

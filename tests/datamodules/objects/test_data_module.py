@@ -58,7 +58,7 @@ def test_evaluation_holds_every_instance_at_the_size_of_the_file(tmp_path: Path)
     for batch in batches_of(tmp_path, "instance", crop_size=None):
         objects = make_objects(number_of(batch["name"][0]))
         assert batch["image"].shape == (1, 3, HEIGHT, WIDTH)
-        np.testing.assert_array_equal(batch["masks"][0].numpy(), objects.masks)
+        np.testing.assert_array_equal(batch["masks"][0].dense().numpy(), objects.masks)
         assert batch["labels"][0].tolist() == objects.class_ids.tolist()
         assert batch["is_crowd"][0].tolist() == objects.is_crowd.tolist()
 
@@ -67,7 +67,7 @@ def test_evaluation_holds_every_instance_at_the_size_of_the_file(tmp_path: Path)
 def test_instances_may_be_components_or_classes(tmp_path: Path, how: Any) -> None:
     for batch in batches_of(tmp_path, "instance", objects=how):
         expected = group_objects(make_objects(number_of(batch["name"][0])), how)
-        np.testing.assert_array_equal(batch["masks"][0].numpy(), expected.masks)
+        np.testing.assert_array_equal(batch["masks"][0].dense().numpy(), expected.masks)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -89,7 +89,7 @@ def test_panoptic_batches_of_instances_have_no_stuff(tmp_path: Path) -> None:
     assert data.stuff_classes == []
     for batch in batches_of(tmp_path, "panoptic"):
         expected = segments_of(make_objects(number_of(batch["name"][0])), [])
-        np.testing.assert_array_equal(batch["masks"][0].numpy(), expected.masks)
+        np.testing.assert_array_equal(batch["masks"][0].dense().numpy(), expected.masks)
         assert batch["is_crowd"][0].tolist() == expected.is_crowd.tolist()
 
 
@@ -121,8 +121,8 @@ def test_training_masks_lie_where_the_image_shows_their_objects(tmp_path: Path, 
             assert set(batch) == set(KEYS)
             for image, masks, labels, name in zip(*(batch[key] for key in KEYS), strict=True):
                 objects = make_objects(number_of(name))
-                assert masks.flatten(1).any(1).all()
-                for mask, label in zip(masks, labels.tolist(), strict=True):
+                assert masks.areas.all()
+                for mask, label in zip(masks.dense(), labels.tolist(), strict=True):
                     # inside of an object, away from edges that a resize smooths
                     inner = torch.nn.functional.max_pool2d((~mask)[None].float(), 5, 1, 2)[0] == 0
                     inner &= image[0].float().sub(20).remainder(40) == 0
@@ -138,7 +138,7 @@ def test_samples_of_training_do_not_depend_on_what_is_kept(tmp_path: Path) -> No
     for position in (0, 1, 3, 0, 1):
         one, other = first[(position, 5)], again[(position, 5)]
         assert torch.equal(one["image"], other["image"])
-        assert torch.equal(one["masks"], other["masks"])
+        assert torch.equal(one["masks"].dense(), other["masks"].dense())
         again = data.train_dataloader().dataset
     assert len(first[(3, 0)]["masks"]) == 0
     assert pickle.loads(pickle.dumps(data.choose)) is not None

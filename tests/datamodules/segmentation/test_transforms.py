@@ -9,10 +9,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import resize as resized
 
-from datamodules.common.packed_masks import PackedMasks
 from datamodules.objects.annotation import Objects
 from datamodules.segmentation.transforms import TrainTransform
 from eomt.utils.labels import IGNORE_INDEX
+from eomt.utils.packed_masks import PackedMasks
 from tests.datamodules.common.image_files import gray_of
 
 
@@ -172,10 +172,10 @@ def test_masks_of_objects_and_maps_show_the_pixels_that_torchvision_shows(seed: 
         torch.manual_seed(draw)
         sample = transform(image, mask)
         torch.manual_seed(draw)
-        shown, masks, positions = transform.of_objects(image, PackedMasks.pack(objects.cropped))
+        shown, masks, positions = transform.of_objects(image, PackedMasks.pack(objects.cropped, objects.size))
         assert torch.equal(sample["image"], expected_image)
         assert torch.equal(sample["mask"], expected_mask)
         assert torch.equal(shown, expected_image)
         labels = objects.class_ids[positions.numpy()].tolist()
         assert labels == [label for label in expected_mask.unique().tolist() if label != IGNORE_INDEX]
-        assert all(torch.equal(one, expected_mask == label) for one, label in zip(masks, labels, strict=True))
+        assert all(torch.equal(one, expected_mask == label) for one, label in zip(masks.dense(), labels, strict=True))
