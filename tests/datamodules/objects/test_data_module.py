@@ -229,7 +229,7 @@ def test_classes_that_a_split_lacks_are_told_of(
     monkeypatch.setattr("datamodules.objects.data_module.refuse_overlap", lambda files: None)
     data.setup("fit")
     assert "no training image shows bar, but others do" in caplog.text
-    assert "no validation image shows sky: no figure" in caplog.text
+    assert "no validation image shows disc, sky: no figure" in caplog.text
 
 
 def test_training_without_a_size_says_so(tmp_path: Path) -> None:
