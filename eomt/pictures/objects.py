@@ -1,6 +1,6 @@
 """Objects over images: each in a color, with an outline and a text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,13 @@ from eomt.tasks.index_maps import index_map
 MOST_COLORS = 24
 # of texts, and how they grow with the width of large pictures
 TEXT_SIZE, TEXT_SHARE = 11, 1 / 40
+# where a text is tried whose place in the middle of an object is taken, in shares of its pixels from above
+SPOTS = (0.25, 0.75, 0.1, 0.9, 0.4, 0.6, 0.0, 1.0)
+# rows or columns of a mask that are looked at
+MOST_SPOTS = 256
+
+# left, top, right and bottom, in pixels
+Box = tuple[float, float, float, float]
 
 
 def colors_of(labels: Sequence[int], num_classes: int) -> list[Color]:
@@ -41,6 +48,7 @@ def draw_objects(
     texts: Sequence[str] | None = None,
     alpha: float = 0.35,
     least_width: int = 0,
+    text_share: float = TEXT_SHARE,
 ) -> Tensor:
     """Paint objects over an image; smaller ones lie on top, and outlines are seen even there.
 
@@ -48,9 +56,11 @@ def draw_objects(
         image: uint8 `(3, H, W)`.
         masks: bool `(N, H, W)`; they may overlap.
         colors: N colors.
-        texts: N texts, in the middle of the objects; None writes nothing.
+        texts: N texts, inside of the objects, each where none of those before it stands; one that finds no such place
+            is left out. None writes nothing.
         alpha: 0 shows the image inside of outlines, 1 the colors alone.
         least_width: Of the picture in pixels: it is enlarged by a whole factor before outlines and texts are drawn.
+        text_share: Size of the texts in widths of the picture, where that is more than what can be read at all.
 
     Returns:
         uint8 `(3, f H, f W)`, a new tensor.
@@ -61,11 +71,16 @@ def draw_objects(
     painted = overlay(image, index_map(masks, numbers), [None, *palette_of], alpha)
     pixels = painted.repeat_interleave(factor, 1).repeat_interleave(factor, 2).permute(1, 2, 0).numpy()
     thickness = -(-pixels.shape[1] // 250)
-    for mask, color in zip(masks.numpy(), colors, strict=True):
-        pixels[outline(mask.repeat(factor, 0).repeat(factor, 1), thickness)] = color
+    windows = [_window(mask, thickness) for mask in masks.numpy()]
+    for mask, color, window in zip(masks.numpy(), colors, windows, strict=True):
+        large = mask[window].repeat(factor, 0).repeat(factor, 1)
+        rows, columns = (slice(part.start * factor, part.stop * factor) for part in window)
+        pixels[rows, columns][outline(large, thickness)] = color
     picture = Image.fromarray(pixels)
-    for mask, text in zip(masks.numpy(), texts or [""] * len(masks), strict=True):
-        _write(picture, mask, factor, text)
+    taken: list[Box] = []
+    for mask, text, window in zip(masks.numpy(), texts or [""] * len(masks), windows, strict=True):
+        if text and mask[window].any():
+            _write(picture, mask[window], (window[0].start, window[1].start), factor, text, text_share, taken)
     return torch.as_tensor(pil_to_tensor(picture))
 
 
@@ -74,16 +89,65 @@ def outline(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask, iterations=thickness, border_value=1)
 
 
-def _write(picture: Image.Image, mask: np.ndarray, factor: int, text: str) -> None:
-    """Write a text over the middle of a mask, inside of the picture."""
-    if not text or not mask.any():
-        return
-    font = load_font(max(TEXT_SIZE, round(picture.width * TEXT_SHARE)))
-    rows, columns = np.nonzero(mask)
-    half, above = font.getlength(text) / 2 + 1, font.size * 0.6
-    x, y = (
-        min(max(factor * float(np.median(places)), margin), max(margin, length - margin))
-        for places, margin, length in ((columns, half, picture.width), (rows, above, picture.height))
+def _window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Return rows and columns that hold a mask, bool `(H, W)`, and a margin around it; nothing of an empty one."""
+    lines = [np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))]
+    if not len(lines[0]):
+        return slice(0, 0), slice(0, 0)
+    rows, columns = (
+        slice(max(0, int(found[0]) - margin), min(length, int(found[-1]) + 1 + margin))
+        for found, length in zip(lines, mask.shape, strict=True)
     )
-    draw = ImageDraw.Draw(picture)
-    draw.text((x, y), text, INK, font, anchor="mm", stroke_width=max(1, round(font.size / 8)), stroke_fill=PAPER)
+    return rows, columns
+
+
+def _write(
+    picture: Image.Image,
+    mask: np.ndarray,
+    corner: tuple[int, int],
+    factor: int,
+    text: str,
+    share: float,
+    taken: list[Box],
+) -> None:
+    """Write a text over a mask, inside of the picture and where no other stands.
+
+    Args:
+        picture: RGB; it is drawn on.
+        mask: bool `(h, w)`, not empty.
+        corner: Its first row and column in the image.
+        factor: By which the picture is larger than the image.
+        text: What is written.
+        share: Size of the text in widths of the picture.
+        taken: Where others stand; the place of this one is added.
+    """
+    font = load_font(max(TEXT_SIZE, round(picture.width * share)))
+    half, above = font.getlength(text) / 2 + 1, font.size * 0.6
+    for row, column in _spots(mask):
+        x, y = (
+            min(max(factor * (place + first), margin), max(margin, length - margin))
+            for place, first, margin, length in (
+                (column, corner[1], half, picture.width),
+                (row, corner[0], above, picture.height),
+            )
+        )
+        box = (x - half, y - above, x + half, y + above)
+        if not any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken):
+            taken.append(box)
+            stroke = max(1, round(font.size / 8))
+            draw = ImageDraw.Draw(picture)
+            draw.text((x, y), text, INK, font, anchor="mm", stroke_width=stroke, stroke_fill=PAPER)
+            return
+
+
+def _spots(mask: np.ndarray) -> Iterator[tuple[float, float]]:
+    """Yield rows and columns where a text may stand on a mask, the best first: its middle, then parts of its height."""
+    # of a large mask a few pixels tell where it is, if they do
+    step = -(-max(mask.shape) // MOST_SPOTS)
+    thinned = mask[::step, ::step]
+    thinned, step = (thinned, step) if thinned.any() else (mask, 1)
+    rows, columns = np.nonzero(thinned)
+    yield step * float(np.median(rows)), step * float(np.median(columns))
+    for share in SPOTS:
+        row = rows[int(share * (len(rows) - 1))]
+        yield step * float(row), step * float(np.median(columns[rows == row]))

@@ -9,7 +9,7 @@ BACKGROUND = 0
 
 
 def index_map(masks: Tensor, class_ids: Tensor) -> Tensor:
-    """Return one map of masks that may overlap; smaller masks lie on top.
+    """Return one map of masks that may overlap; smaller masks lie on top, and of masks of one size the first.
 
     Args:
         masks: Masks, bool `(N, H, W)`.
@@ -19,7 +19,7 @@ def index_map(masks: Tensor, class_ids: Tensor) -> Tensor:
         int64 `(H, W)`: 0 where there is no mask, else class id + 1.
     """
     found = torch.full(masks.shape[-2:], BACKGROUND, dtype=torch.int64, device=masks.device)
-    for index in areas_of(masks).argsort(descending=True, stable=True).tolist():
+    for index in areas_of(masks).argsort(stable=True).flip(0).tolist():
         found.masked_fill_(masks[index], class_ids[index] + 1)
     return found
 
