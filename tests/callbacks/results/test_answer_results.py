@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
-from callbacks.pictures.answers import AnswerSample, answer_sheet, by_question, chosen, samples_of
+from callbacks.pictures.answers import AnswerSample, answer_sheet, chosen, samples_of
 from callbacks.results import answers as answer_results
 from callbacks.results.answer_comparison import Comparison, baseline_accuracies
 from callbacks.results.answers import AnswerResults
@@ -401,15 +401,3 @@ def test_a_callback_that_serves_two_runs_measures_the_baselines_of_each(tmp_path
         found.append(float(trainer.callback_metrics["val_majority_accuracy"]))
     # the most frequent answer of training is that to every second question, and then to none of them
     assert found == [0.5, 0.0]
-
-
-def test_cards_stand_in_the_order_of_the_samples() -> None:
-    grays = (200, 30, 120)
-    samples = [
-        AnswerSample(name, torch.full((3, 4, 4), gray, dtype=torch.uint8), "?", "", "a", "a", 1.0)
-        for name, gray in zip("bca", grays, strict=True)
-    ]
-    pixels = np.asarray(answer_sheet(samples))
-    width = pixels.shape[1] // 3
-    assert tuple(int(pixels[60, width * place + width // 2, 0]) for place in range(3)) == grays
-    assert [sample.name for sample in by_question(samples)] == ["a", "b", "c"]
