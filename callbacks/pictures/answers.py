@@ -92,17 +92,22 @@ def _draw_of(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
+def by_question(samples: Sequence[AnswerSample]) -> list[AnswerSample]:
+    """Return samples in the order of their types of question, then of their names."""
+    return sorted(samples, key=lambda sample: (sample.question_type, sample.name))
+
+
 def answer_sheet(samples: Sequence[AnswerSample]) -> Image.Image:
     """Draw cards in rows of four: image, question, truth, and in green or red the answer.
 
     Args:
-        samples: At least one.
+        samples: At least one, in the order of the cards.
 
     Returns:
         An RGB picture.
     """
     assert samples, "a sheet needs at least one sample"
-    cards = [_card(sample) for sample in sorted(samples, key=lambda sample: (sample.question_type, sample.name))]
+    cards = [_card(sample) for sample in samples]
     rows = [cards[start : start + COLUMNS] for start in range(0, len(cards), COLUMNS)]
     heights = [max(card.height for card in row) for row in rows]
     width = MARGIN + min(COLUMNS, len(cards)) * (CARD_WIDTH + MARGIN)

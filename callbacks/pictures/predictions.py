@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import resize, rgb_to_grayscale, to_pi
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, begins_run, check_num_samples
 from callbacks.pictures.grid import picture_grid
-from callbacks.pictures.objects import ObjectPictures, apart, draw, object_pictures, shows_objects
+from callbacks.pictures.objects import ObjectPictures, apart, draw, found_picture, object_pictures, shows_objects
 from callbacks.pictures.output import picture_path, save_picture, show_picture
 from callbacks.run.run_folder import PREDICTIONS
 from callbacks.run.saved_state import PICTURE_STATE, checked_state
@@ -126,9 +126,9 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
 
     The task's steps return `prediction`, int64 `(B, H, W)` or a list of `(H, W)`, at the file's size, and may return a
     `mask` alike, and `prompts`, a list with the Prompts of each image, which are drawn. Of instance and panoptic
-    segmentation each object has an outline, and its score where it was found. A batch holds `image`, else
-    `mask` (not in predict) and `name`, "" for padding. Where the task has `has_background`, 0 is no class and class i
-    is i + 1. With other tasks nothing is written.
+    segmentation each object has an outline, and its score where it was found, in `predict` its class, too. A batch
+    holds `image`, else `mask` (not in predict) and `name`, "" for padding. Where the task has `has_background`, 0 is no
+    class and class i is i + 1. With other tasks nothing is written.
 
     Args:
         num_samples: How many validation or test images are shown, spread over the loader. In a run on several
@@ -287,7 +287,10 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
                 save_picture(index_image(mask, shown), self.folder / PREDICTIONS / "masks" / path)
             if self.overlays:
                 image = at_size(batch["image"][index].cpu(), mask.shape)
-                painted = with_prompts(overlay(image, mask, shown), evaluated.outputs, index)
+                if "found" in evaluated.outputs:
+                    painted = found_picture(image, evaluated.outputs["found"][index], class_names_of(trainer))
+                else:
+                    painted = with_prompts(overlay(image, mask, shown), evaluated.outputs, index)
                 save_picture(to_pil_image(painted), self.folder / PREDICTIONS / "overlays" / path)
             if self.masks and not torch.equal(labels, torch.arange(len(labels))):
                 of_file = labels[mask].numpy().astype(np.uint8 if labels.max() < 256 else np.uint16)

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.evaluation import EvaluatedBatch, EvaluationCallback, Stage, begins_run, check_num_samples
-from callbacks.pictures.answers import AnswerSample, answer_sheet, chosen, samples_of
+from callbacks.pictures.answers import AnswerSample, answer_sheet, by_question, chosen, samples_of
 from callbacks.pictures.output import save_picture, show_picture
 from callbacks.results.answer_comparison import (
     Comparison,
@@ -82,7 +82,7 @@ class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
         if begins_run(trainer, batch_idx):
             assert isinstance(pl_module, VisualQuestionAnswering)
             samples = chosen([], samples_of(batch, None, pl_module.language), self.num_samples)
-            save_picture(answer_sheet(samples), self.folder / "pictures" / "train_batch.png")
+            save_picture(answer_sheet(by_question(samples)), self.folder / "pictures" / "train_batch.png")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the best validation beside the baselines."""
@@ -132,7 +132,7 @@ class AnswerResults(EvaluationCallback[VisualQuestionAnswering]):
             task.log(f"{stage}_{name}", value, sync_dist=True)
         samples = chosen(gather_rows(self._shown), [], self.num_samples)
         if samples and trainer.is_global_zero:
-            show_picture(trainer, self.folder, answer_sheet(samples))
+            show_picture(trainer, self.folder, answer_sheet(by_question(samples)))
 
     def end(self, trainer: Trainer, task: VisualQuestionAnswering, stage: Stage) -> None:
         """Write the answers, and set the model beside the baselines."""

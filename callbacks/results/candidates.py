@@ -29,6 +29,8 @@ from eomt.utils.labels import IGNORE_INDEX
 
 # pixels of one of the four pictures of a map, and of a small image that is enlarged
 CELL_WIDTH, CARD_WIDTH = 238, 320
+# size of texts in them, in widths of a picture: the page shows cards smaller than they are
+CARD_TEXT_SHARE = 1 / 16
 # between the pictures of a sheet
 GAP = 4
 # from this ratio of its sides on, a picture is too flat for half a card
@@ -145,7 +147,7 @@ def _objects(trainer: Trainer, evaluated: EvaluatedBatch) -> Iterator[Candidate]
             continue
 
         def draw(place: int = place, quality: float = quality, numbers: Mapping[str, int] = numbers) -> Drawn:
-            pictures = object_pictures(batch, outputs["found"][place], place, len(names) - 1)
+            pictures = object_pictures(batch, outputs["found"][place], place, len(names) - 1, CARD_TEXT_SHARE)
             image = batch["image"][place].cpu()
             maps = outputs["mask"][place].cpu(), outputs["prediction"][place].cpu()
             cells = [image, *pictures, errors(image, *maps)]

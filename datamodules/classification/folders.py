@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from datamodules.classification.labels import LabeledImage, LabeledSet
-from datamodules.common.pairs import SPLIT_NAMES, find_image_files, find_other_files
+from datamodules.common.pairs import find_image_files, find_other_files
+from datamodules.common.splits import split_folders, tell_of_others
 from eomt.errors import UserError, counted, listed
 from eomt.utils.images import IMAGE_EXTENSIONS
 from eomt.utils.paths import check_text
@@ -15,23 +16,24 @@ log = logging.getLogger("eomt")
 def read_class_folders(folder: Path) -> LabeledSet:
     """Find the images of a folder of classes; what lies deeper in a class's folder belongs to it.
 
-    Where there is a folder `train` (or `training`), it and `val` (or `validation`) and `test` hold the classes.
+    Where there is a folder called like a split, such as `train`, those hold the classes: see `split_folders`.
 
     Raises:
         UserError: The folder has no such layout, or a class no image.
     """
     if not folder.is_dir():
         raise UserError(f"path: {folder} is neither a folder nor a CSV file; give the folder of the classes' folders")
-    inside = {part.name: part for part in _folders(folder)}
-    parts = {split: inside[name] for split, names in SPLIT_NAMES.items() for name in names if name in inside}
-    if "train" not in parts:
+    parts = split_folders(folder)
+    if not parts:
         images = _of_classes(folder, folder, "")
     else:
-        if "val" not in parts:
-            raise UserError(f"{folder / 'val'}: no such folder; add one beside {parts['train'].name}, or let images be "
-                            "split: give a folder that holds the classes themselves")  # fmt: skip
-        if others := sorted(set(inside) - {part.name for part in parts.values()}):
-            log.warning("%s: %s beside the splits: left out", folder, listed(others, most=3))
+        for split in ("train", "val"):
+            if split not in parts:
+                raise UserError(
+                    f"{folder / split}: no such folder; add one beside {next(iter(parts.values())).name}, or let a "
+                    "seed split images: give a folder that holds the classes themselves"
+                )
+        tell_of_others(folder, parts.values())
         images = [image for split, part in parts.items() for image in _of_classes(part, folder, split)]
     names = sorted({image.labels[0] for image in images})
     if len(names) < 2:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.classification.labels import LabeledImage, LabeledSet
 from datamodules.common.file_names import FileFinder
-from datamodules.common.splits import SPLITS
+from datamodules.common.splits import SPLITS, named_split
 from datamodules.common.tables import read_table
 from eomt.errors import UserError, listed, shortened
 
@@ -19,7 +19,7 @@ MARKS = {"0": False, "0.0": False, "1": True, "1.0": True}
 def read_label_table(file: Path, label_separator: str | None) -> LabeledSet:
     """Read a CSV with the columns `path` and `label`, or `path` and one of 0 and 1 for each class; and maybe `split`.
 
-    Paths are relative to the CSV's folder, or absolute. `split` is train, val or test.
+    Paths are relative to the CSV's folder, or absolute. `split` is train, val or test, or another name of these.
 
     Args:
         file: The CSV.
@@ -52,9 +52,10 @@ def read_label_table(file: Path, label_separator: str | None) -> LabeledSet:
             labels = tuple(column for column in marked if _is_marked(row[column], column, f"{file}: row {number}"))
         else:
             labels = _labels(row[label_column], label_separator, f"{file}: row {number}")
-        split = row.get(SPLIT, "")
-        if split and split not in SPLITS:
-            raise UserError(f"{file}: row {number}: split {shortened(split)!r}; must be {', '.join(SPLITS)}")
+        stated = row.get(SPLIT, "")
+        split = named_split(stated) or ""
+        if stated and not split:
+            raise UserError(f"{file}: row {number}: split {shortened(stated)!r}; must be {', '.join(SPLITS)}")
         images.append(LabeledImage(Path(name).as_posix(), image, labels, split))
     without = [number for (number, _), image in zip(lines, images, strict=True) if not image.split]
     if 0 < len(without) < len(images):

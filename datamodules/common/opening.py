@@ -41,8 +41,11 @@ def opened(path: ImageFile) -> Iterator[Image.Image]:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
+        if is_unknown := isinstance(error, UnidentifiedImageError):
+            # Pillow names the file once more
+            reason = "a format that is not known" if content_of(path) else "it is empty"
         remedy = "replace or remove the file"
-        if isinstance(error, UnidentifiedImageError) and str(path).lower().endswith((".tif", ".tiff")):
+        if is_unknown and str(path).lower().endswith((".tif", ".tiff")):
             remedy = f"if it holds several bands, say which become RGB, channels: [2, 1, 0]; else {remedy}"
         raise UserError(f"{path}: cannot be read as an image ({reason}); {remedy}") from error
 

@@ -7,16 +7,13 @@ from pathlib import Path
 
 from datamodules.common.file_names import ends_with, stem_of
 from datamodules.common.opening import looks_like_image
-from datamodules.common.splits import SPLITS
+from datamodules.common.splits import named_split, split_folders
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed
 from eomt.utils.images import IMAGE_EXTENSIONS
 from eomt.utils.paths import check_text
 
 log = logging.getLogger("eomt")
-
-# of the splits' folders
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -96,23 +93,26 @@ def find_split_folders(path: Path) -> dict[str, tuple[Path, Path]] | None:
     """Find the folders of images and of masks of each split, None where the splits are not folders.
 
     Either the splits hold `images` and `masks`, or `images` and `masks` (or `annotations`) hold the splits and nothing
-    else; these may have ADE20K's names: training, validation. A test split inside `images` may lack masks.
+    else; these may be called training, validation and so on. A test split inside `images` may lack masks.
     """
-    if (path / "train").is_dir():
-        return {split: (path / split / "images", path / split / "masks") for split in SPLITS if (path / split).is_dir()}
-    root = path / "images"
-    inside = {folder.name for folder in root.iterdir() if folder.is_dir()} if root.is_dir() else set()
-    names = {split: name for split, names in SPLIT_NAMES.items() for name in names if name in inside}
-    if not {"train", "val"} <= set(names) or inside - set(names.values()):
+    folders = split_folders(path)
+    if "train" in folders and (folders["train"].name == "train" or (folders["train"] / "images").is_dir()):
+        return {split: (folder / "images", folder / "masks") for split, folder in folders.items()}
+    images = split_folders(path / "images")
+    if not {"train", "val"} <= set(images) or _others(path / "images"):
         return None
-    masks = path / "masks"
-    if not (masks / names["train"]).is_dir():
-        masks = path / "annotations"
+    masks = split_folders(path / "masks")
+    masks = masks if "train" in masks else split_folders(path / "annotations")
     return {
-        split: (root / name, masks / name)
-        for split, name in names.items()
-        if split != "test" or (masks / name).is_dir()
+        split: (folder, masks.get(split, path / "masks" / folder.name))
+        for split, folder in images.items()
+        if split != "test" or split in masks
     }
+
+
+def _others(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder that are not called like splits."""
+    return [part.name for part in folder.iterdir() if part.is_dir() and named_split(part.name) is None]
 
 
 def find_pairs(

@@ -3,21 +3,56 @@
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter
 
 from datamodules.common.file_names import NameTable
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.utils.reading import read_json
 
 log = logging.getLogger("eomt")
 
 SPLITS = ("train", "val", "test")
+# how tools call folders, lists and keys of splits: Ultralytics, Roboflow, CVAT, Kaggle, ADE20K; in any case of letters
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLIT_OF_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 # constructor arguments that a seeded split alone looks at
 SEEDED = ("val_fraction", "test_fraction", "split_seed")
 RECORD = TypeAdapter(dict[Literal["train", "val", "test"], list[str]])
+
+
+def named_split(name: str) -> str | None:
+    """Return the split that a name stands for, such as "val" for Valid; None where it stands for none."""
+    return SPLIT_OF_NAME.get(name.lower())
+
+
+def split_folders(path: Path) -> dict[str, Path]:
+    """Return the folders in `path` that are called like splits, by split.
+
+    Raises:
+        UserError: Two are of one split.
+    """
+    found: dict[str, Path] = {}
+    for folder in sorted(path.iterdir()) if path.is_dir() else ():
+        split = named_split(folder.name)
+        if split is None or not folder.is_dir():
+            continue
+        if split in found:
+            raise UserError(
+                f"{folder}: is of the {split} split, and so is {found[split].name} beside it; put their files into one"
+            )
+        found[split] = folder
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def tell_of_others(path: Path, splits: Iterable[Path]) -> None:
+    """Say which folders lie beside those of the splits, and are left out."""
+    others = {part for part in path.iterdir() if part.is_dir() and not part.name.startswith(".")} - set(splits)
+    if others:
+        log.warning("%s: %s beside the splits: left out", path, listed(sorted(part.name for part in others), most=3))
 
 
 def seeded_split(names: list[str], val_fraction: float, test_fraction: float, split_seed: int) -> dict[str, list[str]]:

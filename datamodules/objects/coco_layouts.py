@@ -9,16 +9,13 @@ from typing import NamedTuple
 
 from datamodules.common.file_names import FileFinder
 from datamodules.common.pairs import find_image_files
-from datamodules.common.splits import SPLITS
+from datamodules.common.splits import SPLIT_NAMES, SPLITS, named_split
 from datamodules.objects.coco_files import CocoFile, CocoImage
 from datamodules.objects.splits import UNSPLIT
 from eomt.errors import UserError, counted, listed, shortened
 
 log = logging.getLogger("eomt")
 
-# how folders and files of a split are called
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-SPLIT_OF_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 # of COCO's own archive: files that hold something else
 OTHER_KINDS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 # what Label Studio puts before the names of uploaded files
@@ -42,7 +39,7 @@ def find_sources(path: Path) -> dict[str, Path]:
     folders = {
         folder: split
         for folder in sorted(entry for entry in path.iterdir() if entry.is_dir())
-        if (split := SPLIT_OF_NAME.get(folder.name.lower()))
+        if (split := named_split(folder.name))
     }
     found: list[tuple[str | None, Path]] = [
         (split, file) for folder, split in folders.items() for file in _json_files(folder)
@@ -75,7 +72,7 @@ def find_sources(path: Path) -> dict[str, Path]:
 def split_of(file: Path) -> str | None:
     """Return the split that a file's name says, such as "train" of instances_train2017.json; None if it says none."""
     words = re.findall("[a-z]+", file.stem.lower())
-    return next((SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME), None)
+    return next((split for word in words if (split := named_split(word))), None)
 
 
 def _json_files(folder: Path) -> list[Path]:

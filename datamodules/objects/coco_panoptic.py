@@ -14,6 +14,7 @@ from datamodules.common.pairs import Pair, check_same_size
 from datamodules.common.reading import read_pixels
 from datamodules.common.splits import SPLITS
 from datamodules.objects.annotation import AnnotatedImage, Objects
+from datamodules.objects.coco_layouts import split_of
 from datamodules.objects.data_module import ObjectDataModule, Target
 from datamodules.segmentation.image_mask_dataset import IndexMapDataset
 from datamodules.segmentation.panoptic_files import (
@@ -187,7 +188,7 @@ class CocoPanoptic(ObjectDataModule):
 
     def _source(self, split: str) -> Path:
         folder = self.path / "annotations"
-        sources = sorted(folder.glob(f"panoptic_{split}*.json"))
+        sources = [file for file in sorted(folder.glob("panoptic_*.json")) if split_of(file) == split]
         if len(sources) != 1:
-            raise UserError(f"{folder}: {len(sources)} files panoptic_{split}*.json; there must be one")
+            raise UserError(f"{folder}: {len(sources)} files panoptic_*.json of the {split} split; there must be one")
         return sources[0]

@@ -32,7 +32,7 @@ from datamodules.objects.datasets import (
     segments_of,
 )
 from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
-from datamodules.objects.splits import UNSPLIT, files_of, split_images
+from datamodules.objects.splits import UNSPLIT, files_of, refuse_half_splits, split_images
 from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, IndexMapDataset
 from datamodules.segmentation.labels import MAX_CLASSES
 from datamodules.segmentation.outlier_exposure import OutlierPaste
@@ -278,6 +278,8 @@ class ObjectDataModule(ImageDataModule, ABC):
             seen, counts = self.counts["train"], self.counts["val"]
             if unseen := [name for name in self.object_names if counts[name] and not seen[name]]:
                 log.warning("%s: no training image shows %s, but others do", self.path, listed(unseen, most=5))
+            if unmeasured := [name for name in self.object_names if seen[name] and not counts[name]]:
+                log.warning("%s: no validation image shows %s: no figure", self.path, listed(unmeasured, most=5))
             self._check_batch_size(self.counts["train"]["images"])
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -377,6 +379,7 @@ class ObjectDataModule(ImageDataModule, ABC):
             images = found[UNSPLIT]
             splits = split_images(images, self.val_fraction, self.test_fraction, self.split_seed, self.splits)
         else:
+            refuse_half_splits(found, self.path)
             splits = {split: found.get(split, []) for split in SPLITS}
             if self.splits is not None:
                 raise UserError(f"splits: {self.path} is split by its files; leave splits out")

@@ -20,6 +20,7 @@ from datamodules.objects.data_module import ObjectDataModule
 from datamodules.objects.table_files import (
     REMEDY,
     choose_columns,
+    files_of_splits,
     find_tables,
     label_names,
     row_images,
@@ -151,7 +152,7 @@ class HuggingFaceSegmentation(ObjectDataModule):
         if tables is None:
             raise UserError(f"{self.path}: holds no table of images; {REMEDY}")
         found = {}
-        for split, files in tables.items():
+        for split, files in files_of_splits(tables, self.path).items():
             image, mask = choose_columns(files[0], self.image_column, self.mask_column)
             parts = [part for file in files for part in table_parts(file)]
             rows = zip(row_images(parts, image), row_images(parts, mask), strict=True)

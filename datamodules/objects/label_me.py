@@ -3,7 +3,7 @@
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.common.splits import SPLITS
+from datamodules.common.splits import split_folders, tell_of_others
 from datamodules.objects.annotation import AnnotatedImage
 from datamodules.objects.data_module import ObjectDataModule
 from datamodules.objects.labelme_files import find_labelme, read_labelme, read_labels
@@ -16,8 +16,9 @@ class LabelMe(ObjectDataModule):
 
     `path` holds the files, or `train`, `val` and, maybe, `test`, each with files; without these a seed splits. The
     image of a file is that which `imagePath` names, else the one beside it of the same name, else the one inside of it
-    (`imageData`). Polygons, rectangles, circles and masks are read; shapes of one label and one `group_id` are parts of
-    one object. Classes are the labels that occur, sorted, or `class_names`.
+    (`imageData`); an image without a file is left out, which the log says. Polygons, rectangles, circles and masks are
+    read; shapes of one label and one `group_id` are parts of one object. Classes are the labels that occur,
+    sorted, or `class_names`.
 
     Fields are those of `ObjectDataModule`.
     """
@@ -42,9 +43,11 @@ class LabelMe(ObjectDataModule):
         """Folder, names of JSON files in it, and their labels, by split."""
         if not self.path.is_dir():
             raise UserError(f"path: {self.path} is not a folder; give the data set's folder")
-        folders = {split: self.path / split for split in SPLITS if (self.path / split).is_dir()}
-        if not {"train", "val"} <= set(folders):
+        folders = split_folders(self.path)
+        if len(folders) < 2:
             folders = {UNSPLIT: self.path}
+        else:
+            tell_of_others(self.path, folders.values())
         found = {split: (folder, find_labelme(folder)) for split, folder in folders.items()}
         for folder, names in found.values():
             if not names:

@@ -20,14 +20,14 @@ from datamodules.common.bitmaps import decode_bitmap
 from datamodules.common.contained import ContainedImage
 from datamodules.common.file_names import FileFinder, ends_with
 from datamodules.common.orientation import stored_size, turned
-from datamodules.common.pairs import find_files
+from datamodules.common.pairs import find_files, find_image_files
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage, Objects
 from datamodules.objects.polygons import check_polygon, polygon_mask
 from eomt.errors import UserError, counted, listed, shortened
 from eomt.utils.images import COMMON_EXTENSIONS
-from eomt.utils.reading import Count, Number, Text, Whole, read_json
+from eomt.utils.reading import Count, Number, Text, Whole, read_json, read_text
 
 log = logging.getLogger("eomt")
 
@@ -193,8 +193,24 @@ def _placed(part: np.ndarray, corner: np.ndarray, size: tuple[int, int], place: 
 
 
 def find_labelme(folder: Path) -> list[str]:
-    """Return the names of the JSON files below a folder that are LabelMe's, by a look at their content."""
-    return [name for name in find_files(folder, (JSON,)) if is_labelme(folder / name)]
+    """Return the names of the JSON files below a folder that are LabelMe's, or are meant to be; tell of the others."""
+    names = find_files(folder, (JSON,))
+    find = FileFinder(folder)
+    found = [name for name in names if is_labelme(folder / name) or _is_meant(folder / name, find)]
+    if others := sorted(set(names) - set(found)):
+        log.warning("%s: %s not of LabelMe, left out: %s", folder, counted(len(others), "file"), listed(others, most=3))
+    return found
+
+
+def _is_meant(file: Path, find: FileFinder) -> bool:
+    """Return whether a JSON file that cannot be used stands for annotations, which must not be lost without a word."""
+    stem = os.path.splitext(file.relative_to(find.folder).as_posix())[0]
+    if any(find(stem + ending) is not None for ending in COMMON_EXTENSIONS):
+        return True
+    try:
+        return '"shapes"' in read_text(file, REMEDY)
+    except UserError:
+        return True
 
 
 def is_labelme(file: Path) -> bool:
@@ -275,6 +291,12 @@ def _find_images(folder: Path, names: Sequence[str]) -> list[ImageFile]:
         raise UserError(f"{file}: no image {folder / parent / stated}, and none is inside (imageData); add the image")
 
     images = [image_of(name) for name in names]
+    used = {image for image in images if isinstance(image, Path)}
+    if without := [name for name in find_image_files(folder) if folder / name not in used]:
+        log.warning(
+            "%s: %s without a JSON file, left out: %s",
+            *(folder, counted(len(without), "image"), listed(without, most=3)),
+        )
     if renamed:
         log.warning(
             "%s: imagePath of %s leads nowhere; the image beside it is taken: %s",

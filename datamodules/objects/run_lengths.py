@@ -89,7 +89,9 @@ def _counts(text: bytes, place: str) -> np.ndarray:
 
 def _check(counts: np.ndarray, size: tuple[int, int], place: str) -> None:
     pixels, found = size[0] * size[1], float(counts.sum(dtype=np.float64))
-    if counts.min(initial=0) < 0 or found != pixels:
+    if counts.min(initial=0) < 0:
+        raise UserError(f"{place}: a run length of {counts.min():.0f} pixels; export the annotation again")
+    if found != pixels:
         raise UserError(
             f"{place}: run lengths of {found:.0f} pixels for an image of {size[0]} x {size[1]} (height x width), which "
             f"has {pixels}; export the annotation again"

@@ -1,15 +1,30 @@
 """Splits of annotated images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.common.grouped_splits import group_copies, grouped_split
 from datamodules.common.splits import SPLITS, read_split_record
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage
+from eomt.errors import UserError
 
 # key of images that a seed splits
 UNSPLIT = "all"
+
+
+def refuse_half_splits(found: Collection[str], path: Path) -> None:
+    """Raise a UserError for data whose splits are not both of training and of validation.
+
+    Args:
+        found: Names of the splits that the data's files say.
+        path: Of the data.
+    """
+    if missing := [split for split in ("train", "val") if split not in found]:
+        raise UserError(
+            f"{path}: has images of {' and '.join(found)}, and none of {missing[0]}; add some, or take all but one "
+            "out, which a seed then splits"
+        )
 
 
 def without_lone_split(found: dict[str, list[AnnotatedImage]]) -> dict[str, list[AnnotatedImage]]:

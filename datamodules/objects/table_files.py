@@ -3,6 +3,7 @@
 They are read by pyarrow alone, and nothing is fetched.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +15,18 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from datamodules.common.contained import ContainedImage
+from datamodules.common.splits import named_split
 from datamodules.common.zip_members import ImageFile
-from eomt.errors import UserError, listed, shortened
+from eomt.errors import UserError, counted, listed, shortened
 from eomt.utils.reading import Text, check_regular, read_json
 
 if TYPE_CHECKING:
     import pyarrow
 
+log = logging.getLogger("eomt")
+
 SPLITS_FILE, STATE_FILE, NAMES_FILE = "dataset_dict.json", "state.json", "id2label.json"
 PARQUET = ".parquet"
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 UNNAMED = "all"
 # what columns are called, most common first
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "images", "jpg", "png")
@@ -109,7 +112,9 @@ class TableImage(ContainedImage):
 
 
 def find_tables(path: Path) -> dict[str, list[Path]] | None:
-    """Return the files of each split, or of "all", by the names of files and folders; None where there are none.
+    """Return the files of a folder by what names of files and folders call them; None where there are none.
+
+    What is not called like a split is "all", or, listed in a file, what it is called there.
 
     Raises:
         UserError: A file that lists the others is damaged.
@@ -118,7 +123,7 @@ def find_tables(path: Path) -> dict[str, list[Path]] | None:
         return {UNNAMED: [path]}
     if (path / SPLITS_FILE).is_file():
         splits = read_json(path / SPLITS_FILE, SPLIT_LIST, REMEDY)["splits"]
-        return _of_splits({name: _state_files(path / name) for name in splits})
+        return {name: _state_files(path / name) for name in splits}
     if (path / STATE_FILE).is_file():
         return {UNNAMED: _state_files(path)}
     files = sorted(path.glob(f"**/*{PARQUET}")) if path.is_dir() else []
@@ -127,17 +132,31 @@ def find_tables(path: Path) -> dict[str, list[Path]] | None:
     found: dict[str, list[Path]] = {}
     for file in files:
         # train-00000-of-00002.parquet, train/0000.parquet, train.parquet
-        names = [file.stem.split("-")[0].lower(), *(part.lower() for part in file.relative_to(path).parts[-2::-1])]
-        found.setdefault(next((name for name in names if name in SPLIT_NAMES), UNNAMED), []).append(file)
-    return _of_splits(found) if UNNAMED not in found else {UNNAMED: files}
+        names = [file.stem.split("-")[0], *file.relative_to(path).parts[-2::-1]]
+        found.setdefault(next(filter(None, map(named_split, names)), UNNAMED), []).append(file)
+    return found
 
 
-def _of_splits(found: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Return the files by our names of splits; of other names all together."""
-    named = {SPLIT_NAMES[name.lower()]: files for name, files in found.items() if name.lower() in SPLIT_NAMES}
-    if len(named) == len(found) > 1:
-        return named
-    return {UNNAMED: [file for files in found.values() for file in files]}
+def files_of_splits(found: dict[str, list[Path]], path: Path) -> dict[str, list[Path]]:
+    """Return the files of tables by our names of splits, or under "all", which a seed splits.
+
+    Beside splits, files of other names are left out, and told.
+
+    Args:
+        found: Files by what they are called.
+        path: Where they are.
+    """
+    named: dict[str, list[Path]] = {}
+    for name, files in found.items():
+        if split := named_split(name):
+            named[split] = [*named.get(split, ()), *files]
+    if not named:
+        return {UNNAMED: [file for files in found.values() for file in files]}
+    if others := [str(file) for name, files in found.items() if named_split(name) is None for file in files]:
+        log.warning(
+            "%s: %s beside those of splits, left out: %s", path, counted(len(others), "table"), listed(others, most=3)
+        )
+    return named if len(named) > 1 else {UNNAMED: next(iter(named.values()))}
 
 
 def _state_files(folder: Path) -> list[Path]:

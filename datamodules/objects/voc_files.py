@@ -4,6 +4,7 @@ Everingham et al., "The PASCAL Visual Object Classes Challenge" (IJCV 2010); CVA
 a `labelmap.txt` of their own classes.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from datamodules.common.label_arrays import count_labels
 from datamodules.common.mask_labels import Color
 from datamodules.common.pairs import Pair, check_same_size, find_image_files
 from datamodules.common.reading import read_color_codes, read_header, read_mask
+from datamodules.common.splits import SPLITS, named_split
 from datamodules.common.threads import map_in_threads
 from datamodules.objects.annotation import AnnotatedImage, Objects
-from eomt.errors import UserError, counted, shortened
+from eomt.errors import UserError, counted, listed, shortened
 from eomt.utils.reading import read_text
+
+log = logging.getLogger("eomt")
 
 IMAGES, CLASS_MASKS, OBJECT_MASKS, LISTS = "JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets"
 # where archives put the folders
@@ -170,8 +174,8 @@ def read_voc(root: Path, class_names: Sequence[str] | None) -> tuple[list[str], 
         colors = [voc_color(index) for index in range(len(names) + 1)]
     images = _by_stem(root / IMAGES)
     class_masks, object_masks = _by_stem(root / CLASS_MASKS), _by_stem(root / OBJECT_MASKS)
-    lists = {file.stem: file for file in sorted((root / LISTS / "Segmentation").glob("*.txt"))}
-    wanted = {split: lists[split] for split in ("train", "val", "test") if split in lists}
+    lists = {named_split(file.stem): file for file in sorted((root / LISTS / "Segmentation").glob("*.txt"))}
+    wanted = {split: lists[split] for split in SPLITS if split in lists}
     splits: dict[str, list[AnnotatedImage]] = {}
     for split, file in wanted.items() if "train" in wanted else ():
         stems = _listed(file)
@@ -181,6 +185,11 @@ def read_voc(root: Path, class_names: Sequence[str] | None) -> tuple[list[str], 
         splits[split] = _samples(root, file, stems, images, class_masks, object_masks, tuple(colors))
     if not splits:
         stems = sorted(class_masks)
+        if without := [images[stem] for stem in sorted(images.keys() - class_masks.keys())]:
+            log.warning(
+                "%s: %s without a mask in %s, left out: %s",
+                *(root / IMAGES, counted(len(without), "image"), CLASS_MASKS, listed(without, most=3)),
+            )
         splits["all"] = _samples(root, root / CLASS_MASKS, stems, images, class_masks, object_masks, tuple(colors))
     return names, splits
 

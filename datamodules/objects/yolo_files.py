@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -13,6 +14,7 @@ from typing_extensions import TypedDict
 
 from datamodules.common.file_names import NameTable, ends_with, stem_of
 from datamodules.common.pairs import find_image_files
+from datamodules.common.splits import SPLITS, named_split, split_folders
 from datamodules.common.threads import map_in_threads
 from datamodules.objects.annotation import AnnotatedImage, Objects
 from datamodules.objects.polygons import polygon_mask
@@ -46,8 +48,8 @@ class Description(TypedDict, total=False):
     path: str | None
     train: Places
     val: Places
-    valid: Places
     test: Places
+    nc: int
     names: list[str | int | float] | dict[int | str, str | int | float]
 
 
@@ -104,8 +106,7 @@ def read_yolo(path: Path) -> YoloFolder:
         names = _class_names(file, described)
         # tools write the folder in which the data set once lay, or where it was downloaded to
         root = next((place for place in (root / (described.get("path") or ""),) if place.is_dir()), root)
-        val = described.get("val") or described.get("valid")
-        given = {"train": described.get("train"), "val": val, "test": described.get("test")}
+        given = {"train": described.get("train"), "val": described.get("val"), "test": described.get("test")}
     # supervision and Label Studio name none
     given = given if any(given.values()) else _usual_places(file.parent)
     splits = {split: _split(file, root, place, len(names)) for split, place in given.items() if place}
@@ -116,11 +117,13 @@ def read_yolo(path: Path) -> YoloFolder:
 
 def _usual_places(folder: Path) -> dict[str, Places]:
     """Return the folders of images that tools make, by split or under "all"."""
-    names = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
+    outside, inside = split_folders(folder), split_folders(folder / "images")
     found: dict[str, Places] = {}
-    for split, ways in names.items():
-        places = [place for name in ways for place in (f"{name}/images", f"images/{name}")]
-        found[split] = next((place for place in places if (folder / place).is_dir()), None)
+    for split in SPLITS:
+        places = ([outside[split] / "images"] if split in outside else []) + (
+            [inside[split]] if split in inside else []
+        )
+        found[split] = next((place.relative_to(folder).as_posix() for place in places if place.is_dir()), None)
     return found if any(found.values()) or not (folder / "images").is_dir() else {"all": "images"}
 
 
@@ -145,7 +148,16 @@ def read_description(file: Path) -> Description:
     ) as error:
         reason = shortened(" ".join(str(error).split()), 200)
         raise UserError(f"{file}: cannot be read as YAML ({reason}); {REMEDY}") from error
-    return checked(found, DESCRIPTION, str(file), REMEDY)
+    return checked(_with_known_splits(found) if isinstance(found, dict) else found, DESCRIPTION, str(file), REMEDY)
+
+
+def _with_known_splits(found: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a description whose splits have our names: tools write valid, or Train."""
+    renamed: dict[Any, Any] = {}
+    for key, value in found.items():
+        split = named_split(key) if isinstance(key, str) else None
+        renamed[split or key] = (renamed.get(split) or value) if split else value
+    return renamed
 
 
 def read_labels(file: Path, num_classes: int) -> list[tuple[str, int, np.ndarray]]:
@@ -192,6 +204,8 @@ def _class_names(file: Path, described: Description) -> list[str]:
     names = described.get("names")
     if not names:
         raise UserError(f"{file}: names no classes; add names, a list")
+    if described.get("nc", len(names)) != len(names):
+        raise UserError(f"{file}: nc is {described['nc']}, but names has {counted(len(names), 'name')}; correct one")
     if isinstance(names, list):
         return [str(name) for name in names]
     by_id = {int(key): str(name) for key, name in names.items() if str(key).strip().isdecimal()}

@@ -1,5 +1,6 @@
 """Folders of images and masks."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ from datamodules.common.areas import check_areas
 from datamodules.common.checks import check_fractions
 from datamodules.common.pairs import Pair, find_pairs, find_split_folders
 from datamodules.common.reading import read_mask
-from datamodules.common.splits import SEEDED, SPLITS, read_split_record, seeded_split
+from datamodules.common.splits import SEEDED, SPLITS, read_split_record, seeded_split, split_folders
 from datamodules.segmentation.data_module import SegmentationDataModule
 from datamodules.segmentation.labels import LabelTable, declared_num_classes, infer_num_classes, threshold_map
-from eomt.errors import UserError
+from eomt.errors import UserError, listed
 from eomt.utils.paths import expand
+
+log = logging.getLogger("eomt")
 
 
 class ImageMaskFolder(SegmentationDataModule):
@@ -133,6 +136,12 @@ class ImageMaskFolder(SegmentationDataModule):
         pairs = find_pairs(self.path / "images", self.path / "masks", self.image_suffix, self.mask_suffix)
         names = [pair.name for pair in pairs]
         if self.splits is None:
+            if named := split_folders(self.path / "images"):
+                log.warning(
+                    "%s: a seed splits all images, those of %s alike; train and val, and no other folders, would be "
+                    "taken as they are",
+                    *(self.path / "images", listed(folder.name for folder in named.values())),
+                )
             record = seeded_split(names, self.val_fraction, self.test_fraction, self.split_seed)
         else:
             record = read_split_record(self.splits, names)

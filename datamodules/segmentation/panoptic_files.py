@@ -1,6 +1,7 @@
 """COCO's panoptic format: a JSON file of segments and their categories, and PNG files of segment ids."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,9 @@ def read_panoptic_categories(source: Path) -> tuple[list[str], list[int]]:
 
 
 def read_panoptic_split(source: Path) -> PanopticSplit:
-    """Read `annotations/panoptic_NAME.json`, with PNG files in `annotations/panoptic_NAME` and images in `NAME`.
+    """Read `annotations/panoptic_NAME.json`, with PNG files in `annotations/panoptic_NAME`.
+
+    Images are in `NAME`, or, as Datumaro writes them, in `images/NAME` or `images`.
 
     Raises:
         UserError: The file is not in COCO's panoptic format, or other files are missing.
@@ -118,11 +121,15 @@ def read_panoptic_split(source: Path) -> PanopticSplit:
     names = _categories(source, content["categories"])
     class_of_category = {category: index for index, category in enumerate(names)}
     root, name = source.parent.parent, source.stem
-    images, masks = root / name.removeprefix("panoptic_"), source.parent / name
+    own, masks = name.removeprefix("panoptic_"), source.parent / name
+    places = (root / own, root / "images" / own, root / "images")
+    images = next((place for place in places if place.is_dir()), places[0])
     # where others than COCO's own archive put them
     masks = masks if masks.is_dir() else root / name
     find_image, find_mask = FileFinder(images), FileFinder(masks)
     pairs, segments, crowds = [], [], []
+    _refuse_doubled(source, "image id", [image["id"] for image in content["images"]])
+    _refuse_doubled(source, "annotation of image id", [one["image_id"] for one in content["annotations"]])
     file_of_image = {image["id"]: image["file_name"] for image in content["images"]}
     for annotation in sorted(content["annotations"], key=lambda annotation: annotation["file_name"]):
         if annotation["image_id"] not in file_of_image:
@@ -185,6 +192,7 @@ def _stuff(categories: Sequence[Category]) -> list[int]:
 
 
 def _categories(source: Path, categories: Sequence[Category]) -> dict[int, str]:
+    _refuse_doubled(source, "category id", [category["id"] for category in categories])
     names = {category["id"]: category["name"] for category in categories}
     if not 2 <= len(names) <= MAX_CLASSES or len(set(names.values())) < len(names):
         raise UserError(f"{source}: {len(names)} categories; from 2 to {MAX_CLASSES} of different names are possible")
@@ -192,12 +200,20 @@ def _categories(source: Path, categories: Sequence[Category]) -> dict[int, str]:
 
 
 def _check_segments(source: Path, annotation: SegmentList, class_of_category: dict[int, int]) -> None:
+    place = f"{annotation['file_name']}: segment"
+    _refuse_doubled(source, place, [part["id"] for part in annotation["segments_info"]])
     for part in annotation["segments_info"]:
         if part["category_id"] not in class_of_category:
             raise UserError(
                 f"{source}: {annotation['file_name']}: category {part['category_id']} ({part['area']} pixels) is not "
                 "among the file's categories; correct the file"
             )
+
+
+def _refuse_doubled(source: Path, what: str, ids: Sequence[int | str]) -> None:
+    if len(set(ids)) < len(ids):
+        doubled = Counter(ids).most_common(1)[0][0]
+        raise UserError(f"{source}: {what} {doubled!r} stands there twice; keep one of the two")
 
 
 def _check_files(source: Path, files: Sequence[ImageFile]) -> None:

@@ -9,28 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.pictures.grid import picture_grid
+from callbacks.pictures.grid import SMALLEST_CELL_WIDTH, picture_grid
+from callbacks.pictures.objects import CROWD
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage, Objects
 from datamodules.objects.data_module import ObjectDataModule
-from datamodules.objects.datasets import on_top, read_annotated
+from datamodules.objects.datasets import read_annotated
 from datamodules.recognition.formats import recognize
 from datamodules.recognition.oddities import annotated_objects, copy_lines, object_lines
 from datamodules.segmentation.data_module import SegmentationDataModule
 from eomt.errors import UserError
 from eomt.pictures.colors import Color, palette
 from eomt.pictures.masks import overlay
+from eomt.pictures.objects import colors_of, draw_objects
 from eomt.utils.files import write_file
-from eomt.utils.labels import IGNORE_INDEX
 
 log = logging.getLogger("eomt")
 
-# of a split, and objects in a picture before colors repeat
-MOST_PICTURES, MOST_COLORS = 4, 24
+# of a split
+MOST_PICTURES = 4
+# classes of objects that a legend names; each object has its name in any case
+MOST_NAMED = 20
 # those that may read what another one of them does not
 SUBJECTS = ("datamodules.segmentation", "datamodules.objects", "datamodules.defects")
 
-# an image, and the number of a color for each pixel: 255 has none
+# the name of an image, the image, and what is annotated painted over it
 Painted = tuple[str, Tensor, Tensor]
 
 
@@ -83,7 +86,9 @@ def _of_objects(data: ObjectDataModule, folder: Path) -> Iterator[str]:
     for split, images in splits.items():
         objects = annotated_objects(images)
         yield from object_lines(split, objects)
-        yield _drawn(split, [_painted(image, found) for image, found in _fullest(objects)], [], folder)
+        names = data.object_names
+        legend = list(zip(names, palette(len(names)), strict=True)) if 1 < len(names) <= MOST_NAMED else []
+        yield _drawn(split, [_painted(image, found, names) for image, found in _fullest(objects)], legend, folder)
     yield from copy_lines({split: [(i.name, i.image) for i in images] for split, images in splits.items()})
 
 
@@ -92,27 +97,32 @@ def _fullest(found: Sequence[tuple[AnnotatedImage, Objects]]) -> list[tuple[Anno
     return sorted(found, key=lambda pair: (-len(pair[0].classes), -len(pair[1])))[:MOST_PICTURES]
 
 
-def _painted(image: AnnotatedImage, objects: Objects) -> Painted:
+def _painted(image: AnnotatedImage, objects: Objects, names: Sequence[str]) -> Painted:
     pixels, _ = read_annotated(image)
-    numbers = torch.from_numpy(on_top(objects).astype("int64"))
-    return image.name, pixels, torch.where(numbers > 0, (numbers - 1) % MOST_COLORS, IGNORE_INDEX)
+    labels, masks = objects.class_ids.tolist(), torch.from_numpy(objects.masks)
+    texts = [
+        names[label] + (f" ({CROWD})" if crowd else "") for label, crowd in zip(labels, objects.is_crowd, strict=True)
+    ]
+    colors = colors_of(labels, len(names))
+    return image.name, pixels, draw_objects(pixels, masks, colors, texts, least_width=SMALLEST_CELL_WIDTH)
 
 
 def _of_masks(data: SegmentationDataModule, folder: Path) -> Iterator[str]:
     files: dict[str, list[tuple[str, ImageFile]]] = {}
-    colors = list(zip(data.class_names, palette(data.num_classes), strict=True))
+    legend = list(zip(data.class_names, palette(data.num_classes), strict=True))
+    colors = [color for _, color in legend]
     for split in data.counts:
         samples = data.masked_dataset(split)
         drawn = [samples[index] for index in range(min(len(samples), MOST_PICTURES))]
-        yield _drawn(split, [(one["name"], one["image"], one["mask"]) for one in drawn], colors, folder)
+        painted = [(one["name"], one["image"], overlay(one["image"], one["mask"], colors)) for one in drawn]
+        yield _drawn(split, painted, legend, folder)
         files[split] = [(pair.name, pair.image) for pair in samples.pairs]
     yield from copy_lines(files)
 
 
 def _drawn(split: str, samples: Sequence[Painted], legend: list[tuple[str, Color]], folder: Path) -> str:
     """Write a picture of samples, image and overlay side by side, and return a line that says where."""
-    colors = [color for _, color in legend] or palette(MOST_COLORS)
-    rows = [[image, overlay(image, mask, colors)] for _, image, mask in samples]
+    rows = [[image, painted] for _, image, painted in samples]
     picture = picture_grid(rows, ["image", "masks"], [name for name, _, _ in samples], legend)
     file = folder / f"{split}.png"
     folder.mkdir(parents=True, exist_ok=True)

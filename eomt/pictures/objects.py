@@ -1,6 +1,6 @@
 """Objects over images: each in a color, with an outline and a text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,13 @@ from eomt.utils.packed_masks import PackedMasks, Part, paint
 MOST_COLORS = 24
 # of texts, and how they grow with the width of large pictures
 TEXT_SIZE, TEXT_SHARE = 11, 1 / 40
+# where a text is tried whose place in the middle of an object is taken, in shares of its pixels from above
+SPOTS = (0.25, 0.75, 0.1, 0.9, 0.4, 0.6, 0.0, 1.0)
+# rows or columns of a mask that are looked at
+MOST_SPOTS = 256
+
+# left, top, right and bottom, in pixels
+Box = tuple[float, float, float, float]
 
 
 def colors_of(labels: Sequence[int], num_classes: int) -> list[Color]:
@@ -42,6 +49,7 @@ def draw_objects(
     texts: Sequence[str] | None = None,
     alpha: float = 0.35,
     least_width: int = 0,
+    text_share: float = TEXT_SHARE,
 ) -> Tensor:
     """Paint objects over an image; smaller ones lie on top, and outlines are seen even there.
 
@@ -49,9 +57,11 @@ def draw_objects(
         image: uint8 `(3, H, W)`.
         masks: Packed or bool `(N, H, W)`; they may overlap.
         colors: N colors.
-        texts: N texts, in the middle of the objects; None writes nothing.
+        texts: N texts, inside of the objects, each where none of those before it stands; one that finds no such place
+            is left out. None writes nothing.
         alpha: 0 shows the image inside of outlines, 1 the colors alone.
         least_width: Of the picture in pixels: it is enlarged by a whole factor before outlines and texts are drawn.
+        text_share: Size of the texts in widths of the picture, where that is more than what can be read at all.
 
     Returns:
         uint8 `(3, f H, f W)`, a new tensor.
@@ -66,8 +76,10 @@ def draw_objects(
         enlarged = factor * top, factor * left, mask.repeat(factor, 0).repeat(factor, 1)
         paint(pixels, outline(enlarged, (pixels.shape[0], pixels.shape[1]), thickness), color)
     picture = Image.fromarray(pixels)
-    for part, text in zip(packed.parts(), texts or [""] * len(packed), strict=True):
-        _write(picture, part, factor, text)
+    taken: list[Box] = []
+    for (top, left, mask), text in zip(packed.parts(), texts or [""] * len(packed), strict=True):
+        if text and mask.any():
+            _write(picture, mask, (top, left), factor, text, text_share, taken)
     return torch.as_tensor(pil_to_tensor(picture))
 
 
@@ -85,17 +97,53 @@ def outline(part: Part, size: tuple[int, int], thickness: int = 1) -> Part:
     return top, left, mask & ~inner[above : above + height, before : before + width]
 
 
-def _write(picture: Image.Image, part: Part, factor: int, text: str) -> None:
-    """Write a text over the middle of a mask, inside of the picture."""
-    top, left, mask = part
-    if not text or not mask.any():
-        return
-    font = load_font(max(TEXT_SIZE, round(picture.width * TEXT_SHARE)))
-    rows, columns = np.nonzero(mask)
+def _write(
+    picture: Image.Image,
+    mask: np.ndarray,
+    corner: tuple[int, int],
+    factor: int,
+    text: str,
+    share: float,
+    taken: list[Box],
+) -> None:
+    """Write a text over a mask, inside of the picture and where no other stands.
+
+    Args:
+        picture: RGB; it is drawn on.
+        mask: bool `(h, w)`, not empty.
+        corner: Its first row and column in the image.
+        factor: By which the picture is larger than the image.
+        text: What is written.
+        share: Size of the text in widths of the picture.
+        taken: Where others stand; the place of this one is added.
+    """
+    font = load_font(max(TEXT_SIZE, round(picture.width * share)))
     half, above = font.getlength(text) / 2 + 1, font.size * 0.6
-    x, y = (
-        min(max(factor * float(first + np.median(places)), margin), max(margin, length - margin))
-        for first, places, margin, length in ((left, columns, half, picture.width), (top, rows, above, picture.height))
-    )
-    draw = ImageDraw.Draw(picture)
-    draw.text((x, y), text, INK, font, anchor="mm", stroke_width=max(1, round(font.size / 8)), stroke_fill=PAPER)
+    for row, column in _spots(mask):
+        x, y = (
+            min(max(factor * (place + first), margin), max(margin, length - margin))
+            for place, first, margin, length in (
+                (column, corner[1], half, picture.width),
+                (row, corner[0], above, picture.height),
+            )
+        )
+        box = (x - half, y - above, x + half, y + above)
+        if not any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken):
+            taken.append(box)
+            stroke = max(1, round(font.size / 8))
+            draw = ImageDraw.Draw(picture)
+            draw.text((x, y), text, INK, font, anchor="mm", stroke_width=stroke, stroke_fill=PAPER)
+            return
+
+
+def _spots(mask: np.ndarray) -> Iterator[tuple[float, float]]:
+    """Yield rows and columns where a text may stand on a mask, the best first: its middle, then parts of its height."""
+    # of a large mask a few pixels tell where it is, if they do
+    step = -(-max(mask.shape) // MOST_SPOTS)
+    thinned = mask[::step, ::step]
+    thinned, step = (thinned, step) if thinned.any() else (mask, 1)
+    rows, columns = np.nonzero(thinned)
+    yield step * float(np.median(rows)), step * float(np.median(columns))
+    for share in SPOTS:
+        row = rows[int(share * (len(rows) - 1))]
+        yield step * float(row), step * float(np.median(columns[rows == row]))

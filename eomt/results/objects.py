@@ -11,8 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from eomt.models.post_processing import Instances, Segments
-from eomt.pictures.colors import Color, palette
-from eomt.pictures.masks import overlay
+from eomt.pictures.colors import palette
 from eomt.pictures.objects import colors_of, draw_objects
 from eomt.prompts.coordinates import tight_boxes
 from eomt.results.coco import annotation
@@ -150,21 +149,23 @@ class PanopticResult(Result):
         """The class of each pixel, int64 `(H, W)`; -1 where there is no segment."""
         return np.array([-1, *(segment.class_id for segment in self.segments)])[self.segment_map]
 
-    def draw(self, alpha: float = 0.6) -> Image.Image:
+    def draw(self, alpha: float = 0.5, texts: bool = True) -> Image.Image:
         """Return the segments over the image: stuff in the color of its class, things in colors of their own.
 
         Args:
-            alpha: 0 shows the image alone, 1 the colors alone.
+            alpha: 0 shows the image inside of outlines, 1 the colors alone.
+            texts: Write class and score of each segment.
         """
         count = len(self.class_names)
         # behind those of the classes
         things = iter(range(count, count + len(self)))
         numbers = [next(things) if segment.is_thing else segment.class_id for segment in self.segments]
         colors = palette(min(255, count + len(self))) if self.segments else []
-        shown: list[Color | None] = [None, *(colors[number % len(colors)] for number in numbers)]
+        shown = [colors[number % len(colors)] for number in numbers]
         image = torch.from_numpy(np.array(self.image)).permute(2, 0, 1)
-        painted = overlay(image, torch.from_numpy(self.segment_map).long(), shown, alpha)
-        return to_pil_image(painted)
+        masks = torch.from_numpy(self.segment_map == np.arange(1, len(self) + 1)[:, None, None])
+        said = [f"{segment.class_name} {segment.score:.2f}" for segment in self.segments]
+        return to_pil_image(draw_objects(image, masks, shown, said if texts else None, alpha))
 
     def png(self) -> Image.Image:
         """Return COCO's panoptic picture: a segment's id is R + 256 G + 65536 B; 0 is no segment."""

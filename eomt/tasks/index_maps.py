@@ -10,7 +10,7 @@ BACKGROUND = 0
 
 
 def index_map(masks: Tensor | PackedMasks, class_ids: Tensor) -> Tensor:
-    """Return one map of masks that may overlap; smaller masks lie on top.
+    """Return one map of masks that may overlap; smaller masks lie on top, and of masks of one size the first.
 
     Args:
         masks: Masks, packed or bool `(N, H, W)`.
@@ -22,7 +22,7 @@ def index_map(masks: Tensor | PackedMasks, class_ids: Tensor) -> Tensor:
     packed = PackedMasks.of(masks)
     found = np.full(packed.size, BACKGROUND, dtype=np.int64)
     parts, ids = list(packed.parts()), class_ids.tolist()
-    for index in packed.areas.argsort(descending=True, stable=True).tolist():
+    for index in packed.areas.argsort(stable=True).flip(0).tolist():
         paint(found, parts[index], ids[index] + 1)
     return torch.from_numpy(found).to(packed.bits.device)
 

@@ -67,3 +67,45 @@ def test_objects_of_one_class_have_colors_of_their_own() -> None:
     assert len(set(colors_of([0, 0, 0], 1))) == 3
     assert len(colors_of([0] * 50, 1)) == 50
     assert colors_of([2, 0, 2], 3) == [palette(3)[2], palette(3)[0], palette(3)[2]]
+
+
+def written_rows(texts: list[str], masks: torch.Tensor) -> torch.Tensor:
+    """Return which rows of a black picture texts change."""
+    image, black = torch.zeros(3, *masks.shape[1:], dtype=torch.uint8), [(0, 0, 0)] * len(masks)
+    return draw_objects(image, masks, black, texts).flatten(2).any(0).any(1)
+
+
+def test_no_text_stands_on_another() -> None:
+    masks = torch.zeros(2, 120, 120, dtype=torch.bool)
+    masks[:, 10:110, 10:110] = True
+    one = written_rows(["0.93", ""], masks)
+    both = written_rows(["0.93", "0.87"], masks)
+    # the second one has rows of its own, with a gap between
+    assert both[one].all()
+    assert both.sum() > 1.8 * one.sum()
+    edges = both.to(torch.int8).diff()
+    assert (edges == 1).sum() == 2
+
+
+def test_a_text_without_a_free_place_is_left_out_and_the_first_one_stays() -> None:
+    masks = torch.zeros(2, 60, 60, dtype=torch.bool)
+    masks[:, 29:32, 29:32] = True
+    assert torch.equal(written_rows(["0.93", "0.87"], masks), written_rows(["0.93", ""], masks))
+
+
+def test_texts_grow_with_their_share() -> None:
+    image, mask = torch.zeros(3, 200, 200, dtype=torch.uint8), torch.ones(1, 200, 200, dtype=torch.bool)
+    small, large = (
+        draw_objects(image, mask, [(0, 0, 0)], ["0.5"], text_share=share).any(0).any(1).sum() for share in (0.02, 0.2)
+    )
+    assert large > 2.5 * small
+
+
+def test_outlines_are_those_of_whole_masks() -> None:
+    torch.manual_seed(0)
+    masks = torch.rand(6, 37, 41) > torch.tensor([0.5, 0.9, 0.99, 0.1, 0.5, 1.0])[:, None, None]
+    image = torch.zeros(3, 37, 41, dtype=torch.uint8)
+    for mask in masks:
+        drawn = draw_objects(image, mask[None], [(0, 0, 250)], alpha=0, least_width=300)
+        large = mask.repeat_interleave(8, 0).repeat_interleave(8, 1)
+        assert torch.equal(drawn[2] == 250, torch.from_numpy(outline(large.numpy(), thickness=2)))

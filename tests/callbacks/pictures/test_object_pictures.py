@@ -12,9 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionPictures, ReportOnTest, RunSummary
-from callbacks.pictures.objects import apart, object_pictures
+from callbacks.pictures.objects import apart, found_picture, object_pictures
 from datamodules.common.data_module import DataModule
-from eomt.models.post_processing import Instances
+from eomt.models.post_processing import Instances, Segments
 from eomt.pictures.colors import palette
 from eomt.tasks import InstanceSegmentation, PanopticSegmentation
 from eomt.utils.labels import IGNORE_INDEX
@@ -46,7 +46,7 @@ class Rectangles(DataModule):
         batches = [make_batch(*seeds, panoptic=self.panoptic) for seeds in ((0, 1), (2, 3))]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
-    train_dataloader = val_dataloader = test_dataloader = loader
+    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
 
 
 def make_task(panoptic: bool) -> Any:
@@ -82,6 +82,14 @@ def test_objects_are_drawn_in_training_and_in_test(panoptic: bool, tmp_path: Pat
     lines = [example["lines"] for example in found["best"] + found["worst"]]
     assert len(lines) == 4
     assert all("missed" in line for (line,) in lines)
+    results = trainer.predict(task, data)
+    assert results is not None
+    for batch, outputs in zip(data.loader(), results, strict=True):
+        for place, name in enumerate(batch["name"]):
+            with Image.open(tmp_path / "predictions" / "overlays" / f"{Path(name).stem}.png") as picture:
+                drawn = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            expected = found_picture(batch["image"][place], outputs["found"][place], data.class_names)
+            assert torch.equal(drawn, expected)
 
 
 def test_truth_and_answer_stand_apart_and_crowds_are_named() -> None:
@@ -102,3 +110,18 @@ def test_objects_of_a_class_that_touch_stay_apart_in_what_is_stored() -> None:
     assert (stored[2:8, 5:7] == IGNORE_INDEX).all()
     assert (stored[3:7, 2:5] == 1).all()
     assert (stored[~masks.any(0)] == 0).all()
+
+
+def test_what_is_predicted_tells_objects_of_a_class_that_touch_apart() -> None:
+    image = torch.full((3, 40, 60), 100, dtype=torch.uint8)
+    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    masks[0, 5:35, 5:30] = masks[1, 5:35, 30:55] = True
+    labels, scores = torch.tensor([1, 1]), torch.tensor([0.9, 0.8])
+    segments = Segments((masks * torch.tensor([1, 2])[:, None, None]).sum(0, dtype=torch.int32), labels, scores)
+    for found in (Instances(masks, labels, scores), segments):
+        drawn = found_picture(image, found, CLASS_NAMES)
+        color = torch.tensor(palette(3)[1], dtype=torch.uint8)[:, None]
+        assert torch.equal(
+            drawn[:, 6, 28:32], color.expand(3, 4).where(torch.tensor([0, 1, 1, 0]).bool(), drawn[:, 6, 28:32])
+        )
+        assert not torch.equal(drawn[:, 6, 28], color[:, 0])

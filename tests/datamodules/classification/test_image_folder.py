@@ -170,7 +170,7 @@ def test_images_with_several_labels(tmp_path: Path, form: str) -> None:
         ("path,label\n0.png,red\n99.png,blue\n", "row 3: no image"),
         ("path,label\n0.png,red\n1.png,\n", "row 3: no label"),
         ("path,label\n0.png,red\n0.png,blue\n", "row 3: 0.png stands in row 2 already"),
-        ("path,label,split\n0.png,red,training\n", "row 2: split 'training'; must be train, val, test"),
+        ("path,label,split\n0.png,red,dev\n", "row 2: split 'dev'; must be train, val, test"),
         ("path,label,split\n0.png,red,train\n1.png,blue,\n", "row 3: no split, where other rows have one"),
         ("path,a,b\n0.png,1,yes\n", "row 2: 'yes' in column b; must be 0 or 1"),
         ("path,a,b\n0.png,1,0\n", "no row has a 1 in column b"),
@@ -277,3 +277,34 @@ def test_the_middle_is_shown() -> None:
     torch.testing.assert_close(shown(image, (20, 20)), image[:, :, 5:25])
     assert shown(image, (10, 30)).shape == (3, 10, 30)
     assert shown(image, (30, 10)).shape == (3, 30, 10)
+
+
+@pytest.mark.parametrize("names", [("Train", "Valid"), ("training", "validation", "testing"), ("train", "val", "Test")])
+def test_folders_of_splits_are_no_classes_whatever_tools_call_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for number, name in enumerate(names):
+        write_classes(tmp_path / name, 4, seed=1000 * number)
+    data = image_folder(tmp_path)
+    data.setup()
+    assert data.class_names == NAMES
+    assert not data.is_split_by_seed
+    assert len(data.counts) == len(names)
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("val", "test")])
+def test_half_of_the_splits_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for number, name in enumerate(names):
+        write_classes(tmp_path / name, 4, seed=1000 * number)
+    assert f"no such folder; add one beside {names[0]}" in refused(tmp_path)
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    for number, name in enumerate(("train", "val", "valid")):
+        write_classes(tmp_path / name, 4, seed=1000 * number)
+    assert "valid: is of the val split, and so is val beside it" in refused(tmp_path)
+
+
+def test_a_table_may_call_its_splits_as_folders_are_called(tmp_path: Path) -> None:
+    rows = "".join(f"{number}.png,{NAMES[number % 3]},{'Train' if number < 6 else 'valid'}\n" for number in range(12))
+    data = image_folder(write_table(tmp_path, "path,label,split\n" + rows))
+    data.setup()
+    assert [data.counts[split]["images"] for split in ("train", "val")] == [6, 6]

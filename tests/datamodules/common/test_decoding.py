@@ -123,7 +123,7 @@ def test_damaged_files_are_read_or_refused_as_by_pillow(tmp_path: Path, kind: st
             with pytest.raises(UserError) as caught:
                 read_pixels(file)
             assert "\n" not in str(caught.value)
-            # the address of the opened file is part of this one
+            # the address of the opened file is part of this one, which is said in words of our own
             if not reason.startswith("cannot identify"):
                 assert reason in str(caught.value)
         else:

@@ -61,6 +61,15 @@ def test_truncated_images_are_named(tmp_path: Path, suffix: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("content", "reason"), [(b"", "it is empty"), (b"abc", "a format that is not known")])
+def test_the_reason_is_said_without_the_name_of_the_file_again(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        check_image(file)
+    assert str(caught.value) == f"{file}: cannot be read as an image ({reason}); replace or remove the file"
+
+
 def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     for read in (read_image, check_image, read_mask):

@@ -199,3 +199,34 @@ def test_files_are_found_by_any_spelling_of_their_names(tmp_path: Path) -> None:
     data = coco(tmp_path)
     data.setup("fit")
     assert data.counts["train"]["images"] == 3
+
+
+def test_images_may_lie_where_datumaro_writes_them(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    (tmp_path / "images").mkdir()
+    for split, name in {"train": "Train", "val": "Validation"}.items():
+        (tmp_path / f"{split}2017").rename(tmp_path / "images" / name)
+        (tmp_path / "annotations" / f"panoptic_{split}2017").rename(tmp_path / "annotations" / f"panoptic_{name}")
+        file = tmp_path / "annotations" / f"panoptic_{split}2017.json"
+        file.rename(file.with_name(f"panoptic_{name}.json"))
+    data = coco(tmp_path)
+    data.setup("fit")
+    assert [data.counts[split]["images"] for split in ("train", "val")] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["categories"].append({"id": 92, "name": "other"}), "category id 92 stands there twice"),
+        (lambda c: c["images"].append(c["images"][0] | {"file_name": "x.jpg"}), "image id 900 stands there twice"),
+        (lambda c: c["annotations"].append(c["annotations"][-1]), "annotation of image id 900 stands there twice"),
+        (
+            lambda c: c["annotations"][-1]["segments_info"].append({"id": 5, "category_id": 92, "area": 2}),
+            r"000000000000\.png: segment 5 stands there twice",
+        ),
+    ],
+)
+def test_what_stands_there_twice_is_named(tmp_path: Path, change: Any, message: str) -> None:
+    changed(write_coco(tmp_path), change)
+    with pytest.raises(UserError, match=message):
+        coco(tmp_path).find_splits()

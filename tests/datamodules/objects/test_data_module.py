@@ -218,16 +218,18 @@ def test_a_class_that_is_called_background_is_told_from_the_rest(tmp_path: Path)
     assert KnownObjects(tmp_path, target="semantic", class_names=names, background=False).class_names == names
 
 
-def test_a_class_that_training_lacks_is_told_of(
+def test_classes_that_a_split_lacks_are_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = KnownObjects(tmp_path)
     images = data.find_splits()["val"]
-    data.find_splits = lambda: {"train": [image for image in images if image.name == "8.png"] * 2, "val": images}
+    others = [image for image in images if image.name != "8.png"]
+    data.find_splits = lambda: {"train": [image for image in images if image.name == "8.png"] * 2, "val": others}
     data.look_at = lambda image: np.array([0, 2] if image.name == "8.png" else [1])  # type: ignore[method-assign]
     monkeypatch.setattr("datamodules.objects.data_module.refuse_overlap", lambda files: None)
     data.setup("fit")
     assert "no training image shows bar, but others do" in caplog.text
+    assert "no validation image shows disc, sky: no figure" in caplog.text
 
 
 def test_training_without_a_size_says_so(tmp_path: Path) -> None:

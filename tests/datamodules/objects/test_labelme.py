@@ -92,7 +92,7 @@ def test_a_wrong_path_of_the_image_is_said(tmp_path: Path, caplog: pytest.LogCap
 )
 def test_shapes_that_are_no_object_are_named(tmp_path: Path, found: dict[str, Any], message: str) -> None:
     write_labelme(tmp_path, found)
-    with pytest.raises(UserError, match=message if "points.0" not in message else "no JSON file of LabelMe"):
+    with pytest.raises(UserError, match=message):
         read(tmp_path)
 
 
@@ -102,3 +102,41 @@ def test_other_sizes_and_unknown_labels_are_named(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(UserError, match=r"a\.json: unknown label 'cell'; must be one of crack"):
         read(tmp_path, class_names=["crack"])
+
+
+@pytest.mark.parametrize("text", ["", '{"shapes": [', '{"shapes": [{"label": "cell", "points": [[NaN, 1]]}]}'])
+def test_a_damaged_file_is_refused_and_not_lost(tmp_path: Path, text: str) -> None:
+    write_labelme(tmp_path, shape())
+    write_image(tmp_path / "b.png", SIZE)
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(UserError, match=r"b\.json: .*give LabelMe's JSON"):
+        read(tmp_path)
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_labelme(tmp_path, shape())
+    write_image(tmp_path / "b.png", SIZE)
+    (tmp_path / "package.json").write_text('{"name": 1}')
+    assert len(read(tmp_path)) == 1
+    assert "1 image without a JSON file, left out: b.png" in caplog.text
+    assert "1 file not of LabelMe, left out: package.json" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("train", "valid"), ("Training", "Val"), ("TRAIN", "validation", "testing")])
+def test_splits_have_the_names_that_tools_give_them(
+    tmp_path: Path, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (*names, "later"):
+        (tmp_path / name).mkdir()
+        write_labelme(tmp_path / name, shape())
+    found = LabelMe(tmp_path).find_splits()
+    assert list(found) == ["train", "val", "test"][: len(names)]
+    assert "later beside the splits: left out" in caplog.text
+
+
+def test_test_images_are_never_mixed_into_training(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        write_labelme(tmp_path / name, shape())
+    with pytest.raises(UserError, match="has images of train and test, and none of val; add some"):
+        LabelMe(tmp_path, batch_size=1).setup()

@@ -80,3 +80,18 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no table")
     with pytest.raises(UserError, match=r"a\.parquet: cannot be read"):
         HuggingFaceSegmentation(tmp_path).find_splits()
+
+
+def test_tables_beside_those_of_splits_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, labels in {"train": (0, 1), "valid": (1, 0), "extra": (1,)}.items():
+        write_table(tmp_path / f"{name}.parquet", [mask_of(*labels)])
+    found = HuggingFaceSegmentation(tmp_path).find_splits()
+    assert {split: len(images) for split, images in found.items()} == {"train": 1, "val": 1}
+    assert "1 table beside those of splits, left out" in caplog.text
+
+
+def test_tables_of_training_and_test_alone_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_table(tmp_path / f"{name}.parquet", [mask_of(0, 1)])
+    with pytest.raises(UserError, match=r"has images of .* and none of val"):
+        HuggingFaceSegmentation(tmp_path, batch_size=1).setup()

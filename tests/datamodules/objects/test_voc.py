@@ -119,3 +119,24 @@ def test_files_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
         read_label_map(tmp_path / "labelmap.txt")
     with pytest.raises(UserError, match="holds no JPEGImages"):
         PascalVoc(tmp_path / "JPEGImages").find_splits()
+
+
+def test_lists_have_the_names_that_tools_give_them(tmp_path: Path) -> None:
+    lists = write_voc(tmp_path) / "ImageSets" / "Segmentation"
+    # CVAT's subsets
+    (lists / "train.txt").rename(lists / "Train.txt")
+    (lists / "val.txt").rename(lists / "Validation.txt")
+    found = PascalVoc(tmp_path).find_splits()
+    assert {split: [image.name for image in images] for split, images in found.items()} == {
+        "train": ["2007_000001.jpg"],
+        "val": ["2007_000002.jpg"],
+    }
+
+
+def test_without_lists_images_without_masks_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_voc(tmp_path)
+    for file in (tmp_path / "ImageSets" / "Segmentation").iterdir():
+        file.unlink()
+    write_image(tmp_path / "JPEGImages" / "2007_000009.jpg", SIZE)
+    assert len(PascalVoc(tmp_path).find_splits()["all"]) == 2
+    assert "1 image without a mask in SegmentationClass, left out: 2007_000009.jpg" in caplog.text

@@ -123,3 +123,30 @@ def test_label_files_without_an_image_and_with_two_are_named(tmp_path: Path) -> 
     write_image(tmp_path / "images" / "a.jpg")
     with pytest.raises(UserError, match=r"shares its label file"):
         read_yolo(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "train: train/images\nvalid: valid/images\nnames: [cell, crack]",
+        "Train: train/images\nValidation: valid/images\nnames: [cell, crack]",
+        "names: [cell, crack]",
+    ],
+)
+def test_splits_have_the_names_that_tools_give_them(tmp_path: Path, description: str) -> None:
+    for split in ("train", "valid"):
+        write_image(tmp_path / split / "images" / f"{split}.png")
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels" / f"{split}.txt").write_text(SQUARE)
+    (tmp_path / "data.yaml").write_text(description)
+    found = read_yolo(tmp_path).splits
+    assert {split: [image.name for image in images] for split, images in found.items()} == {
+        "train": ["train.png"],
+        "val": ["valid.png"],
+    }
+
+
+def test_a_number_of_classes_that_is_not_that_of_the_names_is_refused(tmp_path: Path) -> None:
+    write_yolo(tmp_path, description="train: images\nnc: 3\nnames: [cell, crack]\n")
+    with pytest.raises(UserError, match=r"data\.yaml: nc is 3, but names has 2 names"):
+        read_yolo(tmp_path)

@@ -276,7 +276,7 @@ def spoil_classes(path: Path) -> None:
 
 
 def remove_val(path: Path) -> None:
-    (path / "val").rename(path / "validation")
+    (path / "val").rename(path / "later")
 
 
 def remove_images(path: Path) -> None:
@@ -351,3 +351,31 @@ def test_augmentation_follows_from_the_seed_and_leaves_the_random_state_alone(tm
     torch.manual_seed(99)
     again = list(folder(tmp_path, num_workers=0).train_dataloader())
     assert all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, again, strict=True))
+
+
+@pytest.mark.parametrize("names", [("Train", "Valid"), ("training", "val", "testing")])
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_splits_have_the_names_that_tools_give_them(tmp_path: Path, names: tuple[str, ...], is_inside: bool) -> None:
+    for number, name in enumerate(names):
+        for kind in ("images", "masks"):
+            (tmp_path / (f"{kind}/{name}" if is_inside else f"{name}/{kind}")).mkdir(parents=True)
+        place = tmp_path / "images" / name if is_inside else tmp_path / name / "images"
+        masks = tmp_path / "masks" / name if is_inside else tmp_path / name / "masks"
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(place / "a.png")
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(masks / "a.png")
+    data = folder(tmp_path)
+    assert not data.is_split_by_seed
+    assert [len(pairs) for pairs in data.find_splits().values()] == [1, 1, len(names) - 2]
+
+
+def test_a_seed_that_splits_folders_called_like_splits_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train", "test"):
+        write_split(tmp_path / name)
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / name / kind).rename(tmp_path / kind / name)
+        (tmp_path / name).rmdir()
+    folder(tmp_path).find_splits()
+    assert "a seed splits all images, those of train, test alike" in caplog.text
