@@ -10,6 +10,7 @@ from callbacks.pictures.grid import SMALLEST_CELL_WIDTH
 from eomt.models.post_processing import Instances
 from eomt.pictures.objects import colors_of, draw_objects, outline
 from eomt.tasks.object_segmentation import crowds_of
+from eomt.utils.images import shown_channels
 from eomt.utils.labels import IGNORE_INDEX
 
 CROWD = "crowd"
@@ -36,7 +37,7 @@ def object_pictures(batch: dict[str, Any], found: Instances, index: int, num_cla
         index: Its place in the batch.
         num_classes: C.
     """
-    image, labels = batch["image"][index].cpu(), batch["labels"][index].tolist()
+    image, labels = shown_channels(batch["image"][index]).cpu(), batch["labels"][index].tolist()
     texts = [CROWD if is_crowd else "" for is_crowd in crowds_of(batch)[index].tolist()]
     truth = draw(image, batch["masks"][index], labels, num_classes, texts)
     scores = [f"{score:.2f}" for score in found.scores.tolist()]

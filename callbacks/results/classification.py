@@ -19,6 +19,7 @@ from eomt.metrics.classification import ClassificationMetric
 from eomt.models.image_classifier import ImageClassifier
 from eomt.tasks.data import LabelData, class_names_of, data_of
 from eomt.tasks.image_classification import ImageClassification
+from eomt.utils.images import shown_channels
 from eomt.utils.modes import evaluation_mode
 from eomt.utils.trainer import is_trial
 
@@ -97,7 +98,7 @@ class ClassificationResults(EvaluationCallback[ImageClassification]):
                 values = (batch["name"][place], answer.truth, answer.label, answer.confidence, int(answer.is_right))
                 self._rows.append(dict(zip(COLUMNS, values, strict=True)))
             if not answer.is_right:
-                self._keep(batch["name"][place], batch["image"][place], answer)
+                self._keep(batch["name"][place], shown_channels(batch["image"][place]), answer)
 
     def end_epoch(self, trainer: Trainer, task: ImageClassification, stage: Stage) -> None:
         """Draw the gravest mistakes."""

@@ -33,7 +33,7 @@ from datamodules.objects.datasets import (
 )
 from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
 from datamodules.objects.splits import UNSPLIT, files_of, split_images
-from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, IndexMapDataset
+from datamodules.segmentation.image_mask_dataset import AugmentedDataset, ImageDataset, IndexMapDataset, blank_image
 from datamodules.segmentation.labels import MAX_CLASSES
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
@@ -314,7 +314,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         files = self._files_to_predict()
         if self.target != "prompted":
             dataset = ImageDataset(list(files.items()))
-            return self.prediction_loader(dataset, files, BLANK_IMAGE, collate=collate_any_size)
+            return self.prediction_loader(dataset, files, blank_image(self.num_channels), collate=collate_any_size)
         names = [] if self.prompts is None else self.class_names
         asked = ask(files, self._size, self.prompts, names, self.predict_path is not None)
         return self.prediction_loader(asked, dict(asked.files), asked.blank())
@@ -344,7 +344,11 @@ class ObjectDataModule(ImageDataModule, ABC):
             return AugmentedPromptableDataset(images, self._size, flip, color_jitter, self.objects)
         transform = TrainTransform(self._size, self.scale_range if self.augment else None, flip, color_jitter)
         if self.target == "semantic":
-            outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
+            outliers = (
+                OutlierPaste(self.outliers, self.outlier_probability, self.num_channels)
+                if self.outliers is not None
+                else None
+            )
             return AugmentedDataset(self.map_dataset(images), transform, outliers)
         return AugmentedObjectDataset(images, self.choose, transform)
 

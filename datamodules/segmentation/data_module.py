@@ -17,7 +17,7 @@ from datamodules.common.sampling import collate_any_size
 from datamodules.common.splits import SPLITS_OF_STAGE
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
-from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, ImageMaskDataset
+from datamodules.segmentation.image_mask_dataset import AugmentedDataset, ImageDataset, ImageMaskDataset, blank_image
 from datamodules.segmentation.labels import LabelTable, one_class_problem
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
@@ -171,7 +171,11 @@ class SegmentationDataModule(ImageDataModule, ABC):
         transform = TrainTransform(
             crop_size, scale_range, self.augment and self.flip, self.augment and self.color_jitter
         )
-        outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
+        outliers = (
+            OutlierPaste(self.outliers, self.outlier_probability, self.num_channels)
+            if self.outliers is not None
+            else None
+        )
         return self.training_loader(
             AugmentedDataset(self.masked_dataset("train"), transform, outliers), self._training_sampler()
         )
@@ -205,7 +209,9 @@ class SegmentationDataModule(ImageDataModule, ABC):
             UserError: `predict_path` does not exist or holds no image.
         """
         files = self._files_to_predict()
-        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE, collate=collate_any_size)
+        return self.prediction_loader(
+            ImageDataset(files), dict(files), blank_image(self.num_channels), collate=collate_any_size
+        )
 
     def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
         if self.predict_path is None:

@@ -20,7 +20,11 @@ from datamodules.segmentation.transforms import TrainTransform
 from eomt.utils.labels import IGNORE_INDEX
 
 # an image without a name, of any size
-BLANK_IMAGE = {"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "name": ""}
+
+
+def blank_image(channels: int) -> dict[str, Any]:
+    """Return a sample of black pixels without a name, which stands for a file that cannot be read."""
+    return {"image": torch.zeros(channels, 32, 32, dtype=torch.uint8), "name": ""}
 
 
 class IndexMapDataset(Dataset[dict[str, Any]], ABC):

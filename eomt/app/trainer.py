@@ -200,6 +200,7 @@ class Trainer(lightning.pytorch.Trainer):
             batch,
             lambda: _up_to(options.limit, datamodule.val_dataloader() if is_real and datamodule else [batch]),
             "validation samples" if is_real else source,
+            self.data_arguments,
         )
         record = export_network(model, merged, samples, Path(output).resolve(), options, self.weights_name)
         for line in report(record):

@@ -164,7 +164,7 @@ class ImageClassification(AdaptationTask):
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
         """Return random images of the network's size, the classes in turn."""
         generator = torch.Generator().manual_seed(0)
-        size = (batch_size, 3, *self.network.img_size)
+        size = (batch_size, self.network.in_chans, *self.network.img_size)
         label = torch.arange(batch_size) % self.network.num_classes
         if self.network.multi_label:
             label = nn.functional.one_hot(label, self.network.num_classes).float()
