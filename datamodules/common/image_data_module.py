@@ -1,6 +1,5 @@
 """Common parts of the data modules of images: loaders that can be resumed, and the place among processes."""
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +17,6 @@ from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 from eomt.utils.images import RGB
 from eomt.utils.paths import expand_all
-
-log = logging.getLogger("eomt")
 
 
 class ImageDataModule(DataModule):
@@ -60,13 +57,23 @@ class ImageDataModule(DataModule):
         self.intensity = intensity
         self.channels = channels
         self.page = page
-        self._said_channels = False
         self._conversion = Conversion.of_fields(intensity, channels, page)
 
     @property
     def num_channels(self) -> int:
         """Number of channels of the images in batches."""
         return RGB if self._conversion is None else self._conversion.num_channels
+
+    @property
+    def reading_notes(self) -> list[str]:
+        """What pictures show of images of more than three channels, and how these change at random."""
+        if self.num_channels == RGB or self.channels is None:
+            return []
+        return [
+            f"{self.num_channels} channels: pictures show bands {', '.join(map(str, self.channels[:RGB]))} as red, "
+            "green and blue; random changes of color are of the brightness of all and the contrast of each, not of "
+            "saturation"
+        ]
 
     def converted(self, file: ImageFile) -> ImageFile:
         """Return an image's file with the way in which its values become RGB, which every reader of images knows.
@@ -81,13 +88,6 @@ class ImageDataModule(DataModule):
         Raises:
             UserError: If no batch would be filled.
         """
-        if self.num_channels != RGB and not self._said_channels:
-            self._said_channels = True
-            log.info(
-                "channels: %d; pictures show bands %s as red, green and blue; random changes are of the brightness of "
-                "all and the contrast of each, not of saturation",
-                *(self.num_channels, ", ".join(map(str, self.channels[:RGB] if self.channels else ()))),
-            )
         if sampler is None:
             self._check_batch_size(len(dataset))
             sampler = TrainingSampler(len(dataset), self._world_size, self._rank, self._run_seed)

@@ -21,6 +21,7 @@ from eomt.errors import UserError
 from eomt.pictures.colors import Color, palette
 from eomt.pictures.masks import overlay
 from eomt.utils.files import write_file
+from eomt.utils.images import shown_channels
 from eomt.utils.labels import IGNORE_INDEX
 
 log = logging.getLogger("eomt")
@@ -93,7 +94,7 @@ def _fullest(found: Sequence[tuple[AnnotatedImage, Objects]]) -> list[tuple[Anno
 
 
 def _painted(image: AnnotatedImage, objects: Objects) -> Painted:
-    pixels, _ = read_annotated(image)
+    pixels = shown_channels(read_annotated(image)[0])
     numbers = torch.from_numpy(on_top(objects).astype("int64"))
     return image.name, pixels, torch.where(numbers > 0, (numbers - 1) % MOST_COLORS, IGNORE_INDEX)
 
@@ -104,7 +105,7 @@ def _of_masks(data: SegmentationDataModule, folder: Path) -> Iterator[str]:
     for split in data.counts:
         samples = data.masked_dataset(split)
         drawn = [samples[index] for index in range(min(len(samples), MOST_PICTURES))]
-        yield _drawn(split, [(one["name"], one["image"], one["mask"]) for one in drawn], colors, folder)
+        yield _drawn(split, [(one["name"], shown_channels(one["image"]), one["mask"]) for one in drawn], colors, folder)
         files[split] = [(pair.name, pair.image) for pair in samples.pairs]
     yield from copy_lines(files)
 

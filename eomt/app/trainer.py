@@ -95,6 +95,8 @@ class Trainer(lightning.pytorch.Trainer):
             show(line)
         show(inspection.adapter_line(network))
         show(inspection.base_line(model, self.allow_random_base))
+        for note in network.loading_notes:
+            show(f"Base: {note}")
         self.optimizers = [model.configure_optimizers()["optimizer"]]
         if datamodule is None:
             show(f"Batch: synthetic, of {ASSUMED_BATCH_SIZE}: there is no data; the audit takes one image of it")

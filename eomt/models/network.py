@@ -85,6 +85,11 @@ class Network(Adaptable):
         """
         self.compile()
 
+    @property
+    def loading_notes(self) -> list[str]:
+        """How weights were changed while they were loaded, so that they fit; those of the networks inside."""
+        return [note for part in self.children() if isinstance(part, Network) for note in part.loading_notes]
+
     # -- frozen parts ------------------------------------------------------------------------------------------------
 
     def frozen_features(

@@ -70,7 +70,7 @@ class ViT(TokenEncoder):
     ) -> None:
         from timm.models.eva import EvaAttention
 
-        from eomt.models.weights.backbone.channels import say_adapted
+        from eomt.models.weights.backbone.channels import mark_adapted
         from eomt.models.weights.backbone.load import load_backbone
 
         super().__init__()
@@ -99,7 +99,7 @@ class ViT(TokenEncoder):
         if pretrained is True:
             mark_loaded(self.backbone, self.backbone.state_dict())
             if self.in_chans != RGB:
-                say_adapted(self.in_chans)
+                mark_adapted(self.backbone.patch_embed)
         elif pretrained:
             load_backbone(self.backbone, pretrained)
         config = _pretrained_config(backbone_name)
@@ -138,6 +138,14 @@ class ViT(TokenEncoder):
         if not self.pretrained:
             return f"{self.backbone_name} (random)"
         return _pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
+
+    @property
+    def loading_notes(self) -> list[str]:
+        """What the patch embedding was made of, where images have more channels than those of its weights."""
+        from eomt.models.weights.backbone.channels import adapted_note
+
+        note = adapted_note(self.backbone.patch_embed)
+        return [] if note is None else [note]
 
     def compile_blocks(self) -> None:
         """Compile each block in place; they share a graph."""

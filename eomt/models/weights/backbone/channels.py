@@ -1,43 +1,52 @@
 """A patch embedding of three colors for images of more channels.
 
 The rule is timm's `adapt_input_conv` (timm/models/_manipulate.py), which `timm.create_model(in_chans=C)` follows: the
-weights of red, green and blue are repeated until there are C, and scaled by 3 / C. So a gray image, whose channels are
-all alike, has the same embedding as before.
+weights of red, green and blue are repeated until there are C, and scaled by 3 / C. So an image whose channels are all
+alike has the embedding that it had as a gray one if C is a multiple of 3.
 """
 
-import logging
+from collections.abc import Mapping
 
 from timm.models import adapt_input_conv
-from torch import Tensor
+from torch import Tensor, nn
 
 from eomt.utils.images import RGB
 
-log = logging.getLogger("eomt")
-
-# of the state dict of a timm ViT, and of one in Hugging Face's names that was renamed
 WEIGHT = "patch_embed.proj.weight"
+COLORS = ("red", "green", "blue")
+# channels that a note names
+NAMED = 9
+# attribute of a patch embedding
+MARK = "made_of_colors"
 
 
-def fit_channels(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """Return a backbone's state dict whose patch embedding takes C channels; one that does so already is kept.
+def fit_channels(state: Mapping[str, Tensor], embedding: nn.Module) -> dict[str, Tensor]:
+    """Return a backbone's state dict with a patch embedding of as many channels; one that has them already is kept.
 
     Args:
-        state: Tensors in timm's names.
-        channels: C, at least 3.
+        state: Tensors in timm's names; also changes to them, as the rule is linear.
+        embedding: The backbone's `patch_embed`, which is marked if what fills it is made of three colors.
     """
-    weight = state.get(WEIGHT)
-    if weight is None or weight.dim() != 4 or weight.shape[1] == channels or weight.shape[1] != RGB:
-        return state
-    say_adapted(channels)
-    return state | {WEIGHT: adapt_input_conv(channels, weight)}
+    weight, channels = state.get(WEIGHT), embedding.proj.in_channels
+    if weight is None or weight.dim() != 4 or weight.shape[1] != RGB or channels == RGB:
+        return dict(state)
+    mark_adapted(embedding)
+    return dict(state) | {WEIGHT: adapt_input_conv(channels, weight)}
 
 
-def say_adapted(channels: int) -> None:
-    """Say that a patch embedding was made of one of three colors."""
-    extra = ", ".join(f"{channel} of {('red', 'green', 'blue')[channel % RGB]}" for channel in range(RGB, channels)[:9])
-    log.info(
-        "in_chans: the patch embedding takes %d channels; its weights were loaded for three, and are adapted: 0, 1, 2 "
-        "of red, green, blue, %s%s, all times 3 / %d; it stays so unless it is adapted or named in trainable_modules "
-        "(patch_embed)",
-        *(channels, extra, ", ..." if channels > RGB + 9 else "", channels),
+def mark_adapted(embedding: nn.Module) -> None:
+    """Note that the weights of a patch embedding were made of those of three colors."""
+    setattr(embedding, MARK, True)
+
+
+def adapted_note(embedding: nn.Module) -> str | None:
+    """Return what a patch embedding was made of, for people; None if it was loaded as it is, or is random."""
+    if not getattr(embedding, MARK, False):
+        return None
+    channels = embedding.proj.in_channels
+    extra = ", ".join(f"{channel} of {COLORS[channel % RGB]}" for channel in range(RGB, channels)[:NAMED])
+    return (
+        f"the patch embedding takes {channels} channels; its weights were loaded for three, and are adapted: 0, 1, 2 "
+        f"of red, green, blue, {extra}{', ...' if channels > RGB + NAMED else ''}, all times 3 / {channels}; frozen, "
+        "it stays so (patch_embed in trainable_modules trains it)"
     )

@@ -160,7 +160,7 @@ def _fit_backbone(network: EoMTParts, weights: EoMTWeights, settings: Settings, 
     state = {name: value.float() for name, value in weights.backbone.items()}
     if weights.hugging_face:
         state = fit_to(encoder.backbone, state, path)
-    state = fit_channels(state, encoder.in_chans)
+    state = fit_channels(state, encoder.backbone.patch_embed)
     found, own = _describe(state), _describe(encoder.backbone.state_dict())
     if found and found != own:
         raise UserError(
