@@ -73,6 +73,11 @@ def others(workspace: Workspace, run: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
+def predictor(others: dict[str, Path]) -> Any:
+    return eomt.load(others["merged"])
+
+
+@pytest.fixture(scope="module")
 def exported(workspace: Workspace, others: dict[str, Path]) -> Path:
     merged, folder = others["merged without data"], workspace.folder / "exported"
     workspace.run("export", "--ckpt_path", str(merged), "--output", str(folder), "--data", "null", config=False)
@@ -88,11 +93,17 @@ def test_the_data_say_how_many_channels_the_encoder_takes(run: Path) -> None:
     assert "never loaded" not in log
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "adapter", "merged", "merged without data", "shared"])
+@pytest.mark.parametrize("kind", ["checkpoint", "adapter", "merged without data", "shared"])
 def test_all_that_opens_the_weights_reads_images_as_the_run_did(
     workspace: Workspace, others: dict[str, Path], expected: dict[str, np.ndarray], kind: str
 ) -> None:
     compare(eomt.load(others[kind]), workspace, expected)
+
+
+def test_the_merged_folder_of_a_run_does_too(
+    workspace: Workspace, predictor: Any, expected: dict[str, np.ndarray]
+) -> None:
+    compare(predictor, workspace, expected)
 
 
 @pytest.mark.slow
@@ -133,16 +144,14 @@ def compare(predictor: Any, workspace: Workspace, expected: dict[str, np.ndarray
 
 
 def test_the_range_matters_for_these_answers(
-    workspace: Workspace, others: dict[str, Path], expected: dict[str, np.ndarray]
+    workspace: Workspace, predictor: Any, expected: dict[str, np.ndarray]
 ) -> None:
-    predictor = eomt.load(others["merged"])
     file = min(workspace.folder.glob("data/test/images/*.tif"))
     dark = tifffile.imread(file) // 16
     assert (predictor.predict(dark).class_map != expected[file.stem]).any()
 
 
-def test_a_demo_reads_what_is_sent_as_the_run_did(workspace: Workspace, others: dict[str, Path]) -> None:
-    predictor = eomt.load(others["merged"])
+def test_a_demo_reads_what_is_sent_as_the_run_did(workspace: Workspace, predictor: Any) -> None:
     folder = workspace.folder / "data"
     file = min(folder.glob("test/images/*.tif"))
     sent = read_upload(file, folder, predictor.conversion)
@@ -151,11 +160,8 @@ def test_a_demo_reads_what_is_sent_as_the_run_did(workspace: Workspace, others: 
     np.testing.assert_array_equal(predictor.predict(sent.image).class_map, predictor.predict(file).class_map)
 
 
-def test_an_image_of_other_bands_is_refused_in_a_line(
-    workspace: Workspace, others: dict[str, Path], tmp_path: Path
-) -> None:
+def test_an_image_of_other_bands_is_refused_in_a_line(workspace: Workspace, predictor: Any, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "photo.png")
-    predictor = eomt.load(others["merged"])
     with pytest.raises(UserError, match=r"photo\.png: has 3 bands, but channels is \[4, 0, 1, 2, 3\]"):
         predictor.predict(tmp_path / "photo.png")
     with pytest.raises(UserError, match=r"image: a tensor of shape \[3, 32, 48\]; give \(5, H, W\)"):

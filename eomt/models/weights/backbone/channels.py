@@ -6,6 +6,7 @@ alike has the embedding that it had as a gray one if C is a multiple of 3.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ NAMED = 9
 MARK = "made_of_colors"
 
 
-def fit_channels(state: Mapping[str, Tensor], embedding: nn.Module) -> dict[str, Tensor]:
+def fit_channels(state: Mapping[str, Tensor], embedding: Any) -> dict[str, Tensor]:
     """Return a backbone's state dict with a patch embedding of as many channels; one that has them already is kept.
 
     Args:
@@ -39,7 +40,7 @@ def mark_adapted(embedding: nn.Module) -> None:
     setattr(embedding, MARK, True)
 
 
-def adapted_note(embedding: nn.Module) -> str | None:
+def adapted_note(embedding: Any) -> str | None:
     """Return what a patch embedding was made of, for people; None if it was loaded as it is, or is random."""
     if not getattr(embedding, MARK, False):
         return None
