@@ -162,6 +162,10 @@ class ImageFolder(ImageDataModule):
         """Whether training images are not changed at random."""
         return self.transform is None
 
+    def files_of(self, split: str) -> list[tuple[str, ImageFile]]:
+        """Return name and file of each image of "train", "val" or "test"."""
+        return [(image.name, image.file) for image in self._splits()[split]]
+
     # -- files and loaders -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
