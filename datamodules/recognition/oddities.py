@@ -11,12 +11,14 @@ from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from datamodules.faces.copies import find_copies
 from datamodules.objects.annotation import AnnotatedImage, CroppedMask, Objects
-from eomt.errors import counted, listed
+from eomt.errors import counted, listed, shortened
 
 # images of a split that are looked at, and copies that are looked for among
 MOST_IMAGES, MOST_COMPARED = 200, 5000
 # pixels of an object below which its mask says little
 FEW_PIXELS = 20
+# copies that are named
+MOST_PAIRS = 3
 # labels of rims that are named
 MOST_LABELS = 5
 NEIGHBORS = np.ones((3, 3), dtype=bool)
@@ -148,10 +150,12 @@ def copy_lines(splits: Mapping[str, Sequence[tuple[str, ImageFile]]]) -> Iterato
     placed = {file: (split, name) for split, images in splits.items() for name, file in images}
     compared = list(placed)[:MOST_COMPARED]
     pairs = [(placed[first], placed[file]) for file, first in find_copies(compared).items()]
-    across = [f"{a}/{name} and {b}/{other}" for (a, name), (b, other) in pairs if a != b]
+    across = [
+        f"{shortened(f'{a}/{name}')} and {shortened(f'{b}/{other}')}" for (a, name), (b, other) in pairs if a != b
+    ]
     if across:
         number = counted(len(across), "image")
         yield (
             f"Odd: {number} of one split can be seen in another, too, where what is measured is not to be trained on: "
-            f"{listed(across, most=3)}"
+            f"{', '.join(across[:MOST_PAIRS])}{', ...' if len(across) > MOST_PAIRS else ''}"
         )
