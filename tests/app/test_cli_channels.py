@@ -48,10 +48,14 @@ def run(workspace: Workspace) -> Path:
     return workspace.fit("bands", *FIELDS, *lora)
 
 
+def best(run: Path) -> Path:
+    return next(run.glob("best_lora_*.ckpt"))
+
+
 @pytest.fixture(scope="module")
 def expected(workspace: Workspace, run: Path) -> dict[str, np.ndarray]:
     """What `predict` of the command line says of the test images, by their names without an ending."""
-    workspace.run("predict", "--ckpt_path", str(next(run.glob("best_lora_*.ckpt"))), config=False)
+    workspace.run("predict", "--ckpt_path", str(best(run)), config=False)
     files = (run / "predictions" / "masks").glob("*.png")
     return {Path(file.stem).stem: np.asarray(Image.open(file)) for file in files}
 
@@ -59,22 +63,20 @@ def expected(workspace: Workspace, run: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def others(workspace: Workspace, run: Path) -> dict[str, Path]:
     """Every folder that is written of the run's best weights, without a look at the data but for one of them."""
-    checkpoint, folder = next(run.glob("best_lora_*.ckpt")), workspace.folder
+    checkpoint, folder = best(run), workspace.folder
     merge = ("--ckpt_path", str(checkpoint), "--output", str(folder / "merged_alone"), "--data", "null")
     workspace.run("merge", *merge, config=False)
-    found = {
-        "checkpoint": checkpoint,
+    write_shared(next(run.glob("best_merged_*")), folder / "shared", "user/bands")
+    return {
         "adapter": checkpoint.with_suffix(""),
-        "merged": next(run.glob("best_merged_*")),
         "merged without data": folder / "merged_alone",
+        "shared": folder / "shared",
     }
-    write_shared(found["merged"], folder / "shared", "user/bands")
-    return found | {"shared": folder / "shared"}
 
 
 @pytest.fixture(scope="module")
-def predictor(others: dict[str, Path]) -> Any:
-    return eomt.load(others["merged"])
+def predictor(run: Path) -> Any:
+    return eomt.load(next(run.glob("best_merged_*")))
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +95,19 @@ def test_the_data_say_how_many_channels_the_encoder_takes(run: Path) -> None:
     assert "never loaded" not in log
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "adapter", "merged without data", "shared"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adapter", "merged without data", "shared"])
 def test_all_that_opens_the_weights_reads_images_as_the_run_did(
     workspace: Workspace, others: dict[str, Path], expected: dict[str, np.ndarray], kind: str
 ) -> None:
     compare(eomt.load(others[kind]), workspace, expected)
 
 
-def test_the_merged_folder_of_a_run_does_too(
-    workspace: Workspace, predictor: Any, expected: dict[str, np.ndarray]
+def test_the_merged_folder_of_a_run_and_its_checkpoint_read_images_as_it_did(
+    workspace: Workspace, run: Path, predictor: Any, expected: dict[str, np.ndarray]
 ) -> None:
     compare(predictor, workspace, expected)
+    compare(eomt.load(best(run)), workspace, expected)
 
 
 @pytest.mark.slow
@@ -168,6 +172,7 @@ def test_an_image_of_other_bands_is_refused_in_a_line(workspace: Workspace, pred
         predictor.predict(torch.zeros(3, 32, 48, dtype=torch.uint8))
 
 
+@pytest.mark.slow
 def test_a_command_on_the_weights_with_a_config_of_its_own_reads_alike(
     workspace: Workspace, others: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
