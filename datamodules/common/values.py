@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_png
 
+from datamodules.common.deep_png import MOST_BYTES, decode_deep, is_deep
 from datamodules.common.opening import DEEP_MODES, check_shape, content_of, opened, page_count, refuse_page
 from datamodules.common.orientation import TURNS, stated_orientation, turned
 from datamodules.common.zip_members import ImageFile
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
 TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BITS_TAG, ORIENTATION_TAG = 258, 274
 SEPARATE_PLANES = 2
-# of an image's values; a few bytes may unpack to any number
-MOST_BYTES = 2**31
-# where a PNG says how many bits a value has, and whether it has colors
-PNG_BITS, PNG_KIND = 24, 25
 
 
 def read_values(path: ImageFile, page: int | None) -> tuple[np.ndarray, int]:
@@ -46,8 +41,10 @@ def read_values(path: ImageFile, page: int | None) -> tuple[np.ndarray, int]:
             _go_to_page(path, image, page)
             check_shape(path, image)
             orientation = stated_orientation(image)
-            if image.format == "PNG" and content[PNG_BITS] == 16 and content[PNG_KIND] != 0:
-                values = _deep_png_values(image, content, orientation)
+            if image.format == "PNG" and is_deep(content):
+                # whether it is damaged, by its checksums
+                image.load()
+                values = turned(decode_deep(content), orientation)
             else:
                 values = values_of(image)
     return values if values.ndim == 3 else values[..., None], orientation
@@ -91,14 +88,6 @@ def _go_to_page(path: ImageFile, image: Image.Image, page: int | None) -> None:
     refuse_page(path, page, count)
     if count > 1:
         image.seek(page or 0)
-
-
-def _deep_png_values(image: Image.Image, content: bytes, orientation: int) -> np.ndarray:
-    """Return the 16 bits of colors, of which Pillow keeps 8."""
-    # torchvision's decoder may end the process where a file is damaged; Pillow says so
-    image.load()
-    values = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    return turned(values.permute(1, 2, 0).numpy(), orientation)
 
 
 @contextmanager
