@@ -219,3 +219,27 @@ def test_pixels_are_counted_before_anything_is_unpacked(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "b.tif", DEEP)
     Image.fromarray(DEEP).save(tmp_path / "c.png")
     assert pixel_count(tmp_path / "b.tif") == pixel_count(tmp_path / "c.png") == 12 * 16
+
+
+def test_opacity_is_no_color_and_bands_that_are_not_shown_do_not_count(tmp_path: Path) -> None:
+    gray = RANDOM.integers(0, 256, (12, 16, 2), dtype=np.uint8)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").mode == "LA"
+    found = pixels(converted(tmp_path / "a.png", (0, 255)))
+    np.testing.assert_array_equal(found, np.repeat(gray[..., :1], 3, -1))
+    values = BANDS.copy()
+    values[..., 1] = 60000
+    tifffile.imwrite(tmp_path / "b.tif", values, photometric="minisblack", planarconfig="contig")
+    shown = values[..., [0, 2, 4]]
+    low, high = np.percentile(shown, (1, 99))
+    found = pixels(converted(tmp_path / "b.tif", "p1-p99", [0, 2, 4]))
+    np.testing.assert_allclose(found, np.clip((shown - low) / (high - low), 0, 1) * 255, atol=0.51)
+
+
+def test_small_copies_of_a_page_of_bands_are_no_pages(tmp_path: Path) -> None:
+    options = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(BANDS, **options)
+        file.write(BANDS[::2, ::2], subfiletype=1, **options)
+    found = pixels(converted(tmp_path / "a.tif", (0, 4095), [0]))
+    np.testing.assert_array_equal(found[..., 0], np.round(BANDS[..., 0].astype(np.float32) / 4095 * 255))
