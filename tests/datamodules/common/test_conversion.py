@@ -5,6 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from datamodules.common import values
 from datamodules.common.conversion import Conversion, ConvertedImage
 from datamodules.common.orientation import TURNS
 from datamodules.common.reading import (
@@ -243,3 +244,10 @@ def test_small_copies_of_a_page_of_bands_are_no_pages(tmp_path: Path) -> None:
         file.write(BANDS[::2, ::2], subfiletype=1, **options)
     found = pixels(converted(tmp_path / "a.tif", (0, 4095), [0]))
     np.testing.assert_array_equal(found[..., 0], np.round(BANDS[..., 0].astype(np.float32) / 4095 * 255))
+
+
+def test_what_unpacks_to_too_much_is_refused_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", BANDS, photometric="minisblack", planarconfig="contig")
+    monkeypatch.setattr(values, "MOST_BYTES", BANDS.nbytes - 1)
+    with pytest.raises(UserError, match=rf"a\.tif: unpacks to {BANDS.nbytes} bytes, of at most {BANDS.nbytes - 1}"):
+        read_pixels(converted(tmp_path / "a.tif", (0, 4095), [0]))
