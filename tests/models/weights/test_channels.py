@@ -87,6 +87,9 @@ def test_what_is_made_of_loaded_colors_counts_as_loaded_and_is_said(colors: Path
         (note,) = network.loading_notes
         assert "loaded for three, and are adapted: 0, 1, 2 of red, green, blue, 3 of red, 4 of green" in note
     assert not make_vit(pretrained=str(colors)).loading_notes
+    # transformers' processors know images of three channels
+    with pytest.raises(UserError, match="in_chans: 5, and its processors know images of three channels"):
+        ImageClassifier(make_vit(in_chans=CHANNELS), 3).write_hugging_face(colors)
     random = make_vit(in_chans=CHANNELS)
     assert not random.loading_notes
     assert "encoder.backbone.patch_embed.proj.weight" in random_names(ImageClassifier(random, 3).requires_grad_(False))
@@ -143,3 +146,11 @@ def test_images_of_another_number_of_channels_and_impossible_numbers_are_refused
         network(images(3))
     with pytest.raises(UserError, match="in_chans: 2; must be at least 3: one band is shown in gray"):
         make_vit(in_chans=2)
+
+
+def test_weights_that_timm_adapts_itself_are_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = ViT._create
+    # as if the hub had been asked
+    monkeypatch.setattr(ViT, "_create", lambda self, from_hub, **arguments: create(self, False, **arguments))
+    assert "takes 5 channels" in make_vit(pretrained=True, in_chans=CHANNELS).loading_notes[0]
+    assert not make_vit(pretrained=True).loading_notes
