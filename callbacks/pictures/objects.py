@@ -9,6 +9,7 @@ from callbacks.pictures.grid import SMALLEST_CELL_WIDTH
 from eomt.models.post_processing import Instances, Segments
 from eomt.pictures.objects import TEXT_SHARE, colors_of, draw_objects, outline
 from eomt.tasks.object_segmentation import crowds_of
+from eomt.utils.images import shown_channels
 from eomt.utils.labels import IGNORE_INDEX
 from eomt.utils.packed_masks import PackedMasks, paint
 
@@ -39,7 +40,7 @@ def object_pictures(
         num_classes: C.
         text_share: Size of the texts in widths of the picture.
     """
-    image, labels = batch["image"][index].cpu(), batch["labels"][index].tolist()
+    image, labels = shown_channels(batch["image"][index]).cpu(), batch["labels"][index].tolist()
     texts = [CROWD if is_crowd else "" for is_crowd in crowds_of(batch)[index].tolist()]
     truth = draw(image, batch["masks"][index], labels, num_classes, texts, text_share)
     scores = [f"{score:.2f}" for score in found.scores.tolist()]

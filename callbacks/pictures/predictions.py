@@ -28,6 +28,7 @@ from eomt.pictures.prompts import PROMPT, draw_prompts
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.data import MaskFiles, class_names_of, data_of
 from eomt.tasks.index_maps import index_map
+from eomt.utils.images import shown_channels
 from eomt.utils.labels import IGNORE_INDEX
 
 log = logging.getLogger("eomt")
@@ -168,7 +169,10 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         if masks is None:
             return
         class_names, colors = shown_classes(trainer)
-        images, masks = batch["image"][: self.num_samples].cpu(), [mask.cpu() for mask in masks[: self.num_samples]]
+        images, masks = (
+            shown_channels(batch["image"][: self.num_samples].cpu()),
+            [mask.cpu() for mask in masks[: self.num_samples]],
+        )
         rows = [[image, overlay(image, mask, colors)] for image, mask in zip(images, masks, strict=True)]
         if "labels" in batch:
             truths = zip(images, batch["masks"], batch["labels"], strict=False)
@@ -222,7 +226,7 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
         wanted = spread(self.num_samples, sum(num_batches))[int(position)]
         for index in evaluated.real()[:wanted]:
             # copies, for a view would keep the whole batch in memory
-            image = at_size(batch["image"][index].cpu().clone(), truth[index].shape)
+            image = at_size(shown_channels(batch["image"][index]).cpu().clone(), truth[index].shape)
             prediction = outputs["prediction"][index].to("cpu", torch.uint8)
             stored, objects = prediction, None
             if shows_objects(batch, outputs):
@@ -286,7 +290,7 @@ class PredictionPictures(EvaluationCallback[LightningModule]):
             if self.masks:
                 save_picture(index_image(mask, shown), self.folder / PREDICTIONS / "masks" / path)
             if self.overlays:
-                image = at_size(batch["image"][index].cpu(), mask.shape)
+                image = at_size(shown_channels(batch["image"][index]).cpu(), mask.shape)
                 if "found" in evaluated.outputs:
                     painted = found_picture(image, evaluated.outputs["found"][index], class_names_of(trainer))
                 else:

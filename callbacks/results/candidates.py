@@ -25,6 +25,7 @@ from eomt.tasks.image_classification import ImageClassification
 from eomt.tasks.morph_detection import MorphDetection
 from eomt.tasks.object_segmentation import ObjectSegmentation, crowds_of
 from eomt.tasks.visual_question_answering import VisualQuestionAnswering
+from eomt.utils.images import shown_channels
 from eomt.utils.labels import IGNORE_INDEX
 
 # pixels of one of the four pictures of a map, and of a small image that is enlarged
@@ -125,7 +126,7 @@ def _maps(trainer: Trainer, task: LightningModule, evaluated: EvaluatedBatch) ->
 
         def draw(place: int = place, iou: float = iou) -> Drawn:
             truth, prediction = truths[place].cpu(), outputs["prediction"][place].cpu()
-            image = at_size(batch["image"][place].cpu(), truth.shape)
+            image = at_size(shown_channels(batch["image"][place]).cpu(), truth.shape)
             cells = [
                 with_prompts(image, outputs, place),
                 overlay(image, truth, colors),
@@ -148,7 +149,7 @@ def _objects(trainer: Trainer, evaluated: EvaluatedBatch) -> Iterator[Candidate]
 
         def draw(place: int = place, quality: float = quality, numbers: Mapping[str, int] = numbers) -> Drawn:
             pictures = object_pictures(batch, outputs["found"][place], place, len(names) - 1, CARD_TEXT_SHARE)
-            image = batch["image"][place].cpu()
+            image = shown_channels(batch["image"][place]).cpu()
             maps = outputs["mask"][place].cpu(), outputs["prediction"][place].cpu()
             cells = [image, *pictures, errors(image, *maps)]
             counted = ", ".join(f"{number} {what}" for what, number in numbers.items())
@@ -201,7 +202,7 @@ def _answers(evaluated: EvaluatedBatch, language: Any) -> Iterator[Candidate]:
 
 def _card(image: Tensor) -> Image.Image:
     """Return an image, enlarged by whole pixels where it is small."""
-    picture = to_pil_image(image.cpu())
+    picture = to_pil_image(shown_channels(image).cpu())
     factor = max(1, CARD_WIDTH // picture.width)
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 

@@ -15,10 +15,13 @@ from callbacks.pictures.output import show_picture
 from callbacks.results.class_answers import ClassAnswer
 from callbacks.results.tables import file_of_test, gather_rows, write_table
 from callbacks.run.saved_state import RIVAL_STATE, checked_state
+from eomt.lora.config import adaptation
+from eomt.lora.layers import disable_adapters
 from eomt.metrics.classification import ClassificationMetric
 from eomt.models.image_classifier import ImageClassifier
 from eomt.tasks.data import LabelData, class_names_of, data_of
 from eomt.tasks.image_classification import ImageClassification
+from eomt.utils.images import shown_channels
 from eomt.utils.modes import evaluation_mode
 from eomt.utils.trainer import is_trial
 
@@ -34,7 +37,8 @@ class ClassificationResults(EvaluationCallback[ImageClassification]):
 
     Before a fit, where images have one class each: `val_class_mean_accuracy` and `val_class_mean_f1`, of the class
     whose mean of the base's features is nearest, as a cosine, by up to 100 training images of each class. It trains
-    nothing, and stands beside every validation.
+    nothing, and stands beside every validation. `test_class_mean_accuracy` and `test_class_mean_f1` are measured before
+    a test, with adapters switched off; not of weights that hold the base no more, as merged ones.
 
     `pictures/val_step000500.png`, `validate.png` and `test.png`: the images that were answered wrongly with most
     confidence, with truth, answer and confidence. After `test`, beside RunSummary's `results/<timestamp>_eval.json`:
@@ -69,18 +73,33 @@ class ClassificationResults(EvaluationCallback[ImageClassification]):
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the rival at step 0."""
         assert isinstance(pl_module, ImageClassification)
-        data: object = data_of(trainer)
-        wanted = self.class_mean and not pl_module.network.multi_label and not is_trial(trainer)
-        if trainer.global_step == 0 and wanted and isinstance(data, LabelData):
-            found = class_mean_figures(pl_module.network, data) if trainer.is_global_zero else {}
-            # all processes must log the same
-            self._rivals = trainer.strategy.broadcast(found)
+        if trainer.global_step == 0:
+            self._measure(trainer, pl_module, "val")
         pl_module.rival_figures = dict(self._rivals)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a resumed run log the rival."""
         assert isinstance(pl_module, ImageClassification)
         pl_module.rival_figures = dict(self._rivals)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the rival on the test images, if the weights still hold the base."""
+        assert isinstance(pl_module, ImageClassification)
+        self._rivals = {}
+        if not holds_base(pl_module.network):
+            log.info("class_mean: not measured: of these weights the base's features cannot be had")
+        else:
+            with disable_adapters(pl_module.network):
+                self._measure(trainer, pl_module, "test")
+        pl_module.rival_figures = dict(self._rivals)
+
+    def _measure(self, trainer: Trainer, task: ImageClassification, split: str) -> None:
+        data: object = data_of(trainer)
+        if not self.class_mean or task.network.multi_label or is_trial(trainer) or not isinstance(data, LabelData):
+            return
+        found = class_mean_figures(task.network, data, split) if trainer.is_global_zero else {}
+        # all processes must log the same
+        self._rivals = trainer.strategy.broadcast(found)
 
     def begin(self, stage: Stage) -> None:
         """Drop what an interrupted evaluation may have left."""
@@ -97,7 +116,7 @@ class ClassificationResults(EvaluationCallback[ImageClassification]):
                 values = (batch["name"][place], answer.truth, answer.label, answer.confidence, int(answer.is_right))
                 self._rows.append(dict(zip(COLUMNS, values, strict=True)))
             if not answer.is_right:
-                self._keep(batch["name"][place], batch["image"][place], answer)
+                self._keep(batch["name"][place], shown_channels(batch["image"][place]), answer)
 
     def end_epoch(self, trainer: Trainer, task: ImageClassification, stage: Stage) -> None:
         """Draw the gravest mistakes."""
@@ -126,13 +145,22 @@ class ClassificationResults(EvaluationCallback[ImageClassification]):
         self._mistakes = sorted([*self._mistakes, (answer.confidence, sample)], key=_rank)[: self.num_samples]
 
 
+def holds_base(network: ImageClassifier) -> bool:
+    """Return whether an encoder answers as its base where adapters are switched off."""
+    done = adaptation(network)
+    if done is None or not done.config.freeze_base_model or done.config.init_lora_weights != "default":
+        return False
+    return not any(path.startswith("encoder") for path in done.trained_in_full)
+
+
 @torch.no_grad()
-def class_mean_figures(network: ImageClassifier, data: LabelData) -> dict[str, float]:
-    """Return `class_mean_accuracy` and `class_mean_f1` of the validation images.
+def class_mean_figures(network: ImageClassifier, data: LabelData, split: str) -> dict[str, float]:
+    """Return `class_mean_accuracy` and `class_mean_f1` of the images of a split.
 
     Args:
-        network: Before any step, when adapters change nothing.
+        network: It answers as its base.
         data: With one class for each image.
+        split: "val" or "test".
     """
     sums: Tensor | None = None
     with evaluation_mode(network):
@@ -142,7 +170,7 @@ def class_mean_figures(network: ImageClassifier, data: LabelData) -> dict[str, f
         assert sums is not None
         means = F.normalize(sums, dim=1)
         metric = ClassificationMetric(network.num_classes, multi_label=False).to(means.device)
-        for features, label in _features(network, data, "val", None):
+        for features, label in _features(network, data, split, None):
             # probabilities, which torchmetrics takes as they are
             metric.update((features @ means.T).softmax(1), label)
     figures = metric.compute([str(index) for index in range(network.num_classes)])

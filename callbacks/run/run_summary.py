@@ -87,6 +87,10 @@ class RunSummary(Callback):
         data = data_of(trainer)
         for split, counts in data.counts.items() if data is not None else ():
             log.info("Data: %s: %s", split, ", ".join(f"{name} {count}" for name, count in counts.items()))
+        for note in data.reading_notes if data is not None else ():
+            log.info("Data: %s", note)
+        for note in pl_module.network.loading_notes:
+            log.info("Base: %s", note)
         for line in [*lora_summary(pl_module.network), *adapted_modules(pl_module.network)]:
             log.info("%s", line)
         if data is not None and data.is_split_by_seed and not (self._folder / "splits.json").exists():

@@ -103,6 +103,6 @@ class UnlabeledImages(Dataset[dict[str, Any]]):
         return {"image": shown(read_pixels(file), self.size), "path": str(file), "name": name}
 
 
-def blank_image(size: tuple[int, int]) -> dict[str, Any]:
+def blank_image(size: tuple[int, int], channels: int) -> dict[str, Any]:
     """Return a sample without a name, as `UnlabeledImages` gives them."""
-    return {"image": torch.zeros(3, *size, dtype=torch.uint8), "path": "", "name": ""}
+    return {"image": torch.zeros(channels, *size, dtype=torch.uint8), "path": "", "name": ""}

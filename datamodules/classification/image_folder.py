@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +75,7 @@ class ImageFolder(ImageDataModule):
         splits: JSON file of an earlier split to be used again.
         predict_path: Images to predict, without labels: files, folders and patterns, one or a list; null for the test
             images, or else those of validation.
+        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and of those of each class.
@@ -103,8 +105,9 @@ class ImageFolder(ImageDataModule):
         split_seed: int = 0,
         splits: Path | None = None,
         predict_path: PredictPath = None,
+        **reading: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path, **reading)
         check_fractions(val_fraction, test_fraction)
         check_class_names(class_names)
         for name, value, good, allowed in (
@@ -159,6 +162,10 @@ class ImageFolder(ImageDataModule):
         """Whether training images are not changed at random."""
         return self.transform is None
 
+    def files_of(self, split: str) -> list[tuple[str, ImageFile]]:
+        """Return name and file of each image of "train", "val" or "test"."""
+        return [(image.name, image.file) for image in self._splits()[split]]
+
     # -- files and loaders -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
@@ -207,10 +214,12 @@ class ImageFolder(ImageDataModule):
         """
         files: Mapping[str, ImageFile]
         if self.predict_path is not None:
-            files = find_images(self.predict_path)
+            files = {name: self.converted(file) for name, file in find_images(self.predict_path).items()}
         else:
             files = {image.name: image.file for image in self._splits()["test"] or self._splits()["val"]}
-        return self.prediction_loader(UnlabeledImages(files, self.img_size), files, blank_image(self.img_size))
+        return self.prediction_loader(
+            UnlabeledImages(files, self.img_size), files, blank_image(self.img_size, self.num_channels)
+        )
 
     def plain_images(self, split: str, most: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images of a split without random changes, and their targets, in batches of evaluation.
@@ -258,7 +267,8 @@ class ImageFolder(ImageDataModule):
                 found = read_class_folders(self.path)
             check_class_names(found.class_names)
             names = ordered_classes(found.class_names, self.given_names, self.path)
-            self._set = LabeledSet(found.images, names, found.multi_label)
+            images = [replace(image, file=self.converted(image.file)) for image in found.images]
+            self._set = LabeledSet(images, names, found.multi_label)
         return self._set
 
     def _splits(self) -> dict[str, list[LabeledImage]]:

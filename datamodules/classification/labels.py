@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.grouped_splits import content_keys
+from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, listed
 
 log = logging.getLogger("eomt")
@@ -24,7 +25,7 @@ class LabeledImage:
     """
 
     name: str
-    file: Path
+    file: ImageFile
     labels: tuple[str, ...]
     split: str = ""
 

@@ -5,9 +5,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from datamodules.common.color_jitter import jittered
+
 
 def shown(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the middle of an image, (3, H, W) uint8, at a size (height, width): resized to cover it, and cut.
+    """Return the middle of an image, (C, H, W) uint8, at a size (height, width): resized to cover it, and cut.
 
     For squares these are the pixels of transformers' processors with `shortest_edge` and a center crop.
     """
@@ -37,8 +39,8 @@ class ClassTransform:
         self.jitter = v2.ColorJitter(color, color, color) if color else None
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Change an image (3, H, W) uint8 to (3, *size)."""
+        """Change an image (C, H, W) uint8 to (C, *size)."""
         image = self.crop(image)
         if self.flip and bool(torch.rand(()) < 0.5):
             image = image.flip(-1)
-        return image if self.jitter is None else self.jitter(image)
+        return image if self.jitter is None else jittered(self.jitter, image)

@@ -1,5 +1,7 @@
 """Checks of fields that several data modules have."""
 
+from collections.abc import Sequence
+
 from eomt.errors import UserError, shortened
 
 
@@ -39,6 +41,24 @@ def check_class_names(class_names: list[str] | None) -> None:
             raise UserError(f"class_names: {shortened(name)!r}; names must differ, and be neither empty nor 'images'")
 
 
+def given_size(name: str, size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Return a field's size as height and width; None where it is null.
+
+    Args:
+        name: Of the field.
+        size: Both, or one number for a square.
+
+    Raises:
+        UserError: It is below 1 pixel.
+    """
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise UserError(f"{name}: {[height, width]}; must be at least 1 pixel each way")
+    return height, width
+
+
 def as_size(img_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
     """Return an image size as height and width.
 
@@ -49,8 +69,4 @@ def as_size(img_size: int | tuple[int, int] | None, default: int) -> tuple[int, 
     Raises:
         UserError: It is below 1 pixel.
     """
-    img_size = default if img_size is None else img_size
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if min(height, width) < 1:
-        raise UserError(f"img_size: {[height, width]}; must be at least 1 pixel each way")
-    return height, width
+    return given_size("img_size", img_size) or (default, default)

@@ -1,10 +1,14 @@
-"""How the values of images that are no RGB of 8 bits become one: bands, range, page."""
+"""How the values of images that are no RGB of 8 bits become the channels of a network: bands, range, page."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
 
 from datamodules.common.contained import ContainedImage
 from datamodules.common.opening import content_of
@@ -12,27 +16,44 @@ from datamodules.common.orientation import stored_size
 from datamodules.common.values import read_values
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError, counted, shortened
+from eomt.utils.reading import checked
 
 # two values, or two percentiles such as p1-p99
 Intensity = tuple[float, float] | str | None
 PERCENTILES = re.compile(r"p(\d{1,3}(?:\.\d+)?)-p(\d{1,3}(?:\.\d+)?)")
 WHITE = 255
+# of an image as pictures show it
+RGB = 3
+MOST_CHANNELS = 1024
+
+
+class ConversionFields(TypedDict, total=False):
+    """The fields of a data module that say how stored values are read, as files hold them."""
+
+    intensity: Annotated[list[FiniteFloat | int], Field(min_length=2, max_length=2)] | str | None
+    channels: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1024)] | None
+    page: Annotated[int, Field(ge=0, lt=2**31)] | None
+
+
+CONVERSION_FIELDS: TypeAdapter[ConversionFields] = TypeAdapter(ConversionFields)
+FIELD_NAMES = ("intensity", "channels", "page")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Makes RGB of 8 bits of stored values.
+    """Makes the channels of a network, 8 bits each, of stored values.
 
     Attributes:
         limits: The values that become black and white, or percentiles of each image; None keeps values of 8 bits.
         are_percentiles: Whether limits are percentiles.
-        channels: Which band becomes red, green and blue; None takes the first three, or the only one for all.
+        channels: Which band becomes each channel, the first three shown as red, green and blue; None takes the first
+            three bands, or the only one for all.
         page: Which page of a file is read.
     """
 
     limits: tuple[float, float] | None = None
     are_percentiles: bool = False
-    channels: tuple[int, int, int] | None = None
+    channels: tuple[int, ...] | None = None
     page: int | None = None
 
     @classmethod
@@ -43,19 +64,44 @@ class Conversion:
             UserError: A field has an impossible value.
         """
         limits = _limits(intensity)
-        if channels is not None and (len(channels) not in (1, 3) or min(channels) < 0):
+        if channels is not None and (len(channels) in (0, 2) or len(channels) > MOST_CHANNELS or min(channels) < 0):
             raise UserError(
-                f"channels: {channels}; give the three bands that become red, green and blue, from 0, or one"
+                f"channels: {channels}; give the three bands that become red, green and blue, from 0, or one, or more "
+                "for a network with in_chans"
             )
         if page is not None and page < 0:
             raise UserError(f"page: {page}; pages count from 0")
         if limits is None and channels is None and page is None:
             return None
-        bands = None if channels is None else (channels[0], channels[len(channels) // 2], channels[-1])
+        bands = None if channels is None else tuple(channels) * (RGB if len(channels) == 1 else 1)
         return cls(limits, isinstance(intensity, str), bands, page)
 
-    def rgb(self, values: np.ndarray, path: ImageFile) -> np.ndarray:
-        """Return values (H, W, C) as RGB, (H, W, 3) uint8.
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any], place: str) -> "Conversion | None":
+        """Return what the arguments of a data module say, as a configuration or a record holds them; None for nothing.
+
+        Args:
+            settings: Arguments by name; those that say other things are passed over.
+            place: Where they stand, for messages.
+
+        Raises:
+            UserError: A field has an impossible value.
+        """
+        given = {name: settings[name] for name in FIELD_NAMES if settings.get(name) is not None}
+        if isinstance(given.get("intensity"), tuple):
+            given["intensity"] = list(given["intensity"])
+        found = checked(given, CONVERSION_FIELDS, place, "give it as in training")
+        intensity = found.get("intensity")
+        limits = (intensity[0], intensity[1]) if isinstance(intensity, list) else intensity
+        return cls.of_fields(limits, found.get("channels"), found.get("page"))
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels that come out."""
+        return RGB if self.channels is None else len(self.channels)
+
+    def applied(self, values: np.ndarray, path: object) -> np.ndarray:
+        """Return values (H, W, bands) as channels, (H, W, C) uint8, the first three red, green and blue.
 
         Raises:
             UserError: They have not these bands, or more than 8 bits and no range; `path` is named.
@@ -79,7 +125,7 @@ class Conversion:
         scaled = (chosen.astype(np.float32) - low) / ((high - low) or 1.0)
         return (np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * WHITE).round().astype(np.uint8)
 
-    def _bands(self, count: int, path: ImageFile) -> list[int]:
+    def _bands(self, count: int, path: object) -> list[int]:
         if self.channels is not None:
             if max(self.channels) >= count:
                 raise UserError(
@@ -96,7 +142,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class ConvertedImage(ContainedImage):
-    """An image file and how its values become RGB."""
+    """An image file and how its values become channels."""
 
     file: ImageFile
     conversion: Conversion
@@ -119,12 +165,12 @@ class ConvertedImage(ContainedImage):
         return content_of(self.file)
 
     def pixels(self) -> np.ndarray:
-        """Return the image as RGB, turned as its orientation says, (H, W, 3) uint8.
+        """Return the image's channels, turned as its orientation says, (H, W, C) uint8.
 
         Raises:
             UserError: The file is damaged, or has not the bands, the page or the range that are asked for.
         """
-        return self.conversion.rgb(read_values(self.file, self.conversion.page)[0], self.file)
+        return self.conversion.applied(read_values(self.file, self.conversion.page)[0], self.file)
 
     def stored(self) -> tuple[tuple[int, int], int]:
         """Return height and width of the pixels in the file, and its orientation.

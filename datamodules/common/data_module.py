@@ -87,6 +87,11 @@ class DataModule(LightningDataModule):
         return {}
 
     @property
+    def reading_notes(self) -> list[str]:
+        """What must be known of how images are read, beside their counts."""
+        return []
+
+    @property
     def repeats_images(self) -> bool:
         """Whether the same pixels can come again in a later epoch of training; not if each time draws new ones."""
         return True

@@ -15,6 +15,7 @@ from datamodules.common.to_predict import PredictPath, state_of
 from datamodules.common.tolerant import TolerantCollate, TolerantDataset, refuse_unreadable
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
+from eomt.utils.images import RGB
 from eomt.utils.paths import expand_all
 
 
@@ -28,8 +29,9 @@ class ImageDataModule(DataModule):
         predict_path: Images to predict: files, folders and patterns, one or a list; null for images of the data set.
         intensity: Which stored values become black and white, for images of more than 8 bits: two values, [0, 4095], or
             two percentiles of each image's values, p1-p99. Null where images have 8 bits.
-        channels: Which bands become red, green and blue, from 0: [2, 1, 0]; one band, [3], is shown in gray. Null for
-            the first three, or the only one.
+        channels: Which bands become red, green and blue, from 0: [2, 1, 0]; one band, [3], is shown in gray. More than
+            three, [0, 1, 2, 3, 4], for a network whose encoder takes as many, see `eomt.models.ViT`; the first three
+            are its red, green and blue, and shown in pictures. Null for the first three, or the only one.
         page: Which page of TIFF files of several pages is read, from 0.
 
     Raises:
@@ -56,6 +58,22 @@ class ImageDataModule(DataModule):
         self.channels = channels
         self.page = page
         self._conversion = Conversion.of_fields(intensity, channels, page)
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels of the images in batches."""
+        return RGB if self._conversion is None else self._conversion.num_channels
+
+    @property
+    def reading_notes(self) -> list[str]:
+        """What pictures show of images of more than three channels, and how these change at random."""
+        if self.num_channels == RGB or self.channels is None:
+            return []
+        return [
+            f"{self.num_channels} channels: pictures show bands {', '.join(map(str, self.channels[:RGB]))} as red, "
+            "green and blue; random changes of color are of the brightness of all and the contrast of each, not of "
+            "saturation"
+        ]
 
     def converted(self, file: ImageFile) -> ImageFile:
         """Return an image's file with the way in which its values become RGB, which every reader of images knows.

@@ -14,13 +14,14 @@ from datamodules.common.mask_labels import Color, color_codes, stored_labels
 from datamodules.common.opening import content_of, opened, page_count, refuse_page, refuse_unusable, upright
 from datamodules.common.orientation import stated_orientation, stored_and_orientation, stored_size, turned
 from datamodules.common.zip_members import ImageFile
+from eomt.utils.images import shown_channels
 
 
 def read_pixels(path: ImageFile) -> Tensor:
-    """Read an image as RGB, turned as its EXIF orientation says.
+    """Read an image as RGB, or as the channels that a conversion makes, turned as its EXIF orientation says.
 
     Returns:
-        (3, H, W) uint8; a pixel's colors lie side by side in memory, as torchvision resizes them fastest.
+        (C, H, W) uint8; a pixel's colors lie side by side in memory, as torchvision resizes them fastest.
 
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
@@ -35,12 +36,12 @@ def read_pixels(path: ImageFile) -> Tensor:
 
 
 def read_image(path: ImageFile) -> Image.Image:
-    """Read an image as `read_pixels` does, for Pillow.
+    """Read an image as `read_pixels` does, for Pillow; of more than three channels the first three.
 
     Raises:
         UserError: The file is damaged, a grayscale image of more than 8 bits, or a line of pixels.
     """
-    return Image.fromarray(read_pixels(path).permute(1, 2, 0).numpy())
+    return Image.fromarray(shown_channels(read_pixels(path)).permute(1, 2, 0).contiguous().numpy())
 
 
 def read_small_image(path: ImageFile, side: int) -> Image.Image:

@@ -171,6 +171,20 @@ class AnnotatedImage:
     annotation: ObjectAnnotation
 
 
+def counts_of(class_ids: Sequence[np.ndarray], class_names: Sequence[str]) -> dict[str, int]:
+    """Return under each class name how many images show it, and under "objects of <name>" how many objects.
+
+    Args:
+        class_ids: Of the objects of each image.
+        class_names: By class id.
+    """
+    counts: dict[str, int] = {}
+    for class_id, name in enumerate(class_names):
+        numbers = [int((ids == class_id).sum()) for ids in class_ids]
+        counts |= {name: sum(number > 0 for number in numbers), f"objects of {name}": sum(numbers)}
+    return counts
+
+
 def crop_mask(mask: np.ndarray) -> CroppedMask:
     """Return a mask (H, W) bool, which must not be empty, within its smallest rectangle."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

@@ -2,7 +2,6 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.common.checks import check_class_names, check_fractions, check_scale_range, check_shares
+from datamodules.common.checks import check_class_names, check_fractions, check_scale_range, check_shares, given_size
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.grouped_splits import refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
@@ -22,7 +21,7 @@ from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE
 from datamodules.common.threads import map_in_threads
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
-from datamodules.objects.annotation import AnnotatedImage, Grouping, group_objects
+from datamodules.objects.annotation import AnnotatedImage, Grouping, counts_of, group_objects
 from datamodules.objects.datasets import (
     AugmentedObjectDataset,
     Choose,
@@ -33,7 +32,7 @@ from datamodules.objects.datasets import (
 )
 from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
 from datamodules.objects.splits import UNSPLIT, files_of, refuse_half_splits, split_images
-from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, IndexMapDataset
+from datamodules.segmentation.image_mask_dataset import AugmentedDataset, ImageDataset, IndexMapDataset, blank_image
 from datamodules.segmentation.labels import MAX_CLASSES
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
@@ -62,14 +61,13 @@ class ObjectDataModule(ImageDataModule, ABC):
       (N,) bool, marks regions of many objects, and `areas`, list of B (N,) float64, are those that the annotations
       state, nan for none. Training leaves crowds out, and objects of which the crop shows no pixel; N may be 0.
     - "panoptic": the same, but masks do not overlap; stuff has one mask for each class.
-    - "prompted": `image` squashed to `crop_size`; `masks` and `class_ids`, see `Severstal`: in training of that size,
+    - "prompted": `image` squashed to `img_size`; `masks` and `class_ids`, see `Severstal`: in training of that size,
       in evaluation of the file's.
 
     Args:
         path: Folder of the data set.
         batch_size: Training samples per step and process.
-        crop_size: Height and width of training samples, one number for a square; the command line fills in the
-            network's.
+        crop_size: Height and width of what is cut out for training, one number for a square; not of "prompted".
         target: What batches hold; the command line fills in what the task takes. Null for "instance".
         eval_batch_size: Samples per step in evaluation; of "semantic" 1 where images differ in size.
         num_workers: Processes that read files.
@@ -93,6 +91,8 @@ class ObjectDataModule(ImageDataModule, ABC):
         splits: JSON file of an earlier split to be used again.
         predict_path: Images to predict: files, folders and patterns, one or a list; null for those that `prompts`
             names, or without prompts those of test, or else val.
+        img_size: Height and width to which whole images are resized, of "prompted". The command line fills in the
+            network's size here and above.
         prompts: What `predict` asks about images of "prompted", see `datamodules.objects.prompt_files`.
         **reading: Fields of `ImageDataModule` that say how stored values become RGB.
 
@@ -104,7 +104,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         UserError: A field has an impossible value.
     """
 
-    from_network: ClassVar[Mapping[str, NetworkFact]] = {"crop_size": "img_size"}
+    from_network: ClassVar[Mapping[str, NetworkFact]] = {"crop_size": "img_size", "img_size": "img_size"}
     from_task: ClassVar[Sequence[str]] = ("target",)
     # where neither the user nor the task says what batches hold
     default_target: ClassVar[Target] = "instance"
@@ -133,19 +133,20 @@ class ObjectDataModule(ImageDataModule, ABC):
         splits: Path | None = None,
         predict_path: PredictPath = None,
         prompts: Path | None = None,
+        img_size: int | tuple[int, int] | None = None,
         **reading: Any,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path, **reading)
         check_fractions(val_fraction, test_fraction)
         check_class_names(class_names)
-        if crop_size is not None and np.min(crop_size) < 1:
-            raise UserError(f"crop_size: {crop_size}; must be at least 1 pixel each way")
         check_scale_range(scale_range)
         check_shares(repeat_factor_threshold=repeat_factor_threshold, outlier_probability=outlier_probability)
         self.path, self.splits = expand(path), expand(splits)
         self.outliers, self.prompts = expand(outliers), expand(prompts)
-        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        self.crop_size, self.img_size = given_size("crop_size", crop_size), given_size("img_size", img_size)
         self.target: Target = target or self.default_target
+        if self.crop_size and self.img_size and self.crop_size != self.img_size:
+            raise UserError(f"crop_size, img_size: samples of target {self.target} have one size; give one of them")
         if self.outliers is not None and self.target != "semantic":
             raise UserError(f"outliers: batches of target {self.target} mark none; leave outliers out")
         self.background, self.objects = background, objects
@@ -286,7 +287,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         """Return shuffled, augmented batches; what does not fill a batch is left out.
 
         Raises:
-            UserError: `crop_size` was not given.
+            UserError: Their size was not given.
         """
         images = self.images_of("train")
         sampler = None
@@ -321,7 +322,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         files = self._files_to_predict()
         if self.target != "prompted":
             dataset = ImageDataset(list(files.items()))
-            return self.prediction_loader(dataset, files, BLANK_IMAGE, collate=collate_any_size)
+            return self.prediction_loader(dataset, files, blank_image(self.num_channels), collate=collate_any_size)
         names = [] if self.prompts is None else self.class_names
         asked = ask(files, self._size, self.prompts, names, self.predict_path is not None)
         return self.prediction_loader(asked, dict(asked.files), asked.blank())
@@ -341,9 +342,10 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     @property
     def _size(self) -> tuple[int, int]:
-        if self.crop_size is None:
-            raise UserError("crop_size: null; give the height and width of training samples, e.g. [640, 640]")
-        return self.crop_size
+        name = "img_size" if self.target == "prompted" else "crop_size"
+        if (size := getattr(self, name)) is None:
+            raise UserError(f"{name}: null; give the height and width of training samples, e.g. [640, 640]")
+        return size
 
     def _training_dataset(self, images: list[AnnotatedImage]) -> Dataset[dict[str, Any]]:
         flip, color_jitter = self.augment and self.flip, self.augment and self.color_jitter
@@ -351,7 +353,11 @@ class ObjectDataModule(ImageDataModule, ABC):
             return AugmentedPromptableDataset(images, self._size, flip, color_jitter, self.objects)
         transform = TrainTransform(self._size, self.scale_range if self.augment else None, flip, color_jitter)
         if self.target == "semantic":
-            outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
+            outliers = (
+                OutlierPaste(self.outliers, self.outlier_probability, self.num_channels)
+                if self.outliers is not None
+                else None
+            )
             return AugmentedDataset(self.map_dataset(images), transform, outliers)
         return AugmentedObjectDataset(images, self.choose, transform)
 
@@ -391,10 +397,5 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     def _count(self, images: list[AnnotatedImage], title: str) -> dict[str, int]:
         """Return the number of images, of those that show each class, and of the objects of each class."""
-        labels = [ids.tolist() for ids in map_in_threads(self.look_at, images, title)]
-        showing = Counter(class_id for ids in labels for class_id in set(ids))
-        objects = Counter(class_id for ids in labels for class_id in ids)
-        counts = {"images": len(images)} | dict.fromkeys(self.class_names, len(images))
-        for class_id, name in enumerate(self.object_names):
-            counts |= {name: showing[class_id], f"objects of {name}": objects[class_id]}
-        return counts
+        shown = counts_of(map_in_threads(self.look_at, images, title), self.object_names)
+        return {"images": len(images)} | dict.fromkeys(self.class_names, len(images)) | shown

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from datamodules.common.contained import ContainedImage
@@ -40,7 +40,7 @@ REMEDY = "give a folder that save_to_disk of datasets wrote, or Parquet files"
 class SplitList(TypedDict):
     """What is read of a dataset_dict.json."""
 
-    splits: list[Text]
+    splits: Annotated[list[Text], Field(min_length=1)]
 
 
 class DataFile(TypedDict):
@@ -52,7 +52,7 @@ class DataFile(TypedDict):
 class State(TypedDict):
     """What is read of a state.json."""
 
-    _data_files: list[DataFile]
+    _data_files: Annotated[list[DataFile], Field(min_length=1)]
 
 
 SPLIT_LIST, STATE = TypeAdapter(SplitList), TypeAdapter(State)

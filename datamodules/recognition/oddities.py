@@ -1,21 +1,26 @@
 """What looks odd in annotated images: each finding is a line, and none of them is an error."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from datamodules.common.areas import rims
 from datamodules.common.reading import image_size, orientation_of
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from datamodules.faces.copies import find_copies
 from datamodules.objects.annotation import AnnotatedImage, CroppedMask, Objects
-from eomt.errors import counted, listed
+from eomt.errors import counted, listed, shortened
 
 # images of a split that are looked at, and copies that are looked for among
 MOST_IMAGES, MOST_COMPARED = 200, 5000
 # pixels of an object below which its mask says little
 FEW_PIXELS = 20
+# copies that are named
+MOST_PAIRS = 3
+# labels of rims that are named
+MOST_LABELS = 5
 NEIGHBORS = np.ones((3, 3), dtype=bool)
 
 
@@ -47,6 +52,13 @@ def object_lines(split: str, found: Sequence[tuple[AnnotatedImage, Objects]]) ->
     if small:
         number = counted(len(small), "object")
         yield f"Odd: {split}: {number} of fewer than {FEW_PIXELS} pixels: {listed(small, most=3)}"
+    thin = {image.name: count for image, objects in found if (count := thin_objects(objects))}
+    if thin:
+        number = counted(sum(thin.values()), "object")
+        yield (
+            f"Odd: {split}: {number} nowhere three pixels wide, in {counted(len(thin), 'image')}: lines, or the rims "
+            f"of smooth masks: {listed(thin, most=3)}"
+        )
     touching = {image.name: pairs for image, objects in found if (pairs := touching_pairs(objects))}
     if touching:
         number = counted(sum(touching.values()), "pair")
@@ -54,6 +66,38 @@ def object_lines(split: str, found: Sequence[tuple[AnnotatedImage, Objects]]) ->
             f"Odd: {split}: {number} of objects of one class touch, in {counted(len(touching), 'image')}; where only "
             f"classes or components are told apart, they are one: {listed(touching, most=3)}"
         )
+
+
+def rim_lines(split: str, masks: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray]]]) -> Iterator[str]:
+    """Yield a line on masks whose edges look smooth: anti-aliased, or resized as images are.
+
+    Their rims are labels of classes too, where classes have numbers between those on both sides.
+
+    Args:
+        split: Its name.
+        masks: By the name of the image, what reads raw labels, (H, W), and where they stand for something, bool (H, W).
+    """
+    chosen = list(masks)[:MOST_IMAGES]
+    found = map_in_threads(lambda name: rims(*masks[name]()), chosen, "Looking at masks")
+    smooth = {name: rim for name, rim in zip(chosen, found, strict=True) if rim.look_smooth}
+    if not smooth:
+        return
+    labels, counts = np.unique(np.concatenate([rim.labels for rim in smooth.values()]), return_counts=True)
+    shown = listed(sorted(labels[np.argsort(-counts, kind="stable")][:MOST_LABELS].tolist()), most=MOST_LABELS)
+    yield (
+        f"Odd: {split}: {counted(len(smooth), 'mask')} of {len(chosen)} look smooth (anti-aliased, resized or JPEG): "
+        f"at most edges stands a thin rim of labels between those on both sides ({shown}), and each is learned as its "
+        f"class: {listed(smooth, most=3)}"
+    )
+
+
+def thin_objects(objects: Objects) -> int:
+    """Return how many objects, that are not tiny, are nowhere three pixels wide each way."""
+    cross = ndimage.generate_binary_structure(2, 1)
+    return sum(
+        int(part.pixels.sum()) >= FEW_PIXELS and not ndimage.binary_erosion(part.pixels, cross).any()
+        for part in objects.cropped
+    )
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -106,10 +150,12 @@ def copy_lines(splits: Mapping[str, Sequence[tuple[str, ImageFile]]]) -> Iterato
     placed = {file: (split, name) for split, images in splits.items() for name, file in images}
     compared = list(placed)[:MOST_COMPARED]
     pairs = [(placed[first], placed[file]) for file, first in find_copies(compared).items()]
-    across = [f"{a}/{name} and {b}/{other}" for (a, name), (b, other) in pairs if a != b]
+    across = [
+        f"{shortened(f'{a}/{name}')} and {shortened(f'{b}/{other}')}" for (a, name), (b, other) in pairs if a != b
+    ]
     if across:
         number = counted(len(across), "image")
         yield (
             f"Odd: {number} of one split can be seen in another, too, where what is measured is not to be trained on: "
-            f"{listed(across, most=3)}"
+            f"{', '.join(across[:MOST_PAIRS])}{', ...' if len(across) > MOST_PAIRS else ''}"
         )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
-from datamodules.common.checks import check_scale_range, check_shares
+from datamodules.common.checks import check_scale_range, check_shares, given_size
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.mask_labels import Color
@@ -17,7 +17,7 @@ from datamodules.common.sampling import collate_any_size
 from datamodules.common.splits import SPLITS_OF_STAGE
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
-from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, ImageMaskDataset
+from datamodules.segmentation.image_mask_dataset import AugmentedDataset, ImageDataset, ImageMaskDataset, blank_image
 from datamodules.segmentation.labels import LabelTable, one_class_problem
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.rare_classes import RepeatFactorSampler, repeat_factors
@@ -83,12 +83,10 @@ class SegmentationDataModule(ImageDataModule, ABC):
         **reading: Any,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, predict_path, **reading)
-        if crop_size is not None and min(crop_size) < 1:
-            raise UserError(f"crop_size: {list(crop_size)}; must be at least 1 pixel each way")
         check_scale_range(scale_range)
         check_shares(repeat_factor_threshold=repeat_factor_threshold, outlier_probability=outlier_probability)
         self.path = expand(path)
-        self.crop_size = crop_size
+        self.crop_size = given_size("crop_size", crop_size)
         self.augment = augment
         self.scale_range = scale_range
         self.flip = flip
@@ -166,12 +164,15 @@ class SegmentationDataModule(ImageDataModule, ABC):
         """
         if self.crop_size is None:
             raise UserError("crop_size: null; give the height and width of training samples, e.g. [644, 644]")
-        crop_size = (self.crop_size[0], self.crop_size[1])
         scale_range = self.scale_range if self.augment else None
         transform = TrainTransform(
-            crop_size, scale_range, self.augment and self.flip, self.augment and self.color_jitter
+            self.crop_size, scale_range, self.augment and self.flip, self.augment and self.color_jitter
         )
-        outliers = OutlierPaste(self.outliers, self.outlier_probability) if self.outliers is not None else None
+        outliers = (
+            OutlierPaste(self.outliers, self.outlier_probability, self.num_channels)
+            if self.outliers is not None
+            else None
+        )
         return self.training_loader(
             AugmentedDataset(self.masked_dataset("train"), transform, outliers), self._training_sampler()
         )
@@ -205,7 +206,9 @@ class SegmentationDataModule(ImageDataModule, ABC):
             UserError: `predict_path` does not exist or holds no image.
         """
         files = self._files_to_predict()
-        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE, collate=collate_any_size)
+        return self.prediction_loader(
+            ImageDataset(files), dict(files), blank_image(self.num_channels), collate=collate_any_size
+        )
 
     def _files_to_predict(self) -> list[tuple[str, ImageFile]]:
         if self.predict_path is None:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,8 +20,10 @@ from datamodules.segmentation.outlier_exposure import OutlierPaste
 from datamodules.segmentation.transforms import TrainTransform
 from eomt.utils.labels import IGNORE_INDEX
 
-# an image without a name, of any size
-BLANK_IMAGE = {"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "name": ""}
+
+def blank_image(channels: int) -> dict[str, Any]:
+    """Return a sample of black pixels without a name, which stands for a file that cannot be read."""
+    return {"image": torch.zeros(channels, 32, 32, dtype=torch.uint8), "name": ""}
 
 
 class IndexMapDataset(Dataset[dict[str, Any]], ABC):
@@ -72,6 +75,12 @@ class ImageMaskDataset(IndexMapDataset):
         ids = torch.from_numpy(self.table.class_ids(read_mask(pair.mask, self.class_colors, pair.image), pair.mask))
         check_same_size(pair, tuple(image.shape[-2:]), tuple(ids.shape))
         return image, ids
+
+    def labels(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return raw labels (H, W), and where they are classes, (H, W) bool."""
+        pair = self.pairs[position]
+        raw = read_mask(pair.mask, self.class_colors, pair.image)
+        return raw, self.table.class_ids(raw, pair.mask) != IGNORE_INDEX
 
 
 class AugmentedDataset(Dataset[dict[str, Any]]):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.class_maps import CLASS_MAPS, NamedClassMap
-from datamodules.common.areas import check_areas
+from datamodules.common.areas import check_areas, refuse_smooth
 from datamodules.common.checks import check_fractions
 from datamodules.common.pairs import Pair, find_pairs, find_split_folders
 from datamodules.common.reading import read_mask
@@ -101,6 +101,9 @@ class ImageMaskFolder(SegmentationDataModule):
             masks = (read_mask(pair.mask, self.class_colors) for pair in self._pairs_of("train"))
             remedy = "store label ids, or give mask_threshold: 128 for two classes, or class_names if all are classes"
             check_areas(classes, masks, "path", remedy)
+            if classes != set(range(len(classes))):
+                again = (read_mask(pair.mask, self.class_colors) for pair in self._pairs_of("train"))
+                refuse_smooth(again, "path", remedy)
             self._num_classes = infer_num_classes(labels, self.ignore_labels)
         return self._num_classes
 

@@ -16,6 +16,7 @@ from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from datamodules.segmentation.scanning import scan_pairs
 from eomt.errors import UserError
+from eomt.utils.images import RGB
 from eomt.utils.labels import IGNORE_INDEX
 
 # longer side of a pasted object, as a share of the shorter side of what it is pasted into
@@ -104,12 +105,18 @@ class OutlierPaste:
     Args:
         folder: Holds the objects, see `read_cutouts`.
         probability: Share of images that get one.
+        channels: Number of channels of the images.
 
     Raises:
-        UserError: The folder holds no objects that can be used.
+        UserError: The folder holds no objects that can be used, or images are no RGB.
     """
 
-    def __init__(self, folder: Path, probability: float) -> None:
+    def __init__(self, folder: Path, probability: float, channels: int = RGB) -> None:
+        if channels != RGB:
+            raise UserError(
+                f"outliers: {folder} holds RGB, and channels makes {channels} of each image; leave outliers out, or "
+                "give three channels"
+            )
         self.cutouts = read_cutouts(folder)
         self.probability = probability
 

@@ -11,7 +11,7 @@ from datamodules.common.sampling import collate_any_size
 from datamodules.common.splits import seeded_split
 from datamodules.common.to_predict import PredictPath, find_images
 from datamodules.common.zip_members import ImageFile
-from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, ImageDataset
+from datamodules.segmentation.image_mask_dataset import ImageDataset, blank_image
 from datamodules.segmentation.road_anomaly_dataset import AnomalyDataset, find_labels
 from datamodules.segmentation.road_anomaly_sets import ANOMALY, AnomalySample, AnomalySet, find_anomaly_sets
 from eomt.errors import UserError, listed, shortened
@@ -143,7 +143,9 @@ class RoadAnomaly(ImageDataModule):
             files = list(find_images(self.predict_path, "predict_path").items())
         else:
             files = [(sample.name, sample.image) for one in self._used_sets().values() for sample in one.samples]
-        return self.prediction_loader(ImageDataset(files), dict(files), BLANK_IMAGE, collate=collate_any_size)
+        return self.prediction_loader(
+            ImageDataset(files), dict(files), blank_image(self.num_channels), collate=collate_any_size
+        )
 
     def _used_sets(self) -> dict[str, AnomalySet]:
         """Return the sets of test and validation."""

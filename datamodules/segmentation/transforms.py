@@ -6,6 +6,7 @@ from torch.nn.functional import pad
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from datamodules.common.color_jitter import jittered
 from datamodules.segmentation.outlier_exposure import OutlierPaste
 from eomt.utils.labels import IGNORE_INDEX
 from eomt.utils.packed_masks import OUTSIDE, PackedMasks, resized_lines
@@ -38,7 +39,7 @@ class TrainTransform:
         self.color_jitter = v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5) if color_jitter else None
 
     def __call__(self, image: Tensor, mask: Tensor, outliers: OutlierPaste | None = None) -> dict[str, Tensor]:
-        """Transform an image (3, H, W) uint8 and its class ids (H, W) uint8 to the crop size.
+        """Transform an image (C, H, W) uint8 and its class ids (H, W) uint8 to the crop size.
 
         Args:
             image: The image.
@@ -55,19 +56,19 @@ class TrainTransform:
         if outliers is not None:
             sample = outliers(**sample)
         if self.color_jitter is not None:
-            sample["image"] = self.color_jitter(sample["image"])
+            sample["image"] = jittered(self.color_jitter, sample["image"])
         margins = self._margins(sample["image"])
         return {name: _padded(value, margins, FILL[name]) for name, value in sample.items()}
 
     def of_objects(self, image: Tensor, masks: PackedMasks) -> tuple[Tensor, PackedMasks, Tensor]:
-        """Transform an image (3, H, W) uint8 and the masks of its objects to the crop size, as an image and its map.
+        """Transform an image (C, H, W) uint8 and the masks of its objects to the crop size, as an image and its map.
 
         Returns:
             The image; the M masks of which the crop shows a pixel; and their positions, (M,) int64.
         """
         image, rows, columns = self._cut(image)
         if self.color_jitter is not None:
-            image = self.color_jitter(image)
+            image = jittered(self.color_jitter, image)
         left, right, top, bottom = margins = self._margins(image)
         rows, columns = pad(rows, (top, bottom), value=OUTSIDE), pad(columns, (left, right), value=OUTSIDE)
         seen = masks.shown(rows, columns)
@@ -78,7 +79,7 @@ class TrainTransform:
         """Cut out what a crop of the scaled image would show, at most `crop_size` large, and mirror it or not.
 
         Returns:
-            What is shown of the image, (3, h, w); and the image's rows and columns that stand there, (h,) and (w,).
+            What is shown of the image, (C, h, w); and the image's rows and columns that stand there, (h,) and (w,).
         """
         size = (image.shape[-2], image.shape[-1])
         scales = [wanted / length for wanted, length in zip(self.crop_size, size, strict=True)]

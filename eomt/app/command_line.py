@@ -21,6 +21,7 @@ from eomt.app.config import (
     assume_classes,
     configure,
     expand_paths,
+    keep_saved_data,
     open_merged,
     standalone_config,
     starts_from_pissa,
@@ -226,9 +227,9 @@ class CLI(LightningCLI):
             # the record lies beside the saved configuration, where later commands find it
             resolved["data"]["init_args"]["splits"] = None
         # these belong to this command, not to the run
-        self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
-        for name in ("output", "trust", "hub", *EXPORT_FIELDS):
-            self.resolved.pop(name, None)
+        own = {"output", "trust", "hub", *EXPORT_FIELDS}
+        resolved = {name: value for name, value in with_absolute_paths(resolved).items() if name not in own}
+        self.resolved = keep_saved_data(resolved | {"ckpt_path": None, "run_name": None}, self.checkpoint)
         check_hub(config, self.subcommand, self.resolved, self.sharing)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)

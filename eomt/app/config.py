@@ -1,5 +1,6 @@
 """A command's configuration: completed, and in the forms in which it is saved."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -8,16 +9,19 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from datamodules.common.conversion import FIELD_NAMES, Conversion
 from datamodules.common.data_module import DataModule
 from eomt.app.data_look import advising
 from eomt.app.reading import class_of, read_yaml
-from eomt.app.runs import CONFIG, Checkpoint
+from eomt.app.runs import CONFIG, Checkpoint, find_saved_config
 from eomt.app.shipped import located
 from eomt.errors import UserError
 from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.tasks.configuration import Configuration
 from eomt.utils.paths import expand, expand_name, path_fields
+
+log = logging.getLogger("eomt")
 
 # of a command and of its trainer; those of a component are known by their types
 PATHS = frozenset({"ckpt_path", "output", "default_root_dir"})
@@ -41,6 +45,7 @@ def configure(config: Namespace, checkpoint: Checkpoint | None, trains: bool) ->
     Raises:
         UserError: For a value in the configuration that contradicts the data.
     """
+    _use_recorded_conversion(config, checkpoint)
     found = _configuration(config, checkpoint, trains)
     if found is None:
         return
@@ -117,6 +122,20 @@ def use_recorded_split(config: Namespace, run: Path, trains: bool) -> bool:
     return same_data
 
 
+def keep_saved_data(resolved: dict[str, Any], checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Return the configuration that a command writes; without data, with those of the weights that it opens.
+
+    So what is written, too, is opened with the names of its classes, and reads images as they were read in training.
+
+    Args:
+        resolved: The command's own.
+        checkpoint: The weights.
+    """
+    if checkpoint is None or resolved.get("data") is not None:
+        return resolved
+    return resolved | {"data": _saved_data(checkpoint.path) or None}
+
+
 def starts_from_pissa(config: Namespace) -> bool:
     """Return whether the adapters start from PiSSA.
 
@@ -188,6 +207,33 @@ def standalone_config(config: Mapping[str, Any]) -> dict[str, Any]:
     task["lora_config"] = None
     class_of(task["network"]).without_weights(task["network"]["init_args"])
     return plain
+
+
+def _use_recorded_conversion(config: Namespace, checkpoint: Checkpoint | None) -> None:
+    """Let the data of a command on trained weights read stored values as in training, where the user says nothing.
+
+    Args:
+        config: Settings of the command, changed in place.
+        checkpoint: The weights.
+    """
+    data = _init_args(config.get("data"))
+    if checkpoint is None or data is None:
+        return
+    saved = _saved_data(checkpoint.path).get("init_args") or {}
+    # whoever wrote it
+    Conversion.of_settings(saved, f"{checkpoint.path}: its data")
+    for name in FIELD_NAMES:
+        if name in data and data[name] is None and saved.get(name) is not None:
+            log.info("data.%s: %s, as in training", name, saved[name])
+            data[name] = saved[name]
+
+
+def _saved_data(weights: Path) -> dict[str, Any]:
+    """Return the data in the configuration that was saved with weights; empty without one."""
+    try:
+        return read_yaml(find_saved_config(weights)).get("data") or {}
+    except UserError:
+        return {}
 
 
 def _task_class(config: Namespace) -> type[AdaptationTask]:

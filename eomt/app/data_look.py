@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ from torch import Tensor
 
 from callbacks.pictures.grid import SMALLEST_CELL_WIDTH, picture_grid
 from callbacks.pictures.objects import CROWD
+from datamodules.classification.image_folder import ImageFolder
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage, Objects
 from datamodules.objects.data_module import ObjectDataModule
 from datamodules.objects.datasets import read_annotated
 from datamodules.recognition.formats import recognize
-from datamodules.recognition.oddities import annotated_objects, copy_lines, object_lines
+from datamodules.recognition.oddities import annotated_objects, copy_lines, object_lines, rim_lines
 from datamodules.segmentation.data_module import SegmentationDataModule
 from eomt.errors import UserError
 from eomt.pictures.colors import Color, palette
 from eomt.pictures.masks import overlay
 from eomt.pictures.objects import colors_of, draw_objects
 from eomt.utils.files import write_file
+from eomt.utils.images import shown_channels
 
 log = logging.getLogger("eomt")
 
@@ -67,9 +70,12 @@ def look_lines(data: Any, folder: Path) -> Iterator[str]:
     """Yield what is recognized in data with masks, and what looks odd; draw some samples of each split.
 
     Args:
-        data: A data module that was set up for a fit; of others than those with masks nothing is said.
+        data: A data module that was set up for a fit; of others than those with masks or folders of classes nothing is
+            said.
         folder: Where the pictures are written.
     """
+    if isinstance(data, ImageFolder):
+        yield from copy_lines({split: data.files_of(split) for split in data.counts})
     if not isinstance(data, ObjectDataModule | SegmentationDataModule):
         return
     found = recognize(data.path)
@@ -98,7 +104,7 @@ def _fullest(found: Sequence[tuple[AnnotatedImage, Objects]]) -> list[tuple[Anno
 
 
 def _painted(image: AnnotatedImage, objects: Objects, names: Sequence[str]) -> Painted:
-    pixels, _ = read_annotated(image)
+    pixels = shown_channels(read_annotated(image)[0])
     labels, masks = objects.class_ids.tolist(), torch.from_numpy(objects.masks)
     texts = [
         names[label] + (f" ({CROWD})" if crowd else "") for label, crowd in zip(labels, objects.is_crowd, strict=True)
@@ -114,9 +120,14 @@ def _of_masks(data: SegmentationDataModule, folder: Path) -> Iterator[str]:
     for split in data.counts:
         samples = data.masked_dataset(split)
         drawn = [samples[index] for index in range(min(len(samples), MOST_PICTURES))]
-        painted = [(one["name"], one["image"], overlay(one["image"], one["mask"], colors)) for one in drawn]
+        shown = [(one["name"], shown_channels(one["image"]), one["mask"]) for one in drawn]
+        painted = [(name, image, overlay(image, mask, colors)) for name, image, mask in shown]
         yield _drawn(split, painted, legend, folder)
         files[split] = [(pair.name, pair.image) for pair in samples.pairs]
+        # colors have no order, and where a threshold makes the classes, masks are known to be smooth
+        if data.class_colors is None and getattr(data, "mask_threshold", None) is None:
+            readers = {pair.name: partial(samples.labels, index) for index, pair in enumerate(samples.pairs)}
+            yield from rim_lines(split, readers)
     yield from copy_lines(files)
 
 

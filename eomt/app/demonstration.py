@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from datamodules.common.conversion import Conversion
 from eomt.demo.models import Models
 from eomt.demo.serve import serve
 from eomt.errors import UserError, shortened
@@ -56,4 +57,5 @@ def _predictor(task: AdaptationTask, data: Mapping[str, Any], source: str, netwo
     vars(other)["_modules"] = dict(task._modules) | {"network": network}
     found: Predictor[Any] = predictor_of(other, list(task.network.class_names or ()), data, task.device)
     found.source = source
+    found.conversion = Conversion.of_settings(data, "data")
     return found

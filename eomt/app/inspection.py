@@ -137,6 +137,7 @@ def data_lines(data: TaskData) -> Iterator[str]:
         counts.setdefault(split, {"images": len(names)})
     for split, count in counts.items():
         yield f"Data: {split}: " + ", ".join(f"{name} {number}" for name, number in count.items())
+    yield from (f"Data: {note}" for note in data.reading_notes)
     if data.num_classes is not None:
         yield f"Data: {data.num_classes} classes: {', '.join(data.class_names or ())}"
 

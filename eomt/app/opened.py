@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from datamodules.common.conversion import Conversion
 from eomt.app.checkpoint_files import load_checkpoint
 from eomt.app.command_line import CLI
 from eomt.app.messages import as_user_error, one_line
@@ -68,6 +69,7 @@ def open_weights(weights: Path, device: torch.device) -> Predictor[Any]:
     names = opened.model.network.class_names or _class_names(data)
     predictor: Predictor[Any] = predictor_of(task, list(names), arguments, device)
     predictor.source = str(weights)
+    predictor.conversion = Conversion.of_settings(arguments, f"{find_saved_config(weights)}: data")
     return predictor
 
 

@@ -95,6 +95,8 @@ class Trainer(lightning.pytorch.Trainer):
             show(line)
         show(inspection.adapter_line(network))
         show(inspection.base_line(model, self.allow_random_base))
+        for note in network.loading_notes:
+            show(f"Base: {note}")
         self.optimizers = [model.configure_optimizers()["optimizer"]]
         if datamodule is None:
             show(f"Batch: synthetic, of {ASSUMED_BATCH_SIZE}: there is no data; the audit takes one image of it")
@@ -200,6 +202,7 @@ class Trainer(lightning.pytorch.Trainer):
             batch,
             lambda: _up_to(options.limit, datamodule.val_dataloader() if is_real and datamodule else [batch]),
             "validation samples" if is_real else source,
+            self.data_arguments,
         )
         record = export_network(model, merged, samples, Path(output).resolve(), options, self.weights_name)
         for line in report(record):

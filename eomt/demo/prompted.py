@@ -134,7 +134,7 @@ class PromptedWork(Work):
         marked = [marks for marks in self.drawing(key).marks.objects if marks]
         with self.models.using(model) as predictor:
             if model not in session.features:
-                session.features[model] = predictor.encode(session.upload.pixels)  # type: ignore[attr-defined]
+                session.features[model] = predictor.encode(session.upload.image)  # type: ignore[attr-defined]
             if not marked and not predictor.model.prompt_free:  # type: ignore[attr-defined]
                 return self._nothing(session)
             # those of one kind would do at once, but a decoder takes milliseconds

@@ -1,14 +1,17 @@
 """Images that anybody may send: bounded, and refused in one line that names no file of the server."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from datamodules.common.conversion import Conversion
 from datamodules.common.opening import looks_like_image
-from datamodules.common.reading import read_header, read_pixels
+from datamodules.common.values import pixel_count
 from eomt.errors import UserError
+from eomt.predictors.inputs import NamedImage, read
 
 MOST_BYTES = 20 * 2**20
 MOST_PIXELS = 24_000_000
@@ -28,25 +31,34 @@ class Upload:
     """An image that was sent.
 
     Attributes:
-        pixels: uint8 RGB `(H, W, 3)`, upright.
-        name: Name of its file.
+        image: As predictors take it.
     """
 
-    pixels: np.ndarray
-    name: str
+    image: NamedImage
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """As pictures show it, uint8 RGB `(H, W, 3)`, upright."""
+        return self.image.array
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return self.image.name
 
     @property
     def num_pixels(self) -> int:
         """Height times width."""
-        return self.pixels.shape[0] * self.pixels.shape[1]
+        return math.prod(self.image.size)
 
 
-def read_upload(path: Path, folder: Path) -> Upload:
+def read_upload(path: Path, folder: Path, conversion: Conversion | None = None) -> Upload:
     """Return an image that was sent.
 
     Args:
         path: Where the server put it.
         folder: Where all that is sent is put.
+        conversion: How its values become what the model takes; None for RGB of 8 bits.
 
     Raises:
         UserError: If it lies elsewhere, is no image, is damaged, or has too many bytes or pixels.
@@ -59,14 +71,13 @@ def read_upload(path: Path, folder: Path) -> Upload:
     if not looks_like_image(path):
         raise UserError(f"{name}: is no image that can be read; {FORMATS}")
     try:
-        header = read_header(path)
-        if (pixels := header.height * header.width) > MOST_PIXELS:
+        if (pixels := pixel_count(path)) > MOST_PIXELS:
             raise UserError(f"{name}: has {pixels / 1e6:.0f} megapixels; at most {MOST_PIXELS // 10**6} can be sent")
-        found = read_pixels(path)
+        found = read(path, conversion)
     except UserError as error:
         text = str(error).replace(str(path), name)
         # Pillow names the file by its path
         if str(path.parent) in text:
             text = f"{name}: is damaged, or of a format that is not read; {FORMATS}"
         raise UserError(text) from error
-    return Upload(np.ascontiguousarray(found.permute(1, 2, 0).numpy()), name)
+    return Upload(found)

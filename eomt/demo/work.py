@@ -36,7 +36,7 @@ class Work:
         self.sessions.forget(key)
         if path is None:
             raise UserError("image: none; send one")
-        return self.sessions.start(key, read_upload(Path(path), self.folder))
+        return self.sessions.start(key, read_upload(Path(path), self.folder, self.models.first.conversion))
 
     def result(self, key: str, model: str, **asked: Any) -> Any:
         """Return the answer of a model about the image of a page, made once for what is asked.
@@ -53,7 +53,7 @@ class Work:
         question = (model, *sorted((name, repr(value)) for name, value in asked.items()))
         if question not in session.results:
             with self.models.using(model) as predictor:
-                found: Result = predictor.predict(session.upload.pixels, **asked)  # type: ignore[attr-defined]
+                found: Result = predictor.predict(session.upload.image, **asked)  # type: ignore[attr-defined]
             found.name = session.upload.name
             session.results[question] = found
         return session.results[question]

@@ -8,10 +8,11 @@ Exported from `{source}`. `export.json` says what was compared with PyTorch, and
 |---|---|---|---|---|
 {tensors}
 
-Images are RGB, uint8, from 0 to 255, and {resized}: the graph scales and normalizes them itself
+Images are {values}uint8, from 0 to 255, and {resized}: the graph scales and normalizes them itself
 (`preprocessor_config.json` has its mean and deviation).
 
-- `python example.py IMAGE` runs it (ONNX; needs NumPy, Pillow and onnxruntime); its first line says what else it takes.
+- `python example.py IMAGE` runs it (ONNX of RGB; needs NumPy, Pillow and onnxruntime); its first line says what else it
+  takes.
 - `eomt.load(FOLDER).predict(IMAGE)` runs it with what `eomt` does before and after; questions and prompts come second.
 - `trtexec --onnx=FILE` builds an engine of TensorRT on the GPU that will run it.
 """

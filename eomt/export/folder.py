@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 from eomt.export.examples import EXAMPLES, README
+from eomt.export.opened_values import example_with
 from eomt.export.record import QuerySettings, Record
 from eomt.models.network import Network
 from eomt.models.parts.pixels import PixelNormalization
+from eomt.utils.images import RGB
 
 # of Pillow
 BILINEAR = 2
@@ -16,8 +18,9 @@ def write_texts(folder: Path, network: Network, record: Record) -> None:
     """Write `preprocessor_config.json`, `example.py` and `README.md` into a folder of graphs."""
     settings = preprocessing(network)
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    if record.format == "onnx":
-        (folder / "example.py").write_text(EXAMPLES[record.settings.task])
+    example = example_with(EXAMPLES[record.settings.task], record.images)
+    if record.format == "onnx" and example is not None:
+        (folder / "example.py").write_text(example)
     (folder / "README.md").write_text(README.format(**_facts(record)))
 
 
@@ -27,7 +30,8 @@ def preprocessing(network: Network) -> dict[str, object]:
     Images are resized, or fitted and padded, and no more: the graph itself scales and normalizes them, with this mean
     and deviation.
     """
-    mean, std = next(module for module in network.modules() if isinstance(module, PixelNormalization)).colors
+    normalize = next(module for module in network.modules() if isinstance(module, PixelNormalization))
+    mean, std = (values.flatten().tolist() for values in (normalize.mean, normalize.std))
     height, width = network.img_size
     how: dict[str, object] = {
         "image_processor_type": "ViTImageProcessor",
@@ -38,14 +42,14 @@ def preprocessing(network: Network) -> dict[str, object]:
         known = {"image_processor_type": "EomtImageProcessor"} if height == width else {}
         how = known | {"do_pad": True, "size": {"shortest_edge": height, "longest_edge": width}}
     return how | {
-        "do_convert_rgb": True,
+        "do_convert_rgb": network.in_chans == RGB,
         "do_resize": True,
         "resample": BILINEAR,
         "do_rescale": False,
         "rescale_factor": 1 / 255,
         "do_normalize": False,
-        "image_mean": list(mean),
-        "image_std": list(std),
+        "image_mean": mean,
+        "image_std": std,
     }
 
 
@@ -61,7 +65,13 @@ def _facts(record: Record) -> dict[str, str]:
     resized = (
         "fitted into the size above and padded with zeros, right and below" if fitted else "resized to the size above"
     )
+    conversion = record.images.conversion
+    values = "RGB, "
+    if conversion is not None:
+        kind = "RGB" if conversion.num_channels == RGB else f"{conversion.num_channels} channels"
+        values = f"{kind}, made of stored values as `images` in `export.json` says, "
     return {
+        "values": values,
         "resized": resized,
         "network": record.network,
         "task": task,

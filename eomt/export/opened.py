@@ -49,6 +49,7 @@ def open_exported(folder: Path) -> Predictor[Any]:
     record = read_record(folder)
     predictor: Predictor[Any] = _predictor_of(record.settings, record, folder)
     predictor.source = str(folder)
+    predictor.conversion = record.images.conversion
     return predictor
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, field_validator, model_validator
 
+from datamodules.common.conversion import Conversion
 from eomt.errors import UserError
 from eomt.metrics.anomaly_scores import SCORES
 from eomt.utils.reading import check_regular, read_json
@@ -88,6 +89,19 @@ class GraphRecord(FileRecord):
     outputs: Annotated[list[TensorRecord], Field(min_length=1, max_length=16)]
     # weights beside it, which OpenVINO has
     weights: FileRecord | None = None
+
+
+class ImagesRecord(Part):
+    """How stored values become what graphs take, see `datamodules.common.conversion`."""
+
+    intensity: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | str | None = None
+    channels: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1024)] | None = None
+    page: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+
+    @property
+    def conversion(self) -> Conversion | None:
+        """The same as what reads; None for RGB of 8 bits."""
+        return Conversion.of_settings(self.model_dump(), f"{RECORD_FILE}: images")
 
 
 class ViewRecord(Part):
@@ -225,6 +239,8 @@ class Record(Part):
     source: str
     network: str
     img_size: Size
+    # absent where they are RGB of 8 bits, and from folders that were written before it was asked
+    images: ImagesRecord = ImagesRecord()
     versions: dict[str, str]
     graphs: Annotated[list[GraphRecord], Field(min_length=1, max_length=8)]
     settings: Settings

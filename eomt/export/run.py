@@ -1,12 +1,14 @@
 """The export of a task: graphs, their comparison, and the folder that is kept if they answer as PyTorch does."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from datamodules.common.conversion import FIELD_NAMES
 from eomt import __version__
 from eomt.export.comparison import compare, runners
 from eomt.export.exportable import Batch, Exportable
@@ -39,11 +41,13 @@ class Samples:
         first: A batch.
         batches: Returns batches for the figures of the task, the same in each call.
         source: What they are, for people.
+        images: Arguments of the data that say how stored values become what the network takes.
     """
 
     first: Batch
     batches: Callable[[], Iterable[Batch]]
     source: str
+    images: Mapping[str, Any] = field(default_factory=dict)
 
 
 def export_network(
@@ -81,6 +85,7 @@ def export_network(
                 "source": weights,
                 "network": type(network).__name__,
                 "img_size": network.img_size,
+                "images": {name: samples.images.get(name) for name in FIELD_NAMES},
                 "versions": _versions(options),
                 "graphs": graphs,
                 "settings": exportable.settings,

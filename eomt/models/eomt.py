@@ -130,7 +130,7 @@ class EoMT(Network):
         self.num_classes, self.num_blocks, self.masked_attn_enabled = num_classes, num_blocks, masked_attn_enabled
         self.pretrained, self.load_class_head = pretrained, load_class_head
         # the size that the encoder's position grid is made for
-        self.img_size = encoder.img_size
+        self.img_size, self.in_chans = encoder.img_size, encoder.in_chans
         self.q = nn.Embedding(num_q, dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = nn.Sequential(
@@ -213,7 +213,7 @@ class EoMT(Network):
         """Return the predictions of each supervised layer; the last one is final.
 
         Args:
-            image: RGB images, uint8 (B, 3, H, W).
+            image: uint8 (B, C, H, W), the first three channels red, green and blue.
 
         Returns:
             In training `num_blocks + 1` predictions. In evaluation only the final one and those that masked attention

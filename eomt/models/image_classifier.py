@@ -69,7 +69,7 @@ class ImageClassifier(Network):
             raise UserError(f"pooling: {pooling}, but the encoder has no class token; give mean")
         self.encoder, self.pooling, self.head = encoder, pooling, head
         self.num_classes, self.multi_label, self.pretrained = num_classes, bool(multi_label), pretrained
-        self.img_size = encoder.img_size
+        self.img_size, self.in_chans = encoder.img_size, encoder.in_chans
         self.classifier = make_classifier(head, self.feature_dim, num_classes, hidden_dim, scale)
         if pretrained is True:
             raise UserError("pretrained: true; must be false, or a folder or repository with a whole classifier")
@@ -122,8 +122,8 @@ class ImageClassifier(Network):
         """Return the logits of images, (B, C).
 
         Args:
-            image: RGB images, uint8 (0 to 255) or floating point (0 to 1), (B, 3, H, W); H and W are multiples of the
-                patch size.
+            image: Images, uint8 (0 to 255) or floating point (0 to 1), (B, C, H, W), the first three channels red,
+                green and blue; H and W are multiples of the patch size.
 
         Raises:
             UserError: If the images have another size.

@@ -12,6 +12,7 @@ from eomt.errors import UserError
 from eomt.lora.adaptable import Adaptable
 from eomt.models.frozen_features import FeatureCache, Features, is_frozen, weights_of
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.images import RGB
 from eomt.utils.modes import evaluation_mode
 
 # constructor arguments as a configuration has them, before anything is built
@@ -39,6 +40,7 @@ class Network(Adaptable):
     Attributes:
         files: Names in the folder that `write` fills.
         img_size: Height and width of the input images in pixels.
+        in_chans: Number of channels of the input images, the first three red, green and blue.
         class_names: Names of the classes in the order of the outputs, for the files that are written; None if they are
             not known.
         checkpointing: Whether activations are computed again in the backward pass; None where that cannot be switched
@@ -51,6 +53,7 @@ class Network(Adaptable):
     files: ClassVar[frozenset[str]] = frozenset({WEIGHT_FILES[0]})
 
     img_size: tuple[int, int]
+    in_chans: int = RGB
     class_names: list[str] | None = None
     checkpointing: bool | None = None
     remakes_outputs: bool = False
@@ -81,6 +84,11 @@ class Network(Adaptable):
         minutes.
         """
         self.compile()
+
+    @property
+    def loading_notes(self) -> list[str]:
+        """How weights were changed while they were loaded, so that they fit; those of the networks inside."""
+        return [note for part in self.children() if isinstance(part, Network) for note in part.loading_notes]
 
     # -- frozen parts ------------------------------------------------------------------------------------------------
 
@@ -189,6 +197,12 @@ class Network(Adaptable):
         """Return the configured image size, that of the encoder or else of the network; None if none is set."""
         encoder = (arguments.get("encoder") or {}).get("init_args") or {}
         return encoder.get("img_size", arguments.get("img_size"))
+
+    @classmethod
+    def channels_of(cls, arguments: Arguments) -> Arguments | None:
+        """Return the constructor arguments that `in_chans` stands among; None of a network that takes RGB alone."""
+        encoder = (arguments.get("encoder") or {}).get("init_args") or {}
+        return encoder if "in_chans" in encoder else None
 
     @classmethod
     def classes_of(cls, arguments: Arguments) -> int | None:

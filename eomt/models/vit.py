@@ -17,6 +17,7 @@ from eomt.models.network import check_img_size
 from eomt.models.parts.pixels import PixelNormalization
 from eomt.models.weights.colors import Colors
 from eomt.utils.hub import require_hub
+from eomt.utils.images import RGB
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_source
 
@@ -47,6 +48,8 @@ class ViT(TokenEncoder):
             Hugging Face layout, or a repository on the hub. False leaves the weights random.
         patch_size: Side of a patch in pixels; None keeps the backbone's own. Loaded patch embeddings are resampled.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        in_chans: Number of channels C of images, from 3 on; null is 3, or with a config that of the data. For more than
+            three, loaded weights of the patch embedding are adapted, see `eomt.models.weights.backbone.channels`.
 
     Raises:
         UserError: If the name is unknown, the image size is no multiple of the patch size, or weights are not available
@@ -63,9 +66,11 @@ class ViT(TokenEncoder):
         pretrained: bool | PathOrName = True,
         patch_size: int | None = None,
         checkpointing: bool = False,
+        in_chans: int | None = None,
     ) -> None:
         from timm.models.eva import EvaAttention
 
+        from eomt.models.weights.backbone.channels import mark_adapted
         from eomt.models.weights.backbone.load import load_backbone
 
         super().__init__()
@@ -73,7 +78,11 @@ class ViT(TokenEncoder):
         if patch_size is not None and patch_size < 1:
             raise UserError(f"patch_size: {patch_size}; must be at least 1, or null for the backbone's own")
         check_img_size(img_size)
+        self.in_chans = RGB if in_chans is None else in_chans
+        if self.in_chans < RGB:
+            raise UserError(f"in_chans: {in_chans}; must be at least {RGB}: one band is shown in gray")
         arguments: dict[str, Any] = {"patch_size": patch_size} if patch_size else {}
+        arguments |= {"in_chans": self.in_chans} if self.in_chans != RGB else {}
         self.backbone_name, self.pretrained, self.checkpointing = backbone_name, pretrained, checkpointing
         self.img_size = (int(img_size[0]), int(img_size[1]))
         self.backbone = self._create(pretrained is True, **arguments)
@@ -89,10 +98,12 @@ class ViT(TokenEncoder):
             )
         if pretrained is True:
             mark_loaded(self.backbone, self.backbone.state_dict())
+            if self.in_chans != RGB:
+                mark_adapted(self.backbone.patch_embed)
         elif pretrained:
             load_backbone(self.backbone, pretrained)
         config = _pretrained_config(backbone_name)
-        self.normalize = PixelNormalization(config.mean, config.std)
+        self.normalize = PixelNormalization(config.mean, config.std, self.in_chans)
 
     @property
     def embed_dim(self) -> int:
@@ -128,6 +139,14 @@ class ViT(TokenEncoder):
             return f"{self.backbone_name} (random)"
         return _pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
 
+    @property
+    def loading_notes(self) -> list[str]:
+        """What the patch embedding was made of, where images have more channels than those of its weights."""
+        from eomt.models.weights.backbone.channels import adapted_note
+
+        note = adapted_note(self.backbone.patch_embed)
+        return [] if note is None else [note]
+
     def compile_blocks(self) -> None:
         """Compile each block in place; they share a graph."""
         for block in self.blocks:
@@ -144,11 +163,11 @@ class ViT(TokenEncoder):
         """Return the input of the first block.
 
         Args:
-            image: RGB images, uint8 (0 to 255) or floating point (0 to 1), (B, 3, H, W); H and W are multiples of the
-                patch size.
+            image: Images, uint8 (0 to 255) or floating point (0 to 1), (B, C, H, W), the first three channels red,
+                green and blue; H and W are multiples of the patch size.
 
         Raises:
-            UserError: If the images have another size.
+            UserError: If the images have another size or number of channels.
         """
         height, width = image.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
@@ -211,14 +230,14 @@ class ViT(TokenEncoder):
         return self.backbone.norm(tokens)
 
     def tokens(self, image: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) to normalized tokens (B, prefix + h * w, D), those of patches last."""
+        """Map images (B, C, H, W) to normalized tokens (B, prefix + h * w, D), those of patches last."""
         (tokens, _, rope), done = self.begin(image, len(self.blocks))
         for index in range(done, len(self.blocks)):
             tokens = self.run_block(index, tokens, rope=rope)
         return self.norm(tokens)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) to normalized patch features (B, D, h, w)."""
+        """Map images (B, C, H, W) to normalized patch features (B, D, h, w)."""
         grid = (image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size)
         return self.tokens(image)[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 

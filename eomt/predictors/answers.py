@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms.v2 import functional as F
 
 from eomt.errors import UserError
-from eomt.predictors.inputs import NamedImage, Source, Sources, listed_sources, read
+from eomt.predictors.inputs import NamedImage, Source, Sources, listed_sources
 from eomt.predictors.predictor import Predictor, batched
 from eomt.results import AnswerResult
 
@@ -95,7 +95,7 @@ class AnswerPredictor(Predictor[AnswerResult]):
         found: list[AnswerResult] = []
         for batch in batched(zip(places, asked, strict=True), self.batch_size):
             needed = sorted({place for place, _ in batch})
-            read_images = [read(sources[place]) for place in needed]
+            read_images = [self.read(sources[place]) for place in needed]
             found += self._of_batch(read_images, [(needed.index(place), question) for place, question in batch])
         return found if several_images or several_questions else found[0]
 

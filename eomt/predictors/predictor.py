@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from datamodules.common.conversion import Conversion
 from eomt.predictors.inputs import NamedImage, Source, Sources, listed_sources, read
 from eomt.results import Result
 
@@ -21,19 +22,29 @@ class Predictor(Generic[Found]):
         device: Where it computes.
         class_names: Names of its classes in the order of their ids; empty where it has none.
         batch_size: Images that are computed at once.
+        conversion: How stored values become what the network takes, as in training; None for RGB of 8 bits.
     """
 
     source: str = ""
     device: torch.device = torch.device("cpu")
     class_names: Sequence[str] = ()
     batch_size: int = 4
+    conversion: Conversion | None = None
+
+    def read(self, source: Source) -> NamedImage:
+        """Return an image as it was read in training.
+
+        Raises:
+            UserError: If it cannot be read so.
+        """
+        return read(source, self.conversion)
 
     def _answers(
         self, images: Source | Sources, of_batch: Callable[[list[NamedImage]], list[Found]]
     ) -> Found | list[Found]:
         """Return the results of one image, or of a list of them, which are read a batch at a time."""
         sources, several = listed_sources(images)
-        found = [result for batch in batched(map(read, sources), self.batch_size) for result in of_batch(batch)]
+        found = [result for batch in batched(map(self.read, sources), self.batch_size) for result in of_batch(batch)]
         return found if several else found[0]
 
     def __repr__(self) -> str:

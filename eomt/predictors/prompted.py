@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from eomt.errors import UserError
 from eomt.models.parts.sam2_outputs import SAM2Features
-from eomt.predictors.inputs import NamedImage, Source, read
+from eomt.predictors.inputs import NamedImage, Source
 from eomt.predictors.predictor import Predictor
 from eomt.predictors.prompt_shapes import as_boxes, as_clicks, count_of, require_inside
 from eomt.prompts import Prompts
@@ -71,7 +71,7 @@ class PromptedPredictor(Predictor[MasksResult]):
         Raises:
             UserError: For an image that cannot be read.
         """
-        found = read(image)
+        found = self.read(image)
         resized = TF.resize(found.pixels, list(self.model.img_size), antialias=True)
         return EncodedImage(found, self.model.encode(resized[None].to(self.device)))
 

@@ -23,6 +23,7 @@ from eomt.tasks import (
     PanopticSegmentation,
     VisualQuestionAnswering,
 )
+from eomt.utils.images import shown_channels
 
 
 @singledispatch
@@ -116,4 +117,4 @@ def black(size: Sequence[int]) -> np.ndarray:
 
 
 def _array(image: Tensor) -> np.ndarray:
-    return image.permute(1, 2, 0).to("cpu", torch.uint8).numpy()
+    return shown_channels(image).permute(1, 2, 0).to("cpu", torch.uint8).numpy()

@@ -38,7 +38,8 @@ def base_in_its_library(task: str, config: Mapping[str, Any], base: str | None) 
     # the encoder of a classifier may be no timm model
     if is_on_timm and not network.get("pretrained") and "backbone_name" in encoder:
         size = encoder.get("img_size")
-        patch = f", patch_size={encoder['patch_size']}" if encoder.get("patch_size") else ""
+        fields = ("patch_size", "in_chans")
+        patch = "".join(f", {name}={encoder[name]}" for name in fields if encoder.get(name))
         made = [
             "base = timm.create_model(",
             f'    "{encoder.get("backbone_name")}", pretrained=True, num_classes=0, global_pool="",',

@@ -145,14 +145,15 @@ class AdaptationTask(AuditedTask):
     def configure(cls, configuration: Configuration) -> None:
         """Fill in what the data and the network determine for each other.
 
-        By default these are what batches hold, image sizes and the number of classes, if the network or the data have
-        them. A task with more to fill in overrides this method.
+        By default these are what batches hold, image sizes, channels and the number of classes, if the network or the
+        data have them. A task with more to fill in overrides this method.
 
         Raises:
             UserError: For a value in the configuration that contradicts the data.
         """
         configuration.fill_target(cls.data_target)
         configuration.fill_sizes()
+        configuration.fill_channels()
         configuration.fill_classes()
 
     @classmethod

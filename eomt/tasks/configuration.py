@@ -9,6 +9,7 @@ from typing import Any
 from eomt.errors import UserError
 from eomt.models.network import Arguments, Network, check_img_size
 from eomt.tasks.data import DataTarget, TaskData
+from eomt.utils.images import RGB
 from eomt.utils.paths import constructor_parameters
 
 # what a datamodule may ask of a network, in its `from_network`
@@ -57,6 +58,34 @@ class Configuration:
         if size is not None:
             check_img_size(size, field)
         return size
+
+    def fill_channels(self) -> None:
+        """Set the number of channels that the encoder takes to that of the data, where it is null.
+
+        Raises:
+            UserError: If they differ, or the network takes no others than RGB.
+        """
+        arguments = self.network_class.channels_of(self.network)
+        given = None if arguments is None else arguments["in_chans"]
+        if self.data is None:
+            return
+        bands = self.data.get("channels")
+        # one band is shown in gray
+        found = RGB if bands is None or len(bands) <= RGB else len(bands)
+        if arguments is None:
+            if found != RGB:
+                raise UserError(
+                    f"data.channels: {found} channels, but {self.network_class.__name__} with this encoder takes "
+                    "three; give three of them"
+                )
+        elif given is None:
+            if found != RGB:
+                arguments["in_chans"] = found
+        elif given != found:
+            raise UserError(
+                f"model.network.encoder.in_chans: {given}, but data.channels ({bands}) makes images of {found}; leave "
+                "in_chans out: it is filled in"
+            )
 
     def fill_target(self, target: DataTarget | None) -> None:
         """Set what batches are for, where the data makes them for several tasks and it is null.

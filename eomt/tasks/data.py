@@ -7,7 +7,7 @@ line takes no other.
 Who uses which members:
 
 - `callbacks.PredictionPictures`: `num_classes`, `class_names`, `MaskFiles`.
-- `callbacks.RunSummary`: `counts`, `is_split_by_seed`, `split_record`.
+- `callbacks.RunSummary`: `counts`, `is_split_by_seed`, `split_record`, `reading_notes`.
 - `callbacks.AdapterAudit`: `train_dataloader`.
 - `callbacks.PredictionFiles`: `left_to_predict`.
 - `callbacks.AnswerResults`: `QuestionData.rows`.
@@ -73,6 +73,10 @@ class TaskData(Protocol):
     @property
     def balanced(self) -> bool:
         """Whether training draws all classes equally often."""
+
+    @property
+    def reading_notes(self) -> Sequence[str]:
+        """What must be known of how images are read; the log and `inspect` say it."""
 
     @property
     def repeats_images(self) -> bool:

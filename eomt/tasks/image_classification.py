@@ -102,7 +102,7 @@ class ImageClassification(AdaptationTask):
         self.mixer = RandomChoice(mixers) if mixers else None
         self.train_accuracy, self.evaluation_loss = MeanMetric(), MeanMetric()
         self.val_metric, self.test_metric = (ClassificationMetric(classes, several) for _ in range(2))
-        # what a callback measured of rivals on the validation images, by figure
+        # what a callback measured of rivals on the images of validation or test, by figure
         self.rival_figures: dict[str, float] = {}
 
     @classmethod
@@ -164,7 +164,7 @@ class ImageClassification(AdaptationTask):
     def synthetic_batch(self, batch_size: int) -> dict[str, Any]:
         """Return random images of the network's size, the classes in turn."""
         generator = torch.Generator().manual_seed(0)
-        size = (batch_size, 3, *self.network.img_size)
+        size = (batch_size, self.network.in_chans, *self.network.img_size)
         label = torch.arange(batch_size) % self.network.num_classes
         if self.network.multi_label:
             label = nn.functional.one_hot(label, self.network.num_classes).float()
@@ -223,7 +223,7 @@ class ImageClassification(AdaptationTask):
 
     def on_test_epoch_end(self) -> None:
         """Log the figures of test, and keep those of all classes for the results file."""
-        figures = self._log_metric(self.test_metric, "test", {})
+        figures = self._log_metric(self.test_metric, "test", self.rival_figures)
         self.all_figures = {f"test_{name}": value for name, value in figures.items()}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

@@ -128,7 +128,9 @@ class ObjectSegmentation(MaskClassification, Generic[Found]):
         masks = masks[masks.flatten(1).any(1)]
         packed = PackedMasks.of(masks)
         return {
-            "image": torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8, generator=generator),
+            "image": torch.randint(
+                0, 256, (batch_size, self.network.in_chans, height, width), dtype=torch.uint8, generator=generator
+            ),
             "masks": [packed] * batch_size,
             "labels": [
                 torch.randint(0, self.network.num_classes, (len(masks),), generator=generator)

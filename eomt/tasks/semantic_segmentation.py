@@ -149,7 +149,9 @@ class SemanticSegmentation(MaskClassification):
         size = self.network.img_size
         labels = torch.randint(0, self.network.num_classes, (batch_size, 1, 4, 4), generator=generator)
         return {
-            "image": torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8, generator=generator),
+            "image": torch.randint(
+                0, 256, (batch_size, self.network.in_chans, *size), dtype=torch.uint8, generator=generator
+            ),
             "mask": F.interpolate(labels.float(), size, mode="nearest")[:, 0].long(),
             "outlier": torch.arange(size[1]).expand(batch_size, *size) < size[1] // 8,
             "name": [f"synthetic {index}" for index in range(batch_size)],

@@ -10,8 +10,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from callbacks.results.classification import holds_base
+from datamodules.classification.transforms import shown
+from datamodules.common.reading import read_pixels
+from eomt.lora.apply import apply_lora
+from eomt.lora.config import LoRAConfig
 from tests.cli_runs import Workspace, refusal
-from tests.tiny_classification import COLORS, make_vit, write_classes, write_photo
+from tests.tiny_classification import COLORS, SIDE, make_classifier, make_vit, write_classes, write_photo
 
 TRAINER: dict[str, Any] = {"max_steps": 8, "val_check_interval": 4, "check_val_every_n_epoch": None}
 
@@ -66,6 +71,23 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def nearest_mean_accuracy(workspace: Workspace, splits: dict[str, list[str]]) -> float:
+    """The share of test images whose nearest mean of the training images' features, of the base alone, is their own."""
+    encoder = make_vit(pretrained=str(workspace.folder / "base.safetensors")).eval()
+
+    def features(split: str) -> tuple[torch.Tensor, list[str]]:
+        images = [shown(read_pixels(workspace.folder / "photos" / name), (SIDE, SIDE)) for name in splits[split]]
+        with torch.no_grad():
+            found = encoder.tokens(torch.stack(images))[:, 0]
+        return torch.nn.functional.normalize(found, dim=1), [name.split("/")[0] for name in splits[split]]
+
+    known, classes = features("train")
+    means = torch.stack([known[[name == color for name in classes]].mean(0) for color in sorted(COLORS)])
+    asked, truth = features("test")
+    nearest = (asked @ torch.nn.functional.normalize(means, dim=1).T).argmax(1)
+    return sum(sorted(COLORS)[int(index)] == name for index, name in zip(nearest, truth, strict=True)) / len(truth)
+
+
 def test_a_run_tells_classes_apart_and_stands_beside_its_rivals(trained: Workspace) -> None:
     run = trained.runs / "run"
     summary = json.loads((run / "training_summary.json").read_text())
@@ -91,6 +113,7 @@ def test_a_test_leaves_answers_a_confusion_matrix_and_a_page(trained: Workspace)
     assert [int(row["right"]) for row in answers] == right
     assert figures["test_accuracy"] == pytest.approx(sum(right) / len(right))
     assert {"test_majority_f1", "test_f1/red"} <= figures.keys()
+    assert figures["test_class_mean_accuracy"] == pytest.approx(nearest_mean_accuracy(trained, splits))
     matrix = table(only(run / "results", "*_confusion.csv"))
     counts = {(row["true image \\ prediction"], name): int(row[name]) for row in matrix for name in COLORS}
     assert all(
@@ -160,3 +183,18 @@ def test_mistakes_are_one_line(trained: Workspace, capsys: pytest.CaptureFixture
     assert "multi_label: True, but the data has one class for each image" in said
     said = refusal(capsys, trained, "fit", "--data.path", str(trained.folder / "none"))
     assert "is neither a folder nor a CSV file" in said
+
+
+def test_the_rival_is_measured_only_of_weights_that_hold_the_base() -> None:
+    def held(**config: Any) -> bool:
+        network = make_classifier()
+        apply_lora(network, LoRAConfig(**({"rank": 2, "target_modules": ["attention"]} | config)))
+        return holds_base(network)
+
+    assert held(freeze_base_model=True, trainable_modules=["classifier"])
+    assert held(freeze_base_model=True, enabled=False, trainable_modules=["classifier"])
+    assert not held(freeze_base_model=False)
+    assert not held(freeze_base_model=True, trainable_modules=["classifier", "patch_embed"])
+    assert not held(freeze_base_model=True, init_lora_weights="pissa", backend="peft")
+    # merged, or trained in full
+    assert not holds_base(make_classifier())

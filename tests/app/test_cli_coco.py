@@ -114,7 +114,7 @@ def test_each_object_is_prompted(folder: Path) -> None:
     space = workspace(folder, "prompted", "eomt.tasks.PromptedSegmentation", network)
     run = space.fit("prompted")
     found = saved(run)
-    assert (found["target"], found["crop_size"]) == ("prompted", 64)
+    assert (found["target"], found["img_size"]) == ("prompted", 64)
     space.run("test", "--ckpt_path", "best", "--run_name", "prompted")
     (file,) = run.glob("results/*_eval.json")
     figures = json.loads(file.read_text())["metrics"]

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
 from eomt.demo.sessions import MOST_KEPT, Kept, Sessions
 from eomt.demo.uploads import Upload
 from eomt.errors import UserError
+from eomt.predictors.inputs import NamedImage
 
-IMAGE = Upload(np.zeros((2, 2, 3), np.uint8), "image.png")
+IMAGE = Upload(NamedImage(torch.zeros(3, 2, 2, dtype=torch.uint8), "image.png"))
 
 
 def test_the_page_that_rested_longest_is_forgotten_with_its_files(tmp_path: Path) -> None:
@@ -55,6 +56,6 @@ def test_large_images_make_room_for_each_other(tmp_path: Path) -> None:
     for key in ("first", "second", "third"):
         sessions.start(key, IMAGE)
     assert len(sessions) == 2
-    sessions.start("large", Upload(np.zeros((5, 5, 3), np.uint8), "large.png"))
+    sessions.start("large", Upload(NamedImage(torch.zeros(3, 5, 5, dtype=torch.uint8), "large.png")))
     assert len(sessions) == 1
     assert sessions.of("large").upload.name == "large.png"

@@ -5,11 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from onnx import TensorProto
+from PIL import Image
 
 import eomt
 from eomt.errors import UserError
+from eomt.export.examples import EXAMPLES
+from eomt.export.opened_values import OPENED, example_with
 from eomt.export.options import is_export_folder
+from eomt.export.record import ImagesRecord
+from eomt.predictors.inputs import read
 from tests.export.crafted import graph, write
 
 FORGED: list[tuple[str, Any, str]] = [
@@ -120,3 +126,62 @@ def test_it_runs_on_the_cpu(tmp_path: Path) -> None:
     assert eomt.load(write(tmp_path), "cpu").device.type == "cpu"
     with pytest.raises(UserError, match="device: cuda, but exported graphs run on the CPU"):
         eomt.load(tmp_path, "cuda")
+
+
+def test_stored_values_are_read_as_the_folder_says(tmp_path: Path) -> None:
+    predictor = eomt.load(write(tmp_path, images={"intensity": [0, 4080], "channels": [1], "page": None}))
+    values = np.zeros((8, 8, 2), np.uint16)
+    values[..., 1] = 1600
+    assert (predictor.predict(values).image == 100).all()
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig")
+    assert predictor.predict(tmp_path / "a.tif").score == predictor.predict(values).score
+    with pytest.raises(UserError, match=r"has 1 band, but channels is \[1, 1, 1\]"):
+        predictor.predict(values[..., 0])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [{"intensity": [0]}, {"channels": [-1]}, {"channels": [0, 1]}, {"page": -1}, {"gamma": 2}, {"intensity": "bright"}],
+)
+def test_a_forged_rule_is_refused(tmp_path: Path, images: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"{next(iter(images))}"):
+        eomt.load(write(tmp_path, images=images))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(
+    ("intensity", "channels"), [([100, 4000], None), ("p2-p98", [2, 1, 0]), ([0, 3000], [1]), (None, None)]
+)
+def test_the_example_beside_graphs_reads_values_as_the_predictor_does(
+    tmp_path: Path, suffix: str, intensity: Any, channels: Any
+) -> None:
+    random = np.random.default_rng(0)
+    count, dtype, top = (3, np.uint16, 4096) if intensity is not None else (3, np.uint8, 256)
+    values = random.integers(0, top, (9, 8, count), dtype=dtype)
+    if suffix == "png":
+        values = values[..., 0] if intensity is not None else values
+        channels = None if intensity is not None else channels
+        Image.fromarray(values).save(tmp_path / "a.png")
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb" if dtype == np.uint8 else "minisblack",
+                         planarconfig="contig")  # fmt: skip
+    fields = {"intensity": intensity, "channels": channels, "page": 0}
+    of_example: dict[str, Any] = {"record": {"images": fields}}
+    exec(
+        "import sys\nfrom pathlib import Path\nimport numpy as np\nfrom PIL import Image, ImageOps" + OPENED, of_example
+    )
+    found = np.asarray(of_example["opened"](str(tmp_path / f"a.{suffix}")))
+    rule = ImagesRecord(**fields).conversion
+    np.testing.assert_array_equal(found, read(tmp_path / f"a.{suffix}", rule).array)
+
+
+def test_every_example_of_rgb_reads_by_the_rule() -> None:
+    for task, example in EXAMPLES.items():
+        assert example_with(example, ImagesRecord()) == example
+        changed = example_with(example, ImagesRecord(intensity=[0, 4095]))
+        if task != "masked_autoencoding":
+            assert changed is not None
+            assert "opened(sys.argv[1])" in changed
+            assert 'convert("RGB")\nscale' not in changed
+            compile(changed, task, "exec")
+        assert example_with(example, ImagesRecord(channels=[0, 1, 2, 3])) is None

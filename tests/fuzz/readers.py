@@ -114,6 +114,19 @@ from tests.fuzz.model_files import (
     weight_index,
 )
 from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_safetensors, mutated_text, mutated_zip
+from tests.fuzz.object_files import (
+    conversion_file,
+    deep_image,
+    label_name_file,
+    read_conversion,
+    read_datasets,
+    read_deep_image,
+    read_label_names,
+    read_yolo_names,
+    table_of_datasets,
+    yolo_list,
+    yolo_names,
+)
 from tests.fuzz.report_files import render, reported_file
 
 
@@ -180,6 +193,15 @@ READERS: dict[str, Reader] = {
     "parquet": Reader(parquet_file, mutated_bytes, read_table_file),
     "arrow": Reader(arrow_file, mutated_bytes, read_table_file),
     "tiff of bands": Reader(banded_tiff, mutated_bytes, read_banded_tiff),
+    "table splits": Reader(table_of_datasets("dataset_dict.json"), json_of, read_datasets),
+    "table state": Reader(table_of_datasets("train/state.json"), json_of, read_datasets),
+    "table labels": Reader(label_name_file, json_of, read_label_names),
+    "yolo names": Reader(yolo_names, text_of, read_yolo_names),
+    "yolo list": Reader(yolo_list, text_of, lambda file: read_yolo_names(file.parent / "data.yaml")),
+    "gray png of 16 bits": Reader(deep_image("gray.png"), mutated_bytes, read_deep_image),
+    "png of 16 bits": Reader(deep_image("a.png"), mutated_bytes, read_deep_image),
+    "tiff of pages": Reader(deep_image("a.tif"), mutated_bytes, read_deep_image),
+    "values of images": Reader(conversion_file, json_of, read_conversion),
     "split record": Reader(split_record, json_of, lambda file: read_split_record(file, ["a.png", "b.png", "c.png"])),
     "question csv": Reader(question_table, text_of, read_question_table),
     "question json": Reader(question_file("questions"), json_of, read_question_pair),

@@ -251,7 +251,7 @@ def test_attention_rollout_leaves_the_network_as_it_was() -> None:
     assert not detector.attention_rollout(make_image()).requires_grad
     with pytest.raises(UserError):
         detector.attention_rollout(make_image(1, 31, 31))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserError, match="6 channels"):
         detector.attention_rollout(make_image().repeat(1, 2, 1, 1))  # six colors
     assert configuration._attn_implementation == before
     assert detector.encoder.training

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.common.conversion import Conversion
 from datamodules.common.reading import read_pixels
 from eomt.errors import UserError
 from eomt.predictors.inputs import read
@@ -63,3 +64,33 @@ def test_what_is_no_image_is_said_in_one_line(image: object, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         read(image)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+DEEP = np.random.default_rng(1).integers(0, 4096, (5, 7), dtype=np.uint16)
+RANGE = Conversion.of_fields((100, 4095), None, None)
+
+
+def test_values_of_sixteen_bits_are_scaled_as_in_training_in_every_form(tmp_path: Path) -> None:
+    Image.fromarray(DEEP).save(tmp_path / "a.png")
+    expected = np.round(np.clip((DEEP.astype(np.float32) - 100) / 3995, 0, 1) * 255)
+    with Image.open(tmp_path / "a.png") as opened:
+        for form in (tmp_path / "a.png", opened, DEEP, DEEP[..., None], DEEP.astype(np.int32), DEEP.astype(np.float32)):
+            np.testing.assert_array_equal(read(form, RANGE).array, np.repeat(expected[..., None], 3, 2))
+    # what came out of it is not scaled a second time
+    ready = read(DEEP, RANGE)
+    assert read(ready, RANGE) is ready
+    assert torch.equal(read(ready.pixels, RANGE).pixels, ready.pixels)
+    with pytest.raises(UserError, match="more than 8 bits"):
+        read(tmp_path / "a.png")
+
+
+def test_an_image_of_another_shape_than_the_rule_is_refused(tmp_path: Path) -> None:
+    bands = Conversion.of_fields(None, [3, 0, 1], None)
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    for form, name in ((tmp_path / "a.png", "a.png"), (PIXELS, "image"), (Image.fromarray(PIXELS), "image")):
+        with pytest.raises(UserError, match=rf"{name}: has 3 bands, but channels is \[3, 0, 1\]; bands count from 0"):
+            read(form, bands)
+    with pytest.raises(UserError, match=r"image: values of uint16, \d+ to \d+; say which become black and white"):
+        read(np.repeat(DEEP[..., None], 4, 2), bands)
+    with pytest.raises(UserError, match=r"image: values of <U1 in shape \[1\]"):
+        read(np.array(["a"]), bands)

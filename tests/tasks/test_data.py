@@ -21,7 +21,7 @@ def test_a_data_module_that_says_nothing_keeps_the_contract() -> None:
     assert found == {
         "batch_size": 2, "counts": {}, "num_classes": None, "class_names": None, "is_split_by_seed": False,
         "split_record": {}, "balanced": False, "predict_path": None, "is_prepared": True,
-        "repeats_images": True,
+        "repeats_images": True, "reading_notes": [],
     }  # fmt: skip
 
 

@@ -143,3 +143,25 @@ def test_padding_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"val_f1", "val_auroc", "val_ece", "val_f1/a"} <= found.keys()
     # the next validation begins anew
     assert logged(task, monkeypatch) == found
+
+
+def test_the_loss_of_validation_is_neither_weighted_nor_smoothed() -> None:
+    task = make_task(class_weights=[1.0, 5.0, 20.0], label_smoothing=0.3).eval()
+    batch = task.synthetic_batch(6)
+    with torch.no_grad():
+        task.validation_step(batch, 0)
+        logits = task.network(batch["image"])
+    expected = float(torch.nn.functional.cross_entropy(logits, batch["label"]))
+    assert float(task.evaluation_loss.compute()) == pytest.approx(expected)
+    assert float(task.losses(batch)[0]["loss"]) != pytest.approx(expected, rel=1e-2)
+
+
+def test_what_is_logged_of_training_is_the_share_of_right_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageClassification, "ends_logged_step", lambda self: False)
+    task = make_task({"multi_label": True})
+    # a label is answered from probability 0.5 on, which is a logit of 0
+    task.training_metrics({"label": torch.tensor([[1.0, 1.0, 0.0]])}, torch.tensor([[0.2, -0.2, 0.2]]))
+    assert float(task.train_accuracy.compute()) == pytest.approx(1 / 3)
+    mixed = make_task(mixup=0.5)
+    mixed.training_metrics({"label": torch.tensor([0])}, torch.tensor([[1.0, 0.0, 0.0]]))
+    assert not mixed.train_accuracy.update_called

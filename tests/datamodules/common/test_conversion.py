@@ -5,9 +5,19 @@ import pytest
 import tifffile
 from PIL import Image
 
+from datamodules.common import values
 from datamodules.common.conversion import Conversion, ConvertedImage
 from datamodules.common.orientation import TURNS
-from datamodules.common.reading import check_image, image_size, orientation_of, read_image, read_mask, read_pixels
+from datamodules.common.reading import (
+    check_image,
+    image_size,
+    orientation_of,
+    read_image,
+    read_mask,
+    read_pixels,
+    read_small_image,
+)
+from datamodules.common.values import pixel_count
 from datamodules.segmentation.image_mask_folder import ImageMaskFolder
 from eomt.errors import UserError
 from tests.datamodules.common.image_files import write_given_splits
@@ -161,3 +171,83 @@ def test_folders_of_masks_take_deep_images_in_training_and_in_prediction(tmp_pat
         gray = batch["image"][0, 0].long()
         assert (gray == 40 + 60 * batch["mask"][0]).all()
     assert {int(value) for batch in data.predict_dataloader() for value in batch["image"].unique()} <= {40, 100, 160}
+
+
+def test_more_than_three_channels_come_out_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", BANDS, photometric="minisblack", planarconfig="contig")
+    image = converted(tmp_path / "a.tif", (0, 4095), [4, 0, 2, 2])
+    expected = np.round(BANDS[..., [4, 0, 2, 2]].astype(np.float32) / 4095 * 255)
+    np.testing.assert_array_equal(pixels(image), expected)
+    assert image.conversion.num_channels == 4
+    # pictures show the first three
+    np.testing.assert_array_equal(np.asarray(read_image(image)), expected[..., :3])
+    assert read_small_image(image, 4).mode == "RGB"
+
+
+def test_fields_of_a_configuration_are_those_of_the_data_module() -> None:
+    assert Conversion.of_settings({"path": "x", "channels": None, "page": None}, "a") is None
+    for intensity in ([0, 4095], (0, 4095), "p1-p99"):
+        settings = {"intensity": intensity, "channels": [3, 0, 1, 2], "page": 1, "path": "x"}
+        given = tuple(intensity) if isinstance(intensity, list) else intensity
+        assert Conversion.of_settings(settings, "a") == Conversion.of_fields(given, [3, 0, 1, 2], 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"intensity": [0]}, "config: intensity is"),
+        ({"intensity": [0, "a"]}, "config: intensity.1 is"),
+        ({"intensity": [0, float("nan")]}, "config: intensity.1 is"),
+        ({"intensity": {}}, "config: intensity is"),
+        ({"channels": ["a"]}, "config: channels.0 is"),
+        ({"channels": list(range(2000))}, "config: channels is"),
+        ({"channels": 3}, "config: channels is"),
+        ({"page": "1"}, "config: page is"),
+        ({"page": True}, "config: page is"),
+        ({"intensity": [5, 5]}, "intensity: "),
+    ],
+)
+def test_forged_fields_are_refused_in_a_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        Conversion.of_settings(settings, "config")
+    assert "\n" not in str(refusal.value)
+
+
+def test_pixels_are_counted_before_anything_is_unpacked(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", BANDS, photometric="minisblack", planarconfig="contig")
+    # five bands count as those of an image and two thirds
+    assert pixel_count(tmp_path / "a.tif") == 12 * 16 * 5 // 3
+    tifffile.imwrite(tmp_path / "b.tif", DEEP)
+    Image.fromarray(DEEP).save(tmp_path / "c.png")
+    assert pixel_count(tmp_path / "b.tif") == pixel_count(tmp_path / "c.png") == 12 * 16
+
+
+def test_opacity_is_no_color_and_bands_that_are_not_shown_do_not_count(tmp_path: Path) -> None:
+    gray = RANDOM.integers(0, 256, (12, 16, 2), dtype=np.uint8)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").mode == "LA"
+    found = pixels(converted(tmp_path / "a.png", (0, 255)))
+    np.testing.assert_array_equal(found, np.repeat(gray[..., :1], 3, -1))
+    values = BANDS.copy()
+    values[..., 1] = 60000
+    tifffile.imwrite(tmp_path / "b.tif", values, photometric="minisblack", planarconfig="contig")
+    shown = values[..., [0, 2, 4]]
+    low, high = np.percentile(shown, (1, 99))
+    found = pixels(converted(tmp_path / "b.tif", "p1-p99", [0, 2, 4]))
+    np.testing.assert_allclose(found, np.clip((shown - low) / (high - low), 0, 1) * 255, atol=0.51)
+
+
+def test_small_copies_of_a_page_of_bands_are_no_pages(tmp_path: Path) -> None:
+    options = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(BANDS, **options)
+        file.write(BANDS[::2, ::2], subfiletype=1, **options)
+    found = pixels(converted(tmp_path / "a.tif", (0, 4095), [0]))
+    np.testing.assert_array_equal(found[..., 0], np.round(BANDS[..., 0].astype(np.float32) / 4095 * 255))
+
+
+def test_what_unpacks_to_too_much_is_refused_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", BANDS, photometric="minisblack", planarconfig="contig")
+    monkeypatch.setattr(values, "MOST_BYTES", BANDS.nbytes - 1)
+    with pytest.raises(UserError, match=rf"a\.tif: unpacks to {BANDS.nbytes} bytes, of at most {BANDS.nbytes - 1}"):
+        read_pixels(converted(tmp_path / "a.tif", (0, 4095), [0]))

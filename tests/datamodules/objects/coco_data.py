@@ -90,4 +90,5 @@ def write_coco(folder: Path, images: str = "{split}2017", **counts: int) -> dict
 
 
 def coco_instances(path: Path, **arguments: Any) -> CocoInstances:
-    return CocoInstances(path, **({"crop_size": (HEIGHT, WIDTH), "num_workers": 0, "batch_size": 2} | arguments))
+    size = "img_size" if arguments.get("target") == "prompted" else "crop_size"
+    return CocoInstances(path, **({size: (HEIGHT, WIDTH), "num_workers": 0, "batch_size": 2} | arguments))

@@ -67,7 +67,8 @@ class KnownObjects(ObjectDataModule):
     """12 images, split by files or by a seed."""
 
     def __init__(self, path: Path, is_split: bool = True, **arguments: Any) -> None:
-        super().__init__(path, **({"crop_size": (HEIGHT, WIDTH), "num_workers": 0, "batch_size": 2} | arguments))
+        size = "img_size" if arguments.get("target") == "prompted" else "crop_size"
+        super().__init__(path, **({size: (HEIGHT, WIDTH), "num_workers": 0, "batch_size": 2} | arguments))
         self.is_split = is_split
 
     def find_class_names(self) -> list[str]:

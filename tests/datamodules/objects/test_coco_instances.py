@@ -81,7 +81,7 @@ def test_masks_are_those_of_pycocotools(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["semantic", "instance", "panoptic", "prompted"])
 def test_every_target_trains_and_is_evaluated(tmp_path: Path, target: Any) -> None:
     write_coco(tmp_path)
-    data = coco_instances(tmp_path, target=target, crop_size=32)
+    data = coco_instances(tmp_path, target=target, **{"img_size" if target == "prompted" else "crop_size": 32})
     data.setup("fit")
     assert len([*data.train_dataloader(), *data.val_dataloader()]) == 4 + 4
     assert data.class_names == ["background"] * (target == "semantic") + NAMES

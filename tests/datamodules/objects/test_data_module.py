@@ -94,7 +94,7 @@ def test_panoptic_batches_of_instances_have_no_stuff(tmp_path: Path) -> None:
 
 
 def test_prompted_batches_are_squashed_and_hold_no_crowd(tmp_path: Path) -> None:
-    data = KnownObjects(tmp_path, target="prompted", crop_size=32, batch_size=1)
+    data = KnownObjects(tmp_path, target="prompted", img_size=32, batch_size=1)
     data.setup()
     for batch, size in [(b, (32, 32)) for b in data.train_dataloader()] + [
         (b, (HEIGHT, WIDTH)) for b in data.val_dataloader()
@@ -192,7 +192,10 @@ def test_images_to_predict_come_without_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"crop_size": 0}, "crop_size: 0; must be at least 1"),
+        ({"crop_size": 0}, r"crop_size: \[0, 0\]; must be at least 1"),
+        ({"img_size": (24, 0)}, r"img_size: \[24, 0\]; must be at least 1"),
+        ({"img_size": 8}, "crop_size, img_size: samples of target instance have one size"),
+        ({"crop_size": 8, "img_size": 9, "target": "prompted"}, "img_size: samples of target prompted have one size"),
         ({"scale_range": (2.0, 1.0)}, "scale_range: .* give the smaller scale first"),
         ({"repeat_factor_threshold": 0.0}, "repeat_factor_threshold: 0.0; a share"),
         ({"val_fraction": 0.0}, "val_fraction, test_fraction: 0.0, 0.15"),
@@ -235,3 +238,6 @@ def test_classes_that_a_split_lacks_are_told_of(
 def test_training_without_a_size_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="crop_size: null; give the height and width"):
         KnownObjects(tmp_path, crop_size=None).train_dataloader()
+    # what is cut out is not what whole images are resized to
+    with pytest.raises(UserError, match="img_size: null; give the height and width"):
+        KnownObjects(tmp_path, target="prompted", img_size=None, crop_size=16).train_dataloader()

@@ -120,7 +120,7 @@ def test_tables_of_datasets_are_read_with_their_splits(folder: str) -> None:
 )
 @pytest.mark.parametrize("target", ["semantic", "instance", "prompted"])
 def test_each_gives_batches_of_every_kind(kind: type[ObjectDataModule], folder: str, target: Any) -> None:
-    data = kind(EXPORTS / folder, batch_size=1, crop_size=(24, 32), num_workers=0, target=target)
+    data = kind(EXPORTS / folder, batch_size=1, crop_size=(24, 32), img_size=(24, 32), num_workers=0, target=target)
     data.setup()
     for batch in (*data.train_dataloader(), *data.val_dataloader(), *data.predict_dataloader()):
         assert batch["image"].shape == (1, 3, 24, 32)

@@ -7,6 +7,7 @@ from timm.models import eva, vision_transformer
 from torch import Tensor
 
 from eomt.errors import UserError, first_line, listed
+from eomt.models.weights.backbone.channels import fit_channels
 from eomt.models.weights.backbone.names import (
     HEADS,
     Backbone,
@@ -64,6 +65,7 @@ def fill_backbone(backbone: Backbone, state: Mapping[str, Tensor], path: Path) -
     if "norm.weight" in own:
         check_final_norm(state, path)
     state = {name: value for name, value in state.items() if not name.startswith(HEADS)}
+    state = fit_channels(state, backbone.patch_embed)
     family = eva if isinstance(backbone, eva.Eva) else vision_transformer
     if family is eva:
         # elsewhere timm knows by it the names of DINOv2's authors

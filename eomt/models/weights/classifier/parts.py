@@ -17,6 +17,7 @@ class ClassifierParts(Protocol):
     pooling: Any
     head: Any
     img_size: tuple[int, int]
+    in_chans: int
     class_names: list[str] | None
 
 

@@ -22,6 +22,7 @@ from eomt.models.weights.classifier.names import CLASSIFIER, DINOV2, REGISTERS, 
 from eomt.models.weights.classifier.parts import ClassifierParts, mae_of, vit_of
 from eomt.models.weights.files import write_weights
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.images import RGB
 
 CLASSES: dict[str, tuple[Any, Any]] = {
     VIT: (ViTConfig, ViTForImageClassification),
@@ -43,6 +44,8 @@ def obstacle(network: ClassifierParts) -> str | None:
         return f"head: {network.head}, and its classifiers are linear"
     if network.img_size[0] != network.img_size[1]:
         return f"img_size: {list(network.img_size)}, and its images are squares"
+    if network.in_chans != RGB:
+        return f"in_chans: {network.in_chans}, and its processors know images of three channels"
     backbone, is_mae = vit_of(network), mae_of(network) is not None
     if backbone is None and not is_mae:
         return f"encoder: {network.encoder.base}, whose positions it does not have"

@@ -12,6 +12,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from eomt.errors import UserError
+from eomt.models.weights.backbone.channels import fit_channels
 from eomt.models.weights.backbone.names import fit_to
 from eomt.models.weights.checks import check_tensors
 from eomt.models.weights.colors import as_colors
@@ -159,6 +160,7 @@ def _fit_backbone(network: EoMTParts, weights: EoMTWeights, settings: Settings, 
     state = {name: value.float() for name, value in weights.backbone.items()}
     if weights.hugging_face:
         state = fit_to(encoder.backbone, state, path)
+    state = fit_channels(state, encoder.backbone.patch_embed)
     found, own = _describe(state), _describe(encoder.backbone.state_dict())
     if found and found != own:
         raise UserError(

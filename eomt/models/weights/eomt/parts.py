@@ -17,6 +17,7 @@ class EncoderParts(Protocol):
         backbone_name: Its name there.
         img_size: Height and width in pixels that its position grid is made for.
         patch_size: In pixels.
+        in_chans: Number of channels of its images.
         pretrained: Where its weights come from; false if they are random.
     """
 
@@ -24,6 +25,7 @@ class EncoderParts(Protocol):
     backbone_name: str
     img_size: tuple[int, int]
     patch_size: int
+    in_chans: int
     pretrained: bool | str
 
     @property

@@ -23,6 +23,7 @@ from eomt.models.weights.eomt.parts import EoMTParts
 from eomt.models.weights.eomt.settings import Settings, metadata_of
 from eomt.models.weights.files import write_weights
 from eomt.utils.hub import WEIGHT_FILES
+from eomt.utils.images import RGB
 
 # of the loss, which is no part of the network here
 LOSS_WEIGHTS = "criterion.empty_weight"
@@ -135,8 +136,8 @@ def _fits(network: EoMTParts) -> bool:
     height, width = network.img_size
     masked = _masked(network).tolist()
     backbone = network.encoder.backbone
-    if height != width or masked != sorted(masked):
-        # transformers knows no other images, and goes on with the mask of a block where the next one has none
+    if height != width or network.encoder.in_chans != RGB or masked != sorted(masked):
+        # transformers' processor knows no other images, and it goes on with the mask of a block where the next has none
         return False
     block: Any = backbone.blocks[0]
     if not all(isinstance(norm, nn.LayerNorm) and norm.eps == block.norm1.eps for norm in (block.norm2, backbone.norm)):
