@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.common.checks import check_class_names, check_fractions, check_scale_range, check_shares
 from datamodules.common.data_module import NetworkFact
-from datamodules.common.grouped_splits import refuse_overlap
+from datamodules.common.grouped_splits import Group, refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.reading import check_image, orientation_of
 from datamodules.common.sampling import collate_any_size, collate_samples
@@ -32,7 +32,7 @@ from datamodules.objects.datasets import (
     segments_of,
 )
 from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
-from datamodules.objects.splits import UNSPLIT, files_of, split_images
+from datamodules.objects.splits import UNSPLIT, files_of, groups_of, split_images
 from datamodules.segmentation.image_mask_dataset import BLANK_IMAGE, AugmentedDataset, ImageDataset, IndexMapDataset
 from datamodules.segmentation.labels import MAX_CLASSES
 from datamodules.segmentation.outlier_exposure import OutlierPaste
@@ -93,7 +93,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         predict_path: Images to predict: files, folders and patterns, one or a list; null for those that `prompts`
             names, or without prompts those of test, or else val.
         prompts: What `predict` asks about images of "prompted", see `datamodules.objects.prompt_files`.
-        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
+        **reading: Fields of `ImageDataModule`: how stored values become RGB, and how many training images are used.
 
     Attributes:
         counts: After `setup`, per split the number of "images", under each class name of those that show it, and under
@@ -255,6 +255,10 @@ class ObjectDataModule(ImageDataModule, ABC):
         """Names of the images in each split, as `splits` takes them from a JSON file."""
         return {split: [image.name for image in self.images_of(split)] for split in SPLITS}
 
+    def split_groups(self) -> list[Group]:
+        """Return copies of an image together."""
+        return groups_of([image for split in ("train", "val") for image in self.images_of(split)])
+
     def setup(self, stage: str | None = None) -> None:
         """Look at every file of the splits that the stage needs, and fill `counts`.
 
@@ -262,7 +266,7 @@ class ObjectDataModule(ImageDataModule, ABC):
             UserError: A file or an annotation cannot be used, or there are too few images or objects to train.
         """
         for split in SPLITS_OF_STAGE[stage]:
-            images = self.images_of(split)
+            images = self._used(split)
             if images:
                 self.counts[split] = self._count(images, f"Checking {split} files")
             elif split != "test":
@@ -281,7 +285,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         Raises:
             UserError: `crop_size` was not given.
         """
-        images = self.images_of("train")
+        images = self._used("train")
         sampler = None
         if self.repeat_factor_threshold is not None:
             factors = repeat_factors([set(image.classes) for image in images], self.repeat_factor_threshold)
@@ -318,6 +322,10 @@ class ObjectDataModule(ImageDataModule, ABC):
         names = [] if self.prompts is None else self.class_names
         asked = ask(files, self._size, self.prompts, names, self.predict_path is not None)
         return self.prediction_loader(asked, dict(asked.files), asked.blank())
+
+    def _used(self, split: str) -> list[AnnotatedImage]:
+        images = self.images_of(split)
+        return self.training_part(images, lambda image: image.name) if split == "train" else images
 
     # -- images and their samples ------------------------------------------------------------------------------------
 
