@@ -20,10 +20,10 @@ from datamodules.faces.data_sets import name_test_sets, read_data_set
 from datamodules.faces.dataset import AugmentedFaces, FaceDataset, check_face, interleaved, read_face
 from datamodules.faces.folders import CLASS_NAMES, Face, check_identity_pattern
 from datamodules.faces.identity_splits import (
-    by_validation,
     FaceSplit,
     by_folds,
     by_fractions,
+    by_validation,
     copies_of,
     leave_out,
     refuse_leaks,

@@ -289,7 +289,11 @@ class QuestionDataModule(ImageDataModule, ABC):
     def _used(self, split: str) -> QuestionTable:
         """Return the rows of a split; of train, those of the images that are used."""
         table = self._table(split)
-        return replace(table, rows=self.training_part(table.rows, lambda row: row.image.name)) if split == "train" else table
+        return (
+            replace(table, rows=self.training_part(table.rows, lambda row: row.image.name))
+            if split == "train"
+            else table
+        )
 
     def _dataset(self, rows: Sequence[QuestionRow], weights: np.ndarray | None) -> QuestionDataset:
         tokens = self._tokenized(rows)

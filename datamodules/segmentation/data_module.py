@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from datamodules.common.checks import check_scale_range, check_shares
 from datamodules.common.data_module import NetworkFact
 from datamodules.common.grouped_splits import Group
-from datamodules.common.grouped_splits import Group
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.mask_labels import Color
 from datamodules.common.pairs import Pair

@@ -45,11 +45,13 @@ from eomt.app.runs import (
 )
 from eomt.app.shared_folder import forget_folder, share_folder, shared_folder
 from eomt.app.signals import undisturbed
+from eomt.app.sweep_settings import SWEEP_FIELDS, sweep_settings
 from eomt.app.trainer import Trainer, build_trainer
 from eomt.app.uploads import Sharing, check_hub, upload
 from eomt.errors import UserError
 from eomt.export.options import ExportOptions
 from eomt.lora.files import load_adapter
+from eomt.sweep.jobs import Work
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.lazy import import_all
 from eomt.utils.rank import rank
@@ -65,7 +67,7 @@ ASSUMED_CLASSES = 2
 
 
 class CLI(LightningCLI):
-    """The commands fit, validate, test, predict, inspect, merge, export and demo for every task.
+    """The commands fit, validate, test, predict, inspect, merge, export, demo and sweep for every task.
 
     It adds to LightningCLI:
 
@@ -79,6 +81,7 @@ class CLI(LightningCLI):
         args: Arguments of the command; None takes those of the process.
         run: Run the command; False only builds its parts.
         sharing: Returns what uploads weights for `--hub`.
+        trial: Returns what a process of `sweep` does.
     """
 
     def __init__(
@@ -86,8 +89,9 @@ class CLI(LightningCLI):
         args: Sequence[str] | None = None,
         run: bool = True,
         sharing: Callable[[], Sharing] | None = None,
+        trial: Callable[[], Work] | None = None,
     ) -> None:
-        self.sharing = sharing
+        self.sharing, self.trial = sharing, trial
         self.created_folder: Path | None = None
         self.lock: RunLock | None = None
         read_yaml_by_our_rules()
@@ -227,8 +231,9 @@ class CLI(LightningCLI):
             resolved["data"]["init_args"]["splits"] = None
         # these belong to this command, not to the run
         self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
-        for name in ("output", "trust", "hub", *EXPORT_FIELDS):
+        for name in ("output", "trust", "hub", *EXPORT_FIELDS, *SWEEP_FIELDS):
             self.resolved.pop(name, None)
+        self.sweep_settings = sweep_settings(config, self.subcommand, self.resolved, stem, self.trial)
         check_hub(config, self.subcommand, self.resolved, self.sharing)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)
@@ -282,6 +287,7 @@ class CLI(LightningCLI):
         trainer.allow_random_base = self._get(self.config_init, "audit").allow_random_base
         trainer.data_arguments = (self.resolved.get("data") or {}).get("init_args") or {}
         trainer.weights_name = self.checkpoint.path.name if self.checkpoint else ""
+        trainer.sweep_settings = self.sweep_settings
         trainer.merged_config = yaml.safe_dump(standalone_config(self.resolved), sort_keys=False)
         return trainer
 

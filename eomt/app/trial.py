@@ -24,7 +24,7 @@ from eomt.app.runs import newest_checkpoint
 from eomt.app.signals import Ending, is_termination
 from eomt.lora.summary import get_lora_stats
 from eomt.reports.run_files import read_evaluation
-from eomt.sweep.jobs import CONFIGS, LOGS, RUNS, Job, Report, read_report, write_report
+from eomt.sweep.jobs import CONFIGS, LOGS, RUNS, WINNER, Job, Report, read_report, write_report
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.files import write_file
 
@@ -82,7 +82,9 @@ class Pause(Callback):
         self.report.reached, self.report.steps = reached, planned
         self.report.score, self.report.step = checkpoint.best_score, checkpoint.best_step
         self.report.batches = int(trainer.num_training_batches) if math.isfinite(trainer.num_training_batches) else None
-        files = Path(trainer.default_root_dir) / checkpoint.best_name.removesuffix(".ckpt") / "adapter_model.safetensors"
+        files = (
+            Path(trainer.default_root_dir) / checkpoint.best_name.removesuffix(".ckpt") / "adapter_model.safetensors"
+        )
         trained = trained_bytes(trainer.lightning_module)
         self.report.file_bytes = files.stat().st_size if files.is_file() else trained
 
@@ -107,7 +109,7 @@ class TrialCLI(CLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the pause behind all other callbacks, which save first."""
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(self.pause)
+        vars(trainer)["callbacks"].append(self.pause)
         return trainer
 
 
@@ -150,6 +152,7 @@ def run_job(job: Job, folder: Path, environment: dict[str, str], threads: int) -
     if job.command == "test" and report.error is None:
         found = read_evaluation(folder / RUNS / job.name)
         report.figures = dict(found[1]["metrics"]) if found else {}
+    if job.command != "fit":
         report.reached = 1.0
     report.seconds = before + time.monotonic() - started
     report.memory = max(report.memory, _peak())
@@ -163,7 +166,9 @@ def _arguments(job: Job, folder: Path) -> list[str]:
         write_file(file, lambda path: path.write_text(yaml.safe_dump(dict(job.config), sort_keys=False)))
     runs = folder / RUNS
     args = [job.command, "--config", str(file), "--run_name", job.name, "--trainer.default_root_dir", str(runs)]
-    alias = "best" if job.command == "test" else "latest"
+    alias = "latest" if job.command == "fit" else "best"
+    if job.command == "merge":
+        args += ["--output", str(folder / WINNER)]
     if (run := runs / job.name).is_dir() and newest_checkpoint(run, alias) is not None:
         args += ["--ckpt_path", alias]
     return args

@@ -61,10 +61,10 @@ class Allowance:
     def allows(self, job: Job, report: Report) -> bool:
         """Return whether a training may begin, or go on from what it has come to."""
         share = PHASES[min(job.phase, len(PHASES) - 1)]
-        if self.budget.trials is not None and job.name not in self.begun:
-            # at least one, whatever the share
-            if len(self.begun) >= max(1, round(share * self.budget.trials)):
-                return False
+        # at least one training, whatever the share
+        most = None if self.budget.trials is None else max(1, round(share * self.budget.trials))
+        if most is not None and job.name not in self.begun and len(self.begun) >= most:
+            return False
         if self.budget.seconds is not None:
             expected = (self.pace(job) or 0.0) * max(0.0, job.share - report.reached)
             if time.monotonic() - self.started + expected > share * self.budget.seconds:
@@ -109,7 +109,8 @@ class Drive:
         results: list[Any] = [None] * len(plans)
         asked: list[list[Job]] = [[] for _ in plans]
         answers: list[dict[str, Report]] = [{} for _ in plans]
-        queue: list[tuple[int, int, int, Job]] = []
+        # by phase, then the first job of each plan, then the second of each, and so on
+        queue: list[tuple[int, int, int, int, Job]] = []
         order = itertools.count()
         before: dict[str, Report] = {}
 
@@ -119,8 +120,8 @@ class Drive:
                 while first or len(answers[place]) == len(asked[place]):
                     asked[place] = next(plans[place]) if first else plans[place].send(answers[place])
                     first, answers[place] = False, {}
-                    for job in asked[place]:
-                        heapq.heappush(queue, (job.phase, next(order), place, job))
+                    for rank, job in enumerate(asked[place]):
+                        heapq.heappush(queue, (job.phase, rank, next(order), place, job))
                     if asked[place]:
                         break
             except StopIteration as stop:

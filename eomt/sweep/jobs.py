@@ -1,7 +1,7 @@
 """One training of a sweep, and what it reports."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,19 +12,20 @@ from eomt.utils.files import write_file
 from eomt.utils.reading import read_json
 
 # below the sweep's folder
-RUNS, CONFIGS, LOGS, REPORTS = "trials", "configs", "logs", "reports"
+RUNS, CONFIGS, LOGS, REPORTS, WINNER = "trials", "configs", "logs", "reports", "winner"
 REMEDY = "remove it, and the training is looked at anew"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training, up to a share of its steps, or a test of it.
+    """A training, up to a share of its steps, or what is done with its best weights.
 
     Attributes:
         name: Name of its run.
         config: The whole configuration.
         share: Share of the steps after which it pauses, behind a validation; 1 for its end.
-        command: Whether it trains, or measures the best weights on the test images.
+        command: Whether it trains, measures the best weights on the test images, or writes the network that they
+            make.
         facts: What tells this training from others, for the record: way, lr, fold, and fields of the grid.
         phase: Trainings of an earlier phase go first.
     """
@@ -32,7 +33,7 @@ class Job:
     name: str
     config: Mapping[str, Any]
     share: float = 1.0
-    command: Literal["fit", "test"] = "fit"
+    command: Literal["fit", "test", "merge"] = "fit"
     facts: Mapping[str, Any] = field(default_factory=dict)
     phase: int = 0
 
@@ -72,6 +73,8 @@ class Report:
         return self.error is not None or self.reached >= job.share
 
 
+# what a process does: a job, the sweep's folder, variables of its environment, and threads
+Work = Callable[[Job, Path, dict[str, str], int], None]
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
 
 

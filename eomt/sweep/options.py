@@ -32,7 +32,7 @@ class Budget:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(text).strip())
         if found is None or float(found[1]) <= 0 or (not found[2] and "." in found[1]):
             raise UserError(
-                f"budget: {shortened(str(text))!r}; must be a time, such as 30m or 2h, or a number of trials, such as 20"
+                f"budget: {shortened(str(text))!r}; must be a time, such as 30m, or a number of trials, such as 20"
             )
         return cls(seconds=float(found[1]) * UNITS[found[2]]) if found[2] else cls(trials=int(found[1]))
 

@@ -1,10 +1,12 @@
 """Trainings side by side, each in a process of its own on its own GPU or cores."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -13,11 +15,10 @@ from typing import Any
 
 import torch
 
-from eomt.sweep.jobs import Job, Report, read_report, write_report
+from eomt.sweep.jobs import Job, Report, Work, read_report, write_report
 
 # seconds that a training has to save its state before it is killed
 PATIENCE = 30.0
-Work = Callable[[Job, Path, dict[str, str], int], None]
 
 
 def usable_cores() -> int:
@@ -74,15 +75,8 @@ class Pool:
             target=self._work, args=(job, self.folder, environment, self.threads), name=job.name
         )
         # the server takes over what is set when it starts, with the first process
-        before = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = str(self.threads)
-        try:
+        with _environment(OMP_NUM_THREADS=str(self.threads), PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
             process.start()
-        finally:
-            if before is None:
-                del os.environ["OMP_NUM_THREADS"]
-            else:
-                os.environ["OMP_NUM_THREADS"] = before
         self._running.append(_Running(job, place, process))
 
     def finished(self, seconds: float | None) -> list[tuple[Job, Report]]:
@@ -116,6 +110,21 @@ class Pool:
                 running.process.join()
         self._running.clear()
         return stopped
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set variables of the environment within a block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _visible(gpu: int) -> str:

@@ -22,7 +22,7 @@ RUNGS = (0.25, 0.5, 1.0)
 LOWEST, HIGHEST, MOST_ADDED = 1e-6, 3e-1, 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
     """One way of training at one learning rate, with one choice of the grid.
 
@@ -93,6 +93,10 @@ class Recipe:
 
     def config(self, arm: Arm, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the configuration of an arm."""
+        return changed(self.base, {**self.changes(arm), **(changes or {})})
+
+    def changes(self, arm: Arm) -> dict[str, Any]:
+        """Return what an arm changes in the configuration, by address."""
         init_args = self.base["model"]["init_args"]
         values: dict[str, Any] = {"model.lora_config": arm.way.lora_config, self.rate: arm.lr}
         if self.has_head_rate:
@@ -100,17 +104,17 @@ class Recipe:
             # the configuration's own way keeps the ratio of its two rates; of the others one rate is for all
             keeps = arm.way.is_given and given is not None
             values["model.head_lr"] = arm.lr * given / init_args["lr"] if keeps else None
-        return changed(changed(self.base, {**values, **arm.way.changes}), {**arm.choice, **(changes or {})})
+        return {**values, **arm.choice}
 
     def job(self, arm: Arm, share: float) -> Job:
         """Return the training of an arm on the split of the data, up to a share of its steps."""
         facts = {"way": arm.way.name, "lr": arm.lr, "fold": "0", **arm.choice}
         return Job(arm.name, self.config(arm), share, facts=facts)
 
-    def fold_job(self, arm: Arm, fold: Mapping[str, Any], number: int) -> Job:
+    def fold_job(self, arm: Arm, fold: Mapping[str, Any], number: int, suffix: str = "") -> Job:
         """Return the whole training of an arm with the changes that make a fold."""
-        facts = {"way": arm.way.name, "lr": arm.lr, "fold": str(number), **arm.choice}
-        return Job(f"{arm.name}_fold{number}", self.config(arm, fold), facts=facts, phase=1)
+        facts = {"way": arm.way.name, "lr": arm.lr, "fold": f"{number}{suffix}", **arm.choice}
+        return Job(f"{arm.name}_fold{number}{suffix}", self.config(arm, fold), facts=facts, phase=1)
 
 
 def search(
@@ -124,7 +128,8 @@ def search(
         recipe: Makes the jobs.
         rates: Learning rates; None takes the way's own, and goes on beyond the ends of them while these are the best.
     """
-    arms = [Arm(way, lr, choice, number) for number, choice in enumerate(choices, 1) for lr in rates or way.rates]
+    first = _from_the_middle(rates or way.rates)
+    arms = [Arm(way, lr, choice, number) for lr in first for number, choice in enumerate(choices, 1)]
     found = Found(way)
     yield from _train(arms, RUNGS[0], recipe, found)
     if rates is None:
@@ -145,6 +150,12 @@ def search(
         tried = [arm.lr for arm in found.arms if arm.number == found.best.number]
         found.is_edge = found.best.lr in (min(tried), max(tried)) and len(tried) > 1
     return found
+
+
+def _from_the_middle(rates: Sequence[float]) -> list[float]:
+    """Return rates with the middle one first: a small budget may end behind it."""
+    middle = (len(rates) - 1) / 2
+    return [rate for _, rate in sorted(enumerate(rates), key=lambda pair: abs(pair[0] - middle))]
 
 
 def _train(arms: Sequence[Arm], share: float, recipe: Recipe, found: Found) -> Generator[list[Job], Reports, None]:
@@ -183,7 +194,9 @@ def _best(found: Found, mode: Mode) -> Arm | None:
     return max(known, key=lambda entry: entry[:2])[2] if known else None
 
 
-def measure(arm: Arm, folds: Sequence[Mapping[str, Any]], recipe: Recipe) -> Generator[list[Job], Reports, list[Report]]:
+def measure(
+    arm: Arm, folds: Sequence[Mapping[str, Any]], recipe: Recipe
+) -> Generator[list[Job], Reports, list[Report]]:
     """Train an arm once for each fold.
 
     Args:
@@ -197,4 +210,3 @@ def measure(arm: Arm, folds: Sequence[Mapping[str, Any]], recipe: Recipe) -> Gen
     jobs = [recipe.fold_job(arm, fold, number) for number, fold in enumerate(folds, 1)]
     reports = yield jobs
     return [reports[job.name] for job in jobs if job.name in reports]
-

@@ -53,9 +53,7 @@ class Record:
 
     def __init__(self, folder: Path, identity: Mapping[str, str], mode: Literal["min", "max"]) -> None:
         optuna = _optuna()
-        storage = optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(folder / STORAGE))
-        )
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / STORAGE)))
         direction: Literal["maximize", "minimize"] = "maximize" if mode == "max" else "minimize"
         self.study: Study = optuna.create_study(
             storage=storage, study_name=STUDY, direction=direction, load_if_exists=True, sampler=None
@@ -71,9 +69,11 @@ class Record:
                 f"{identity.get(name)} now; choose another name"
             )
         self._trials: dict[str, Trial] = {}
+        self._reported: dict[str, set[int]] = {}
         states = optuna.trial.TrialState
         for frozen in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self._trials[frozen.user_attrs["run"]] = optuna.trial.Trial(self.study, frozen._trial_id)
+            self._reported[frozen.user_attrs["run"]] = set(frozen.intermediate_values)
         self._ended = {
             frozen.user_attrs["run"]
             for frozen in self.study.get_trials(deepcopy=False)
@@ -85,7 +85,9 @@ class Record:
         if job.command != "fit" or job.name in self._trials or job.name in self._ended:
             return
         optuna = _optuna()
-        facts = {name: value if isinstance(value, str | float) else json.dumps(value) for name, value in job.facts.items()}
+        facts = {
+            name: value if isinstance(value, str | float) else json.dumps(value) for name, value in job.facts.items()
+        }
         distributions: dict[str, Any] = {}
         for name, value in facts.items():
             distributions[name] = (
@@ -111,8 +113,10 @@ class Record:
         states = _optuna().trial.TrialState
         for name in ("seconds", "memory", "trained", "file_bytes", "error", "step"):
             trial.set_user_attr(name, getattr(report, name))
-        if report.score is not None:
-            trial.report(report.score, step=round(100 * report.reached))
+        reported, percent = self._reported.setdefault(job.name, set()), round(100 * report.reached)
+        if report.score is not None and percent not in reported:
+            reported.add(percent)
+            trial.report(report.score, step=percent)
         if report.error is not None or (report.reached >= 1 and report.score is None):
             self._end(job.name, None, states.FAIL)
         elif report.reached >= 1:

@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from eomt.errors import UserError, listed
@@ -47,7 +47,6 @@ class Way:
         title: Name for people.
         lora_config: The field of the configuration; None for full fine-tuning.
         rates: Learning rates to begin with, rising.
-        changes: Values of other fields, by address.
         given_rate: The learning rate of the configuration, if this is its own way; else None.
     """
 
@@ -55,7 +54,6 @@ class Way:
     title: str
     lora_config: dict[str, Any] | None
     rates: tuple[float, ...]
-    changes: Mapping[str, Any] = field(default_factory=dict)
     given_rate: float | None = None
 
     @property
@@ -126,7 +124,8 @@ def ways_of(network: Network, given: Mapping[str, Any] | None, lr: float, has_ba
         found.append(Way(name, title, lora(**fields), NEW_RATES))
     if given is not None:
         found.append(Way("full", "full fine-tuning", None, FULL_RATES))
-    order = ("heads", "last", "attention", "attention_mlp", "given", "full")
+    # the configuration's own way first
+    order = (found[0].name, "heads", "attention", "attention_mlp", "last", "full")
     return Ways(sorted(found, key=lambda way: order.index(way.name)), left_out)
 
 
