@@ -20,6 +20,8 @@ CONFIG_OPTIONS = ("--config", "-c")
 PATH_OPTIONS = (*CONFIG_OPTIONS, "--ckpt_path", "--trainer.default_root_dir")
 # may be given several times, each time with one value or more
 LIST_OPTIONS = ("--adapter", "--grid")
+# true where they stand alone
+FLAGS = ("--learning_curve",)
 # values that switch a component off
 OFF = ("null", "None", "~", "false", "False")
 COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge", "export", "demo", "sweep")
@@ -146,6 +148,8 @@ def _expanded(group: list[str]) -> list[str]:
         # the parser adds to a list where the name ends so, and else takes the last value alone
         given = [group[0].partition("=")[2], *group[1:]]
         return [f"{_name(group)}+={value}" for value in given if value]
+    if group[0] in FLAGS and len(group) == 1:
+        return [f"{group[0]}=true"]
     if _name(group) not in PATH_OPTIONS:
         return group
     name, equals, value = group[0].partition("=")

@@ -1,6 +1,5 @@
 """The commands of all tasks: their arguments, the configuration that is completed, and the folders of runs."""
 
-import dataclasses
 import logging
 import shutil
 import sys
@@ -49,7 +48,7 @@ from eomt.app.sweep_settings import SWEEP_FIELDS, sweep_settings
 from eomt.app.trainer import Trainer, build_trainer
 from eomt.app.uploads import Sharing, check_hub, upload
 from eomt.errors import UserError
-from eomt.export.options import ExportOptions
+from eomt.export.options import EXPORT_FIELDS
 from eomt.lora.files import load_adapter
 from eomt.sweep.jobs import Work
 from eomt.tasks.base import AdaptationTask
@@ -60,8 +59,6 @@ from eomt.verification.merging import fill_from_merged
 
 log = logging.getLogger("eomt")
 
-# fields of `export` alone
-EXPORT_FIELDS = tuple(field.name for field in dataclasses.fields(ExportOptions))
 # for `inspect` where nothing gives the number of classes
 ASSUMED_CLASSES = 2
 
@@ -80,8 +77,7 @@ class CLI(LightningCLI):
     Args:
         args: Arguments of the command; None takes those of the process.
         run: Run the command; False only builds its parts.
-        sharing: Returns what uploads weights for `--hub`.
-        trial: Returns what a process of `sweep` does.
+        sharing, trial: Return what uploads weights for `--hub`, and what a process of `sweep` does.
     """
 
     def __init__(
@@ -230,9 +226,9 @@ class CLI(LightningCLI):
             # the record lies beside the saved configuration, where later commands find it
             resolved["data"]["init_args"]["splits"] = None
         # these belong to this command, not to the run
-        self.resolved = with_absolute_paths(resolved) | {"ckpt_path": None, "run_name": None}
-        for name in ("output", "trust", "hub", *EXPORT_FIELDS, *SWEEP_FIELDS):
-            self.resolved.pop(name, None)
+        own = ("output", "trust", "hub", *EXPORT_FIELDS, *SWEEP_FIELDS)
+        kept = {name: value for name, value in with_absolute_paths(resolved).items() if name not in own}
+        self.resolved = kept | {"ckpt_path": None, "run_name": None}
         self.sweep_settings = sweep_settings(config, self.subcommand, self.resolved, stem, self.trial)
         check_hub(config, self.subcommand, self.resolved, self.sharing)
         if self.checkpoint and self.checkpoint.kind == "merged":
@@ -264,8 +260,7 @@ class CLI(LightningCLI):
         if self.subcommand in COMMANDS_WITHOUT_RUN:
             return self._trainer_without_run()
         settings = dict(self._get(self.config_init, "trainer"))
-        audit = self._get(self.config_init, "audit")
-        callbacks = run_callbacks(settings, self.subcommand, self.resolved, audit)
+        callbacks = run_callbacks(settings, self.subcommand, self.resolved, self._get(self.config_init, "audit"))
         settings |= {"callbacks": callbacks, "default_root_dir": str(self.folder), **kwargs}
         if self.subcommand == "fit" and self.checkpoint:
             # step 0 was validated when the run began
