@@ -150,20 +150,16 @@ def _of_adapters(own: Mapping[str, Any]) -> dict[str, Any]:
 def outside_of_backbone(network: Network) -> list[str]:
     """Return the topmost modules that are no part of a pre-trained backbone.
 
-    The backbone is what the network numbers by layers, or else the models of other libraries inside of it.
+    A backbone is what the network numbers by layers, and each model of another library in which nothing is numbered.
     """
-    names = [name for name, _ in network.named_parameters()]
-    depths = {name: network.depth_of(name) for name in names}
-    has_depths = any(depth is not None for depth in depths.values())
+    # tied weights under all of their names
+    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    numbered = [name for name in names if network.depth_of(name) is not None]
     told = as_adaptable(network)
-    inner = [] if has_depths else [path for path in told.inner_models if path]
-    if not has_depths and not inner:
+    inner = [path for path in told.inner_models if path and not any(is_inside(name, [path]) for name in numbered)]
+    if not numbered and not inner:
         return list(told.new_modules)
-
-    def is_backbone(name: str) -> bool:
-        return depths[name] is not None or is_inside(name, inner) or is_inside(name, told.frozen_modules)
-
-    backbone = [name for name in names if is_backbone(name)]
+    backbone = [name for name in names if name in numbered or is_inside(name, [*inner, *told.frozen_modules])]
     found: list[str] = []
     for path, module in network.named_modules():
         if path and not is_inside(path, found) and any(True for _ in module.parameters()):
