@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 with _resting_collector() if args is None else contextlib.nullcontext():
                     from eomt.app.command_line import CLI
                 silence_libraries()
-                CLI(given, sharing=_sharing)
+                CLI(given, sharing=_sharing, trial=_trial)
             # what cannot be written is an error here, and not one of Python's end
             sys.stdout.flush()
         except KeyboardInterrupt:
@@ -78,6 +78,13 @@ def _sharing() -> Any:
     from eomt.sharing import push
 
     return push
+
+
+def _trial() -> Any:
+    """Return what a process of `sweep` does: it runs commands itself."""
+    from eomt.app.trial import run_job
+
+    return run_job
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What the documents and the config headers say is true: their commands parse, their snippets run."""
 
-import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -16,11 +15,12 @@ import yaml
 
 import eomt.tasks
 from datamodules import compute_answer_weights
-from eomt.app.arguments import SMALL_COMMANDS, in_order
+from eomt.app.arguments import FLAGS, SMALL_COMMANDS, in_order
 from eomt.app.small_commands import make_parser
+from eomt.app.sweep_settings import SWEEP_FIELDS
 from eomt.cli import CLI
 from eomt.errors import UserError
-from eomt.export.options import ExportOptions
+from eomt.export.options import EXPORT_FIELDS
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.lora.files import save_adapter
@@ -42,6 +42,7 @@ OF_COMMANDS = {
     "--data.predict": "predict",
     "--host": "demo",
     "--port": "demo",
+    **dict.fromkeys((f"--{name}" for name in SWEEP_FIELDS), "sweep"),
 }
 # run by tests/export/test_command.py
 EXPORT = ROOT / "docs" / "export.md"
@@ -128,10 +129,13 @@ def test_an_option_of_the_documents_exists(option: str) -> None:
     if option.startswith("--dry_run "):
         make_parser().parse_args(["push", "PATH", "NAME", *option.split()])
         return
+    if option in FLAGS:
+        parse_with_some_config(shlex.split(f"python main.py sweep {option}"))
+        return
     if " " not in option:
         assert any(option.removeprefix("--") in fields(config) for config in JOBS)
         return
-    commands = dict.fromkeys((f"--{field.name}" for field in dataclasses.fields(ExportOptions)), "export")
+    commands = dict.fromkeys((f"--{name}" for name in EXPORT_FIELDS), "export")
     of_export = commands.get(option.split()[0], "fit")
     command = next((name for start, name in OF_COMMANDS.items() if option.startswith(start)), of_export)
     parse_with_some_config(shlex.split(f"python main.py {command} {option}"))

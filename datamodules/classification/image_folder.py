@@ -75,7 +75,7 @@ class ImageFolder(ImageDataModule):
         splits: JSON file of an earlier split to be used again.
         predict_path: Images to predict, without labels: files, folders and patterns, one or a list; null for the test
             images, or else those of validation.
-        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
+        **reading: Fields of `ImageDataModule`: how stored values become RGB, and how many training images are used.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and of those of each class.
@@ -144,7 +144,7 @@ class ImageFolder(ImageDataModule):
 
     def label_counts(self) -> list[int]:
         """Return how many training images show each class."""
-        counts = Counter(label for image in self._splits()["train"] for label in image.labels)
+        counts = Counter(label for image in self._used("train") for label in image.labels)
         return [counts[name] for name in self.class_names]
 
     @property
@@ -175,7 +175,7 @@ class ImageFolder(ImageDataModule):
             UserError: A file cannot be used, a class cannot be learned, or there are too few samples to train.
         """
         for split in SPLITS_OF_STAGE[stage]:
-            images = self._splits()[split]
+            images = self._used(split)
             if not images and split == "val":
                 raise UserError(f"{self.path}: the val split is empty; more images are needed")
             if images:
@@ -188,7 +188,7 @@ class ImageFolder(ImageDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out."""
-        images = self._splits()["train"]
+        images = self._used("train")
         dataset = LabeledImages(images, self.img_size, self._targets(), self.transform, keeps=True)
         return self.training_loader(dataset, self._training_sampler())
 
@@ -229,7 +229,7 @@ class ImageFolder(ImageDataModule):
             most: Of each class, evenly spread over them; None for all.
         """
         of_class: dict[tuple[str, ...], list[LabeledImage]] = {}
-        for image in self._splits()[split]:
+        for image in self._used(split):
             of_class.setdefault(image.labels, []).append(image)
         chosen = [image for found in of_class.values() for image in found[:: -(-len(found) // (most or len(found)))]]
         dataset = LabeledImages(chosen, self.img_size, self._targets())
@@ -244,7 +244,7 @@ class ImageFolder(ImageDataModule):
         return Targets(self.class_names, self.is_multi_label())
 
     def _training_sampler(self) -> TrainingSampler:
-        images = self._splits()["train"]
+        images = self._used("train")
         if not self.balanced:
             return TrainingSampler(len(images), self._world_size, self._rank, self._run_seed)
         if self.is_multi_label():
@@ -291,12 +291,24 @@ class ImageFolder(ImageDataModule):
             self._split = split
         return self._split
 
+    def _used(self, split: str) -> list[LabeledImage]:
+        images = self._splits()[split]
+        return self.training_part(images, lambda image: image.name) if split == "train" else images
+
     def _seeded_split(self, images: Sequence[LabeledImage]) -> dict[str, list[str]]:
-        ids = {name: index for index, name in enumerate(self.class_names)}
-        classes = [frozenset(ids[label] for label in image.labels) for image in images]
-        groups = group_copies([image.name for image in images], [image.file for image in images], classes)
+        groups = self._groups(images)
         self._check_class_sizes(groups)
         return grouped_split(groups, self.val_fraction, self.test_fraction, self.split_seed)
+
+    def _groups(self, images: Sequence[LabeledImage]) -> list[Group]:
+        ids = {name: index for index, name in enumerate(self.class_names)}
+        classes = [frozenset(ids[label] for label in image.labels) for image in images]
+        return group_copies([image.name for image in images], [image.file for image in images], classes)
+
+    def split_groups(self) -> list[Group]:
+        """Return copies of an image together."""
+        found = self._splits()
+        return self._groups([*found["train"], *found["val"]])
 
     def _check_class_sizes(self, groups: Sequence[Group]) -> None:
         """Raise a UserError unless each class has a different image for each split."""

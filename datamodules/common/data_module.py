@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from lightning import LightningDataModule
 
+from datamodules.common.grouped_splits import Group, folds_of
+from eomt.errors import UserError
 from eomt.utils.files import is_empty
 from eomt.utils.paths import constructor_parameters
 
@@ -85,6 +87,41 @@ class DataModule(LightningDataModule):
     def split_record(self) -> dict[str, list[str]]:
         """Names of the images in each split, as the argument `splits` takes them from a JSON file; may be empty."""
         return {}
+
+    def split_groups(self) -> list[Group]:
+        """Return the images of `split_record`'s "train" and "val" in groups that belong together, with their classes.
+
+        By default each is on its own.
+        """
+        record = self.split_record
+        return [Group((name,), frozenset()) for split in ("train", "val") for name in record.get(split, ())]
+
+    def fold_records(self, num_folds: int) -> list[dict[str, list[str]]]:
+        """Return splits for cross-validation, as `splits` takes them: each image of train and val is in one "val".
+
+        "test" stays as it is. There are none where files or folders give the split.
+
+        Raises:
+            UserError: There are fewer images than folds.
+        """
+        if not self.is_split_by_seed or "splits" not in constructor_parameters(type(self)):
+            return []
+        groups = self.split_groups()
+        if len(groups) < 2 * num_folds:
+            raise UserError(
+                f"folds: {num_folds}, of {len(groups)} different images to train and validate on; two for each fold "
+                "are needed at least"
+            )
+        folds = folds_of(groups, num_folds, getattr(self, "split_seed", 0))
+        test = list(self.split_record.get("test", ()))
+        return [
+            {
+                "train": sorted(name for other in folds if other is not fold for name in other),
+                "val": fold,
+                "test": test,
+            }
+            for fold in folds
+        ]
 
     @property
     def reading_notes(self) -> list[str]:

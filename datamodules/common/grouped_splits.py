@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.common.opening import content_of
-from datamodules.common.splits import SPLITS
 from datamodules.common.threads import map_in_threads
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
@@ -68,14 +67,35 @@ def grouped_split(
 ) -> dict[str, list[str]]:
     """Split groups of images so that each class has its share of images in each split.
 
-    Groups are placed one by one, those with the rarest classes first and images without a class last, into the split
-    that lacks most images of the group's rarest class (Sechidis et al. 2011, "On the stratification of multi-label
-    data"). Among equals the order is that of a hash of seed and name, whatever the input order.
-
     Returns:
         Sorted names under "train", "val" and "test".
     """
     fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
+    return placed(groups, fractions, split_seed)
+
+
+def folds_of(groups: Sequence[Group], num_folds: int, split_seed: int) -> list[list[str]]:
+    """Return the names of each of several folds of equal size, with their share of each class."""
+    names = [f"fold {number:03d}" for number in range(num_folds)]
+    found = placed(groups, dict.fromkeys(names, 1 / num_folds), split_seed)
+    return [found[name] for name in names]
+
+
+def placed(groups: Sequence[Group], fractions: Mapping[str, float], split_seed: int) -> dict[str, list[str]]:
+    """Place groups of images into parts so that each class has its share of images in each part.
+
+    Groups are placed one by one, those with the rarest classes first and images without a class last, into the part
+    that lacks most images of the group's rarest class (Sechidis et al. 2011, "On the stratification of multi-label
+    data"). Among equals the order is that of a hash of seed and name, whatever the input order.
+
+    Args:
+        groups: Images that belong together.
+        fractions: Share of all images of each part, by its name.
+        split_seed: Of the order.
+
+    Returns:
+        Sorted names of each part.
+    """
     frequency: Counter[int] = Counter()
     for group in groups:
         frequency.update({class_id: len(group.names) for class_id in group.classes or {EMPTY}})
@@ -94,8 +114,8 @@ def grouped_split(
         digest = hashlib.sha256(f"{split_seed}/{group.names[0]}".encode()).hexdigest()
         return class_id == EMPTY, frequency[class_id], class_id, digest
 
-    record: dict[str, list[str]] = {split: [] for split in SPLITS}
-    possible = [split for split in SPLITS if fractions[split] > 0]
+    record: dict[str, list[str]] = {part: [] for part in fractions}
+    possible = [part for part, fraction in fractions.items() if fraction > 0]
     for group in sorted(groups, key=order):
         class_id = rarest(group)
         split = max(possible, key=lambda split: (lacking[split][class_id], lacking_in_all[split]))

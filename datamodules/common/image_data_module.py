@@ -1,8 +1,8 @@
 """Common parts of the data modules of images: loaders that can be resumed, and the place among processes."""
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -11,12 +11,15 @@ from datamodules.common.checks import check_at_least
 from datamodules.common.conversion import Conversion, ConvertedImage, Intensity
 from datamodules.common.data_module import DataModule
 from datamodules.common.sampling import EvaluationSampler, LazyLoader, TrainingSampler, collate_samples
+from datamodules.common.splits import hash_of
 from datamodules.common.to_predict import PredictPath, state_of
 from datamodules.common.tolerant import TolerantCollate, TolerantDataset, refuse_unreadable
 from datamodules.common.zip_members import ImageFile
 from eomt.errors import UserError
 from eomt.utils.images import RGB
 from eomt.utils.paths import expand_all
+
+Sample = TypeVar("Sample")
 
 
 class ImageDataModule(DataModule):
@@ -33,6 +36,8 @@ class ImageDataModule(DataModule):
             three, [0, 1, 2, 3, 4], for a network whose encoder takes as many, see `eomt.models.ViT`; the first three
             are its red, green and blue, and shown in pictures. Null for the first three, or the only one.
         page: Which page of TIFF files of several pages is read, from 0.
+        train_share: Share of the training images that is used, drawn by the run's seed, such as 0.5: more of them, with
+            the same seed, hold those of a smaller share. It shows what more images would bring.
 
     Raises:
         UserError: A field has an impossible value.
@@ -49,9 +54,13 @@ class ImageDataModule(DataModule):
         intensity: Intensity = None,
         channels: list[int] | None = None,
         page: int | None = None,
+        train_share: float = 1.0,
     ) -> None:
         super().__init__(batch_size, expand_all(predict_path))
         check_at_least(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), num_workers=(num_workers, 0))
+        if not 0 < train_share <= 1:
+            raise UserError(f"train_share: {train_share}; must be above 0 and at most 1")
+        self.train_share = train_share
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.intensity = intensity
@@ -81,6 +90,19 @@ class ImageDataModule(DataModule):
         Subclasses that pass `intensity`, `channels` and `page` on call it for each image that they find.
         """
         return file if self._conversion is None else ConvertedImage(file, self._conversion)
+
+    def training_part(self, samples: Sequence[Sample], name: Callable[[Sample], str]) -> list[Sample]:
+        """Return the training samples that are used, of all: `train_share` of those of different names.
+
+        Args:
+            samples: All of them.
+            name: Returns the name of a sample's image.
+        """
+        if self.train_share == 1:
+            return list(samples)
+        names = sorted({name(sample) for sample in samples}, key=lambda text: hash_of(self._run_seed, text))
+        used = set(names[: max(1, round(len(names) * self.train_share))])
+        return [sample for sample in samples if name(sample) in used]
 
     def training_loader(self, dataset: Any, sampler: TrainingSampler | None = None) -> DataLoader[dict[str, Any]]:
         """Return shuffled batches that go on where a resumed run stopped; what does not fill a batch is left out.

@@ -24,6 +24,11 @@ SEEDED = ("val_fraction", "test_fraction", "split_seed")
 RECORD = TypeAdapter(dict[Literal["train", "val", "test"], list[str]])
 
 
+def hash_of(seed: int, name: str) -> str:
+    """Return a number, as text, by which names are put into an order that looks random and is repeatable."""
+    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).hexdigest()
+
+
 def named_split(name: str) -> str | None:
     """Return the split that a name stands for, such as "val" for Valid; None where it stands for none."""
     return SPLIT_OF_NAME.get(name.lower())
@@ -60,9 +65,7 @@ def seeded_split(names: list[str], val_fraction: float, test_fraction: float, sp
 
     A fraction above 0 gives at least one name. Every name lands in exactly one split.
     """
-    order = sorted(
-        names, key=lambda name: hashlib.sha256(f"{split_seed}/{name}".encode(errors="surrogateescape")).hexdigest()
-    )
+    order = sorted(names, key=lambda name: hash_of(split_seed, name))
     num_val = max(1, round(len(names) * val_fraction)) if val_fraction > 0 else 0
     num_test = max(1, round(len(names) * test_fraction)) if test_fraction > 0 else 0
     return {

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.checks import as_size, check_class_names, check_fractions
 from datamodules.common.data_module import NetworkFact
-from datamodules.common.grouped_splits import refuse_overlap
+from datamodules.common.grouped_splits import Group, refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.reading import check_image, orientation_of
 from datamodules.common.splits import SEEDED, SPLITS, SPLITS_OF_STAGE
@@ -20,7 +20,7 @@ from datamodules.defects.layouts import AnnotationLayout, MaskLayout, find_layou
 from datamodules.objects.annotation import AnnotatedImage, Grouping
 from datamodules.objects.datasets import collate_objects
 from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
-from datamodules.objects.splits import files_of, split_images
+from datamodules.objects.splits import files_of, groups_of, split_images
 from eomt.errors import UserError
 from eomt.utils.paths import expand
 
@@ -64,7 +64,7 @@ class Severstal(ImageDataModule):
             `datamodules.objects.prompt_files`.
         objects: What has a mask, and a prompt, of its own: all that an image shows of a "class", each connected
             "component" of that, or each "instance" that is annotated: a row of the table, an object of Supervisely's.
-        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
+        **reading: Fields of `ImageDataModule`: how stored values become RGB, and how many training images are used.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
@@ -137,6 +137,11 @@ class Severstal(ImageDataModule):
         Images without a defect are listed too: they have a split of their own whether they take part or not.
         """
         return {split: [sample.name for sample in samples] for split, samples in self._found().items()}
+
+    def split_groups(self) -> list[Group]:
+        """Return copies of an image together."""
+        found = self._found()
+        return groups_of([*found["train"], *found["val"]])
 
     def found_arguments(self) -> dict[str, Any]:
         """Return the names of the classes."""
@@ -213,7 +218,8 @@ class Severstal(ImageDataModule):
         return self.evaluation_loader(PromptableDataset(samples, self.img_size, self.objects))
 
     def _samples(self, split: str) -> list[AnnotatedImage]:
-        return [sample for sample in self._found()[split] if sample.classes or self.include_clean]
+        samples = [sample for sample in self._found()[split] if sample.classes or self.include_clean]
+        return self.training_part(samples, lambda sample: sample.name) if split == "train" else samples
 
     def _found(self) -> dict[str, list[AnnotatedImage]]:
         if self._split_samples is None:

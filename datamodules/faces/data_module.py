@@ -30,6 +30,7 @@ class FaceDataModule(ImageDataModule):
         test_fraction: Share of test where the split is seeded.
         predict_path: Images to predict: files, folders and patterns, one or a list; null for
             images of the data set.
+        train_share: See `ImageDataModule`.
 
     Raises:
         UserError: A field has an impossible value.
@@ -47,8 +48,9 @@ class FaceDataModule(ImageDataModule):
         val_fraction: float,
         test_fraction: float,
         predict_path: PredictPath,
+        train_share: float = 1.0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path, train_share=train_share)
         check_fractions(val_fraction, test_fraction)
         self.path = expand(path)
         self.img_size = as_size(img_size, DEFAULT_SIZE)

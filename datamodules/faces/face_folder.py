@@ -39,6 +39,7 @@ class FaceFolder(FaceDataModule):
         splits: JSON file of an earlier split to be used again.
         predict_path: Images to predict: files, folders and patterns, one or a list; null for
             the images of validation.
+        train_share: Share of the training images that is used, see `ImageDataModule`.
 
     Attributes:
         counts: After `setup`, per split the number of "images".
@@ -59,8 +60,11 @@ class FaceFolder(FaceDataModule):
         split_seed: int = 0,
         splits: Path | None = None,
         predict_path: PredictPath = None,
+        train_share: float = 1.0,
     ) -> None:
-        super().__init__(path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, 0.0, predict_path)
+        super().__init__(
+            path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, 0.0, predict_path, train_share
+        )
         self.face_boxes = face_boxes
         self.split_seed = split_seed
         self.splits = expand(splits)
@@ -83,18 +87,18 @@ class FaceFolder(FaceDataModule):
             UserError: A file cannot be used, or there are too few samples to train.
         """
         for split in SPLITS_OF_STAGE[stage]:
-            faces = self._found()[split]
+            faces = self._used(split)
             if faces:
                 map_in_threads(check_face, faces, f"Checking {split} files")
                 self.counts[split] = {"images": len(faces)}
             elif split != "test":
                 raise UserError(f"{self.path}: the {split} split is empty; more images are needed")
         if stage in ("fit", None):
-            self._check_batch_size(len(self._found()["train"]))
+            self._check_batch_size(len(self._used("train")))
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled random crops; what does not fill a batch is left out."""
-        faces = self._found()["train"]
+        faces = self._used("train")
         dataset = UnlabeledFaces(faces, self.img_size, PretrainingTransform(self.img_size))
         return self.training_loader(dataset)
 
@@ -116,6 +120,10 @@ class FaceFolder(FaceDataModule):
         if self.predict_path is None:
             return self.faces_to_predict(self._found()["val"])
         return self.faces_to_predict(find_unlabeled_faces(self.predict_path, "predict_path"))
+
+    def _used(self, split: str) -> list[Face]:
+        faces = self._found()[split]
+        return self.training_part(faces, lambda face: face.name) if split == "train" else faces
 
     def _found(self) -> dict[str, list[Face]]:
         if self._split_faces is None:

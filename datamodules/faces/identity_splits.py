@@ -56,11 +56,20 @@ def by_folds(num_folds: int, fold: int, split_seed: int) -> Division:
 
     Over all folds everybody is in test once, and never was what a model was chosen by.
     """
+    return _folds(num_folds, {fold: "test", (fold + 1) % num_folds: "val"}, split_seed)
+
+
+def by_validation(num_folds: int, fold: int, split_seed: int) -> Division:
+    """Divide people into folds: one of them is validation, the others are train."""
+    return _folds(num_folds, {fold: "val"}, split_seed)
+
+
+def _folds(num_folds: int, held_out: Mapping[int, str], split_seed: int) -> Division:
+    """Return folds of equal size, of which some are held out from train."""
     folds = [f"fold {index:03d}" for index in range(num_folds)]
-    split_of = dict.fromkeys(folds, "train") | {folds[fold]: "test", folds[(fold + 1) % num_folds]: "val"}
     return Division(
         lambda number: {name: len(range(start, number, num_folds)) for start, name in enumerate(folds)},
-        split_of,
+        {name: held_out.get(index, "train") for index, name in enumerate(folds)},
         split_seed,
     )
 

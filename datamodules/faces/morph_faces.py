@@ -23,6 +23,7 @@ from datamodules.faces.identity_splits import (
     FaceSplit,
     by_folds,
     by_fractions,
+    by_validation,
     copies_of,
     leave_out,
     refuse_leaks,
@@ -87,6 +88,7 @@ class MorphFaces(FaceDataModule):
         predict_path: Images to predict, without labels: files, folders and patterns, one or a list; null for what is
             tested, or else val.
         pretraining_path: Folder of the faces that the encoder was pre-trained on, where none may be that is tested.
+        train_share: Share of the training images that is used, see `ImageDataModule`.
 
     Attributes:
         counts: After `setup`, per part the number of "images", of each class, of "identities", and of images of
@@ -120,9 +122,11 @@ class MorphFaces(FaceDataModule):
         splits: Path | None = None,
         predict_path: PredictPath = None,
         pretraining_path: Path | None = None,
+        train_share: float = 1.0,
     ) -> None:
         super().__init__(
-            path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, test_fraction, predict_path
+            *(path, batch_size, img_size, eval_batch_size, num_workers, val_fraction, test_fraction, predict_path),
+            train_share,
         )
         check_identity_pattern(identity_pattern)
         if num_ops < 0 or not 0 <= magnitude <= LARGEST_MAGNITUDE:
@@ -167,7 +171,10 @@ class MorphFaces(FaceDataModule):
 
     def faces(self, part: str) -> list[Face]:
         """Return the faces of "train", "val" or "test", or of a test set by its name."""
-        return self._test_sets()[part] if part in self.test_paths else self._found().faces[part]
+        if part in self.test_paths:
+            return self._test_sets()[part]
+        faces = self._found().faces[part]
+        return self.training_part(faces, lambda face: face.name) if part == "train" else faces
 
     def tested_parts(self) -> list[str]:
         """Return the names of what is tested: "test", unless there is no such split, and the test sets."""
@@ -182,6 +189,23 @@ class MorphFaces(FaceDataModule):
             title: What a progress bar says.
         """
         return map_in_threads(lambda face: function(read_face(face, self.img_size)), self.faces(part), title)
+
+    def fold_records(self, num_folds: int) -> list[dict[str, list[str]]]:
+        """Return splits for cross-validation in which nobody is on two sides; few morphs are in none, see the splits.
+
+        There are none where `num_folds` makes some, too.
+        """
+        if not self.is_split_by_seed or self.num_folds is not None:
+            return []
+        found = self._found().faces
+        faces = [*found["train"], *found["val"]]
+        copies = copies_of(faces)
+        records = []
+        for fold in range(num_folds):
+            parts = split_by_identity(faces, by_validation(num_folds, fold, self.split_seed), copies).faces
+            names = {split: [face.name for face in parts[split]] for split in ("train", "val")}
+            records.append({**names, "test": [face.name for face in found["test"]]})
+        return records
 
     def setup(self, stage: str | None = None) -> None:
         """Look at every file of the parts that the stage needs, fill `counts`, and say what is unknown or was dropped.

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.common.checks import check_class_names, check_fractions, check_scale_range, check_shares, given_size
 from datamodules.common.data_module import NetworkFact
-from datamodules.common.grouped_splits import refuse_overlap
+from datamodules.common.grouped_splits import Group, refuse_overlap
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.reading import check_image, orientation_of
 from datamodules.common.sampling import collate_any_size, collate_samples
@@ -31,7 +31,7 @@ from datamodules.objects.datasets import (
     segments_of,
 )
 from datamodules.objects.prompted import AugmentedPromptableDataset, PromptableDataset, ask
-from datamodules.objects.splits import UNSPLIT, files_of, refuse_half_splits, split_images
+from datamodules.objects.splits import UNSPLIT, files_of, given_images, groups_of, split_images
 from datamodules.segmentation.image_mask_dataset import AugmentedDataset, ImageDataset, IndexMapDataset, blank_image
 from datamodules.segmentation.labels import MAX_CLASSES
 from datamodules.segmentation.outlier_exposure import OutlierPaste
@@ -94,7 +94,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         img_size: Height and width to which whole images are resized, of "prompted". The command line fills in the
             network's size here and above.
         prompts: What `predict` asks about images of "prompted", see `datamodules.objects.prompt_files`.
-        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
+        **reading: Fields of `ImageDataModule`: how stored values become RGB, and how many training images are used.
 
     Attributes:
         counts: After `setup`, per split the number of "images", under each class name of those that show it, and under
@@ -151,8 +151,7 @@ class ObjectDataModule(ImageDataModule, ABC):
             raise UserError(f"outliers: batches of target {self.target} mark none; leave outliers out")
         self.background, self.objects = background, objects
         self.augment, self.scale_range, self.flip, self.color_jitter = augment, scale_range, flip, color_jitter
-        self.repeat_factor_threshold = repeat_factor_threshold
-        self.outlier_probability = outlier_probability
+        self.repeat_factor_threshold, self.outlier_probability = repeat_factor_threshold, outlier_probability
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.collate = collate_samples if self.target == "semantic" else collate_objects
         self._class_names = class_names
@@ -261,6 +260,10 @@ class ObjectDataModule(ImageDataModule, ABC):
         """Names of the images in each split, as `splits` takes them from a JSON file."""
         return {split: [image.name for image in self.images_of(split)] for split in SPLITS}
 
+    def split_groups(self) -> list[Group]:
+        """Return copies of an image together."""
+        return groups_of([image for split in ("train", "val") for image in self.images_of(split)])
+
     def setup(self, stage: str | None = None) -> None:
         """Look at every file of the splits that the stage needs, and fill `counts`.
 
@@ -268,7 +271,7 @@ class ObjectDataModule(ImageDataModule, ABC):
             UserError: A file or an annotation cannot be used, or there are too few images or objects to train.
         """
         for split in SPLITS_OF_STAGE[stage]:
-            images = self.images_of(split)
+            images = self._used(split)
             if images:
                 self.counts[split] = self._count(images, f"Checking {split} files")
             elif split != "test":
@@ -289,7 +292,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         Raises:
             UserError: Their size was not given.
         """
-        images = self.images_of("train")
+        images = self._used("train")
         sampler = None
         if self.repeat_factor_threshold is not None:
             factors = repeat_factors([set(image.classes) for image in images], self.repeat_factor_threshold)
@@ -327,6 +330,10 @@ class ObjectDataModule(ImageDataModule, ABC):
         asked = ask(files, self._size, self.prompts, names, self.predict_path is not None)
         return self.prediction_loader(asked, dict(asked.files), asked.blank())
 
+    def _used(self, split: str) -> list[AnnotatedImage]:
+        images = self.images_of(split)
+        return self.training_part(images, lambda image: image.name) if split == "train" else images
+
     # -- images and their samples ------------------------------------------------------------------------------------
 
     @cached_property
@@ -354,9 +361,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         transform = TrainTransform(self._size, self.scale_range if self.augment else None, flip, color_jitter)
         if self.target == "semantic":
             outliers = (
-                OutlierPaste(self.outliers, self.outlier_probability, self.num_channels)
-                if self.outliers is not None
-                else None
+                OutlierPaste(self.outliers, self.outlier_probability, self.num_channels) if self.outliers else None
             )
             return AugmentedDataset(self.map_dataset(images), transform, outliers)
         return AugmentedObjectDataset(images, self.choose, transform)
@@ -382,13 +387,9 @@ class ObjectDataModule(ImageDataModule, ABC):
     def _splits(self) -> dict[str, list[AnnotatedImage]]:
         found = self._found_images
         if UNSPLIT in found:
-            images = found[UNSPLIT]
-            splits = split_images(images, self.val_fraction, self.test_fraction, self.split_seed, self.splits)
+            splits = split_images(found[UNSPLIT], self.val_fraction, self.test_fraction, self.split_seed, self.splits)
         else:
-            refuse_half_splits(found, self.path)
-            splits = {split: found.get(split, []) for split in SPLITS}
-            if self.splits is not None:
-                raise UserError(f"splits: {self.path} is split by its files; leave splits out")
+            splits = given_images(found, self.path, self.splits)
             self.note_unused(SEEDED, f"{self.path} is split by its files")
         # a new split keeps copies together by itself
         if self.splits is not None or UNSPLIT not in found:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from datamodules.common.grouped_splits import group_copies, grouped_split
+from datamodules.common.grouped_splits import Group, group_copies, grouped_split
 from datamodules.common.splits import SPLITS, read_split_record
 from datamodules.common.zip_members import ImageFile
 from datamodules.objects.annotation import AnnotatedImage
@@ -49,11 +49,31 @@ def split_images(
     """
     found = {image.name: image for image in images}
     if splits is None:
-        groups = group_copies(list(found), [image.image for image in images], [image.classes for image in images])
-        record = grouped_split(groups, val_fraction, test_fraction, split_seed)
+        record = grouped_split(groups_of(images), val_fraction, test_fraction, split_seed)
     else:
         record = read_split_record(splits, list(found))
     return {split: [found[name] for name in record[split]] for split in SPLITS}
+
+
+def given_images(
+    found: Mapping[str, list[AnnotatedImage]], path: Path, splits: Path | None
+) -> dict[str, list[AnnotatedImage]]:
+    """Return the images of "train", "val" and "test" that the data's files say.
+
+    Raises:
+        UserError: Only one of train and val is said, or an earlier split is to be used.
+    """
+    refuse_half_splits(found, path)
+    if splits is not None:
+        raise UserError(f"splits: {path} is split by its files; leave splits out")
+    return {split: found.get(split, []) for split in SPLITS}
+
+
+def groups_of(images: Sequence[AnnotatedImage]) -> list[Group]:
+    """Return copies of an image together, with the classes that they show."""
+    return group_copies(
+        [image.name for image in images], [image.image for image in images], [image.classes for image in images]
+    )
 
 
 def files_of(splits: Mapping[str, Sequence[AnnotatedImage]]) -> dict[str, ImageFile]:

@@ -78,6 +78,7 @@ class QuestionDataModule(ImageDataModule, ABC):
         predict_csv: Questions to predict, as a CSV; `answer` may be absent.
         predict_path: Images to ask `predict_question` of: files, folders and patterns, one or a list.
         predict_question: That question.
+        train_share: Share of the training images that is used, see `ImageDataModule`.
 
     Attributes:
         counts: After `setup`, per split the number of "images" and "questions" and of each type, of "truncated"
@@ -114,8 +115,9 @@ class QuestionDataModule(ImageDataModule, ABC):
         predict_csv: Path | None = None,
         predict_path: PredictPath = None,
         predict_question: str | None = None,
+        train_share: float = 1.0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, predict_path)
+        super().__init__(batch_size, eval_batch_size, num_workers, predict_path, train_share=train_share)
         check_at_least(
             min_answer_count=(min_answer_count, 1),
             max_tokens=(1 if max_tokens is None else max_tokens, 1),
@@ -185,7 +187,7 @@ class QuestionDataModule(ImageDataModule, ABC):
 
     def rows(self, split: str) -> list[QuestionRow]:
         """Return the questions of "train", "val" or "test", by image; in training those with a known answer alone."""
-        rows = self._table(split).rows
+        rows = self._used(split).rows
         if split == "train":
             known = index_answers(self.answers, self.answer_language)
             rows = [row for row in rows if normalize_answer(row.answer, self.answer_language) in known]
@@ -203,7 +205,7 @@ class QuestionDataModule(ImageDataModule, ABC):
                 self._check_files(rows, split)
                 truncated = self._tokenized(rows).truncated
                 self.counts[split] = count_questions(
-                    rows, self._table(split), self.question_types, truncated, split == "train"
+                    rows, self._used(split), self.question_types, truncated, split == "train"
                 )
             elif split != "test":
                 raise UserError(
@@ -283,6 +285,15 @@ class QuestionDataModule(ImageDataModule, ABC):
                 check_language(questions, self.answer_language, f"the {name} split")
             self._found = {split: replace(tables[split], rows=order_by_image(tables[split].rows)) for split in SPLITS}
         return self._found[split]
+
+    def _used(self, split: str) -> QuestionTable:
+        """Return the rows of a split; of train, those of the images that are used."""
+        table = self._table(split)
+        return (
+            replace(table, rows=self.training_part(table.rows, lambda row: row.image.name))
+            if split == "train"
+            else table
+        )
 
     def _dataset(self, rows: Sequence[QuestionRow], weights: np.ndarray | None) -> QuestionDataset:
         tokens = self._tokenized(rows)

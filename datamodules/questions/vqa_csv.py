@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.common.checks import check_fractions
+from datamodules.common.grouped_splits import Group, group_copies
 from datamodules.common.splits import SPLITS, read_split_record
 from datamodules.questions.answer_weights import weights_command
 from datamodules.questions.data_module import QuestionDataModule
@@ -102,6 +103,16 @@ class VQACsv(QuestionDataModule):
             split: sorted(map(self._image_name, found)) if given.get(split) is None else []
             for split, found in images.items()
         }
+
+    def split_groups(self) -> list[Group]:
+        """Return copies of an image together."""
+        images = sorted({row.image for split in ("train", "val") for row in self._table(split).rows})
+        names = [self._image_name(image) for image in images]
+        return group_copies(names, images, [frozenset()] * len(images))
+
+    def fold_records(self, num_folds: int) -> list[dict[str, list[str]]]:
+        """Return splits for cross-validation; none where a file holds what to validate on."""
+        return [] if self.val_csv is not None else super().fold_records(num_folds)
 
     def find_tables(self) -> dict[str, QuestionTable]:
         """Return the rows of "train", "val" and "test"; none may be trained on whose image is measured on.

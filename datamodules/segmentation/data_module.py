@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.common.checks import check_scale_range, check_shares, given_size
 from datamodules.common.data_module import NetworkFact
+from datamodules.common.grouped_splits import Group
 from datamodules.common.image_data_module import ImageDataModule
 from datamodules.common.mask_labels import Color
 from datamodules.common.pairs import Pair
@@ -52,7 +53,7 @@ class SegmentationDataModule(ImageDataModule, ABC):
         outlier_probability: Share of training images that get one.
         predict_path: Images to predict: files, folders and patterns, one or a list; null for the images of test, or
             else val.
-        **reading: Fields of `ImageDataModule` that say how stored values become RGB.
+        **reading: Fields of `ImageDataModule`: how stored values become RGB, and how many training images are used.
 
     Attributes:
         counts: After `setup`, per split the number of "images", and under each class name of those that contain it.
@@ -133,6 +134,14 @@ class SegmentationDataModule(ImageDataModule, ABC):
     def split_record(self) -> dict[str, list[str]]:
         """Names of the images in each split, as `splits` takes them from a JSON file."""
         return {split: [pair.name for pair in pairs] for split, pairs in self._found().items()}
+
+    def split_groups(self) -> list[Group]:
+        """Return each image with the classes that it shows, after a look at every mask of train and val."""
+        return [
+            Group((pair.name,), frozenset(classes))
+            for split in ("train", "val")
+            for pair, classes in self._classes_shown(split).items()
+        ]
 
     def setup(self, stage: str | None = None) -> None:
         """Look at every file of the splits that the stage needs, and fill `counts`.
@@ -219,7 +228,11 @@ class SegmentationDataModule(ImageDataModule, ABC):
 
     def masked_dataset(self, split: str) -> ImageMaskDataset:
         """Return the images of a split with their masks, as they are."""
-        return ImageMaskDataset(self._pairs_of(split), self.label_table(), self.class_colors)
+        return ImageMaskDataset(self._used(split), self.label_table(), self.class_colors)
+
+    def _used(self, split: str) -> list[Pair]:
+        pairs = self._pairs_of(split)
+        return self.training_part(pairs, lambda pair: pair.name) if split == "train" else pairs
 
     def _pairs_of(self, split: str) -> list[Pair]:
         return self._found()[split]
@@ -238,12 +251,16 @@ class SegmentationDataModule(ImageDataModule, ABC):
         return self._histograms[split]
 
     def _classes_present(self, split: str) -> list[set[int]]:
-        """Return the classes that each image of a split shows."""
+        """Return the classes that each image of a split shows, of those that are used."""
+        shown = self._classes_shown(split)
+        return [shown[pair] for pair in self._used(split)]
+
+    def _classes_shown(self, split: str) -> dict[Pair, set[int]]:
         table = self.label_table()
-        return [
-            table.classes_present(histogram, pair.mask)
+        return {
+            pair: table.classes_present(histogram, pair.mask)
             for pair, histogram in zip(self._pairs_of(split), self._scan(split), strict=True)
-        ]
+        }
 
     def _count(self, split: str) -> dict[str, int]:
         classes_of_images = self._classes_present(split)

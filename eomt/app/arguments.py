@@ -19,10 +19,12 @@ CONFIG_OPTIONS = ("--config", "-c")
 # paths that are used before the arguments are parsed; a shell leaves the ~ in --config=~/my.yaml
 PATH_OPTIONS = (*CONFIG_OPTIONS, "--ckpt_path", "--trainer.default_root_dir")
 # may be given several times, each time with one value or more
-LIST_OPTION = "--adapter"
+LIST_OPTIONS = ("--adapter", "--grid")
+# true where they stand alone
+FLAGS = ("--learning_curve",)
 # values that switch a component off
 OFF = ("null", "None", "~", "false", "False")
-COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge", "export", "demo")
+COMMANDS = ("fit", "validate", "test", "predict", "inspect", "merge", "export", "demo", "sweep")
 # those that make no run and need no configuration
 SMALL_COMMANDS = ("configs", "completion", "push")
 
@@ -142,10 +144,12 @@ def _groups(args: list[str]) -> list[list[str]]:
 
 def _expanded(group: list[str]) -> list[str]:
     """Return an option of a path with the home folder in place of the `~` that it begins with, and a config's file."""
-    if _name(group) == LIST_OPTION:
+    if _name(group) in LIST_OPTIONS:
         # the parser adds to a list where the name ends so, and else takes the last value alone
         given = [group[0].partition("=")[2], *group[1:]]
-        return [f"{LIST_OPTION}+={value}" for value in given if value]
+        return [f"{_name(group)}+={value}" for value in given if value]
+    if group[0] in FLAGS and len(group) == 1:
+        return [f"{group[0]}=true"]
     if _name(group) not in PATH_OPTIONS:
         return group
     name, equals, value = group[0].partition("=")

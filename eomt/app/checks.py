@@ -18,7 +18,7 @@ from eomt.utils.paths import constructor_parameters
 from eomt.verification.merging import ORIGINAL_SUFFIX, check_output
 
 # commands that neither train nor measure: they need no run folder, no callbacks and no data
-COMMANDS_WITHOUT_RUN = ("inspect", "merge", "export", "demo")
+COMMANDS_WITHOUT_RUN = ("inspect", "merge", "export", "demo", "sweep")
 # of callbacks, Lightning's own among them, which take any number
 NOT_NEGATIVE = ("patience", "min_delta", "refresh_rate")
 # precisions that round the weights, and what would do
@@ -53,7 +53,9 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
         refuse_adapters(given)
     if command == "demo" and checkpoint is None:
         raise UserError("ckpt_path: null; give the weights to show: a .ckpt file, an adapter folder, latest or best")
-    if command == "merge":
+    if command == "sweep":
+        _check_sweep(config, checkpoint)
+    elif command == "merge":
         _check_merge(config, checkpoint)
     elif command == "export":
         _check_export(config, checkpoint)
@@ -166,6 +168,17 @@ def check_trainer(config: Namespace) -> None:
         raise UserError(
             "trainer.profiler: pytorch hooks into every layer, which cannot be copied to merge; give simple"
         )
+
+
+def _check_sweep(config: Namespace, checkpoint: Checkpoint | None) -> None:
+    if config.data is None:
+        raise UserError("data: null, but sweep needs data; give --data and --data.path")
+    if checkpoint is not None:
+        raise UserError("ckpt_path: a sweep trains from the base; leave it out, or name weights in model.network")
+    if config.trainer.fast_dev_run or config.trainer.overfit_batches:
+        raise UserError("trainer.fast_dev_run, overfit_batches: such trials tell nothing of a way; leave them out")
+    if config.trainer.limit_val_batches == 0:
+        raise UserError("trainer.limit_val_batches: 0, so that nothing tells which way is best; leave it out")
 
 
 def _check_merge(config: Namespace, checkpoint: Checkpoint | None) -> None:

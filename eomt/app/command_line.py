@@ -1,6 +1,5 @@
 """The commands of all tasks: their arguments, the configuration that is completed, and the folders of runs."""
 
-import dataclasses
 import logging
 import shutil
 import sys
@@ -46,11 +45,13 @@ from eomt.app.runs import (
 )
 from eomt.app.shared_folder import forget_folder, share_folder, shared_folder
 from eomt.app.signals import undisturbed
+from eomt.app.sweep_settings import SWEEP_FIELDS, sweep_settings
 from eomt.app.trainer import Trainer, build_trainer
 from eomt.app.uploads import Sharing, check_hub, upload
 from eomt.errors import UserError
-from eomt.export.options import ExportOptions
+from eomt.export.options import EXPORT_FIELDS
 from eomt.lora.files import load_adapter
+from eomt.sweep.jobs import Work
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.lazy import import_all
 from eomt.utils.rank import rank
@@ -59,27 +60,24 @@ from eomt.verification.merging import fill_from_merged
 
 log = logging.getLogger("eomt")
 
-# fields of `export` alone
-EXPORT_FIELDS = tuple(field.name for field in dataclasses.fields(ExportOptions))
 # for `inspect` where nothing gives the number of classes
 ASSUMED_CLASSES = 2
 
 
 class CLI(LightningCLI):
-    """The commands fit, validate, test, predict, inspect, merge, export and demo for every task.
+    """The commands fit, validate, test, predict, inspect, merge, export, demo and sweep for every task.
 
     It adds to LightningCLI:
 
     - `num_classes` and the crop size are filled in, and a different `num_classes` is refused.
-    - Every fit is audited.
-    - Every run has a folder of its own.
+    - Every fit is audited, and every run has a folder of its own.
     - `--ckpt_path` takes checkpoints, adapter folders, merged folders, `latest` and `best`.
     - The command line takes precedence over hyper-parameters in a checkpoint.
 
     Args:
         args: Arguments of the command; None takes those of the process.
         run: Run the command; False only builds its parts.
-        sharing: Returns what uploads weights for `--hub`.
+        sharing, trial: Return what uploads weights for `--hub`, and what a process of `sweep` does.
     """
 
     def __init__(
@@ -87,8 +85,9 @@ class CLI(LightningCLI):
         args: Sequence[str] | None = None,
         run: bool = True,
         sharing: Callable[[], Sharing] | None = None,
+        trial: Callable[[], Work] | None = None,
     ) -> None:
-        self.sharing = sharing
+        self.sharing, self.trial = sharing, trial
         self.created_folder: Path | None = None
         self.lock: RunLock | None = None
         read_yaml_by_our_rules()
@@ -164,8 +163,8 @@ class CLI(LightningCLI):
 
         Checkpoints are always read with `weights_only=True`, and a callback writes predictions: neither can be set.
         """
-        hidden = {"weights_only", "return_predictions"}
         ours = {name: {"model", "datamodule"} for name in COMMANDS_WITHOUT_RUN}
+        hidden = {"weights_only", "return_predictions"}
         return {name: skipped | hidden for name, skipped in LightningCLI.subcommands().items()} | ours
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -227,9 +226,10 @@ class CLI(LightningCLI):
             # the record lies beside the saved configuration, where later commands find it
             resolved["data"]["init_args"]["splits"] = None
         # these belong to this command, not to the run
-        own = {"output", "trust", "hub", *EXPORT_FIELDS}
+        own = {"output", "trust", "hub", *EXPORT_FIELDS, *SWEEP_FIELDS}
         resolved = {name: value for name, value in with_absolute_paths(resolved).items() if name not in own}
         self.resolved = keep_saved_data(resolved | {"ckpt_path": None, "run_name": None}, self.checkpoint)
+        self.sweep_settings = sweep_settings(config, self.subcommand, self.resolved, stem, self.trial)
         check_hub(config, self.subcommand, self.resolved, self.sharing)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)
@@ -260,8 +260,7 @@ class CLI(LightningCLI):
         if self.subcommand in COMMANDS_WITHOUT_RUN:
             return self._trainer_without_run()
         settings = dict(self._get(self.config_init, "trainer"))
-        audit = self._get(self.config_init, "audit")
-        callbacks = run_callbacks(settings, self.subcommand, self.resolved, audit)
+        callbacks = run_callbacks(settings, self.subcommand, self.resolved, self._get(self.config_init, "audit"))
         settings |= {"callbacks": callbacks, "default_root_dir": str(self.folder), **kwargs}
         if self.subcommand == "fit" and self.checkpoint:
             # step 0 was validated when the run began
@@ -283,6 +282,7 @@ class CLI(LightningCLI):
         trainer.allow_random_base = self._get(self.config_init, "audit").allow_random_base
         trainer.data_arguments = (self.resolved.get("data") or {}).get("init_args") or {}
         trainer.weights_name = self.checkpoint.path.name if self.checkpoint else ""
+        trainer.sweep_settings = self.sweep_settings
         trainer.merged_config = yaml.safe_dump(standalone_config(self.resolved), sort_keys=False)
         return trainer
 

@@ -14,6 +14,9 @@ except ImportError:
 
 LOCK = ".lock"
 PREDICT_LOCK = ".predict.lock"
+SWEEP_LOCK = ".sweep.lock"
+# what a lock keeps others from
+OTHERS = {LOCK: "training", PREDICT_LOCK: "predict", SWEEP_LOCK: "sweep"}
 
 
 class RunLock:
@@ -38,8 +41,9 @@ class RunLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
-            other = "training" if name == LOCK else "predict"
-            raise UserError(f"{folder}: another {other} is writing there; wait for its end, or stop it") from error
+            raise UserError(
+                f"{folder}: another {OTHERS[name]} is writing there; wait for its end, or stop it"
+            ) from error
         except OSError:
             # some network drives have no locks
             pass

@@ -28,6 +28,7 @@ HELP = {
     "merge": "write the stand-alone network of a checkpoint or adapter, after a comparison",
     "export": "write graphs (ONNX, OpenVINO, torch.export) that their own runtime has proven",
     "demo": "show a page to try a model on, on this machine",
+    "sweep": "find the way of training and the learning rate that are best for a data set, within a budget",
     "configs": "list the configurations that come with the package, or copy them",
     "completion": "print a script with which a shell completes commands and options",
     "push": "upload weights to the Hugging Face hub, with a model card",

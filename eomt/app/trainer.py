@@ -17,6 +17,7 @@ from eomt.app.checkpoint_files import load_checkpoint
 from eomt.app.data_look import look_lines
 from eomt.app.demonstration import show_demo
 from eomt.app.log import show
+from eomt.app.sweep_settings import SweepSettings
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers
 from eomt.models.network import Network
@@ -35,17 +36,19 @@ FIRST_BATCH = "the first validation batch"
 
 
 class Trainer(lightning.pytorch.Trainer):
-    """Lightning's Trainer with four more commands, `inspect`, `merge`, `export` and `demo`, which run no training loop.
+    """Lightning's Trainer with more commands, `inspect`, `merge`, `export`, `demo` and `sweep`, without a loop.
 
     Attributes:
         merged_config: Configuration that `merge` writes beside the weights to open them; set by the command line.
         data_arguments: Constructor arguments of the data, for what only they know; set by the command line.
         weights_name: Name of the weights that a command opened, for people; set by the command line.
+        sweep_settings: What `sweep` needs to know; set by the command line.
         allow_random_base: Whether `inspect` accepts frozen weights that are random; set by the command line.
     """
 
     merged_config: str | None = None
     weights_name: str = ""
+    sweep_settings: SweepSettings | None = None
     allow_random_base: bool = False
     data_arguments: Mapping[str, Any] = MappingProxyType({})
 
@@ -236,6 +239,50 @@ class Trainer(lightning.pytorch.Trainer):
         self._attach(model, ckpt_path)
         model.eval().requires_grad_(False)
         show_demo(model, self.data_arguments, host, port, adapter or [])
+
+    def sweep(
+        self,
+        model: AdaptationTask,
+        datamodule: Any = None,
+        ckpt_path: str | None = None,
+        budget: str | None = None,
+        ways: str | None = None,
+        rates: str | None = None,
+        grid: list[str] | None = None,
+        folds: int = 3,
+        workers: int | None = None,
+        learning_curve: bool = False,
+    ) -> None:
+        """Find the way of training, and its learning rate, that is best for a data set.
+
+        Each way is searched for its rate, worse trainings are given up early, and the best of each way is measured on
+        several folds. The winner is tested, once. What was stopped goes on with `--run_name` and its folder's name.
+
+        Args:
+            model: A task.
+            datamodule: Source of the images.
+            ckpt_path: Must be null: a sweep trains from the base.
+            budget: What it may take, a time (30m, 2h) or a number of trainings; null for all that it needs.
+            ways: Some of heads, last (blocks), attention, attention_mlp, given and full, with commas; null for all.
+            rates: Learning rates of each way, such as 3e-4,1e-3; null searches around those that are usual for a way.
+            grid: Values of any other field, FIELD=V1,V2, such as model.lora_config.rank=4,8,16; may be given several
+                times.
+            folds: How often each way's best is trained and measured anew, with another split and seed.
+            workers: Trainings at a time; null takes one for each GPU, or else for each core.
+            learning_curve: Train the winner on a quarter and on half of the images, too, and say what more would bring.
+
+        Raises:
+            UserError: If an option is wrong, the data cannot be used, or nothing came of the budget.
+        """
+        from eomt.app.sweeping import run_sweep
+        from eomt.sweep.options import Budget, SweepOptions, names_of, rates_of
+
+        options = SweepOptions(
+            *(Budget.of_text(budget), folds, names_of(ways), rates_of(rates), tuple(grid or ()), workers),
+            learning_curve,
+        )
+        assert self.sweep_settings is not None
+        run_sweep(model, datamodule, Path(self.default_root_dir), self.sweep_settings, options)
 
     def _merged(self, task: AdaptationTask, batch: Any, source: str) -> Network:
         """Return a merged copy of a task's network that answers a batch alike.

@@ -1,6 +1,6 @@
 """What `export` is asked for, checked before anything is built."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from eomt.errors import UserError, shortened
@@ -66,6 +66,10 @@ class ExportOptions:
             require_onnx()
         if self.format == "openvino" or "openvino" in self.check:
             require("openvino")
+
+
+# fields of `export` alone
+EXPORT_FIELDS = tuple(field.name for field in fields(ExportOptions))
 
 
 def is_export_folder(folder: Path) -> bool:

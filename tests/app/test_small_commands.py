@@ -84,7 +84,7 @@ def test_all_are_copied_with_their_folder_or_none(answer: Answer) -> None:
     [
         (
             (),
-            "command: not given; there are fit, validate, test, predict, inspect, merge, export, demo, configs, "
+            "command: not given; there are fit, validate, test, predict, inspect, merge, export, demo, sweep, configs, "
             "completion, push",
         ),
         (("configs", "copy"), "configs copy: give a name, or --all"),

@@ -1,0 +1,1 @@
+"""The search for the way of training: what is tried, in which order, and what came of it."""

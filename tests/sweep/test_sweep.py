@@ -1,0 +1,232 @@
+"""What a sweep tries, gives up, and says; and that it goes on where it was stopped."""
+
+import json
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from eomt.errors import UserError
+from eomt.sweep.jobs import Job
+from eomt.sweep.options import Budget
+from eomt.sweep.outcome import Outcome
+from tests.sweep.made_up import PEAKS, MadeUpWorkers, make_config, make_sweep, peak_score
+
+
+def summary_of(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "sweep.json").read_text())
+
+
+def test_each_way_finds_its_own_rate_and_the_best_way_wins(tmp_path: Path) -> None:
+    sweep, lines = make_sweep(tmp_path / "s")
+    outcome = sweep.run()
+    found = {row.arm.way.name: row.arm.lr for row in outcome.rows if row is not outcome.given}
+    assert found == {name: rate for name, (rate, _) in PEAKS.items()}
+    assert not any(row.is_edge for row in outcome.rows)
+    winner = outcome.winner
+    assert winner is not None
+    assert (winner.arm.way.name, winner.arm.lr) == ("attention_mlp", 3e-4)
+    assert winner.estimate.mean == pytest.approx(0.85 - 0.002)
+    assert winner.estimate.count == 3
+    # Student's t of two degrees of freedom: .001 apart, 4.303 * .001 / sqrt(3)
+    assert winner.estimate.half_width == pytest.approx(4.3026527 * 0.001 / math.sqrt(3), rel=1e-6)
+    # the configuration as it was given is measured as well
+    given = outcome.given
+    assert given is not None
+    assert (given.arm.lr, given.estimate.count) == (1e-3, 3)
+    assert "LoRA on attention + MLP at 3e-4: val_iou 0.848 +- 0.002" in "\n".join(lines)
+    assert "Test, of the winner alone: test_iou 0.5000" in lines
+
+
+def test_a_best_rate_at_an_end_of_those_tried_is_searched_beyond(tmp_path: Path) -> None:
+    def rising(job: Job) -> float:
+        return 0.5 + 0.1 * math.log10(job.facts["lr"]) - (job.facts["lr"] > 0.05)
+
+    workers = MadeUpWorkers(tmp_path / "s", rising)
+    sweep, _ = make_sweep(tmp_path / "s", workers, ways=("attention",))
+    winner = sweep.run().winner
+    assert winner is not None
+    # 3e-4, 1e-3, 3e-3 to begin with; 1e-2, 3e-2, 1e-1 beyond, where it fell
+    assert winner.arm.lr == 3e-2
+    assert not winner.is_edge
+    assert {job.facts["lr"] for job in workers.begun} == {3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1}
+
+
+def test_the_worse_half_of_a_way_is_given_up_and_the_given_configuration_never(tmp_path: Path) -> None:
+    workers = MadeUpWorkers(tmp_path / "s")
+    sweep, _ = make_sweep(tmp_path / "s", workers, ways=("attention_mlp",))
+    sweep.run()
+    shares: dict[float, float] = {}
+    for job in workers.begun:
+        if job.phase == 0:
+            shares[job.facts["lr"]] = max(job.share, shares.get(job.facts["lr"], 0.0))
+    # .85 at 3e-4, .825 at 1e-4 and 1e-3 (given), .75 at 3e-3
+    assert shares[3e-4] == shares[1e-3] == 1
+    assert shares[3e-3] == 0.25
+    study = optuna.load_study(
+        study_name="sweep",
+        storage=optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(tmp_path / "s" / "study.log"))
+        ),
+    )
+    states = {trial.user_attrs["run"]: trial.state.name for trial in study.trials}
+    assert states["attention_mlp_lr3e-4"] == "COMPLETE"
+    assert states["attention_mlp_lr3e-3"] == "PRUNED"
+    assert study.best_trial.user_attrs["run"] == "attention_mlp_lr3e-4"
+    assert study.best_trial.params["lr"] == 3e-4
+
+
+@pytest.mark.parametrize("after", [1, 7, 16, 30])
+def test_a_sweep_that_is_stopped_comes_to_the_same_table(tmp_path: Path, after: int) -> None:
+    count = 0
+
+    def stops(job: Job) -> float:
+        nonlocal count
+        count += 1
+        if count > after:
+            raise KeyboardInterrupt
+        return peak_score(job)
+
+    whole, _ = make_sweep(tmp_path / "whole")
+    expected = whole.run().table()
+    stopped, _ = make_sweep(tmp_path / "s", MadeUpWorkers(tmp_path / "s", stops))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    workers = MadeUpWorkers(tmp_path / "s", workers=1)
+    resumed, _ = make_sweep(tmp_path / "s", workers)
+    assert resumed.run().table() == expected
+    # nothing is done twice
+    again = MadeUpWorkers(tmp_path / "s")
+    third, _ = make_sweep(tmp_path / "s", again)
+    assert third.run().table() == expected
+    assert not again.begun
+    names = [(job.name, job.share, job.command) for job in workers.begun]
+    assert len(names) == len(set(names))
+
+
+def test_trainings_that_fail_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    def fails(job: Job) -> float | Exception:
+        if job.facts["way"] == "full" or job.facts["lr"] == 3e-4:
+            return ValueError("train_loss: not finite at step 3")
+        return peak_score(job)
+
+    sweep, lines = make_sweep(tmp_path / "s", MadeUpWorkers(tmp_path / "s", fails))
+    outcome = sweep.run()
+    winner = outcome.winner
+    assert winner is not None
+    assert (winner.arm.way.name, winner.arm.lr) == ("attention_mlp", 1e-3)
+    assert "full" not in {row.arm.way.name for row in outcome.rows}
+    assert any("full_lr1e-4: failed: train_loss: not finite at step 3" in line for line in lines)
+    tried = summary_of(tmp_path / "s")["tried"]
+    assert isinstance(tried, dict)
+    assert tried["full_lr1e-4"]["error"] == "train_loss: not finite at step 3"
+
+
+def test_where_all_fail_the_first_reason_is_told(tmp_path: Path) -> None:
+    sweep, _ = make_sweep(tmp_path / "s", MadeUpWorkers(tmp_path / "s", lambda job: ValueError("data: no images")))
+    with pytest.raises(UserError, match="every training failed, such as by: data: no images"):
+        sweep.run()
+
+
+def test_a_study_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "s")
+    with pytest.raises(UserError, match=r"model\.lora_config\.rank was 8, and is 16 now; choose another name"):
+        make_sweep(tmp_path / "s", config=make_config(rank=16))
+    with pytest.raises(UserError, match="--ways was null, and is"):
+        make_sweep(tmp_path / "s", ways=("heads",))
+
+
+def test_a_budget_of_trainings_keeps_some_for_the_measurement(tmp_path: Path) -> None:
+    workers = MadeUpWorkers(tmp_path / "s")
+    sweep, lines = make_sweep(tmp_path / "s", workers, budget=Budget.of_text("12"))
+    outcome = sweep.run()
+    names = {job.name for job in workers.begun}
+    assert len(names) == 12
+    # 60 % of it to search, and each way begins with its middle rate
+    assert len({job.name for job in workers.begun if job.phase == 0}) == 7
+    assert {job.facts["way"] for job in workers.begun[:5]} == {"attention_mlp", "heads", "attention", "last", "full"}
+    assert any("The budget left out" in line for line in lines)
+    assert outcome.winner is not None
+    # with more, it goes on
+    more, _ = make_sweep(tmp_path / "s", budget=Budget())
+    whole, _ = make_sweep(tmp_path / "whole")
+    assert more.run().table() == whole.run().table()
+
+
+def test_a_grid_is_searched_for_the_ways_that_it_is_of(tmp_path: Path) -> None:
+    def score(job: Job) -> float:
+        return peak_score(job) + 0.01 * job.facts.get("model.lora_config.rank", 0) / 16
+
+    workers = MadeUpWorkers(tmp_path / "s", score)
+    sweep, lines = make_sweep(
+        tmp_path / "s", workers, grid=("model.lora_config.rank=4,16",), ways=("heads", "attention")
+    )
+    winner = sweep.run().winner
+    assert winner is not None
+    assert winner.arm.choice == {"model.lora_config.rank": 16}
+    assert "LoRA on attention (rank 16) at 1e-3" in "\n".join(lines)
+    ranks = {
+        job.config["model"]["init_args"]["lora_config"]["init_args"]["rank"]
+        for job in workers.begun
+        if job.facts["way"] == "attention"
+    }
+    assert ranks == {4, 16}
+    assert all("_grid" not in job.name for job in workers.begun if job.facts["way"] == "heads")
+    best = yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())
+    assert best["model"]["init_args"]["lora_config"]["init_args"]["rank"] == 16
+    # what the search left out is there again
+    assert best["trainer"]["callbacks"][0] == {"class_path": "callbacks.MergeOnSave"}
+
+
+def test_the_learning_curve_trains_the_winner_on_fewer_images_for_as_many_steps(tmp_path: Path) -> None:
+    def score(job: Job) -> float:
+        share = job.config["data"]["init_args"]["train_share"]
+        return peak_score(job) - 0.1 * ((40 * share) ** -0.5 - 40**-0.5)
+
+    workers = MadeUpWorkers(tmp_path / "s", score)
+    sweep, lines = make_sweep(tmp_path / "s", workers, ways=("attention",), learning_curve=True)
+    sweep.run()
+    jobs = [job for job in workers.begun if "_share" in job.name]
+    assert [job.config["data"]["init_args"]["train_share"] for job in jobs] == [0.25] * 3 + [0.5] * 3
+    trainer = jobs[0].config["trainer"]
+    # ten epochs of ten batches, each validated
+    assert (trainer["max_steps"], trainer["max_epochs"], trainer["val_check_interval"]) == (100, -1, 10)
+    [line] = [line for line in lines if "twice the images" in line]
+    # an error of images ** -0.5 falls by .1 * (40 ** -.5 - 80 ** -.5) = .0046
+    low, high = (float(word) for word in line.split("about ")[1].rstrip(".").split(" to "))
+    assert low <= 0.0046 <= high
+    assert high < 0.01
+    assert (tmp_path / "s" / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_folds_are_written_and_used(tmp_path: Path) -> None:
+    workers = MadeUpWorkers(tmp_path / "s")
+    sweep, _ = make_sweep(tmp_path / "s", workers, folds=3, ways=("attention",))
+    outcome = sweep.run()
+    assert outcome.unit == "folds"
+    jobs = [job for job in workers.begun if job.phase == 1]
+    files = [Path(job.config["data"]["init_args"]["splits"]) for job in jobs]
+    assert [file.name for file in files] == ["fold1.json", "fold2.json", "fold3.json"]
+    assert json.loads(files[0].read_text()) == {"train": ["a"], "val": ["b"], "test": ["c"]}
+    assert [job.config["seed_everything"] for job in jobs] == [8, 9, 10]
+
+
+def test_the_verdict_says_what_is_within_the_noise(tmp_path: Path) -> None:
+    def close(job: Job) -> float:
+        fold = int(str(job.facts["fold"])[0])
+        return peak_score(job) if job.facts["way"] == "attention_mlp" else 0.84 + 0.02 * (fold % 2)
+
+    sweep, _ = make_sweep(tmp_path / "s", MadeUpWorkers(tmp_path / "s", close), ways=("attention", "attention_mlp"))
+    outcome: Outcome = sweep.run()
+    assert "is within the noise" in outcome.verdict()
+
+
+def test_the_picture_and_the_table_are_there(tmp_path: Path) -> None:
+    sweep, _ = make_sweep(tmp_path / "s")
+    sweep.run()
+    assert (tmp_path / "s" / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    rows = (tmp_path / "s" / "sweep.csv").read_text().splitlines()
+    assert rows[0].startswith("way,lr,val_iou,seeds")
+    assert len(rows) == 7
