@@ -360,9 +360,7 @@ class ObjectDataModule(ImageDataModule, ABC):
             return AugmentedPromptableDataset(images, self._size, flip, color_jitter, self.objects)
         transform = TrainTransform(self._size, self.scale_range if self.augment else None, flip, color_jitter)
         if self.target == "semantic":
-            outliers = (
-                OutlierPaste(self.outliers, self.outlier_probability, self.num_channels) if self.outliers else None
-            )
+            outliers = self.outliers and OutlierPaste(self.outliers, self.outlier_probability, self.num_channels)
             return AugmentedDataset(self.map_dataset(images), transform, outliers)
         return AugmentedObjectDataset(images, self.choose, transform)
 
