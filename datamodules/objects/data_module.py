@@ -277,14 +277,14 @@ class ObjectDataModule(ImageDataModule, ABC):
             elif split != "test":
                 raise UserError(f"{self.path}: the {split} split is empty; more annotated images are needed")
         if stage in ("fit", None):
-            if not any(self.counts["train"][name] for name in self.object_names):
-                raise UserError(f"{self.path}: the training images show no object; check the annotations")
             seen, counts = self.counts["train"], self.counts["val"]
+            if not any(seen[name] for name in self.object_names):
+                raise UserError(f"{self.path}: the training images show no object; check the annotations")
             if unseen := [name for name in self.object_names if counts[name] and not seen[name]]:
                 log.warning("%s: no training image shows %s, but others do", self.path, listed(unseen, most=5))
             if unmeasured := [name for name in self.object_names if seen[name] and not counts[name]]:
                 log.warning("%s: no validation image shows %s: no figure", self.path, listed(unmeasured, most=5))
-            self._check_batch_size(self.counts["train"]["images"])
+            self._check_batch_size(seen["images"])
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled, augmented batches; what does not fill a batch is left out.
@@ -292,8 +292,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         Raises:
             UserError: Their size was not given.
         """
-        images = self._used("train")
-        sampler = None
+        images, sampler = self._used("train"), None
         if self.repeat_factor_threshold is not None:
             factors = repeat_factors([set(image.classes) for image in images], self.repeat_factor_threshold)
             sampler = RepeatFactorSampler(factors, self._world_size, self._rank, self._run_seed)
@@ -324,9 +323,9 @@ class ObjectDataModule(ImageDataModule, ABC):
         """
         files = self._files_to_predict()
         if self.target != "prompted":
-            dataset = ImageDataset(list(files.items()))
-            return self.prediction_loader(dataset, files, blank_image(self.num_channels), collate=collate_any_size)
-        names = [] if self.prompts is None else self.class_names
+            dataset, blank = ImageDataset(list(files.items())), blank_image(self.num_channels)
+            return self.prediction_loader(dataset, files, blank, collate=collate_any_size)
+        names = self.class_names if self.prompts is not None else []
         asked = ask(files, self._size, self.prompts, names, self.predict_path is not None)
         return self.prediction_loader(asked, dict(asked.files), asked.blank())
 
@@ -360,7 +359,8 @@ class ObjectDataModule(ImageDataModule, ABC):
             return AugmentedPromptableDataset(images, self._size, flip, color_jitter, self.objects)
         transform = TrainTransform(self._size, self.scale_range if self.augment else None, flip, color_jitter)
         if self.target == "semantic":
-            outliers = self.outliers and OutlierPaste(self.outliers, self.outlier_probability, self.num_channels)
+            share, channels = self.outlier_probability, self.num_channels
+            outliers = OutlierPaste(self.outliers, share, channels) if self.outliers is not None else None
             return AugmentedDataset(self.map_dataset(images), transform, outliers)
         return AugmentedObjectDataset(images, self.choose, transform)
 
