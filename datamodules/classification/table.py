@@ -1,14 +1,18 @@
 """CSV files that list images and their classes."""
 
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datamodules.classification.labels import LabeledImage, LabeledSet
 from datamodules.common.file_names import FileFinder
+from datamodules.common.pairs import IMAGE_EXTENSIONS, ends_with
 from datamodules.common.splits import SPLITS, named_split
 from datamodules.common.tables import read_table
-from eomt.errors import UserError, listed, shortened
+from eomt.errors import UserError, counted, listed, shortened
+
+log = logging.getLogger("eomt")
 
 PATH_COLUMNS = ("path", "image_path", "image", "file")
 LABEL_COLUMNS = ("label", "labels", "class")
@@ -60,10 +64,26 @@ def read_label_table(file: Path, label_separator: str | None) -> LabeledSet:
     without = [number for (number, _), image in zip(lines, images, strict=True) if not image.split]
     if 0 < len(without) < len(images):
         raise UserError(f"{file}: row {without[0]}: no split, where other rows have one; give all rows one, or none")
+    _tell_of_unlisted(file, seen)
     names = marked if label_column is None else sorted({label for image in images for label in image.labels})
     multi_label = label_column is None or label_separator is not None
     _check_names(file, names, images, multi_label)
     return LabeledSet(images, names, multi_label)
+
+
+def _tell_of_unlisted(file: Path, seen: Mapping[Path, int]) -> None:
+    """Say which images lie beside those of a table, and are not in it."""
+    others = sorted(
+        other.as_posix()
+        for folder in {image.parent for image in seen}
+        for other in folder.iterdir()
+        if ends_with(other.name, *IMAGE_EXTENSIONS) and not other.name.startswith(".") and other not in seen
+    )
+    if others:
+        log.info(
+            "%s: %s beside those that it lists, left out: %s",
+            *(file, counted(len(others), "image"), listed(others, most=3)),
+        )
 
 
 def _labels(cell: str, separator: str | None, place: str) -> tuple[str, ...]:

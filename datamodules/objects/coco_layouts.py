@@ -140,8 +140,10 @@ def _spellings(name: str) -> Iterator[str]:
     last = name.rsplit("/", 1)[-1]
     if not name.startswith("/") and ".." not in name.split("/") and ":" not in name:
         yield name
-    yield last
-    yield UPLOAD_MARK.sub("", last)
+    # of an address the last part, and not what signs it
+    for spelling in dict.fromkeys((last, last.partition("?")[0])):
+        yield spelling
+        yield UPLOAD_MARK.sub("", spelling)
 
 
 class Located(NamedTuple):

@@ -1,5 +1,6 @@
 """The one reader of text and JSON that anybody may have written: only regular files, bounded, checked by a schema."""
 
+import json
 import os
 import re
 import stat
@@ -91,7 +92,7 @@ def parse_json(text: str, schema: TypeAdapter[Found], place: str, remedy: str) -
         # bytes, for a text may hold halves of characters, which no encoding has
         return schema.validate_json(text.encode("utf-8", "replace"), strict=True)
     except ValidationError as error:
-        raise UserError(f"{place}: {_first_problem(error)}; {remedy}") from error
+        raise UserError(f"{place}: {_first_problem(error, _id_of(text, error))}; {remedy}") from error
 
 
 def checked(value: Any, schema: TypeAdapter[Found], place: str, remedy: str) -> Found:
@@ -102,17 +103,34 @@ def checked(value: Any, schema: TypeAdapter[Found], place: str, remedy: str) -> 
         raise UserError(f"{place}: {_first_problem(error)}; {remedy}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
-    """Return the first of the problems that a schema found, with the address of the field."""
+def _id_of(text: str, error: ValidationError) -> str:
+    """Return the id of the entry in which a JSON text has its first problem, in words; "" where it has none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    named = ""
+    for part in error.errors(include_url=False, include_context=False)[0]["loc"]:
+        try:
+            found = found[part]
+        except (LookupError, TypeError):
+            continue
+        if isinstance(found, dict) and isinstance(found.get("id"), int | str):
+            named = f" (id {shortened(repr(found['id']))})"
+    return named
+
+
+def _first_problem(error: ValidationError, named: str = "") -> str:
+    """Return the first of the problems that a schema found, with the address of the field, and `named` behind it."""
     found = error.errors(include_url=False, include_context=False)[0]
     if found["type"] == "json_invalid":
         return f"cannot be read as JSON ({found['msg'].removeprefix('Invalid JSON: ')})"
     parts = [str(part) for part in found["loc"]]
     address = ".".join(shortened(part) for part in parts if part not in MEMBERS and not part.endswith("]"))
     if found["type"] == "missing":
-        return f"has no {address}"
+        return f"has no {address}{named}"
     must = re.sub("^[A-Z][a-z]+ should", "must", found["msg"]).replace(" after validation", "")
-    return f"{address or 'it'} is {shortened(repr(found['input']), 60)}, but {must}"
+    return f"{address or 'it'}{named} is {shortened(repr(found['input']), 60)}, but {must}"
 
 
 def _reason(error: Exception) -> str:

@@ -191,8 +191,10 @@ def test_what_transformers_cannot_say_is_refused_there_and_written_as_it_is(
 
 def test_a_classifier_of_others_is_refused_in_words(tmp_path: Path) -> None:
     make_classifier(4).write(tmp_path)
-    with pytest.raises(UserError, match=r"give --model\.network\.num_classes 4"):
+    with pytest.raises(UserError, match=r"give it to the encoder: --model\.network\.encoder\.pretrained"):
         make_classifier(3, pretrained=tmp_path)
+    # and so it opens
+    make_vit(pretrained=str(tmp_path))
     with pytest.raises(UserError, match=r"give --model\.network\.pooling cls"):
         make_classifier(4, pooling="mean", pretrained=tmp_path)
     with pytest.raises(UserError, match="must hold a linear classifier"):

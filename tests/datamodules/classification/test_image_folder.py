@@ -308,3 +308,14 @@ def test_a_table_may_call_its_splits_as_folders_are_called(tmp_path: Path) -> No
     data = image_folder(write_table(tmp_path, "path,label,split\n" + rows))
     data.setup()
     assert [data.counts[split]["images"] for split in ("train", "val")] == [6, 6]
+
+
+def test_images_beside_those_of_a_table_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = write_table(
+        tmp_path, "path,label\n" + "".join(f"{number}.png,{NAMES[number % 3]}\n" for number in range(11))
+    )
+    write_photo(tmp_path / "deeper" / "elsewhere.png", "red", 99)
+    with caplog.at_level(logging.INFO, "eomt"):
+        assert len(image_folder(table).class_names) == 3
+    assert "labels.csv: 1 image beside those that it lists, left out: " in caplog.text
+    assert caplog.text.rstrip().endswith("11.png")

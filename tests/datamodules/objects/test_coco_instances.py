@@ -111,9 +111,11 @@ def cvat(path: Path, folder: str = "images") -> dict[str, list[str]]:
     return {"all": names}
 
 
-def label_studio(path: Path, prefix: str = "images/", mark: str = "", on_disk: str = "") -> dict[str, list[str]]:
+def label_studio(
+    path: Path, prefix: str = "images/", mark: str = "", on_disk: str = "", signed: str = ""
+) -> dict[str, list[str]]:
     names = [f"scan {index}.png" for index in range(12)]
-    document = make_document([f"{prefix}{mark}{name}" for name in names])
+    document = make_document([f"{prefix}{mark}{name}{signed}" for name in names])
     write_document(path / "result.json", document)
     for index, name in enumerate(names):
         write_image(path / "images" / f"{on_disk}{name}", index)
@@ -130,6 +132,7 @@ LAYOUTS: dict[str, Any] = {
     "label studio with marks that files lack": lambda path: label_studio(path, mark="3f2b1c4d-"),
     "label studio from its own storage": lambda path: label_studio(path, "../../media/upload/1/"),
     "label studio with windows paths": lambda path: label_studio(path, "C:\\data\\"),
+    "label studio with signed addresses": lambda path: label_studio(path, "https://x.org/b/", signed="?X-Amz=1"),
     "label studio without folders": lambda path: label_studio(path, ""),
 }
 
@@ -332,11 +335,14 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         lambda d, e: d["images"][2].update(height=2**19, width=2**19),
         r"image id 23: 524288 x 524288 pixels \(height x width\); at most",
     ),
-    "no name": (lambda d, e: d["images"][0].pop("file_name"), r"has no images\.0\.file_name; give COCO's JSON"),
+    "no name": (
+        lambda d, e: d["images"][0].pop("file_name"),
+        r"has no images\.0\.file_name \(id 3\); give COCO's JSON",
+    ),
     "no annotations": (lambda d, e: d.pop("annotations"), "has no annotations; give COCO's JSON"),
     "a text as a point": (
         lambda d, e: e.update(segmentation=[[1, "2", 3, 4, 5, 6]]),
-        r"annotations\.\d+\.segmentation\.0\.1 is '2', but must be a valid number",
+        r"annotations\.\d+\.segmentation\.0\.1 \(id 307\) is '2', but must be a valid number",
     ),
 }
 

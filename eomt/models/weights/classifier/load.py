@@ -49,7 +49,7 @@ def load_classifier(network: ClassifierParts, source: str) -> Loaded:
         raise UserError(f"{path}: must hold a linear classifier, and the network have head: linear; train a new one")
     _fill_encoder(network, state, fields, path)
     head["weight"] = _seen(head["weight"], network, fields, path)
-    remedy = f"give --model.network.num_classes {len(head['bias'])}, or start from the encoder's weights alone"
+    remedy = "for other classes than its own give it to the encoder: --model.network.encoder.pretrained"
     check_tensors(head, network.classifier.state_dict(), path, "the classifier", remedy)
     network.classifier.load_state_dict(head)
     normalize: Any = network.encoder.normalize
