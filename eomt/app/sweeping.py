@@ -16,6 +16,9 @@ from eomt.sweep.study import STORAGE
 from eomt.tasks.base import AdaptationTask
 from eomt.verification.audit import loaded_names
 
+# of a trainer with one device
+ALONE = ("auto", 1, "1", [0])
+
 
 def run_sweep(task: AdaptationTask, data: Any, root: Path, settings: SweepSettings, options: SweepOptions) -> None:
     """Run a sweep, or go on with one.
@@ -52,6 +55,15 @@ def run_sweep(task: AdaptationTask, data: Any, root: Path, settings: SweepSettin
     lock = RunLock(folder, SWEEP_LOCK)
     # what the processes do is imported once, before there is one
     pool = Pool(folder, settings.work, options.workers, [settings.work.__module__])
+    trainer = settings.config["trainer"]
+    several = [
+        f"{name} {trainer[name]}" for name in ("devices", "num_nodes") if trainer.get(name) not in (*ALONE, None)
+    ]
+    if several or pool.gpus > 1:
+        show(
+            f"Each training has one device ({', '.join(several) or f'{pool.gpus} GPUs are here'}): a step of a fit with "
+            "more sees more images, and its best learning rate may be higher"
+        )
     try:
         sweep = Sweep(subject, options, folder, pool, show)
         show(f"Sweep folder: {folder}{' goes on' if goes_on else ''}")

@@ -48,7 +48,7 @@ class Allowance:
     """
 
     budget: Budget
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
     begun: set[str] = field(default_factory=set)
     refused: int = 0
     _paces: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))

@@ -12,7 +12,7 @@ from eomt.errors import UserError
 from eomt.sweep.jobs import Job
 from eomt.sweep.options import Budget
 from eomt.sweep.outcome import Outcome
-from tests.sweep.made_up import PEAKS, MadeUpWorkers, make_config, make_sweep, peak_score
+from tests.sweep.made_up import PEAKS, Clock, MadeUpWorkers, make_config, make_sweep, peak_score
 
 
 def summary_of(folder: Path) -> dict[str, object]:
@@ -153,6 +153,34 @@ def test_a_budget_of_trainings_keeps_some_for_the_measurement(tmp_path: Path) ->
     more, _ = make_sweep(tmp_path / "s", budget=Budget())
     whole, _ = make_sweep(tmp_path / "whole")
     assert more.run().table() == whole.run().table()
+
+
+def test_a_budget_of_time_ends_the_sweep_and_leaves_the_measurement_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("eomt.sweep.drive.time", clock)
+    workers = MadeUpWorkers(tmp_path / "s", clock=clock, workers=1)
+    sweep, lines = make_sweep(tmp_path / "s", workers, budget=Budget.of_text("10m"))
+    outcome = sweep.run()
+    # a training takes a minute: six for the search, four for the measurement; the test takes its own
+    shares = {job.name: job.share for job in workers.begun if job.phase == 0}
+    assert sum(shares.values()) <= 6
+    assert clock.now <= 600 + 120
+    assert outcome.winner is not None
+    assert outcome.winner.estimate.count >= 1
+    assert any("The budget left out" in line for line in lines)
+
+
+def test_a_budget_that_is_too_small_for_one_training_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("eomt.sweep.drive.time", clock)
+    sweep, _ = make_sweep(tmp_path / "s", MadeUpWorkers(tmp_path / "s", clock=clock), budget=Budget.of_text("5s"))
+    with pytest.raises(UserError, match="it ended before one training came to a validation; give more"):
+        sweep.run()
+    # with more, it goes on
+    more, _ = make_sweep(tmp_path / "s")
+    assert more.run().winner is not None
 
 
 def test_a_grid_is_searched_for_the_ways_that_it_is_of(tmp_path: Path) -> None:
