@@ -61,8 +61,8 @@ def run_sweep(task: AdaptationTask, data: Any, root: Path, settings: SweepSettin
     ]
     if several or pool.gpus > 1:
         show(
-            f"Each training has one device ({', '.join(several) or f'{pool.gpus} GPUs are here'}): a step of a fit with "
-            "more sees more images, and its best learning rate may be higher"
+            f"Each training has one device ({', '.join(several) or f'{pool.gpus} GPUs are here'}): a fit on more sees "
+            "more images in a step, and its best learning rate may be higher"
         )
     try:
         sweep = Sweep(subject, options, folder, pool, show)
