@@ -24,6 +24,11 @@ class Adaptable(nn.Module):
         """Names of modules that are trained only where `trainable_modules` names them."""
         return ()
 
+    @property
+    def keeps_statistics(self) -> tuple[str, ...]:
+        """Paths of modules whose frozen batch normalization uses its stored statistics in training, too."""
+        return ()
+
 
 _WITHOUT_PARTS = Adaptable()
 

@@ -53,9 +53,13 @@ def tied_outside(model: nn.Module, trained_in_full: list[str]) -> tuple[str, str
 
 
 def drifting_statistics(model: nn.Module, trained_in_full: list[str]) -> str | None:
-    """Return the path of a normalization layer outside of `trained_in_full` with running statistics; None without."""
+    """Return the path of a normalization layer whose running statistics training would change; None without.
+
+    Those of `trained_in_full` may change, and those that a network says to keep do not.
+    """
+    kept = as_adaptable(model).keeps_statistics
     for path, module in model.named_modules():
         tracks = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
-        if tracks and not is_inside(path, trained_in_full):
+        if tracks and not is_inside(path, [*trained_in_full, *kept]):
             return path
     return None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from eomt.models.mixstyle import MixStyle
     from eomt.models.morph_detector import MorphDetector
     from eomt.models.sam2 import SAM2
+    from eomt.models.timm_encoder import TimmEncoder
     from eomt.models.vit import ViT
     from eomt.models.vqa import DeterministicVQA
 
@@ -24,6 +25,7 @@ __all__ = [
     "MaskedAutoencoder",
     "MixStyle",
     "MorphDetector",
+    "TimmEncoder",
     "ViT",
 ]
 
@@ -38,6 +40,7 @@ __getattr__ = lazily(
         "MixStyle": "eomt.models.mixstyle",
         "MorphDetector": "eomt.models.morph_detector",
         "SAM2": "eomt.models.sam2",
+        "TimmEncoder": "eomt.models.timm_encoder",
         "ViT": "eomt.models.vit",
         "DeterministicVQA": "eomt.models.vqa",
     },

@@ -12,6 +12,7 @@ from eomt.models.encoder import TokenEncoder
 from eomt.models.frozen_features import is_frozen, weights_of
 from eomt.models.heads import Head, make_classifier
 from eomt.models.network import Arguments, Network
+from eomt.models.timm_encoder import TimmEncoder
 from eomt.utils.hub import CONFIG_FILE, PREPROCESSOR_FILE
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_source
@@ -25,7 +26,7 @@ class ImageClassifier(Network):
     Beside the encoder it holds `classifier`, which is trained in full beside adapters, since no file fills it.
 
     Args:
-        encoder: A ViT or a MAEEncoder.
+        encoder: A ViT, a MAEEncoder, or any other model of timm's as a TimmEncoder.
         num_classes: Number of classes C. With a config it comes from the data.
         pooling: What the classifier sees of the encoder's tokens: the class token, the mean of the patches, or both one
             after the other, as linear probes of DINOv2 do.
@@ -58,7 +59,7 @@ class ImageClassifier(Network):
         super().__init__()
         pretrained = expand_source(pretrained)
         if not isinstance(encoder, TokenEncoder):
-            raise UserError(f"encoder: {type(encoder).__name__}; must be an eomt.models.ViT or MAEEncoder")
+            raise UserError(f"encoder: {type(encoder).__name__}; must be an eomt.models.ViT, MAEEncoder or TimmEncoder")
         if num_classes is None or num_classes < 1:
             raise UserError(f"num_classes: {num_classes!r}; must be at least 1 (with a config it comes from the data)")
         if num_classes < 2 and not multi_label:
@@ -67,6 +68,8 @@ class ImageClassifier(Network):
             raise UserError(f"pooling: {pooling!r}; must be cls, mean or cls+mean")
         if pooling != "mean" and not encoder.has_class_token:
             raise UserError(f"pooling: {pooling}, but the encoder has no class token; give mean")
+        if pooling != "cls" and isinstance(encoder, TimmEncoder) and not encoder.has_places:
+            raise UserError(f"pooling: {pooling}, but {encoder.backbone_name} gives what it pools alone; give cls")
         self.encoder, self.pooling, self.head = encoder, pooling, head
         self.num_classes, self.multi_label, self.pretrained = num_classes, bool(multi_label), pretrained
         self.img_size, self.in_chans = encoder.img_size, encoder.in_chans
@@ -96,6 +99,11 @@ class ImageClassifier(Network):
     def frozen_modules(self) -> tuple[str, ...]:
         """Those of the encoder."""
         return tuple(f"encoder.{name}" for name in self.encoder.frozen_modules)
+
+    @property
+    def keeps_statistics(self) -> tuple[str, ...]:
+        """Those of the encoder."""
+        return tuple(f"encoder.{name}" for name in self.encoder.keeps_statistics)
 
     @property
     def new_modules(self) -> tuple[str, ...]:

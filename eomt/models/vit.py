@@ -3,7 +3,6 @@
 timm is imported where an encoder is built: that takes a second, and the command line asks for the arguments alone.
 """
 
-import difflib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,15 +14,13 @@ from eomt.models.encoder import TokenEncoder
 from eomt.models.frozen_features import weights_of
 from eomt.models.network import check_img_size
 from eomt.models.parts.pixels import PixelNormalization
+from eomt.models.parts.timm_models import check_name, create_model, pretrained_config
 from eomt.models.weights.colors import Colors
-from eomt.utils.hub import require_hub
 from eomt.utils.images import RGB
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_source
 
 if TYPE_CHECKING:
-    from timm.models import PretrainedCfg
-
     from eomt.models.weights.backbone.names import Backbone
 
 # children of a timm model that do not stand before its blocks
@@ -102,7 +99,7 @@ class ViT(TokenEncoder):
                 mark_adapted(self.backbone.patch_embed)
         elif pretrained:
             load_backbone(self.backbone, pretrained)
-        config = _pretrained_config(backbone_name)
+        config = pretrained_config(backbone_name)
         self.normalize = PixelNormalization(config.mean, config.std, self.in_chans)
 
     @property
@@ -137,7 +134,7 @@ class ViT(TokenEncoder):
             return self.pretrained
         if not self.pretrained:
             return f"{self.backbone_name} (random)"
-        return _pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
+        return pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
 
     @property
     def loading_notes(self) -> list[str]:
@@ -254,41 +251,24 @@ class ViT(TokenEncoder):
             attention.num_prefix_tokens = self.num_prefix_tokens
 
     def _create(self, from_hub: bool, **arguments: Any) -> "Backbone":
-        import timm
         from timm.models.eva import Eva
         from timm.models.vision_transformer import VisionTransformer
 
-        from eomt.models.weights.backbone.load import WANTED
-
-        if not timm.is_model(self.backbone_name):
-            nearest = difflib.get_close_matches(self.backbone_name.split(".")[0], timm.list_models(), n=3)
-            hint = f"nearest: {', '.join(nearest)}" if nearest else "see timm.list_models('vit_*')"
-            raise UserError(f"backbone_name: {self.backbone_name!r} is no timm model; {hint}")
+        check_name(self.backbone_name, "vit_*")
         if not _takes_queries(self.backbone_name.split(".")[0]):
             raise UserError(
                 f"backbone_name: {self.backbone_name!r} is no plain ViT or DINOv3, whose blocks take a mask and "
                 "queries beside the patches; see timm.list_models('vit_*')"
             )
-        repository = _pretrained_config(self.backbone_name).hf_hub_id
-        if from_hub and repository:
-            require_hub(repository, WANTED)
-        try:
-            backbone = timm.create_model(
-                self.backbone_name,
-                pretrained=from_hub,
-                img_size=self.img_size,
-                dynamic_img_size=True,
-                num_classes=0,
-                global_pool="",
-                **arguments,
-            )
-        except (OSError, RuntimeError) as error:
-            if not from_hub:
-                raise
-            raise UserError(
-                f"pretrained: the weights of {self.backbone_name!r} cannot be had from the hub "
-                f"({str(error).splitlines()[0]}); give a local folder: --model.network.encoder.pretrained FOLDER"
-            ) from error
+        backbone = create_model(
+            self.backbone_name,
+            from_hub,
+            img_size=self.img_size,
+            dynamic_img_size=True,
+            num_classes=0,
+            global_pool="",
+            **arguments,
+        )
         assert isinstance(backbone, VisionTransformer | Eva)
         return backbone
 
@@ -320,11 +300,3 @@ def _takes_queries(architecture: str) -> bool:
     # timm's other Eva models rotate or fuse query and key in other ways
     rotated = type(model) is Eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
     return rotated and kinds == {EvaBlock} and all(type(block.attn) is EvaAttention for block in model.blocks)
-
-
-def _pretrained_config(backbone_name: str) -> "PretrainedCfg":
-    """Return timm's record of a model's weights and colors; a neutral one where timm has none."""
-    import timm
-    from timm.models import PretrainedCfg
-
-    return timm.get_pretrained_cfg(backbone_name) or PretrainedCfg()

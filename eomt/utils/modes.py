@@ -9,6 +9,11 @@ import torch
 from torch import nn
 
 
+def is_trained(module: nn.Module) -> bool:
+    """Return whether any parameter of a module is trained."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Set evaluation mode within; each module gets its own mode back."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eomt.utils.modes import is_trained
 from eomt.verification.findings import Finding
 from eomt.verification.restored import PACKED
 
@@ -46,13 +47,13 @@ class States:
                 continue
             remedy = "keep it in evaluation mode (eval() after train()), or train and save it"
             if isinstance(module, nn.modules.batchnorm._NormBase):
-                if name == "running_mean" and not _is_trained(module):
+                if name == "running_mean" and not is_trained(module):
                     seen = "is frozen, but its running statistics follow the training batches and change the base"
                     found[path] = Finding("drifting_statistics", path, seen, remedy)
                 continue
             if torch.allclose(now.float(), before.float(), rtol=AT_REST, atol=AT_REST * float(before.abs().max())):
                 continue
-            if not _is_trained(self._holder(path)):
+            if not is_trained(self._holder(path)):
                 seen = f"is frozen, but its state {name} moves in training and changes the base"
                 found[path] = Finding("drifting_statistics", path, seen, remedy)
             elif (
@@ -73,10 +74,6 @@ class States:
             path = path.rpartition(".")[0]
             module = self._model.get_submodule(path)
         return module
-
-
-def _is_trained(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def strangers(model: nn.Module, value: Tensor, known: Iterable[Tensor]) -> list[Finding]:

@@ -10,11 +10,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+import eomt
 from callbacks.results.classification import holds_base
 from datamodules.classification.transforms import shown
 from datamodules.common.reading import read_pixels
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
+from eomt.models import TimmEncoder
 from tests.cli_runs import Workspace, refusal
 from tests.tiny_classification import COLORS, SIDE, make_classifier, make_vit, write_classes, write_photo
 
@@ -198,3 +200,30 @@ def test_the_rival_is_measured_only_of_weights_that_hold_the_base() -> None:
     assert not held(freeze_base_model=True, init_lora_weights="pissa", backend="peft")
     # merged, or trained in full
     assert not holds_base(make_classifier())
+
+
+def test_a_convolutional_network_is_trained_merged_opened_and_resumed(tmp_path: Path) -> None:
+    workspace = classification(tmp_path)
+    config = yaml.safe_load(workspace.config.read_text())
+    torch.manual_seed(0)
+    base = TimmEncoder("test_convnext", (32, 32), pretrained=False)
+    save_file(base.model.state_dict(), tmp_path / "convnext.safetensors")
+    encoder = component(
+        "eomt.models.TimmEncoder",
+        backbone_name="test_convnext",
+        img_size=[32, 32],
+        pretrained=str(tmp_path / "convnext.safetensors"),
+    )
+    config["model"]["init_args"]["network"]["init_args"] = {"encoder": encoder, "pooling": "cls+mean"}
+    config["model"]["init_args"]["lora_config"]["target_modules"] = ["mlp"]
+    workspace.config.write_text(yaml.safe_dump(config))
+    run = workspace.fit("run")
+    summary = json.loads((run / "training_summary.json").read_text())
+    assert summary["adapted_modules"] == 18
+    assert summary["merge_relative_diff"] < 1e-4
+    photo = next((tmp_path / "photos" / "red").iterdir())
+    merged = eomt.load(only(run, "best_merged_*")).predict(photo).probabilities
+    adapted = eomt.load(only(run, "best_lora_step*.ckpt")).predict(photo).probabilities
+    assert merged == pytest.approx(adapted, abs=1e-4)
+    workspace.run("fit", "--ckpt_path", "latest", "--run_name", "run", "--trainer.max_steps", "12")
+    assert json.loads((run / "training_summary.json").read_text())["steps"] == 12

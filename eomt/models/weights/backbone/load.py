@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from timm.models import eva, vision_transformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from eomt.errors import UserError, first_line, listed
+from eomt.models.parts.timm_models import WANTED
 from eomt.models.weights.backbone.channels import fit_channels
 from eomt.models.weights.backbone.names import (
     HEADS,
@@ -19,16 +21,8 @@ from eomt.models.weights.backbone.names import (
 from eomt.models.weights.checks import check_final_norm, check_tensors
 from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_weights
-from eomt.utils.hub import Wanted
 from eomt.utils.loaded import mark_loaded
 
-WANTED = Wanted(
-    "pretrained",
-    "weights in timm or Hugging Face layout",
-    "--model.network.encoder.pretrained",
-    is_file=True,
-    beside=(),
-)
 REMEDY = "choose the backbone_name that these weights are of"
 
 
@@ -42,6 +36,29 @@ def load_backbone(backbone: Backbone, source: str) -> None:
     """
     path = find_weights(source, WANTED)
     fill_backbone(backbone, read_weights(path), path)
+
+
+def load_timm(model: nn.Module, source: str) -> None:
+    """Fill any timm model without a classifier from a folder, file or repository in timm's layout.
+
+    Raises:
+        UserError: For a missing or damaged file, or weights of another architecture.
+    """
+    path = find_weights(source, WANTED)
+    config: Any = getattr(model, "default_cfg", {})
+    named = config.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+    state = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in without_holders(read_weights(path)).items()
+        if not name.startswith(heads)
+    }
+    own = model.state_dict()
+    if not own.keys() & state.keys():
+        raise UserError(f"{path}: {listed(state, most=1)}: no names of this timm model; give weights in timm's layout")
+    check_tensors(state, own, path, "the backbone", REMEDY)
+    model.load_state_dict(state)
+    mark_loaded(model, state)
 
 
 def fill_backbone(backbone: Backbone, state: Mapping[str, Tensor], path: Path) -> None:

@@ -48,7 +48,7 @@ def obstacle(network: ClassifierParts) -> str | None:
         return f"in_chans: {network.in_chans}, and its processors know images of three channels"
     backbone, is_mae = vit_of(network), mae_of(network) is not None
     if backbone is None and not is_mae:
-        return f"encoder: {network.encoder.base}, whose positions it does not have"
+        return f"encoder: {network.encoder.base}, which is none of its ViTs with learned positions"
     name = "" if is_mae else network.encoder.backbone_name
     if backbone is not None and (reason := _other_function(backbone)) is not None:
         return f"backbone_name: {name}: {reason}"
