@@ -9,7 +9,7 @@ from eomt.errors import UserError, first_line
 from eomt.models.encoder import TokenEncoder
 from eomt.models.network import check_img_size
 from eomt.models.parts.pixels import PixelNormalization
-from eomt.models.parts.timm_models import check_name, create_model, pretrained_config
+from eomt.models.parts.timm_models import base_of, check_name, create_model, pretrained_config
 from eomt.models.weights.colors import Colors
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.modes import is_trained
@@ -95,11 +95,7 @@ class TimmEncoder(TokenEncoder):
     @property
     def base(self) -> str:
         """Origin of the weights in words: a repository, a path, or the name of the model."""
-        if isinstance(self.pretrained, str):
-            return self.pretrained
-        if not self.pretrained:
-            return f"{self.backbone_name} (random)"
-        return pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
+        return base_of(self.backbone_name, self.pretrained)
 
     def depth_of(self, parameter: str) -> int | None:
         """Return the layer of a parameter, as timm numbers them; None where it numbers none."""

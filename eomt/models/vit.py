@@ -14,7 +14,7 @@ from eomt.models.encoder import TokenEncoder
 from eomt.models.frozen_features import weights_of
 from eomt.models.network import check_img_size
 from eomt.models.parts.pixels import PixelNormalization
-from eomt.models.parts.timm_models import check_name, create_model, pretrained_config
+from eomt.models.parts.timm_models import base_of, check_name, create_model, pretrained_config
 from eomt.models.weights.colors import Colors
 from eomt.utils.images import RGB
 from eomt.utils.loaded import mark_loaded
@@ -130,11 +130,7 @@ class ViT(TokenEncoder):
     @property
     def base(self) -> str:
         """Origin of the weights in words: a repository, a path, or the name of the model."""
-        if isinstance(self.pretrained, str):
-            return self.pretrained
-        if not self.pretrained:
-            return f"{self.backbone_name} (random)"
-        return pretrained_config(self.backbone_name).hf_hub_id or self.backbone_name
+        return base_of(self.backbone_name, self.pretrained)
 
     @property
     def loading_notes(self) -> list[str]:

@@ -74,3 +74,15 @@ def pretrained_config(backbone_name: str) -> "PretrainedCfg":
     from timm.models import PretrainedCfg
 
     return timm.get_pretrained_cfg(backbone_name) or PretrainedCfg()
+
+
+def base_of(backbone_name: str, pretrained: bool | str) -> str:
+    """Return the origin of a model's weights in words: a repository, a path, or the name of the model.
+
+    Args:
+        backbone_name: Its name.
+        pretrained: Whether they are those of the name; or where else they are from.
+    """
+    if isinstance(pretrained, str):
+        return pretrained
+    return (pretrained_config(backbone_name).hf_hub_id or backbone_name) if pretrained else f"{backbone_name} (random)"
