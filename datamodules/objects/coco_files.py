@@ -292,7 +292,7 @@ def _image(source: Path, image: ImageEntry, entries: Sequence[AnnotationEntry]) 
 
 def _area(stated: Any) -> float:
     """Return an area, which COCO's evaluation tells small objects from large ones by; nan for what can be none."""
-    is_one = isinstance(stated, int | float) and not isinstance(stated, bool) and 0 <= stated < np.inf
+    is_one = isinstance(stated, int | float) and not isinstance(stated, bool) and 0 <= stated <= MOST_PIXELS
     return float(stated) if is_one else np.nan
 
 
