@@ -22,7 +22,13 @@ def test_a_library_that_turns_a_signal_into_an_error_of_its_own(
         return True
 
     monkeypatch.setattr(cli, "answered", read)
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["inspect"])
+    # a shell lets what it starts in the background ignore Ctrl-C
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["inspect"])
+    finally:
+        signal.signal(number, before)
     assert ended.value.code == 128 + number
     assert not capsys.readouterr().err
