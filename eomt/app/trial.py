@@ -81,6 +81,7 @@ class Pause(Callback):
         checkpoint = next(c for c in trainer.checkpoint_callbacks if isinstance(c, LoRACheckpoint))
         self.report.reached, self.report.steps = reached, planned
         self.report.score, self.report.step = checkpoint.best_score, checkpoint.best_step
+        self.report.baseline = checkpoint.baseline
         self.report.batches = int(trainer.num_training_batches) if math.isfinite(trainer.num_training_batches) else None
         files = (
             Path(trainer.default_root_dir) / checkpoint.best_name.removesuffix(".ckpt") / "adapter_model.safetensors"

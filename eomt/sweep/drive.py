@@ -19,7 +19,13 @@ PHASES = (0.6, 1.0)
 
 
 class Workers(Protocol):
-    """Where trainings run."""
+    """Where trainings run.
+
+    Attributes:
+        workers: How many at a time.
+    """
+
+    workers: int
 
     @property
     def has_room(self) -> bool:

@@ -45,6 +45,7 @@ class Report:
     Attributes:
         reached: Share of its steps.
         score: Best value of its metric so far; None without one.
+        baseline: The metric at step 0, before any training.
         error: Why it ended before its time; None if it did not.
         step: Step of the best value.
         steps: Steps of the whole training.
@@ -58,6 +59,7 @@ class Report:
 
     reached: float = 0.0
     score: float | None = None
+    baseline: float | None = None
     error: str | None = None
     step: int | None = None
     steps: int | None = None

@@ -112,7 +112,6 @@ class Outcome:
         found: The search of each way.
         left_out: Ways that the network does not allow, and why.
         folds_are_splits: Whether each fold is another split; else they are seeds.
-        baseline: The metric of the base before training, on the split of the data; None if it is not known.
     """
 
     metric: str
@@ -121,7 +120,6 @@ class Outcome:
     found: list[Found]
     left_out: list[str]
     folds_are_splits: bool
-    baseline: float | None = None
 
     @property
     def winner(self) -> Row | None:
@@ -132,6 +130,11 @@ class Outcome:
     def given(self) -> Row | None:
         """The configuration as it was given."""
         return next((row for row in self.rows if row.arm.is_given), None)
+
+    @property
+    def baseline(self) -> float | None:
+        """The metric at step 0 of the winner's training on the split of the data."""
+        return None if self.winner is None else self.winner.searched.baseline
 
     def sort(self) -> None:
         """Put the best row first: of those with the most folds; of equal ones that with the fewest parameters."""

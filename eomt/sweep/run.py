@@ -113,7 +113,7 @@ class Sweep:
         ways = self.allowed.ways
         self.show(
             f"Sweep: {counted(len(ways), 'way')} of training ({', '.join(way.name for way in ways)}), "
-            f"{self._measurement()}; {counted(getattr(self.workers, 'workers', 1), 'training')} at a time"
+            f"{self._measurement()}; {counted(self.workers.workers, 'training')} at a time"
         )
         for line in self.allowed.left_out:
             self.show(f"  left out: {line}")
@@ -288,7 +288,7 @@ class Sweep:
         if not self._done and job.command == "fit" and (pace := self.allowance.pace(job)) is not None:
             # of each way: its rates up to the first rung, the better half to the second, again half, and the folds
             whole = len(self.allowed.ways) * (TRAININGS_OF_WAY * len(self.choices) + self.options.folds)
-            minutes = whole * pace / getattr(self.workers, "workers", 1) / 60
+            minutes = whole * pace / self.workers.workers / 60
             self.show(f"All of it takes some {minutes:.0f} min, if other trainings take as long as the first")
         self._done += 1
         if job.command != "fit":
@@ -330,6 +330,8 @@ class Sweep:
         for line in text_table(outcome.table(), numbers=(1, 3, 4, 5, 6, 7, 8)):
             self.show(line)
         self.show(outcome.verdict())
+        if outcome.baseline is not None:
+            self.show(f"Before any training, at step 0: {outcome.metric} {outcome.baseline:.4f}")
         if curve is not None:
             self.show(curve.verdict())
         if tested is not None and tested.figures:
@@ -343,6 +345,7 @@ class Sweep:
             )
         summary = {
             "metric": outcome.metric,
+            "baseline": outcome.baseline,
             "mode": outcome.mode,
             "winner": winner.arm.name,
             "way": winner.arm.way.name,

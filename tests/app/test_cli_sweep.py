@@ -55,6 +55,7 @@ def test_a_sweep_that_is_killed_goes_on_to_the_same_table(workspace: Workspace) 
     # what is measured is what was trained: the search's score is that of the run's own summary
     run = json.loads((folder / "trials" / summary["winner"] / "training_summary.json").read_text())
     assert summary["rows"][0]["searched"]["score"] == run["best"]
+    assert summary["baseline"] == run["baseline"]
     assert (folder / "winner" / "model.safetensors").is_file()
     assert (folder / "sweep.png").is_file()
     killed = start(workspace, *OPTIONS, "--run_name", "killed")

@@ -38,6 +38,7 @@ def test_each_way_finds_its_own_rate_and_the_best_way_wins(tmp_path: Path) -> No
     assert (given.arm.lr, given.estimate.count) == (1e-3, 3)
     assert "LoRA on attention + MLP at 3e-4: val_iou 0.848 +- 0.002" in "\n".join(lines)
     assert "Test, of the winner alone: test_iou 0.5000" in lines
+    assert "Before any training, at step 0: val_iou 0.1000" in lines
 
 
 def test_a_best_rate_at_an_end_of_those_tried_is_searched_beyond(tmp_path: Path) -> None:
