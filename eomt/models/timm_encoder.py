@@ -9,8 +9,8 @@ from eomt.errors import UserError, first_line
 from eomt.models.encoder import TokenEncoder
 from eomt.models.network import check_img_size
 from eomt.models.parts.pixels import PixelNormalization
-from eomt.models.parts.timm_models import base_of, check_name, create_model, pretrained_config
 from eomt.models.weights.colors import Colors
+from eomt.models.weights.timm_models import base_of, check_name, create_model, pretrained_config
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.modes import is_trained
 from eomt.utils.paths import PathOrName, expand_source

@@ -14,8 +14,8 @@ from eomt.models.encoder import TokenEncoder
 from eomt.models.frozen_features import weights_of
 from eomt.models.network import check_img_size
 from eomt.models.parts.pixels import PixelNormalization
-from eomt.models.parts.timm_models import base_of, check_name, create_model, pretrained_config
 from eomt.models.weights.colors import Colors
+from eomt.models.weights.timm_models import base_of, check_name, create_model, pretrained_config
 from eomt.utils.images import RGB
 from eomt.utils.loaded import mark_loaded
 from eomt.utils.paths import PathOrName, expand_source

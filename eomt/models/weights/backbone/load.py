@@ -8,7 +8,6 @@ from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
 from eomt.errors import UserError, first_line, listed
-from eomt.models.parts.timm_models import WANTED
 from eomt.models.weights.backbone.channels import fit_channels
 from eomt.models.weights.backbone.names import (
     HEADS,
@@ -21,6 +20,7 @@ from eomt.models.weights.backbone.names import (
 from eomt.models.weights.checks import check_final_norm, check_tensors
 from eomt.models.weights.download import find_weights
 from eomt.models.weights.files import read_weights
+from eomt.models.weights.timm_models import WANTED
 from eomt.utils.loaded import mark_loaded
 
 REMEDY = "choose the backbone_name that these weights are of"
