@@ -98,7 +98,7 @@ def test_impossible_values_are_refused(arguments: dict[str, Any], said: str) -> 
 
 
 def test_what_returns_no_tokens_is_no_encoder() -> None:
-    with pytest.raises(UserError, match=r"encoder: EoMT; must be an eomt\.models\.ViT or MAEEncoder"):
+    with pytest.raises(UserError, match=r"encoder: EoMT; must be an eomt\.models\.ViT, MAEEncoder or TimmEncoder"):
         ImageClassifier(EoMT(make_vit(), 3, num_q=4, num_blocks=1), 3)  # type: ignore[arg-type]
 
 
