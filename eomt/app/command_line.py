@@ -197,7 +197,7 @@ class CLI(LightningCLI):
             UserError: If a value is not allowed, or the checkpoint or the data cannot be used.
         """
         config = self._settings
-        root = Path(config.trainer.default_root_dir)
+        self.folder = root = Path(config.trainer.default_root_dir)
         # what was saved with weights has no file here
         file = next((Path(str(given)) if given else Path(CONFIG) for given in config.get("config") or []), None)
         stem = file.stem if file else "run"
@@ -212,7 +212,6 @@ class CLI(LightningCLI):
             assumed = ASSUMED_CLASSES if self.subcommand == "inspect" and self.checkpoint is None else None
             if assume_classes(config, assumed):
                 log.info("data: null, so %d classes are assumed; give --model.network.num_classes if not so", assumed)
-        self.folder = root
         if self.subcommand not in COMMANDS_WITHOUT_RUN:
             self.folder = self._run_folder(root, config.run_name, make_run_name(stem, config.model))
             if self.subcommand == "fit" and rank() == 0:
@@ -221,7 +220,8 @@ class CLI(LightningCLI):
             elif self.subcommand == "predict" and rank() == 0:
                 self.lock = RunLock(self.folder, PREDICT_LOCK)
             share_folder(self.folder)
-        resolved = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, format="yaml"))
+        parser = self._parser(self.subcommand)
+        resolved = yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
         if recorded:
             # the record lies beside the saved configuration, where later commands find it
             resolved["data"]["init_args"]["splits"] = None
@@ -229,7 +229,7 @@ class CLI(LightningCLI):
         own = {"output", "trust", "hub", *EXPORT_FIELDS, *SWEEP_FIELDS}
         resolved = {name: value for name, value in with_absolute_paths(resolved).items() if name not in own}
         self.resolved = keep_saved_data(resolved | {"ckpt_path": None, "run_name": None}, self.checkpoint)
-        self.sweep_settings = sweep_settings(config, self.subcommand, self.resolved, stem, self.trial)
+        self.sweep_settings = sweep_settings(config, self.subcommand, self.resolved, stem, self.trial, parser)
         check_hub(config, self.subcommand, self.resolved, self.sharing)
         if self.checkpoint and self.checkpoint.kind == "merged":
             open_merged(config, self.checkpoint)

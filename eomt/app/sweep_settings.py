@@ -1,11 +1,12 @@
 """What the command line tells `sweep`."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from eomt.errors import UserError
 from eomt.sweep.jobs import Work
@@ -24,6 +25,7 @@ class SweepSettings:
         run_name: The name that the user chose; None for none.
         allow_random_base: Whether frozen weights may be random.
         work: What its processes do.
+        check: Raises a UserError of a configuration with a value that its field cannot have.
     """
 
     config: Mapping[str, Any]
@@ -31,10 +33,16 @@ class SweepSettings:
     run_name: str | None
     allow_random_base: bool
     work: Work
+    check: Callable[[Mapping[str, Any]], None]
 
 
 def sweep_settings(
-    config: Namespace, command: str | None, resolved: Mapping[str, Any], stem: str, work: Callable[[], Work] | None
+    config: Namespace,
+    command: str | None,
+    resolved: Mapping[str, Any],
+    stem: str,
+    work: Callable[[], Work] | None,
+    parser: ArgumentParser,
 ) -> SweepSettings | None:
     """Return what a sweep needs to know, and take the adapters out of its settings; None for other commands.
 
@@ -44,6 +52,7 @@ def sweep_settings(
         resolved: The resolved configuration, as a run saves it.
         stem: File name of the configuration without its suffix.
         work: Returns what its processes do; None where the command line runs without them.
+        parser: Of the command.
 
     Raises:
         UserError: If there is nothing that its processes could do.
@@ -54,4 +63,8 @@ def sweep_settings(
         raise UserError("sweep: only the program sweeps; call eomt.cli.main in Python")
     config.model.init_args.lora_config = None
     name = f"{stem}_sweep_{datetime.now():%Y%m%d-%H%M%S}"
-    return SweepSettings(resolved, name, config.run_name, config.audit.allow_random_base, work())
+
+    def check(values: Mapping[str, Any]) -> None:
+        parser.parse_object(copy.deepcopy(dict(values)))
+
+    return SweepSettings(resolved, name, config.run_name, config.audit.allow_random_base, work(), check)

@@ -48,6 +48,7 @@ def run_sweep(task: AdaptationTask, data: Any, root: Path, settings: SweepSettin
         f"model.{rate}",
         data.fold_records(options.folds),
         data.counts["train"]["images"],
+        settings.check,
     )
     wanted = root / (settings.run_name or settings.name)
     goes_on = settings.run_name is not None and (wanted / STORAGE).is_file()

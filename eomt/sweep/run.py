@@ -49,6 +49,7 @@ class Subject:
         rate: Address of the learning rate.
         folds: Splits for cross-validation, as the data's argument `splits` takes them; none where the split is given.
         images: Number of training images.
+        check: Raises a UserError of a configuration that cannot be used; None checks none.
     """
 
     config: Mapping[str, Any]
@@ -59,6 +60,7 @@ class Subject:
     rate: str
     folds: Sequence[Mapping[str, Sequence[str]]]
     images: int
+    check: Callable[[Mapping[str, Any]], None] | None = None
 
     @property
     def task_arguments(self) -> Mapping[str, Any]:
@@ -95,7 +97,7 @@ class Sweep:
         self, subject: Subject, options: SweepOptions, folder: Path, workers: Workers, show: Callable[[str], None]
     ) -> None:
         self.subject, self.options, self.folder, self.workers, self.show = subject, options, folder, workers, show
-        self.choices = parse_grid(options.grid, subject.config)
+        self.choices = parse_grid(options.grid, subject.config, subject.check)
         self.allowed = self._ways()
         has_head_rate = "head_lr" in subject.task_arguments
         self.recipe = Recipe(self._base(), subject.rate, subject.mode, has_head_rate)

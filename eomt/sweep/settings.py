@@ -3,7 +3,7 @@
 import copy
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -12,6 +12,13 @@ from eomt.errors import UserError, listed, shortened
 
 # between a component and its fields in a file, but not in an address
 INNER = "init_args"
+# fields that a sweep sets itself, and what says how
+WAYS, RATES, FOLDS, WORKERS = "give --ways", "give --rates", "give --folds", "give --workers"
+SET_BY_SWEEP = {"model.lora_config": WAYS, "model.lora_config.enabled": WAYS, "model.lora_config.target_modules": WAYS}
+SET_BY_SWEEP |= {"model.lr": RATES, "model.base_lr": RATES, "model.head_lr": RATES}
+SET_BY_SWEEP |= {"seed_everything": FOLDS, "data.splits": FOLDS}
+SET_BY_SWEEP |= dict.fromkeys(("trainer.devices", "trainer.num_nodes", "trainer.strategy"), WORKERS)
+SET_BY_SWEEP |= dict.fromkeys(("run_name", "ckpt_path", "trainer.default_root_dir", "data", "model"), "name a field")
 
 
 def _part(config: Any, name: str) -> Any:
@@ -60,15 +67,18 @@ def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return result
 
 
-def parse_grid(entries: Sequence[str], config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def parse_grid(
+    entries: Sequence[str], config: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None] | None = None
+) -> list[dict[str, Any]]:
     """Return every combination of the values that `--grid FIELD=V1,V2` names, each as values by address.
 
     Args:
         entries: `FIELD=V1,V2`; a value with commas of its own stands in brackets, as in YAML: `FIELD=[a, b],[c]`.
         config: The configuration, which has the fields.
+        check: Raises a UserError of a configuration that cannot be used; None checks no values.
 
     Raises:
-        UserError: An entry is none, or there is no such field.
+        UserError: An entry is none, there is no such field, it is set by the sweep, or it cannot have a value.
     """
     fields: dict[str, list[Any]] = {}
     for entry in entries:
@@ -77,6 +87,8 @@ def parse_grid(entries: Sequence[str], config: Mapping[str, Any]) -> list[dict[s
         if not equals or not address:
             raise UserError(f"grid: {shortened(entry)!r}; must be FIELD=VALUE,VALUE, as in model.lora_config.rank=4,8")
         value_at(config, address)
+        if address in SET_BY_SWEEP:
+            raise UserError(f"grid: {address} is set by the sweep for each training; {SET_BY_SWEEP[address]}")
         try:
             values = yaml.safe_load(f"[{text}]")
         except yaml.YAMLError as error:
@@ -84,4 +96,10 @@ def parse_grid(entries: Sequence[str], config: Mapping[str, Any]) -> list[dict[s
         if not values or address in fields:
             raise UserError(f"grid: {address} {'stands there twice' if values else 'has no values'}; give FIELD=V1,V2")
         fields[address] = list({yaml.safe_dump(value): value for value in values}.values())
+        if check is not None:
+            for value in fields[address]:
+                try:
+                    check(changed(config, {address: value}))
+                except UserError as error:
+                    raise UserError(f"grid: {error}") from error
     return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
