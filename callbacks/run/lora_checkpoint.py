@@ -36,6 +36,7 @@ from eomt.lora.files import holds_only_adapters, save_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import gather
 from eomt.utils.rank import rank
+from eomt.utils.sharded import gathered, is_sharded
 from eomt.utils.trainer import callbacks_of, is_trial
 
 log = logging.getLogger("eomt")
@@ -206,7 +207,7 @@ class LoRACheckpoint(Checkpoint):
         """Save the state after the last whole step, so that the run can be resumed.
 
         Other processes may wait for one that is not here any more, so nothing waits for them, and their random states
-        are not saved.
+        are not saved. Weights of which each process holds a part are not, either.
         """
         state = self._state
         if isinstance(exception, DivergenceError) or state is None or self._moving or is_trial(trainer):
@@ -214,6 +215,9 @@ class LoRACheckpoint(Checkpoint):
         name = f"latest_lora_step{state.step}.ckpt"
         # before the last validation of a run, nothing would be left to resume: the file before it does that
         if not trainer.is_global_zero or name == self.latest_name or (state.validation_due and trainer.should_stop):
+            return
+        if is_sharded(pl_module):
+            log.warning("%s is the last state that can be gone on from: weights are sharded", self.latest_name or "None")
             return
         self._waits_for_others = False
         try:
@@ -305,9 +309,9 @@ class LoRACheckpoint(Checkpoint):
             name += f"_{figure}{metric_value(trainer, f'val_{figure}', 'LoRACheckpoint'):.4f}"
         previous, self.best_name = self.best_name, f"{name}.ckpt"
         path = self._folder / self.best_name
-        if trainer.is_global_zero:
+        with gathered(pl_module):
             done = adaptation(pl_module.network)
-            if done and done.adapters:
+            if done and done.adapters and trainer.is_global_zero:
                 try:
                     make_room(path.with_suffix(""), holds_only_adapters)
                     save_adapter(pl_module.network, path.with_suffix(""), pl_module.network.base)

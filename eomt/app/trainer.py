@@ -17,6 +17,7 @@ from eomt.app.checkpoint_files import load_checkpoint
 from eomt.app.data_look import look_lines
 from eomt.app.demonstration import show_demo
 from eomt.app.log import show
+from eomt.app.sharded import register_sharded
 from eomt.app.sweep_settings import SweepSettings
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers
@@ -341,6 +342,7 @@ def build_trainer(settings: dict[str, Any]) -> Trainer:
     Raises:
         UserError: If Lightning refuses one.
     """
+    register_sharded()
     try:
         trainer = Trainer(**settings)
     except UserError:
