@@ -217,7 +217,7 @@ class LoRACheckpoint(Checkpoint):
         if not trainer.is_global_zero or name == self.latest_name or (state.validation_due and trainer.should_stop):
             return
         if is_sharded(pl_module):
-            log.warning("%s is the last state that can be gone on from: weights are sharded", self.latest_name or "None")
+            log.warning("weights are sharded, so the last state to go on from is %s", self.latest_name or "the base")
             return
         self._waits_for_others = False
         try:

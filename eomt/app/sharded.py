@@ -32,13 +32,13 @@ class ShardedStrategy(DDPStrategy):
         """Divide each transformer block, and then all other weights; whole ones are on the device one block a time.
 
         Raises:
-            UserError: If a parameter is part of two blocks.
+            UserError: If a parameter is part of two blocks, or of one and the rest.
         """
         task = self.lightning_module
         assert task is not None
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         blocks = blocks_of(task)
-        _refuse_shared(task, blocks)
+        refuse_shared(task, blocks)
         for block in blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(task, mesh=mesh)
@@ -50,9 +50,10 @@ class ShardedStrategy(DDPStrategy):
         """Divide the weights, and build the optimizers over the parts.
 
         Raises:
-            UserError: If a parameter is part of two blocks.
+            UserError: If a parameter is part of two blocks, or of one and the rest.
         """
-        assert self.accelerator is not None and self.model is not None
+        assert self.accelerator is not None
+        assert self.model is not None
         self.accelerator.setup(trainer)
         self.precision_plugin.convert_module(self.model)
         self.model_to_device()
@@ -62,7 +63,7 @@ class ShardedStrategy(DDPStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the state of an optimizer with whole tensors, as one process has it; every process must call this."""
-        state = super().optimizer_state(optimizer)
+        state: dict[str, Any] = dict(super().optimizer_state(optimizer))
         moments = {
             index: {name: whole(value) if isinstance(value, torch.Tensor) else value for name, value in own.items()}
             for index, own in state["state"].items()
@@ -111,16 +112,19 @@ def _holds_weights(modules: list[nn.Module]) -> bool:
     return all(any(parameter.dim() > 1 for parameter in module.parameters()) for module in modules)
 
 
-def _refuse_shared(model: nn.Module, blocks: list[nn.Module]) -> None:
+def refuse_shared(model: nn.Module, blocks: list[nn.Module]) -> None:
     """Check that no weight is in two blocks, or in one and outside.
 
     Raises:
         UserError: If one is.
     """
-    inside: dict[int, nn.Module] = {}
-    names = dict(model.named_parameters(remove_duplicate=False))
-    for block in blocks:
-        for parameter in block.parameters():
-            if inside.setdefault(id(parameter), block) is not block:
-                name = next(name for name, own in names.items() if own is parameter)
-                raise UserError(f"trainer.strategy: sharded, but two blocks share {name!r}; give ddp")
+    chosen = {id(block) for block in blocks}
+    paths = [f"{path}." for path, module in model.named_modules(remove_duplicate=False) if id(module) in chosen]
+    owners: dict[int, tuple[str, str | None]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = next((path for path in paths if name.startswith(path)), None)
+        first, known = owners.setdefault(id(parameter), (name, owner))
+        if known != owner:
+            raise UserError(
+                f"trainer.strategy: sharded, but {first!r} and {name!r} are one weight in different blocks; give ddp"
+            )
