@@ -282,8 +282,14 @@ class Trainer(lightning.pytorch.Trainer):
         from eomt.sweep.options import Budget, SweepOptions, names_of, rates_of
 
         options = SweepOptions(
-            *(Budget.of_text(budget), folds, names_of(ways), rates_of(rates), tuple(grid or ()), workers),
-            *(learning_curve, checked_launcher(launcher)),
+            Budget.of_text(budget),
+            folds,
+            names_of(ways),
+            rates_of(rates),
+            tuple(grid or ()),
+            workers,
+            learning_curve,
+            checked_launcher(launcher),
         )
         assert self.sweep_settings is not None
         run_sweep(model, datamodule, Path(self.default_root_dir), self.sweep_settings, options)
