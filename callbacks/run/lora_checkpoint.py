@@ -62,6 +62,8 @@ class LoRACheckpoint(Checkpoint):
         best_name: File name of the best checkpoint; "" if there is none. A name, since a run may be moved or copied.
         latest_name: File name of the latest checkpoint.
         baseline: Value of the metric at step 0.
+        saves_alone: Whether a process saves at a failure of another one: without the random states of the others, so
+            that steps from there on are not those that the run would have made.
         on_best: Functions to call with (trainer, task, path) when a best checkpoint is saved; `MergeOnSave` adds one.
     """
 
@@ -76,6 +78,7 @@ class LoRACheckpoint(Checkpoint):
         self.best_name = ""
         self.latest_name = ""
         self.baseline: float | None = None
+        self.saves_alone = True
         self.on_best: list[Callable[[Trainer, LightningModule, Path], None]] = []
         self._folder = Path()
         self._task: LightningModule | None = None
@@ -215,6 +218,8 @@ class LoRACheckpoint(Checkpoint):
         name = f"latest_lora_step{state.step}.ckpt"
         # before the last validation of a run, nothing would be left to resume: the file before it does that
         if not trainer.is_global_zero or name == self.latest_name or (state.validation_due and trainer.should_stop):
+            return
+        if not self.saves_alone:
             return
         if is_sharded(pl_module):
             log.warning("weights are sharded, so the last state to go on from is %s", self.latest_name or "the base")

@@ -4,6 +4,7 @@ from typing import Any
 
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
+from callbacks import LoRACheckpoint
 from eomt.app.command_line import CLI
 from eomt.errors import UserError
 
@@ -30,4 +31,8 @@ class RayCLI(CLI):
         given = self._get(self.config_init, "trainer")["plugins"] or []
         plugins = [*(given if isinstance(given, list) else [given]), RayLightningEnvironment()]
         trainer = super().instantiate_trainer(strategy=RayDDPStrategy(), plugins=plugins, **kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, LoRACheckpoint):
+                # what is begun anew goes on as if nobody had died
+                callback.saves_alone = False
         return prepare_trainer(trainer)
