@@ -20,7 +20,7 @@ install: .venv/installed
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv 2>/dev/null \
 		|| { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install pip; } \
 		|| { echo "error: PYTHON: $(PYTHON) cannot make an environment; run: apt-get install python3-venv" >&2; exit 2; }
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[anomaly,data,demo,dev,export,openvino,peft,sweep,tensorboard,vqa,wandb]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[anomaly,data,demo,dev,export,openvino,peft,ray,sweep,tensorboard,vqa,wandb]"
 	@touch $@
 
 quickstart: install

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eomt.app.arguments import in_order
+from eomt.app.launching import RayLaunch, launch_of
 from eomt.app.log import set_up_output, silence_libraries
 from eomt.app.messages import as_user_error, one_line
 from eomt.app.signals import Ending, is_termination
@@ -42,6 +43,10 @@ def main(args: Sequence[str] | None = None) -> None:
         try:
             given = list(sys.argv[1:] if args is None else args)
             if not answered(given, _push):
+                launch, given = launch_of(given)
+                if launch is not None:
+                    _fit_on_ray(given, launch)
+                    return
                 given = with_saved_config(in_order(given))
                 # whoever calls this from Python has a heap of their own
                 with _resting_collector() if args is None else contextlib.nullcontext():
@@ -71,6 +76,13 @@ def main(args: Sequence[str] | None = None) -> None:
 def _push(given: argparse.Namespace) -> None:
     """Run `push`, whose libraries other commands do not need."""
     _sharing().push_as_asked(given)
+
+
+def _fit_on_ray(given: list[str], launch: RayLaunch) -> None:
+    """Train on a Ray cluster, whose processes run the command line themselves."""
+    from eomt.app.ray_launch import fit_on_ray
+
+    fit_on_ray(with_saved_config(in_order(given)), launch)
 
 
 def _sharing() -> Any:

@@ -11,6 +11,7 @@ from eomt.tasks.base import AdaptationTask
 from eomt.tasks.first_batch import first_supervised
 from eomt.utils.distributed import gather
 from eomt.utils.modes import isolated_randomness
+from eomt.utils.sharded import is_sharded
 from eomt.utils.trainer import datamodule_of
 from eomt.verification.findings import AuditReport
 from eomt.verification.lightning import schedules
@@ -46,6 +47,11 @@ class AdapterAudit(Callback):
             UserError: If there is a fault, or no datamodule.
         """
         assert isinstance(pl_module, AdaptationTask)
+        if is_sharded(pl_module):
+            # it changes and compares whole weights
+            self.verdict = "not run, since weights are sharded; `inspect` audits the same config in one process"
+            log.warning("Audit: %s", self.verdict)
+            return
         data = datamodule_of(trainer)
         if data is None:
             raise UserError("data: null, and AdapterAudit needs a training batch; give a datamodule")

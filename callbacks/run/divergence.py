@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from eomt.errors import UserError
+from eomt.utils.sharded import whole
 from eomt.utils.trainer import steps_between_logs
 
 REMEDY = "lower --model.lr, or set --trainer.gradient_clip_val 1.0"
@@ -29,7 +30,7 @@ def check_finite(task: LightningModule, step: int) -> None:
         DivergenceError: If one is not.
     """
     for name, parameter in task.named_parameters():
-        if parameter.requires_grad and not bool(parameter.isfinite().all()):
+        if parameter.requires_grad and not bool(whole(parameter.detach()).isfinite().all()):
             raise DivergenceError(f"{name}: is not finite at step {step}: the training diverged; {REMEDY}")
 
 
@@ -60,7 +61,7 @@ class DivergenceGuard(Callback):
         plugin = trainer.precision_plugin
         found = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if found and not (isinstance(plugin, MixedPrecision) and plugin.scaler is not None):
-            self._note(trainer, torch.stack(torch._foreach_norm(found)).isfinite().all())
+            self._note(trainer, whole(torch.stack(torch._foreach_norm(found))).isfinite().all())
         if self._first is not None and self._first.device.type == "cpu":
             self._require(trainer)
 

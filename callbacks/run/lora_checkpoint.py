@@ -36,6 +36,7 @@ from eomt.lora.files import holds_only_adapters, save_adapter
 from eomt.tasks.base import AdaptationTask
 from eomt.utils.distributed import gather
 from eomt.utils.rank import rank
+from eomt.utils.sharded import gathered, is_sharded
 from eomt.utils.trainer import callbacks_of, is_trial
 
 log = logging.getLogger("eomt")
@@ -61,6 +62,8 @@ class LoRACheckpoint(Checkpoint):
         best_name: File name of the best checkpoint; "" if there is none. A name, since a run may be moved or copied.
         latest_name: File name of the latest checkpoint.
         baseline: Value of the metric at step 0.
+        saves_alone: Whether a process saves at a failure of another one: without the random states of the others, so
+            that steps from there on are not those that the run would have made.
         on_best: Functions to call with (trainer, task, path) when a best checkpoint is saved; `MergeOnSave` adds one.
     """
 
@@ -75,6 +78,7 @@ class LoRACheckpoint(Checkpoint):
         self.best_name = ""
         self.latest_name = ""
         self.baseline: float | None = None
+        self.saves_alone = True
         self.on_best: list[Callable[[Trainer, LightningModule, Path], None]] = []
         self._folder = Path()
         self._task: LightningModule | None = None
@@ -206,7 +210,7 @@ class LoRACheckpoint(Checkpoint):
         """Save the state after the last whole step, so that the run can be resumed.
 
         Other processes may wait for one that is not here any more, so nothing waits for them, and their random states
-        are not saved.
+        are not saved. Weights of which each process holds a part are not, either.
         """
         state = self._state
         if isinstance(exception, DivergenceError) or state is None or self._moving or is_trial(trainer):
@@ -214,6 +218,11 @@ class LoRACheckpoint(Checkpoint):
         name = f"latest_lora_step{state.step}.ckpt"
         # before the last validation of a run, nothing would be left to resume: the file before it does that
         if not trainer.is_global_zero or name == self.latest_name or (state.validation_due and trainer.should_stop):
+            return
+        if not self.saves_alone:
+            return
+        if is_sharded(pl_module):
+            log.warning("weights are sharded, so the last state to go on from is %s", self.latest_name or "the base")
             return
         self._waits_for_others = False
         try:
@@ -305,9 +314,9 @@ class LoRACheckpoint(Checkpoint):
             name += f"_{figure}{metric_value(trainer, f'val_{figure}', 'LoRACheckpoint'):.4f}"
         previous, self.best_name = self.best_name, f"{name}.ckpt"
         path = self._folder / self.best_name
-        if trainer.is_global_zero:
+        with gathered(pl_module):
             done = adaptation(pl_module.network)
-            if done and done.adapters:
+            if done and done.adapters and trainer.is_global_zero:
                 try:
                     make_room(path.with_suffix(""), holds_only_adapters)
                     save_adapter(pl_module.network, path.with_suffix(""), pl_module.network.base)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.run.saved_state import same_kind
+from eomt.utils.sharded import parted, whole
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ def validate_now(trainer: Trainer) -> None:
 
 def gradients(task: LightningModule) -> dict[str, Tensor]:
     """Return the gradients that were accumulated so far, by the names of their parameters."""
-    return {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}
+    return {name: whole(parameter.grad) for name, parameter in task.named_parameters() if parameter.grad is not None}
 
 
 def restore_gradients(task: LightningModule, saved: dict[str, Tensor]) -> None:
     """Set the gradients that `gradients` returned."""
     for name, parameter in task.named_parameters():
         if name in saved:
-            parameter.grad = saved[name].to(parameter.device)
+            parameter.grad = parted(saved[name], parameter)
 
 
 def training_metrics(task: LightningModule) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from callbacks import (
     RunSummary,
 )
 from eomt.app.save_config import SaveConfig
+from eomt.app.sharded import is_sharded_strategy
 
 log = logging.getLogger("eomt")
 
@@ -36,10 +37,13 @@ def run_callbacks(
     """
     saves = trainer["enable_checkpointing"] is not False
     configured = trainer["callbacks"]
-    usual: list[Callback] = [*([MergeOnSave()] if saves else []), PredictionPictures()]
+    sharded = is_sharded_strategy(trainer.get("strategy"))
+    usual: list[Callback] = [*([MergeOnSave()] if saves and not sharded else []), PredictionPictures()]
     if configured is None:
         configured = usual
     callbacks = configured if isinstance(configured, list) else [configured]
+    if sharded:
+        callbacks = _that_can_shard(callbacks)
     if command == "fit":
         _say_what_is_missing(usual, callbacks)
     always: list[Callback] = [LoRACheckpoint()] if saves else []
@@ -58,6 +62,14 @@ def run_callbacks(
     if not has_bar and trainer["enable_progress_bar"] is not False:
         first.append(ProgressBar())
     return [*_not_listed(first, callbacks), *callbacks]
+
+
+def _that_can_shard(callbacks: list[Callback]) -> list[Callback]:
+    """Return callbacks without those that need all weights in one process; the log names them."""
+    whole = [callback for callback in callbacks if isinstance(callback, MergeOnSave | EncoderOnSave)]
+    if names := " and ".join(f"callbacks.{type(callback).__name__}" for callback in whole):
+        log.warning("trainer.strategy: sharded, so %s is left out; `merge` or `export` do it afterwards", names)
+    return [callback for callback in callbacks if callback not in whole]
 
 
 def _without_earlier_pictures(callbacks: list[Callback]) -> list[Callback]:

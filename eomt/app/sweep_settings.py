@@ -12,7 +12,7 @@ from eomt.errors import UserError
 from eomt.sweep.jobs import Work
 
 # fields of `sweep` alone
-SWEEP_FIELDS = ("budget", "ways", "rates", "grid", "folds", "workers", "learning_curve")
+SWEEP_FIELDS = ("budget", "ways", "rates", "grid", "folds", "workers", "learning_curve", "launcher")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from eomt.app.sweep_settings import SweepSettings
 from eomt.errors import UserError
 from eomt.sweep.options import SweepOptions
 from eomt.sweep.pool import Pool
+from eomt.sweep.ray_pool import RayPool
 from eomt.sweep.run import Subject, Sweep
 from eomt.sweep.study import STORAGE
 from eomt.tasks.base import AdaptationTask
+from eomt.utils.ray_cluster import ray_module
 from eomt.verification.audit import loaded_names
 
 # of a trainer with one device
@@ -33,6 +35,9 @@ def run_sweep(task: AdaptationTask, data: Any, root: Path, settings: SweepSettin
     Raises:
         UserError: See `eomt.sweep.run.Sweep`; or the data cannot be used, or the folder holds something else.
     """
+    if options.launcher == "ray":
+        # told before there is a folder
+        ray_module()
     # before trainings would all do so
     data.prepare_data()
     inspection.set_up(data, "fit")
@@ -55,7 +60,7 @@ def run_sweep(task: AdaptationTask, data: Any, root: Path, settings: SweepSettin
     folder = wanted if goes_on else create_run_folder(wanted, is_generated=settings.run_name is None)
     lock = RunLock(folder, SWEEP_LOCK)
     # what the processes do is imported once, before there is one
-    pool = Pool(folder, settings.work, options.workers, [settings.work.__module__])
+    pool = _pool(folder, settings, options)
     trainer = settings.config["trainer"]
     several = [
         f"{name} {trainer[name]}" for name in ("devices", "num_nodes") if trainer.get(name) not in (*ALONE, None)
@@ -73,10 +78,16 @@ def run_sweep(task: AdaptationTask, data: Any, root: Path, settings: SweepSettin
         show(f"Stopped; the same command goes on with --run_name {folder.name}")
         raise
     finally:
-        pool.stop()
+        pool.close()
         lock.release()
         if not goes_on and not (folder / STORAGE).exists():
             remove_empty(folder)
+
+
+def _pool(folder: Path, settings: SweepSettings, options: SweepOptions) -> Pool | RayPool:
+    if options.launcher == "ray":
+        return RayPool(folder, settings.work, options.workers)
+    return Pool(folder, settings.work, options.workers, [settings.work.__module__])
 
 
 def remove_empty(folder: Path) -> None:

@@ -17,6 +17,7 @@ from eomt.app.checkpoint_files import load_checkpoint
 from eomt.app.data_look import look_lines
 from eomt.app.demonstration import show_demo
 from eomt.app.log import show
+from eomt.app.sharded import register_sharded
 from eomt.app.sweep_settings import SweepSettings
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers
@@ -252,6 +253,7 @@ class Trainer(lightning.pytorch.Trainer):
         folds: int = 3,
         workers: int | None = None,
         learning_curve: bool = False,
+        launcher: str = "local",
     ) -> None:
         """Find the way of training, and its learning rate, that is best for a data set.
 
@@ -270,16 +272,24 @@ class Trainer(lightning.pytorch.Trainer):
             folds: How often each way's best is trained and measured anew, with another split and seed.
             workers: Trainings at a time; null takes one for each GPU, or else for each core.
             learning_curve: Train the winner on a quarter and on half of the images, too, and say what more would bring.
+            launcher: Where trainings run: local, on this machine, or ray, on the cluster that RAY_ADDRESS names.
 
         Raises:
             UserError: If an option is wrong, the data cannot be used, or nothing came of the budget.
         """
+        from eomt.app.launching import checked_launcher
         from eomt.app.sweeping import run_sweep
         from eomt.sweep.options import Budget, SweepOptions, names_of, rates_of
 
         options = SweepOptions(
-            *(Budget.of_text(budget), folds, names_of(ways), rates_of(rates), tuple(grid or ()), workers),
+            Budget.of_text(budget),
+            folds,
+            names_of(ways),
+            rates_of(rates),
+            tuple(grid or ()),
+            workers,
             learning_curve,
+            checked_launcher(launcher),
         )
         assert self.sweep_settings is not None
         run_sweep(model, datamodule, Path(self.default_root_dir), self.sweep_settings, options)
@@ -341,6 +351,7 @@ def build_trainer(settings: dict[str, Any]) -> Trainer:
     Raises:
         UserError: If Lightning refuses one.
     """
+    register_sharded()
     try:
         trainer = Trainer(**settings)
     except UserError:

@@ -49,6 +49,7 @@ class SweepOptions:
         grid: `FIELD=V1,V2` of other fields.
         workers: Trainings at a time; None takes one for each GPU, or else for each core.
         learning_curve: Whether the winner is trained on a quarter and on half of the images, too.
+        launcher: Where trainings run, local or ray.
     """
 
     budget: Budget = Budget()
@@ -58,6 +59,7 @@ class SweepOptions:
     grid: tuple[str, ...] = ()
     workers: int | None = None
     learning_curve: bool = False
+    launcher: str = "local"
 
     def __post_init__(self) -> None:
         if self.folds < 2:

@@ -97,6 +97,10 @@ class Pool:
             found.append((running.job, report))
         return found
 
+    def close(self) -> None:
+        """End all trainings."""
+        self.stop()
+
     def stop(self) -> list[Job]:
         """End all trainings, which save their state, and return their jobs."""
         stopped = [running.job for running in self._running]

@@ -27,6 +27,7 @@ from eomt.tasks.kept_features import forget_features, forget_random_images, keep
 from eomt.tasks.schedule import Schedule, schedule_factor
 from eomt.utils.distributed import seed_by_rank
 from eomt.utils.reading import checked
+from eomt.utils.sharded import whole
 from eomt.utils.trainer import steps_between_logs
 from eomt.verification.memory import first_samples
 
@@ -313,7 +314,7 @@ class AdaptationTask(AuditedTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the trained tensors, and add a record of the adapters."""
-        checkpoint["state_dict"] = {NETWORK + name: value for name, value in trained_state(self.network).items()}
+        checkpoint["state_dict"] = {NETWORK + name: whole(value) for name, value in trained_state(self.network).items()}
         done = adaptation(self.network)
         if done:
             checkpoint["adaptation"] = adaptation_record(done)

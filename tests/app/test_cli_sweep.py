@@ -149,3 +149,14 @@ def test_folds_of_a_seeded_split_hold_each_image_once_and_leave_the_test_alone(t
         for number in (1, 2)
     ]
     assert used == folds
+
+
+@pytest.mark.slow
+def test_a_sweep_on_ray_has_a_table(workspace: Workspace) -> None:
+    pytest.importorskip("ray")
+    process = start(workspace, "--launcher", "ray", "--budget", "2", *OPTIONS, "--run_name", "ray")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    folder = workspace.runs / "ray"
+    assert len(table(folder)) > 1
+    assert not (folder / "stop").exists()
