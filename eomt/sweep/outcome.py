@@ -77,12 +77,17 @@ class Row:
         return Estimate.of(list(self.scores.values()))
 
     @property
-    def ranking(self) -> tuple[int, float]:
-        """Number of folds, and their mean; without any, the score of the search."""
+    def value(self) -> float:
+        """Mean over the folds; without any, the score of the search."""
         if self.scores:
-            return len(self.scores), self.estimate.mean
+            return self.estimate.mean
         score = self.searched.score
-        return 0, math.nan if score is None else score
+        return math.nan if score is None else score
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its value is of trainings that came to their end."""
+        return bool(self.scores) or self.searched.reached >= 1
 
     @property
     def seconds(self) -> float:
@@ -137,15 +142,14 @@ class Outcome:
         return None if self.winner is None else self.winner.searched.baseline
 
     def sort(self) -> None:
-        """Put the best row first: of those with the most folds; of equal ones that with the fewest parameters."""
+        """Put the best row first, of equal ones that with the fewest parameters; those without a whole training last.
+
+        Where the budget left out folds of some, a row without any counts with its search: else what is cheap enough
+        for all of its folds would win against what is better.
+        """
         sign = -1 if self.mode == "max" else 1
         self.rows.sort(
-            key=lambda row: (
-                -row.ranking[0],
-                math.isnan(row.ranking[1]),
-                sign * row.ranking[1],
-                row.searched.trained or 0,
-            )
+            key=lambda row: (not row.is_whole, math.isnan(row.value), sign * row.value, row.searched.trained or 0)
         )
 
     @property
@@ -208,7 +212,7 @@ def paired(first: Row, second: Row) -> Estimate:
 
 
 def _shown(row: Row) -> str:
-    return row.estimate.text if row.scores else f"{row.ranking[1]:.3f} (of the search alone)"
+    return row.estimate.text if row.scores else f"{row.value:.3f} (of the search alone)"
 
 
 def _file_ratio(row: Row, winner: Row) -> str:

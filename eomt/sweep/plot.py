@@ -45,7 +45,7 @@ def draw_sweep(outcome: Outcome, file: Path) -> None:
     for place, row in enumerate(rows):
         color = colors[row.arm.way.name]
         right.plot(list(row.scores.values()), [place] * len(row.scores), "|", color=color, markersize=12)
-        value = row.ranking[1]
+        value = row.value
         half = row.estimate.half_width
         right.errorbar(value, place, xerr=None if math.isnan(half) else half, fmt="o", color=color, capsize=3)
     right.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=8)

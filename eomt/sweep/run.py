@@ -372,5 +372,8 @@ class Sweep:
             "more_images": None if curve is None else curve.verdict(),
         }
         write_file(self.folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
+        if winner.searched.reached < 1:
+            self.show("The budget ended before the winner was trained to its end, so it is neither tested nor merged")
         self.show(f"Best: python main.py fit --config {self.folder / BEST}")
-        self.show(f"Sweep folder: {self.folder} ({TABLE}, {PLOT}, {WINNER}/)")
+        written = [TABLE, PLOT, *([f"{WINNER}/"] if (self.folder / WINNER).is_dir() else [])]
+        self.show(f"Sweep folder: {self.folder} ({', '.join(written)})")

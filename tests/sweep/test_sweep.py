@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from eomt.errors import UserError
-from eomt.sweep.jobs import Job
+from eomt.sweep.jobs import Job, Report
 from eomt.sweep.options import Budget
 from eomt.sweep.outcome import Outcome
 from tests.sweep.made_up import PEAKS, Clock, MadeUpWorkers, make_config, make_sweep, peak_score
@@ -250,6 +250,30 @@ def test_the_verdict_says_what_is_within_the_noise(tmp_path: Path) -> None:
     sweep, _ = make_sweep(tmp_path / "s", MadeUpWorkers(tmp_path / "s", close), ways=("attention", "attention_mlp"))
     outcome: Outcome = sweep.run()
     assert "is within the noise" in outcome.verdict()
+
+
+def test_what_is_cheap_enough_for_its_folds_does_not_win_for_that(tmp_path: Path) -> None:
+    sweep, _ = make_sweep(tmp_path / "s")
+    outcome = sweep.run()
+    best, second, third = outcome.rows[:3]
+    # a budget that ended before the folds of the best, and before the search of the third
+    best.folds, third.folds, third.searched = {}, {}, Report(0.3, 0.99)
+    outcome.rows = [third, second, best]
+    outcome.sort()
+    assert outcome.rows == [best, second, third]
+    assert "(of the search alone)" in outcome.verdict()
+
+
+def test_a_winner_that_was_not_trained_to_its_end_is_not_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("eomt.sweep.drive.time", clock)
+    workers = MadeUpWorkers(tmp_path / "s", clock=clock, workers=1)
+    sweep, lines = make_sweep(tmp_path / "s", workers, budget=Budget.of_text("40s"))
+    sweep.run()
+    assert any("it is neither tested nor merged" in line for line in lines)
+    assert not any("winner/" in line for line in lines)
 
 
 def test_the_picture_and_the_table_are_there(tmp_path: Path) -> None:
