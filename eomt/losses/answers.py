@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt.errors import UserError
+from eomt.utils.distributed import batch_count
 from eomt.utils.labels import IGNORED_TOKEN
 
 
@@ -39,7 +40,7 @@ class AnswerLoss(nn.Module):
         if weight is not None:
             losses = weight.to(losses) * losses
         has_target = (target >= 0).view(len(target), -1).any(1)
-        return losses.sum() / has_target.sum().clamp(min=1)
+        return losses.sum() / batch_count(has_target.sum().to(losses), self.training)
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample without weights, `(B,)`, in fp32; 0 where there is no target.

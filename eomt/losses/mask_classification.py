@@ -12,7 +12,7 @@ from eomt.errors import UserError
 from eomt.losses.point_losses import MASKS, PointLosses, at_once, pairwise_losses
 from eomt.losses.point_sampling import as_rows, least, neighbors, sample_shared, take_points
 from eomt.losses.point_targets import MapTargets, PointTargets
-from eomt.utils.distributed import mean_over_ranks
+from eomt.utils.distributed import batch_count
 from eomt.utils.labels import IGNORE_INDEX
 
 # stands for a cost that is not finite; larger numbers would round the finite costs away inside the assignment
@@ -106,8 +106,7 @@ class MaskClassificationLoss(nn.Module):
             assignments = self.match(self.matching_costs(mask_logits, class_logits, targets), targets)
             weighted, mask_loss, dice_loss = self.mask_losses(mask_logits, targets, assignments)
             count = class_logits.new_tensor(float(sum(len(a.classes) for a in assignments)))
-            # in evaluation ranks may have different numbers of windows and must not wait for one another
-            normalizer = (mean_over_ranks(count) if self.training else count).clamp(min=1)
+            normalizer = batch_count(count, self.training)
             class_loss = self.class_loss(class_logits, assignments, targets.supervised())
             loss = weighted / normalizer + self.class_weight * class_loss
         return {
@@ -263,4 +262,6 @@ class MaskClassificationLoss(nn.Module):
         losses = F.cross_entropy(class_logits.flatten(0, 2), targets.flatten(), reduction="none").view(targets.shape)
         weights = self.class_weights[targets] * supervised[:, None]
         smallest = torch.finfo(weights.dtype).tiny  # all images ignored: 0 instead of 0 / 0
-        return ((weights * losses).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp(min=smallest)).sum()
+        return (
+            (weights * losses).sum(dim=(1, 2)) / batch_count(weights.sum(dim=(1, 2)), self.training, smallest)
+        ).sum()

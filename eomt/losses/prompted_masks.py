@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eomt.utils.distributed import mean_over_ranks
+from eomt.utils.distributed import batch_count
 
 FOCAL_ALPHA = 0.25
 """The weight of the object's pixels in the focal loss; those of the background have 1 - alpha. Gamma is 2."""
@@ -86,8 +86,7 @@ class PromptedMaskLoss(nn.Module):
             occupied = targets.any(dim=3).any(dim=2)
             present = valid & occupied
             count = valid.sum().to(focal.dtype)
-            # in evaluation ranks may have different numbers of batches and must not wait for one another
-            normalizer = (mean_over_ranks(count) if self.training else count).clamp(min=1)
+            normalizer = batch_count(count, self.training)
             iou_error = (iou_scores - actual_iou).abs().mean(dim=2)
             object_error = F.binary_cross_entropy_with_logits(
                 object_logits.squeeze(2), occupied.to(object_logits.dtype), reduction="none"

@@ -131,7 +131,8 @@ class SemanticSegmentation(MaskClassification):
                     f"outlier_weight: {self.outlier_weight}, but the training batches have no 'outlier'; give "
                     "a datamodule that pastes outliers in, or 0"
                 )
-            claimed = outlier_loss(predictions[-1].mask_logits, predictions[-1].class_logits, batch["outlier"])
+            masks, classes = predictions[-1].mask_logits, predictions[-1].class_logits
+            claimed = outlier_loss(masks, classes, batch["outlier"], self.criterion.training)
             total = losses["loss"] + self.outlier_weight * claimed
             losses = losses | {"loss": total, "outlier_loss": claimed.detach()}
         return losses, predictions

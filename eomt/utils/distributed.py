@@ -29,13 +29,25 @@ def gather(value: Value) -> list[Value]:
     return values
 
 
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Return the mean of a scalar over all processes, which must all call this; in a single one, the scalar."""
-    if not is_distributed():
-        return value
-    value = value.clone()
-    torch.distributed.all_reduce(value)
-    return value / torch.distributed.get_world_size()
+def batch_count(count: Tensor, is_training: bool, least: float = 1.0) -> Tensor:
+    """Return what each process divides a sum over its samples by, so that gradients are those of all samples together.
+
+    Data-parallel training takes the mean of the gradients of all processes: the sums of all of them are divided by
+    the mean of their counts. In evaluation processes may have different numbers of batches and must not wait for one
+    another, so each divides by its own count.
+
+    Args:
+        count: Of this process, such as its objects, a floating-point tensor of any shape; in training all processes
+            must call this.
+        is_training: Whether the sums are of a training step.
+        least: What all counts together are at least, as there may be nothing to count.
+    """
+    if not is_training or not is_distributed():
+        return count.clamp(min=least)
+    processes = torch.distributed.get_world_size()
+    total = count.clone()
+    torch.distributed.all_reduce(total)
+    return total.clamp(min=least) / processes
 
 
 def seed_by_rank(rank: int) -> None:
