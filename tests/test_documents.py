@@ -16,6 +16,7 @@ import yaml
 import eomt.tasks
 from datamodules import compute_answer_weights
 from eomt.app.arguments import FLAGS, SMALL_COMMANDS, in_order
+from eomt.app.launching import OPTIONS, launch_of
 from eomt.app.small_commands import make_parser
 from eomt.app.sweep_settings import SWEEP_FIELDS
 from eomt.cli import CLI
@@ -62,7 +63,8 @@ def command_line(command: str = "fit") -> CLI:
 
 def parse(command: str) -> None:
     """Parse and check a command as the program would, without building or running anything."""
-    words = in_order(shlex.split(command, comments=True)[2:])
+    _, given = launch_of(shlex.split(command, comments=True)[2:])
+    words = in_order(given)
     program = command_line(words[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
@@ -131,6 +133,11 @@ def test_an_option_of_the_documents_exists(option: str) -> None:
         return
     if option in FLAGS:
         parse_with_some_config(shlex.split(f"python main.py sweep {option}"))
+        return
+    if option in OPTIONS:
+        return
+    if option.removeprefix("--") in SWEEP_FIELDS:
+        assert f"sweep.{option.removeprefix('--')}" in command_line("sweep").config
         return
     if " " not in option:
         assert any(option.removeprefix("--") in fields(config) for config in JOBS)
