@@ -57,6 +57,8 @@ REGIONS = {
 NIFTI_TYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 512: "<u2"}
 SETS = ("regions", "cells", "clothes", "questions", "nuclei")
 COLUMNS = ("heads", "LoRA", "full")
+# of each sweep: on two cores most of it
+BUDGET = "20m"
 Arguments = list[str]
 
 
@@ -253,6 +255,7 @@ def sweep(name: str, options: Arguments, out: Path) -> dict[str, Any]:
     """Sweep a set, and return what its summary has."""
     environment = os.environ | {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "main.py", "sweep", *options, "--trainer.default_root_dir", str(out), "--run_name", name]
+    command += ["--budget", BUDGET]
     subprocess.run(command, env=environment, check=True)
     return json.loads((out / name / "sweep.json").read_text())
 
