@@ -23,6 +23,7 @@ from eomt.tasks.data import LabelData, class_names_of, data_of
 from eomt.tasks.image_classification import ImageClassification
 from eomt.utils.images import shown_channels
 from eomt.utils.modes import evaluation_mode
+from eomt.utils.sharded import is_sharded
 from eomt.utils.trainer import is_trial
 
 log = logging.getLogger("eomt")
@@ -97,6 +98,9 @@ class ClassificationResults(EvaluationCallback[ImageClassification]):
         data: object = data_of(trainer)
         if not self.class_mean or task.network.multi_label or is_trial(trainer) or not isinstance(data, LabelData):
             return
+        if is_sharded(task):
+            log.info("class_mean: not measured: one process alone has no whole weights")
+            return
         found = class_mean_figures(task.network, data, split) if trainer.is_global_zero else {}
         # all processes must log the same
         self._rivals = trainer.strategy.broadcast(found)
@@ -169,7 +173,8 @@ def class_mean_figures(network: ImageClassifier, data: LabelData, split: str) ->
             sums = (0 if sums is None else sums) + one_hot.T @ features
         assert sums is not None
         means = F.normalize(sums, dim=1)
-        metric = ClassificationMetric(network.num_classes, multi_label=False).to(means.device)
+        # one process measures for all
+        metric = ClassificationMetric(network.num_classes, multi_label=False, is_alone=True).to(means.device)
         for features, label in _features(network, data, split, None):
             # probabilities, which torchmetrics takes as they are
             metric.update((features @ means.T).softmax(1), label)

@@ -13,7 +13,8 @@ class BalancedSampler(TrainingSampler):
 
     An epoch is as long as the data set. Each class is shuffled and taken from the start until its part of the epoch is
     filled: a rare class is repeated, of a frequent one each epoch shows another part. Each rank has images of its own,
-    each as often as the others of its class (give or take one), and exactly as many of each class.
+    each as often as the others of its class (give or take one), and exactly as many of each class. Where the batch is a
+    multiple of the number of classes, N ranks together draw what one would at N times the batch, with the same seeds.
 
     Order and seeds depend on `seed` and the epoch alone: the same with any number of worker processes, and after a
     resume.
@@ -47,7 +48,8 @@ class BalancedSampler(TrainingSampler):
             own = random.permutation(members)[self.rank :: self.world_size]
             columns.append(np.resize(own, self.rounds))
         positions = np.stack(columns, axis=1).ravel().tolist()
-        seeds = random.integers(2**62, size=(len(positions), self.world_size))[:, self.rank].tolist()
+        shape = (self.rounds, self.world_size, len(self.members))
+        seeds = random.integers(2**62, size=shape)[:, self.rank].ravel().tolist()
         return iter(list(zip(positions, seeds, strict=True))[self.samples_seen() :])
 
 

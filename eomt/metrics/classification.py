@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,40 +28,42 @@ MOST_EXACT, THRESHOLDS = 100, 200
 
 
 class ClassificationMetric(nn.Module):
-    """Figures of images, put together from all processes.
+    """Figures of images, put together from all processes, or of one alone.
 
     Means over classes are over those that the images show, and for ranks also lack.
 
     Args:
         num_classes: Number of classes C.
         multi_label: Whether an image may have any number of them.
+        is_alone: Whether only this process measures; with the others it would wait for them for ever.
     """
 
-    def __init__(self, num_classes: int, multi_label: bool) -> None:
+    def __init__(self, num_classes: int, multi_label: bool, is_alone: bool = False) -> None:
         super().__init__()
+        together: Any = {"sync_on_compute": not is_alone}
         self.num_classes, self.multi_label = num_classes, multi_label
         thresholds = None if num_classes <= MOST_EXACT else THRESHOLDS
         if multi_label:
             self.metrics = MetricCollection(
                 {
-                    "map": MultilabelAveragePrecision(num_classes, average=None, thresholds=thresholds),
-                    "f1": MultilabelF1Score(num_classes, average=None),
-                    "auroc": MultilabelAUROC(num_classes, average=None, thresholds=thresholds),
-                    "exact_match": MultilabelExactMatch(num_classes),
-                    "confusion": MultilabelConfusionMatrix(num_classes),
+                    "map": MultilabelAveragePrecision(num_classes, average=None, thresholds=thresholds, **together),
+                    "f1": MultilabelF1Score(num_classes, average=None, **together),
+                    "auroc": MultilabelAUROC(num_classes, average=None, thresholds=thresholds, **together),
+                    "exact_match": MultilabelExactMatch(num_classes, **together),
+                    "confusion": MultilabelConfusionMatrix(num_classes, **together),
                 }
             )
-            self.calibration: Metric = BinaryCalibrationError(n_bins=BINS)
+            self.calibration: Metric = BinaryCalibrationError(n_bins=BINS, **together)
         else:
             self.metrics = MetricCollection(
                 {
-                    "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                    "f1": MulticlassF1Score(num_classes, average=None),
-                    "auroc": MulticlassAUROC(num_classes, average=None, thresholds=thresholds),
-                    "confusion": MulticlassConfusionMatrix(num_classes),
+                    "accuracy": MulticlassAccuracy(num_classes, average="micro", **together),
+                    "f1": MulticlassF1Score(num_classes, average=None, **together),
+                    "auroc": MulticlassAUROC(num_classes, average=None, thresholds=thresholds, **together),
+                    "confusion": MulticlassConfusionMatrix(num_classes, **together),
                 }
             )
-            self.calibration = MulticlassCalibrationError(num_classes, n_bins=BINS)
+            self.calibration = MulticlassCalibrationError(num_classes, n_bins=BINS, **together)
 
     @property
     def confusion(self) -> Tensor:

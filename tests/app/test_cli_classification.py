@@ -18,6 +18,7 @@ from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
 from eomt.models import TimmEncoder
 from tests.cli_runs import Workspace, refusal
+from tests.ranks import run_on_ranks
 from tests.tiny_classification import COLORS, SIDE, make_classifier, make_vit, write_classes, write_photo
 
 TRAINER: dict[str, Any] = {"max_steps": 8, "val_check_interval": 4, "check_val_every_n_epoch": None}
@@ -167,6 +168,20 @@ def test_images_with_several_labels(tmp_path: Path) -> None:
     assert row["label"] == "|".join(expected)
     config = json.loads((only(run, "best_merged_*") / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_batch(trained: Workspace) -> None:
+    """The same images in each step, cropped alike: but for the order of sums it is the same run."""
+    same = ("--model.lora_config.lora_dropout", "0", "--trainer.precision", "32-true", "--trainer.max_steps", "6")
+    same += ("--model.class_weights", "[1.0, 2.0, 4.0]")
+    states = []
+    for ranks, batch_size in ((1, "6"), (2, "3")):
+        name = f"twice_{ranks}"
+        run_on_ranks(trained, "fit", "--run_name", name, "--data.batch_size", batch_size, *same, ranks=ranks)
+        checkpoint = torch.load(only(trained.runs / name, "final_lora_step6.ckpt"), weights_only=True)
+        states.append(checkpoint["state_dict"])
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=1e-5)
 
 
 def test_inspect_says_classes_features_and_memory(trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -281,6 +281,20 @@ def test_two_processes_write_the_scores_and_figures_of_one(adapted: Workspace) -
     assert scores[1] == pytest.approx(scores[0], abs=1e-6)
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_batch(adapted: Workspace) -> None:
+    """The same faces in each step, changed alike, weighed alike: but for the order of sums it is the same run."""
+    same = ("--model.lora_config.lora_dropout", "0", "--trainer.precision", "32-true", "--trainer.max_steps", "6")
+    same += ("--data.balanced", "true", "--model.class_weights", "[1.0, 2.0]")
+    states = []
+    for ranks, batch_size in ((1, "4"), (2, "2")):
+        name = f"twice_{ranks}"
+        run_on_ranks(adapted, "fit", "--run_name", name, "--data.batch_size", batch_size, *same, ranks=ranks)
+        checkpoint = torch.load(only(adapted.runs / name, "final_lora_step6.ckpt"), weights_only=True)
+        states.append(checkpoint["state_dict"])
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=1e-5, equal_nan=True)
+
+
 def test_a_validation_of_one_class_stops_before_the_first_step(
     adapted: Workspace, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
