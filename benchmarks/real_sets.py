@@ -6,7 +6,7 @@ and mricron-data have the rest.
 
 Five small real sets are each swept (`main.py sweep`): heads alone, LoRA and full fine-tuning, each at a learning rate
 of its own, and the shipped configuration as it is, which is always trained to the end and measured with the same seeds.
-The table has the shipped defaults beside the best of the sweep, and the cheapest rival. A sweep that exists goes on.
+The table has the shipped defaults beside the best of the sweep, and the cheapest rival. A sweep that ended is not repeated.
 
 - nuclei: fluorescence microscopy, 35 tiles to train and 7 to validate.
 - cells: nuclei of HeLa cells, bright and dim ones, in the last frame of Fluo-N2DL-HeLa/02 of the Cell Tracking
@@ -256,7 +256,8 @@ def sweep(name: str, options: Arguments, out: Path) -> dict[str, Any]:
     environment = os.environ | {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "main.py", "sweep", *options, "--trainer.default_root_dir", str(out), "--run_name", name]
     command += ["--budget", BUDGET]
-    subprocess.run(command, env=environment, check=True)
+    if not (out / name / "sweep.json").is_file():
+        subprocess.run(command, env=environment, check=True)
     return json.loads((out / name / "sweep.json").read_text())
 
 
