@@ -168,6 +168,8 @@ class Sweep:
         flat: dict[str, str] = {}
 
         def add(value: Any, address: str) -> None:
+            if isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+                value = dict(enumerate(value, 1))
             if isinstance(value, Mapping) and value:
                 for name, inner in value.items():
                     add(inner, address if name == "init_args" else f"{address}.{name}".lstrip("."))

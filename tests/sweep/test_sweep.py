@@ -135,6 +135,13 @@ def test_a_study_of_another_configuration_is_refused(tmp_path: Path) -> None:
     make_sweep(tmp_path / "s")
     with pytest.raises(UserError, match=r"model\.lora_config\.rank was 8, and is 16 now; choose another name"):
         make_sweep(tmp_path / "s", config=make_config(rank=16))
+    other = make_config()
+    other["trainer"]["callbacks"] += [{"class_path": "callbacks.SegmentationResults", "init_args": {}}]
+    with pytest.raises(
+        UserError, match=r'trainer\.callbacks\.3\.class_path was not there, and is "callbacks\.Seg'
+    ) as told:
+        make_sweep(tmp_path / "s", config=other)
+    assert len(str(told.value)) < 300 + len(str(tmp_path))
     with pytest.raises(UserError, match="--ways was null, and is"):
         make_sweep(tmp_path / "s", ways=("heads",))
 
