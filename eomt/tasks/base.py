@@ -341,10 +341,11 @@ class AdaptationTask(AuditedTask):
         if (kind := record.get("quantize")) != done.config.quantize:
             if self._trains:
                 raise UserError(
-                    f"ckpt_path: quantize is {kind} in the checkpoint, {done.config.quantize} in lora_config; leave "
-                    "--config out to use the run's own"
+                    f"ckpt_path: quantize is {kind or 'null'} in the checkpoint, {done.config.quantize or 'null'} in "
+                    "lora_config; leave it out to use the run's own"
                 )
-            log.info("Trained with quantize: %s; the base is opened with %s", kind, done.config.quantize)
+            here = done.config.quantize or "null"
+            log.info("ckpt_path: trained with quantize: %s, and opened with quantize: %s", kind or "null", here)
         if difference := same_base(done.fingerprint, record["fingerprint"]):
             raise UserError(f"ckpt_path: was trained on another base: {difference}; load that base")
 
