@@ -38,7 +38,9 @@ class ShardedStrategy(DDPStrategy):
         task = self.lightning_module
         assert task is not None
         if kind := quantization(task):
-            raise UserError(f"trainer.strategy: sharded, but lora_config.quantize is {kind}; give ddp, or set it to null")
+            raise UserError(
+                f"trainer.strategy: sharded, but lora_config.quantize is {kind}; give ddp, or set it to null"
+            )
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         blocks = blocks_of(task)
         refuse_shared(task, blocks)

@@ -5,7 +5,6 @@ Dettmers et al., arXiv:2305.14314) takes one for each 64 values in the order of 
 the 16 numbers q, which normally distributed weights fall on equally often. Scales are fp32: 4.5 bits a value.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -22,20 +21,23 @@ OUTERMOST = 1 - (1 / 32 + 1 / 30) / 2
 LARGEST = 127
 
 
-@functools.cache
-def normal_floats() -> Tensor:
+def _normal_floats() -> Tensor:
     """Return the 16 numbers of nf4 from -1 to 1: quantiles of the normal distribution, 8 above zero and 7 below."""
-    above = torch.special.ndtri(torch.linspace(0.5, OUTERMOST, 9, dtype=torch.float64))
-    below = -torch.special.ndtri(torch.linspace(0.5, OUTERMOST, 8, dtype=torch.float64))
+    above = torch.special.ndtri(torch.linspace(0.5, OUTERMOST, 9, dtype=torch.float64, device="cpu"))
+    below = -torch.special.ndtri(torch.linspace(0.5, OUTERMOST, 8, dtype=torch.float64, device="cpu"))
     return (torch.cat([below.flip(0)[:-1], above]) / above[-1]).float()
 
 
-@functools.cache
+NORMAL_FLOATS = _normal_floats()
+# the two numbers of each byte, (256,): a float64 holds the bits of two float32, which are read at once
+_PAIRS = torch.stack([NORMAL_FLOATS.repeat_interleave(16), NORMAL_FLOATS.repeat(16)], 1).flatten().view(torch.float64)
+_on_device: dict[torch.device, Tensor] = {_PAIRS.device: _PAIRS}
+
+
 def _pairs(device: torch.device) -> Tensor:
-    """Return the two numbers of each byte, (256,): a float64 holds the bits of two float32, which are read at once."""
-    numbers = normal_floats()
-    first, second = numbers.repeat_interleave(16), numbers.repeat(16)
-    return torch.stack([first, second], 1).flatten().view(torch.float64).to(device)
+    if device not in _on_device:
+        _on_device[device] = _PAIRS.to(device)
+    return _on_device[device]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Packing:
     def _nf4(self, values: Tensor) -> tuple[Tensor, Tensor]:
         blocks = F.pad(values.flatten(), (0, -self.numel % BLOCK)).view(-1, BLOCK)
         scales = blocks.abs().amax(1)
-        numbers = normal_floats().to(values.device)
+        numbers = NORMAL_FLOATS.to(values.device)
         between = (numbers[1:] + numbers[:-1]) / 2
         codes = torch.bucketize(blocks / _not_zero(scales)[:, None], between, out_int32=True).to(torch.uint8)
         first, second = codes.view(-1, 2).unbind(1)

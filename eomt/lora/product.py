@@ -199,7 +199,7 @@ class PackedProduct(torch.autograd.Function):
         needs_x, _, needs_bias = ctx.needs_input_grad[:3]
         with torch.autocast(ctx.device, enabled=False):
             grad_x = grad @ ctx.packing.unpack(packed, ctx.dtype) if needs_x else None
-            grad_bias = grad.flatten(0, -2).sum(0) if needs_bias else None
+            grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if needs_bias else None
         return grad_x, None, grad_bias, None, None
 
 

@@ -1,0 +1,95 @@
+"""What does a frozen base in 8 or 4 bits cost? `python -m benchmarks.quantized_base WEIGHTS DATA [OUT]`.
+
+WEIGHTS is DINOv2-small in Hugging Face layout. DATA is a folder of images and masks with train and val.
+
+LoRA on attention and MLP as in `benchmarks.nuclei`, over the base in full, in int8 and in nf4, with three seeds each,
+one after the other on one thread. The best network is then merged into the base in full, and validated again. Runs that
+exist are not repeated.
+"""
+
+import csv
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.nuclei import SEEDS, command
+
+KINDS = ("null", "int8", "nf4")
+RATE, STEPS = "1e-3", "50"
+
+
+def run(weights: str, data: str, out: Path, kind: str, seed: int) -> dict[str, Any]:
+    """Train once, and return the IoU before and after merging, bytes of the quantized layers, and seconds a step."""
+    name = f"{kind}_seed{seed}"
+    record = out / f"{name}.json"
+    if not record.is_file():
+        way = ["--model.lora_config.target_modules", "[attention, mlp]", "--model.lora_config.quantize", kind]
+        output = printed(
+            [*command(weights, data, out, name, way, RATE, seed), "--trainer.max_steps", STEPS], out / f"{name}.log"
+        )
+        summary = json.loads((out / name / "training_summary.json").read_text())
+        merged = next((out / name).glob("best_merged_*"))
+        validated = printed(
+            [sys.executable, "main.py", "validate", "--ckpt_path", str(merged)], out / f"{name}_merged.log"
+        )
+        sizes = re.search(r"Quantized: .* layers, ([\d.,]+) MB before and ([\d.,]+) MB now", output)
+        found = re.search(r"val_iou ([\d.]+)", validated)
+        assert found is not None
+        result = {
+            "step0": summary["baseline"],
+            "iou": summary["best"],
+            "merged_iou": float(found[1]),
+            "merge_relative_diff": summary["merge_relative_diff"],
+            "merge_quantized_diff": summary["merge_quantized_diff"],
+            "megabytes": None if sizes is None else [float(size.replace(",", "")) for size in sizes.groups()],
+            "seconds_per_step": statistics.median(
+                float(row["seconds_per_step"]) for row in csv.DictReader((out / name / "timing.csv").open())
+            ),
+        }
+        record.write_text(json.dumps(result))
+        print(name, result, flush=True)
+    return json.loads(record.read_text())
+
+
+def printed(arguments: list[str], log: Path) -> str:
+    """Run a command on one thread, and return what it prints, which is also written to a file."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log.write_text(done.stdout)
+    if done.returncode:
+        raise SystemExit(f"{log.stem} failed:\n{done.stdout}")
+    return done.stdout
+
+
+def main() -> None:
+    """Run everything, and print the table."""
+    weights, data, out = sys.argv[1], sys.argv[2], Path(sys.argv[3] if len(sys.argv) > 3 else "runs/quantized_base")
+    out.mkdir(parents=True, exist_ok=True)
+    found = {kind: [run(weights, data, out, kind, seed) for seed in SEEDS] for kind in KINDS}
+    # the layers that are quantized, as they are without
+    before = found["int8"][0]["megabytes"][0]
+    print("| base | MB of its linear layers | IoU at step 0 | IoU (3 seeds) | spread | merged | difference | s a step |")
+    print("|---|---|---|---|---|---|---|---|")
+    for kind, results in found.items():
+        scores = [result["iou"] for result in results]
+        apart = [result["merge_quantized_diff"] for result in results]
+        row = [
+            "as it is" if kind == "null" else kind,
+            f"{before if kind == 'null' else results[0]['megabytes'][1]:.1f}",
+            f"{statistics.mean(result['step0'] for result in results):.3f}",
+            f"{statistics.mean(scores):.3f}",
+            f"{min(scores):.3f}-{max(scores):.3f}",
+            f"{statistics.mean(result['merged_iou'] for result in results):.3f}",
+            "-" if kind == "null" else f"{max(apart):.2f}",
+            f"{statistics.median(result['seconds_per_step'] for result in results):.2f}",
+        ]
+        print("| " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()
