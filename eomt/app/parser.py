@@ -46,6 +46,15 @@ class Parser(LightningArgumentParser):
             raise ParserError(f"{key[1]}.{text}" if key and not text.startswith(f"{key[1]}:") else text)
         raise ParserError(self._explained(error))
 
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Return what arguments say; null in an option of a component inside a component, too.
+
+        jsonargparse hands it on as the text that Python makes of it.
+        """
+        if args is not None:
+            args = [f"{arg[: -len('None')]}null" if re.fullmatch(r"--[^=]+=None", str(arg)) else arg for arg in args]
+        return super().parse_args(args, *others, **kwargs)
+
     def parse_object(self, cfg_obj: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Return what a component is given, with names and texts as they were written."""
         return super().parse_object(as_written(cfg_obj), *args, **kwargs)
