@@ -3,7 +3,7 @@
 WEIGHTS is DINOv2-small in Hugging Face layout. DATA is a folder of images and masks with train and val.
 
 Without arguments, a step is timed, and its memory estimated, on one image of 224 pixels and random weights of EoMT on a
-ViT-S/16: the three bases in turn, and the quickest of five rounds.
+ViT-S/16: the three bases in turn, and the quickest of twelve rounds.
 
 LoRA on attention and MLP as in `benchmarks.nuclei`, over the base in full, in int8 and in nf4, with three seeds each,
 one after the other on one thread. The best network is then merged into the base in full, and validated again. Runs that
@@ -16,18 +16,21 @@ import re
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.nuclei import SEEDS, command
 from benchmarks.small_tasks import HEADS, adapt, eomt
+from eomt.tasks.base import AdaptationTask
 from eomt.verification.memory import StepMemory, step_memory
 
-KINDS = ("null", "int8", "nf4")
+LABELS = {"null": "as it is", "int8": "int8", "nf4": "nf4"}
 RATE, STEPS = "1e-3", "50"
-ROUNDS = 5
+ROUNDS = 12
 
 
 def run(weights: str, data: str, out: Path, kind: str, seed: int) -> dict[str, Any]:
@@ -70,8 +73,13 @@ def printed(arguments: list[str], log: Path) -> str:
     return done.stdout
 
 
+def loss_of(task: AdaptationTask, batch: dict[str, Any]) -> Tensor:
+    """Return the loss of a training batch."""
+    return task.losses(batch)[0]["loss"]
+
+
 def steps() -> dict[str, StepMemory]:
-    """Return what a step takes with each base, its time as that of the quickest of five rounds."""
+    """Return what a step takes with each base, its time as that of the quickest of twelve rounds."""
     kinds = {"null": None, "int8": "int8", "nf4": "nf4"}
     tasks = {
         name: eomt(adapt(["attention", "mlp"], HEADS, quantize=kind), "floor", False) for name, kind in kinds.items()
@@ -79,7 +87,7 @@ def steps() -> dict[str, StepMemory]:
     found: dict[str, StepMemory] = {}
     for _ in range(ROUNDS):
         for name, task in tasks.items():
-            step = step_memory(task, task.unlogged_step, task.synthetic_batch(1), 1)
+            step = step_memory(task, partial(loss_of, task), task.synthetic_batch(1), 1)
             found[name] = min(found.get(name, step), step, key=lambda step: step.seconds)
     return found
 
@@ -93,11 +101,11 @@ def main() -> None:
         for name, step in steps().items():
             memory = step.at(1)
             sizes = f"{memory.weights / 2**20:.1f} | {memory.activations / 2**20:.1f}"
-            print(f"| {name} | {sizes} | {1e3 * step.seconds:.0f} |")
+            print(f"| {LABELS[name]} | {sizes} | {1e3 * step.seconds:.0f} |")
         return
     weights, data, out = sys.argv[1], sys.argv[2], Path(sys.argv[3] if len(sys.argv) > 3 else "runs/quantized_base")
     out.mkdir(parents=True, exist_ok=True)
-    found = {kind: [run(weights, data, out, kind, seed) for seed in SEEDS] for kind in KINDS}
+    found = {kind: [run(weights, data, out, kind, seed) for seed in SEEDS] for kind in LABELS}
     # the layers that are quantized, as they are without
     before = found["int8"][0]["megabytes"][0]
     print("| base | MB of its layers | IoU at step 0 | IoU (3 seeds) | spread | merged | difference |")
@@ -106,7 +114,7 @@ def main() -> None:
         scores = [result["iou"] for result in results]
         apart = [result["merge_quantized_diff"] for result in results]
         row = [
-            "as it is" if kind == "null" else kind,
+            LABELS[kind],
             f"{before if kind == 'null' else results[0]['megabytes'][1]:.1f}",
             f"{statistics.mean(result['step0'] for result in results):.3f}",
             f"{statistics.mean(scores):.3f}",

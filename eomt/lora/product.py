@@ -143,7 +143,8 @@ class AdaptedProduct(torch.autograd.Function):
 
         def sum_again(weight: Tensor, b: Tensor, h: Tensor, bias: Tensor | None, *kept: Tensor) -> Tensor:
             rows = make(*kept).reshape(len(h), shape[-1]).to(dtype)
-            return _sum(rows, matrix(weight, dtype), bias, b, h, update).view(*shape[:-1], -1)
+            y = _sum(rows, matrix(weight, dtype), bias, b, h, update)
+            return y.view(*shape[:-1], y.shape[-1])
 
         return Recipe((weight, b, h, bias, *kept), sum_again)
 
