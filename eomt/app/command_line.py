@@ -30,7 +30,7 @@ from eomt.app.config import (
 from eomt.app.leftovers import remove_leftovers
 from eomt.app.messages import constructor_of, find_user_error, one_line, root_of
 from eomt.app.names import plain, read_yaml_by_our_rules
-from eomt.app.parser import Parser
+from eomt.app.parser import SETTINGS, Parser
 from eomt.app.ranks import check_launch, peer_error, watch_ranks
 from eomt.app.reading import read_yaml
 from eomt.app.run_lock import PREDICT_LOCK, RunLock
@@ -129,6 +129,7 @@ class CLI(LightningCLI):
                 "enable_model_summary": False,
             },
             parser_class=Parser,
+            parser_kwargs={name: value for name, value in SETTINGS.items() if name in self.subcommands()},
             args=list(args) if args is not None else None,
             run=run,
             auto_configure_optimizers=False,
@@ -272,11 +273,10 @@ class CLI(LightningCLI):
 
     def _trainer_without_run(self) -> Trainer:
         """Build a trainer with one process and one device, whatever the configuration says."""
-        configured = self._get(self.config_init, "trainer")
-        settings = {name: configured[name] for name in ("accelerator", "precision", "log_every_n_steps")}
-        settings["default_root_dir"] = configured["default_root_dir"]
+        given = self._get(self.config_init, "trainer")
+        settings = {key: given[key] for key in ("default_root_dir", "accelerator", "precision", "log_every_n_steps")}
         # with a limit in steps, the learning-rate schedule does not ask for training data
-        settings |= {"devices": 1, "logger": False, "max_epochs": -1, "max_steps": 1}
+        settings |= {"max_steps": 1, "max_epochs": -1, "devices": 1, "logger": False}
         settings |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = build_trainer(settings)
         trainer.allow_random_base = self._get(self.config_init, "audit").allow_random_base

@@ -11,6 +11,7 @@ import eomt.models
 import eomt.tasks
 from eomt.app.command_line import CLI
 from eomt.app.config import PATHS
+from eomt.app.launching import LAUNCHERS, OPTIONS
 from eomt.app.shipped import shipped_names
 from eomt.lora.config import LoRAConfig
 from eomt.models.network import Network
@@ -61,6 +62,11 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
                 added.complete = {shell: CONFIG_FUNCTION}  # type: ignore[attr-defined]
             elif is_path:
                 added.complete = shtab.FILE  # type: ignore[attr-defined]
+    launcher, num_workers = OPTIONS
+    small["fit"].add_argument(num_workers)
+    for name in ("fit", "sweep"):
+        choices = [action for action in small[name]._actions if launcher in action.option_strings]
+        (choices[0] if choices else small[name].add_argument(launcher)).choices = LAUNCHERS
     (copied,) = (action for action in _commands_of(small["configs"])["copy"]._actions if action.dest == "name")
     copied.choices = shipped_names()
     return shtab.complete(parser, shell, preamble=FUNCTIONS[shell].format(names=" ".join(shipped_names())))

@@ -7,6 +7,11 @@ from eomt.errors import UserError, shortened
 
 LAUNCHERS = ("local", "ray")
 OPTIONS = ("--launcher", "--num_workers")
+# they are no part of a run's configuration, and so no options of the parser
+HELP = (
+    "Where it runs: --launcher {local,ray} takes this machine (the default), or the Ray cluster of RAY_ADDRESS; with "
+    "ray, --num_workers N is the number of processes (default 1). See docs/scaling.md."
+)
 
 
 @dataclass(frozen=True)

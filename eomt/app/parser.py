@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from eomt.app.arguments import COMMANDS, SMALL_COMMANDS
+from eomt.app.launching import HELP
 from eomt.app.messages import one_line
 from eomt.app.names import as_written
 from eomt.errors import UserError, listed, shortened
@@ -19,6 +20,8 @@ NO_CLASS = re.compile(r"dot import path string: (.*)")
 NO_IMPORT = re.compile(r"Problem with given class_path '([^']+)':\s+(.*)")
 CLASS = re.compile(r"Expected a <class '(?:\w+\.)*(\w+)'>")
 CHOICES = re.compile(r"Expected a typing\.Literal(\[.*?\])(?:\s|$)")
+# of the parsers of commands
+SETTINGS = {"fit": {"epilog": HELP}}
 # arguments of the parser itself
 HIDDEN = ("help", "config", "print_config", "subcommand", "==SUPPRESS==")
 # what a user calls the types of values

@@ -58,7 +58,11 @@ def cluster(workers: int) -> Iterator[Any]:
     try:
         ray.init(**settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"launcher: ray: {str(error).splitlines()[0]}; see RAY_ADDRESS") from error
+        # Ray tells a missing token from no cluster in a log alone
+        raise UserError(
+            f"launcher: ray: {str(error).splitlines()[0]}; see RAY_ADDRESS, and give RAY_AUTH_MODE=token if a cluster "
+            "asks for a token"
+        ) from error
     try:
         yield ray
     finally:

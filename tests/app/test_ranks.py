@@ -46,6 +46,30 @@ class Waits(FailsOnRank):
         super().fail(trainer, pl_module)
 
 
+class BreaksDataOfRank(Callback):
+    """Makes the images of rank 1 unreadable, behind the look at all files: those of training, or of evaluation."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.global_rank != 1:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        make = data.masked_dataset
+
+        def fail(*_: Any) -> Any:
+            raise UserError("data: x.png cannot be read; remove it")
+
+        def broken(split: str) -> Any:
+            dataset = make(split)
+            if split == self.split:
+                dataset.read = fail
+            return dataset
+
+        data.masked_dataset = broken
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return make_workspace(tmp_path_factory.mktemp("ranks"))
@@ -81,25 +105,12 @@ def test_a_fault_on_one_forked_rank_keeps_its_traceback(workspace: Workspace) ->
         run_on_ranks(workspace, "fit", "--run_name", "fault", "--data.batch_size", "1", *extra)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "is_mistake", "status"), [("FailsOnRank", True, 2), ("FailsOnRank", False, 1), ("Waits", True, 2)]
-)
-def test_started_ranks_end_together(workspace: Workspace, kind: str, is_mistake: bool, status: int) -> None:
-    extra = failing(kind, rank=1, hook="on_train_batch_start", is_mistake=is_mistake)
+def started(workspace: Workspace, command: str, name: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """What two processes say and how they end that are started as with `--trainer.strategy ddp`."""
     places = ["--config", str(workspace.config), "--trainer.default_root_dir", str(workspace.runs)]
-    two = [
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        "ddp",
-        "--data.batch_size",
-        "1",
-    ]
-    result = subprocess.run(
-        [sys.executable, "main.py", "fit", *places, "--run_name", f"{kind}_{is_mistake}", *two, *extra],
+    two = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    return subprocess.run(
+        [sys.executable, "main.py", command, *places, "--run_name", name, *two, "--data.batch_size", "1", *args],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -107,12 +118,50 @@ def test_started_ranks_end_together(workspace: Workspace, kind: str, is_mistake:
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "is_mistake", "status"), [("FailsOnRank", True, 2), ("FailsOnRank", False, 1), ("Waits", True, 2)]
+)
+def test_started_ranks_end_together(workspace: Workspace, kind: str, is_mistake: bool, status: int) -> None:
+    extra = failing(kind, rank=1, hook="on_train_batch_start", is_mistake=is_mistake)
+    result = started(workspace, "fit", f"{kind}_{is_mistake}", *extra)
     assert result.returncode == status, result.stderr
     said = result.stdout + result.stderr
     assert "rank 1: ended" in said
     if is_mistake:
         assert said.count("error (rank 1): data: x.png cannot be read; remove it") == 1
         assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_mistake_of_the_first_started_rank_is_said_once(workspace: Workspace) -> None:
+    extra = failing("FailsOnRank", rank=0, hook="on_train_batch_start", is_mistake=True)
+    result = started(workspace, "fit", "first", *extra)
+    said = result.stdout + result.stderr
+    assert result.returncode == 2, said
+    assert said.count("x.png cannot be read") == 1
+    assert "\nerror: data: x.png cannot be read; remove it\n" in f"\n{said}"
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "split", "workers"), [("fit", "train", 1), ("fit", "val", 0), ("validate", "val", 1)]
+)
+def test_what_one_rank_cannot_read_is_said_once(workspace: Workspace, command: str, split: str, workers: int) -> None:
+    """Also by the process that reads for it, and within a validation."""
+    weights = () if command == "fit" else ("--audit.allow_random_base", "true")
+    data = ("--data.num_workers", str(workers), "--data.eval_batch_size", "1")
+    extra = failing("BreaksDataOfRank", split=split)
+    result = started(workspace, command, f"unreadable_{command}_{split}", *data, *weights, *extra)
+    said = result.stdout + result.stderr
+    assert result.returncode == 2, said
+    assert said.count("x.png cannot be read") == 1
+    assert "\nerror (rank 1): data: x.png cannot be read; remove it\n" in f"\n{said}"
+    assert "rank 1: ended" in said
+    assert "Traceback" not in said
 
 
 def test_spawned_ranks_are_refused_before_the_first_step(

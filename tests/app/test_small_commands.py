@@ -131,6 +131,16 @@ def test_the_help_of_all_names_every_command(answer: Answer) -> None:
         assert f"usage: eomt {' '.join(command)}" in answer(*command, "--help")
 
 
+def test_the_help_of_fit_and_sweep_names_the_launchers(answer: Answer) -> None:
+    said = " ".join(answer("fit", "--help").split())
+    assert "--launcher {local,ray} takes this machine (the default), or the Ray cluster" in said
+    assert "--num_workers N is the number of processes" in said
+    sweep = answer("sweep", "--help")
+    assert "--launcher" in sweep
+    assert "--num_workers N" not in sweep
+    assert "--launcher" not in answer("test", "--help")
+
+
 @pytest.fixture(scope="module")
 def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("completion") / "eomt.bash"
@@ -159,6 +169,11 @@ def test_bash_takes_the_script_and_completes_commands_options_and_configs(bash_s
     assert completed(bash_script, "test", "--config", "eomt_lora", "--model.lora_config.layer") == [
         "--model.lora_config.layers"
     ]
+    for command in ("fit", "sweep"):
+        assert completed(bash_script, command, "--launch") == ["--launcher"]
+        assert completed(bash_script, command, "--launcher", "") == ["local", "ray"]
+    assert completed(bash_script, "fit", "--num_w") == ["--num_workers"]
+    assert completed(bash_script, "test", "--launch") == completed(bash_script, "sweep", "--num_w") == []
     assert completed(bash_script, "merge", "--outp") == ["--output"]
     assert completed(bash_script, "fit", "--outp") == []
     # what Python calls the rest of the arguments is no option
