@@ -50,12 +50,10 @@ class Parser(LightningArgumentParser):
         raise ParserError(self._explained(error))
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """Return what arguments say; null in an option of a component inside a component, too.
-
-        jsonargparse hands it on as the text that Python makes of it.
-        """
-        if args is not None:
-            args = [f"{arg[: -len('None')]}null" if re.fullmatch(r"--[^=]+=None", str(arg)) else arg for arg in args]
+        """Return what arguments say; null in an option of a component inside a component, too."""
+        # jsonargparse hands such an option on to the parser of the outer component, as a text that Python makes
+        if args is not None and "defaults" in kwargs:
+            args = [re.sub(r"^(--[^=.]+\.[^=]+)=None$", r"\1=null", arg) for arg in args]
         return super().parse_args(args, *others, **kwargs)
 
     def parse_object(self, cfg_obj: Any, *args: Any, **kwargs: Any) -> Namespace:

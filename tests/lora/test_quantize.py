@@ -18,10 +18,17 @@ from eomt.lora.packed_weight import packed_layers, quantization_line
 from eomt.lora.packing import KINDS, Quantization
 from eomt.models import memory
 from eomt.models.parts.freezing import freeze_all_but
-from eomt.tasks import MaskedAutoencoding, MorphDetection, PromptedSegmentation, SemanticSegmentation
+from eomt.tasks import (
+    ImageClassification,
+    MaskedAutoencoding,
+    MorphDetection,
+    PromptedSegmentation,
+    SemanticSegmentation,
+    VisualQuestionAnswering,
+)
 from eomt.tasks.base import AdaptationTask
 from eomt.verification.adapters import check_adapters, merged_copy, quantized_difference
-from tests import tiny_morph, tiny_sam2
+from tests import tiny_classification, tiny_morph, tiny_sam2, tiny_vqa
 from tests.lora.adapters import adapted, answer, assert_same, base, step
 from tests.tiny import make_eomt, make_image
 
@@ -181,7 +188,15 @@ def prompted(config: LoRAConfig) -> AdaptationTask:
     return PromptedSegmentation(tiny_sam2.make_sam2(), config)
 
 
-@pytest.mark.parametrize("make", [segmentation, prompted, morphs, pre_training])
+def questions(config: LoRAConfig) -> AdaptationTask:
+    return VisualQuestionAnswering(tiny_vqa.make_vqa(), replace(config, target_modules=["query", "value"]))
+
+
+def classes(config: LoRAConfig) -> AdaptationTask:
+    return ImageClassification(tiny_classification.make_classifier(), replace(config, trainable_modules=["classifier"]))
+
+
+@pytest.mark.parametrize("make", [segmentation, prompted, morphs, pre_training, questions, classes])
 def test_the_audit_passes_in_each_family_and_merging_changes_nothing(
     make: Callable[[LoRAConfig], AdaptationTask],
 ) -> None:
