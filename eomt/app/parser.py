@@ -69,7 +69,7 @@ class Parser(LightningArgumentParser):
             return self._unknown_field(unknown[1])
         if missing := re.search(r"arguments are required: (.*)", text):
             names = missing[1].replace("fit.", "")
-            return f"{names}: not given; give it, or a file with it: --config FILE"
+            return f"{names}: not given, or null; give it, or a file with it: --config FILE"
         if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text):
             return f"{choice[1]}: no such command; there are {', '.join((*COMMANDS, *SMALL_COMMANDS))}"
         key, value = KEY.match(text), VALUE.search(text)

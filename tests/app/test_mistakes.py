@@ -263,7 +263,7 @@ CALLBACK = '[{"class_path": "lightning.pytorch.callbacks.%s", "init_args": %s}]'
             ),
             "trainer.callbacks.0.num_samples: null, but it needs a value",
         ),
-        (("--model.network.encoder", "null"), "model.network.encoder: null; must be a class_path"),
+        (("--model.network.encoder", "null"), "model.network.encoder: not given, or null; give it"),
         (("--model.network", "EoM"), "model.network: EoM; must be a class_path"),
         (("--audit", "null"), "audit: null; must be a mapping"),
         (("--data.class_names", "[1, 2, 3]"), "data.class_names: 1; must be a text, null"),
