@@ -394,6 +394,6 @@ def test_a_field_of_a_file_that_is_unknown_is_named_with_what_is_near(
     file.write_text("modle:\n  class_path: eomt.tasks.SemanticSegmentation\n")
     error = refusal(capsys, workspace, "fit", "--config", str(file), config=False)
     assert "modle.class_path: no such field; did you mean model?" in error
-    assert "model: not given; give it, or a file with it: --config FILE" in refusal(
+    assert "model: not given, or null; give it, or a file with it: --config FILE" in refusal(
         capsys, workspace, "fit", config=False
     )
