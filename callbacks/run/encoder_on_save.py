@@ -49,10 +49,11 @@ class EncoderOnSave(Callback):
         network = pl_module.network
         assert isinstance(network, MaskedAutoencoder)
         plain: Any = network
+        if packed_layers(network):
+            # a GPU may not hold it otherwise
+            plain = unquantize(copy.deepcopy(network).cpu())
         if lora_layers(network):
-            plain = merge_lora_weights(copy.deepcopy(network).float())
-        elif packed_layers(network):
-            plain = unquantize(copy.deepcopy(network))
+            plain = merge_lora_weights(copy.deepcopy(plain).float())
         folder = checkpoint.with_name(FOLDER)
         make_room(folder, is_encoder_folder)
         save_encoder(plain, folder)

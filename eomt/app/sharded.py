@@ -11,7 +11,6 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from eomt.errors import UserError
-from eomt.lora.packed_weight import quantization
 from eomt.utils.sharded import parted, whole
 
 NAME = "sharded"
@@ -33,14 +32,10 @@ class ShardedStrategy(DDPStrategy):
         """Divide each transformer block, and then all other weights; whole ones are on the device one block a time.
 
         Raises:
-            UserError: If a parameter is part of two blocks, or of one and the rest, or the base is quantized.
+            UserError: If a parameter is part of two blocks, or of one and the rest.
         """
         task = self.lightning_module
         assert task is not None
-        if kind := quantization(task):
-            raise UserError(
-                f"trainer.strategy: sharded, but lora_config.quantize is {kind}; give ddp, or set it to null"
-            )
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         blocks = blocks_of(task)
         refuse_shared(task, blocks)
