@@ -1,6 +1,8 @@
 """`fit --launcher ray`: the same command in each process of a Ray cluster; a process that dies is begun anew."""
 
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -62,10 +64,7 @@ def fit_on_ray(args: list[str], launch: RayLaunch) -> None:
             ),
         )
         try:
-            _in_thread(trainer.fit)
-        except KeyboardInterrupt:
-            show(f"Stopped; --ckpt_path latest --run_name {run.name} goes on from the last checkpoint, if there is one")
-            raise
+            _in_thread(trainer.fit, run.name)
         except Exception as error:
             if (notes / ERROR).is_file():
                 raise UserError((notes / ERROR).read_text()) from error
@@ -75,8 +74,15 @@ def fit_on_ray(args: list[str], launch: RayLaunch) -> None:
             ) from error
 
 
-def _in_thread(work: Callable[[], object]) -> None:
+def _in_thread(work: Callable[[], object], name: str) -> None:
     """Do work in a thread of its own: in the main one, Ray would answer Ctrl-C in our place, and exit with 1.
+
+    A signal ends this process where it stands: what is left would crash while the thread waits for the cluster. That
+    ends with it if it was begun here, and else the cluster ends what this process has begun.
+
+    Args:
+        work: What to do.
+        name: Of the run, for the message.
 
     Raises:
         Exception: What the work raises.
@@ -91,9 +97,14 @@ def _in_thread(work: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=run, daemon=True, name="fit-on-ray")
     thread.start()
-    while thread.is_alive():
-        # for ever, it would not hear of signals everywhere
-        thread.join(INTERVAL)
+    try:
+        while thread.is_alive():
+            # for ever, it would not hear of signals everywhere
+            thread.join(INTERVAL)
+    except BaseException as signalled:
+        show(f"Stopped; --ckpt_path latest --run_name {name} goes on from the last checkpoint, if there is one")
+        sys.stdout.flush()
+        os._exit(128 + (signal.SIGINT if isinstance(signalled, KeyboardInterrupt) else signal.SIGTERM))
     if failed:
         raise failed[0]
 

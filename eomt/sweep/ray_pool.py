@@ -85,8 +85,9 @@ class RayPool:
         stopped = list(self._running.values())
         if stopped:
             (self.folder / STOP).touch()
-            self._ray.wait(list(self._running), num_returns=len(stopped), timeout=PATIENCE)
-            for reference in self._running:
+            _, left = self._ray.wait(list(self._running), num_returns=len(stopped), timeout=PATIENCE)
+            # Ray aborts this process where it is told to cancel what has just ended
+            for reference in left:
                 self._ray.cancel(reference, force=True)
             self._running.clear()
             (self.folder / STOP).unlink()

@@ -1,5 +1,6 @@
 """`sweep` from the command line: real trainings in processes of their own, killed and gone on with."""
 
+import contextlib
 import csv
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,49 @@ def test_a_sweep_on_ray_has_a_table(workspace: Workspace) -> None:
     folder = workspace.runs / "ray"
     assert len(table(folder)) > 1
     assert not (folder / "stop").exists()
+
+
+def tasks_of_ray() -> dict[str, int]:
+    """Trainings that run on a cluster of this project's code, by name."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title = (folder / "cmdline").read_bytes().rstrip(b"\0 ").decode(errors="replace")
+            if (
+                title.startswith("ray::")
+                and "IDLE" not in title
+                and str(ROOT).encode() in (folder / "environ").read_bytes()
+            ):
+                found[title] = int(folder.name)
+    return found
+
+
+@pytest.mark.slow
+def test_a_sweep_on_ray_outlives_a_killed_training_and_goes_on_behind_ctrl_c(workspace: Workspace) -> None:
+    pytest.importorskip("ray")
+    options = ("--launcher", "ray", "--budget", "2", *OPTIONS, "--run_name", "ray_killed")
+    sweep = start(workspace, *options)
+
+    def wait_for(is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not is_so():
+            assert time.monotonic() < deadline
+            assert sweep.poll() is None, sweep.communicate()[0]
+            time.sleep(0.1)
+
+    wait_for(lambda: bool(tasks_of_ray()))
+    name, pid = next(iter(tasks_of_ray().items()))
+    os.kill(pid, signal.SIGKILL)
+    # Ray begins it anew
+    wait_for(lambda: tasks_of_ray().get(name, pid) != pid)
+    sweep.send_signal(signal.SIGINT)
+    output, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 130, output
+    assert "goes on with --run_name ray_killed" in output
+    assert not tasks_of_ray()
+    again = start(workspace, *options)
+    output, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, output
+    rows = table(workspace.runs / "ray_killed")
+    assert len(rows) > 1
+    assert json.loads((workspace.runs / "ray_killed" / "sweep.json").read_text())["rows"][0]["searched"]["score"] > 0
