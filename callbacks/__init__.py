@@ -9,6 +9,7 @@ from callbacks.results.label_files import LabelFiles
 from callbacks.results.morphs import MorphResults
 from callbacks.results.prediction_files import PredictionFiles
 from callbacks.results.report_on_test import ReportOnTest
+from callbacks.results.segmentation import SegmentationResults
 from callbacks.run.adapter_audit import AdapterAudit
 from callbacks.run.divergence import DivergenceGuard
 from callbacks.run.early_stopping import EarlyStoppingOnIoU
@@ -36,4 +37,5 @@ __all__ = [
     "ReconstructionPictures",
     "ReportOnTest",
     "RunSummary",
+    "SegmentationResults",
 ]

@@ -127,7 +127,8 @@ def test_defects_are_found_without_prompts(folder: Path, monkeypatch: pytest.Mon
     """15.2: 300 steps ended at a Kaggle Dice of .19, an empty answer has .74, and the run was called a success."""
     free = ("--model.network.prompt_free", "true", "--model.modes", "[none]", "--model.watch", "none")
     clean = ("--data.include_clean", "true")
-    run(folder, monkeypatch, "fit", "--run_name", "free", *free, *clean, *steps(150), config=SAM2_CONFIG)
+    # +.06 (two seeds); after 150 steps +.011 to +.019 (three seeds), and on some processors more
+    run(folder, monkeypatch, "fit", "--run_name", "free", *free, *clean, *steps(250), config=SAM2_CONFIG)
     found = summary(folder / "runs" / "free")
     assert found["metric"] == "val_none_kaggle_dice"
     # step 0 answers nothing

@@ -11,6 +11,7 @@ from callbacks.run.lora_checkpoint import LoRACheckpoint
 from callbacks.run.run_folder import make_room, run_folder
 from eomt.errors import UserError
 from eomt.lora.layers import lora_layers, merge_lora_weights
+from eomt.lora.packed_weight import packed_layers, unquantize
 from eomt.models.mae import MaskedAutoencoder, save_encoder
 from eomt.models.weights.mae import is_encoder_folder
 
@@ -48,8 +49,11 @@ class EncoderOnSave(Callback):
         network = pl_module.network
         assert isinstance(network, MaskedAutoencoder)
         plain: Any = network
+        if packed_layers(network):
+            # a GPU may not hold it otherwise
+            plain = unquantize(copy.deepcopy(network).cpu())
         if lora_layers(network):
-            plain = merge_lora_weights(copy.deepcopy(network).float())
+            plain = merge_lora_weights(copy.deepcopy(plain).float())
         folder = checkpoint.with_name(FOLDER)
         make_room(folder, is_encoder_folder)
         save_encoder(plain, folder)

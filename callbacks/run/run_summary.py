@@ -26,6 +26,7 @@ from callbacks.run.surroundings import surroundings
 from eomt.lora.adapter_layer import count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.files import WEIGHTS_FILE as ADAPTER_FILE
+from eomt.lora.packed_weight import quantization
 from eomt.lora.summary import get_lora_stats, lora_summary
 from eomt.reports.closing_table import print_report
 from eomt.reports.run_files import SUMMARY, verdict
@@ -244,10 +245,12 @@ class RunSummary(Callback):
             "merged_bytes": _size(self._folder / merge.name / WEIGHT_FILES[0]) if merge and merge.name else None,
             "merge_max_abs_diff": _number(merge.max_abs_diff) if merge else None,
             "merge_relative_diff": _number(merge.relative_diff) if merge else None,
+            "merge_quantized_diff": _number(merge.quantized_diff) if merge else None,
             "audit": audit.verdict if audit else "not run",
             "notes": task.notes(validation_metrics(trainer), "val"),
             "base": {
                 "id": task.network.base,
+                "quantization": quantization(task.network),
                 "fingerprint": _digest(done.fingerprint) if done else None,
             },
             "best_checkpoint": best_path.name if best_path else None,

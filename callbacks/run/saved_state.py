@@ -33,6 +33,8 @@ class MergeState(TypedDict):
 
     max_abs_diff: float | None
     relative_diff: float | None
+    # not in runs before there were quantized bases
+    quantized_diff: NotRequired[float | None]
     name: str
 
 

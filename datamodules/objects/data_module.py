@@ -300,7 +300,7 @@ class ObjectDataModule(ImageDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation images, in order."""
-        return self.evaluation_loader(self._evaluation_dataset(self.images_of("val")))
+        return self.evaluation_loader(self.masked_dataset("val"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the test images, in order.
@@ -310,7 +310,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         """
         if not self.images_of("test"):
             raise UserError(f"{self.path}: no test split; use validate, add one, or set test_fraction")
-        return self.evaluation_loader(self._evaluation_dataset(self.images_of("test")))
+        return self.evaluation_loader(self.masked_dataset("test"))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return images without objects: those of `predict_path`, or else of the test split, or else of val.
@@ -364,7 +364,9 @@ class ObjectDataModule(ImageDataModule, ABC):
             return AugmentedDataset(self.map_dataset(images), transform, outliers)
         return AugmentedObjectDataset(images, self.choose, transform)
 
-    def _evaluation_dataset(self, images: list[AnnotatedImage]) -> Dataset[dict[str, Any]]:
+    def masked_dataset(self, split: str) -> Dataset[dict[str, Any]]:
+        """Return the images of a split with what batches hold of their objects, as they are."""
+        images = self._used(split)
         if self.target == "prompted":
             return PromptableDataset(images, self._size, self.objects)
         return self.map_dataset(images) if self.target == "semantic" else ObjectDataset(images, self.choose)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from eomt.errors import UserError, counted, listed, shortened
 from eomt.utils.images import IMAGE_EXTENSIONS
 from eomt.utils.paths import check_text
 from eomt.utils.reading import checked, read_text
+from eomt.utils.yaml_bounds import YAML_ERRORS, check_yaml
 
 log = logging.getLogger("eomt")
 
@@ -30,8 +31,6 @@ DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml")
 NAME_LISTS = ("classes.txt", "obj.names")
 REMEDY = "give the data.yaml of a data set in YOLO's format"
 LABELS = ".txt"
-# beside YAML's own: what its dates, numbers and keys raise, and deep nesting
-YAML_ERRORS = (*(yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError),)
 # coordinates are rounded, and tools draw a little outside
 MOST_BEYOND = 0.05
 # a class and center, width and height of a box; a class and three points
@@ -112,7 +111,20 @@ def read_yolo(path: Path) -> YoloFolder:
     splits = {split: _split(file, root, place, len(names)) for split, place in given.items() if place}
     if not splits:
         raise UserError(f"{file}: names no images; add train and val, folders or lists of images")
+    _tell_unlisted(file, splits)
     return YoloFolder(names, splits)
+
+
+def _tell_unlisted(file: Path, splits: Mapping[str, Sequence[AnnotatedImage]]) -> None:
+    """Tell of images that lie beside those of lists, but stand in none."""
+    used = {str(sample.image) for samples in splits.values() for sample in samples}
+    for folder in sorted({os.path.dirname(image) for image in used}):
+        beside = [name for name in sorted(os.listdir(folder)) if ends_with(name, *IMAGE_EXTENSIONS)]
+        if unlisted := [name for name in beside if os.path.join(folder, name) not in used]:
+            log.warning(
+                "%s: its lists do not name %d of %d images in %s, which are not used: %s",
+                *(file, len(unlisted), len(beside), folder, listed(unlisted, most=3)),
+            )
 
 
 def _usual_places(folder: Path) -> dict[str, Places]:
@@ -134,18 +146,10 @@ def read_description(file: Path) -> Description:
         UserError: It cannot be read, or says something else.
     """
     text = read_text(file, REMEDY)
+    check_yaml(text, str(file))
     try:
         found = yaml.safe_load(text)
-    # beside YAML's own, what its values of other types raise (dates, numbers, keys), and deep nesting
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except YAML_ERRORS as error:
         reason = shortened(" ".join(str(error).split()), 200)
         raise UserError(f"{file}: cannot be read as YAML ({reason}); {REMEDY}") from error
     return checked(_with_known_splits(found) if isinstance(found, dict) else found, DESCRIPTION, str(file), REMEDY)

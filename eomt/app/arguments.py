@@ -12,6 +12,7 @@ import yaml
 from eomt.app.shipped import config_path
 from eomt.errors import UserError
 from eomt.utils.paths import check_text, expand_name
+from eomt.utils.yaml_bounds import YAML_ERRORS
 
 log = logging.getLogger("eomt")
 
@@ -115,7 +116,7 @@ def _data_class(group: list[str], read: Callable[[Path], dict[str, Any]]) -> str
     if "\n" in value or value.lstrip().startswith("{"):
         try:
             found = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except YAML_ERRORS:
             # the parser says what is wrong with it
             return None
     elif is_config or value.endswith((".yaml", ".yml", ".json")):

@@ -8,9 +8,10 @@ from jsonargparse import Namespace
 
 from eomt.app.arguments import refuse_adapters
 from eomt.app.checkpoint_files import step_of
-from eomt.app.config import named_paths, network_class_of
+from eomt.app.config import named_paths, network_class_of, quantization_of
 from eomt.app.reading import class_of
 from eomt.app.runs import Checkpoint
+from eomt.app.sharded import is_sharded_strategy
 from eomt.errors import UserError, shortened
 from eomt.export.options import ExportOptions, check_export_output
 from eomt.models.network import Network
@@ -49,6 +50,8 @@ def check_settings(config: Namespace, command: str | None, checkpoint: Checkpoin
             f"trainer.precision: {config.trainer.precision}; {command} needs weights in 32 bits, or small steps "
             f"would round to nothing and files differ from their base; give {HALF_WEIGHTS[config.trainer.precision]}"
         )
+    if is_sharded_strategy(config.trainer.strategy) and (kind := quantization_of(config)):
+        raise UserError(f"trainer.strategy: sharded, but lora_config.quantize is {kind}; give ddp, or set it to null")
     if checkpoint and checkpoint.kind == "merged":
         refuse_adapters(given)
     if command == "demo" and checkpoint is None:

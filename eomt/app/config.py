@@ -145,6 +145,12 @@ def starts_from_pissa(config: Namespace) -> bool:
     return lora is not None and lora.get("init_args", lora).get("init_lora_weights") == "pissa"
 
 
+def quantization_of(config: Namespace) -> str | None:
+    """Return how the frozen base is to be quantized; None if it is not."""
+    lora = config.model.init_args.get("lora_config")
+    return None if lora is None else lora.get("init_args", lora).get("quantize")
+
+
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Make the existing paths in `config` absolute, in place, so that a run opens from any folder; return it."""
     fields = path_fields(class_of(config)) if "class_path" in config else frozenset()

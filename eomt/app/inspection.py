@@ -16,6 +16,7 @@ from eomt.errors import UserError, shortened
 from eomt.lora.adapter_layer import adapter_parameters, count_lora_parameters, lora_layers
 from eomt.lora.config import adaptation
 from eomt.lora.files import save_adapter
+from eomt.lora.packed_weight import packed_layers
 from eomt.lora.summary import lora_summary
 from eomt.lora.targets import is_inside
 from eomt.models.memory import memory_of, memory_set, settings_of
@@ -55,13 +56,14 @@ def module_lines(network: nn.Module) -> Iterator[str]:
     yield from format_table(rows)
     adapters = adapter_parameters(network)
     counts: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    values = {f"{path}.packed": layer.packing.numel for path, layer in packed_layers(network).items()}
     for name, parameter in network.named_parameters():
         # the table above already has the weight inside an adapted layer
         if name not in adapters and (parameter.requires_grad or not is_inside(name, adapted)):
             # only the bias of an adapted layer can be trained, so its full name is shown
             path = name if is_inside(name, adapted) else name.rpartition(".")[0] or name
             of_kind = counts[parameter.requires_grad]
-            of_kind[path] = of_kind.get(path, 0) + parameter.numel()
+            of_kind[path] = of_kind.get(path, 0) + values.get(name, parameter.numel())
     yield "Trained in full" if counts[True] else "Trained in full: none"
     yield from format_table({path: (f"{count:,} parameters",) for path, count in counts[True].items()})
     skipped = done.skipped if done else {}

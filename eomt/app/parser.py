@@ -49,6 +49,13 @@ class Parser(LightningArgumentParser):
             raise ParserError(f"{key[1]}.{text}" if key and not text.startswith(f"{key[1]}:") else text)
         raise ParserError(self._explained(error))
 
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Return what arguments say; null in an option of a component inside a component, too."""
+        # jsonargparse hands such an option on to the parser of the outer component, as a text that Python makes
+        if args is not None and "defaults" in kwargs:
+            args = [re.sub(r"^(--[^=.]+\.[^=]+)=None$", r"\1=null", arg) for arg in args]
+        return super().parse_args(args, *others, **kwargs)
+
     def parse_object(self, cfg_obj: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Return what a component is given, with names and texts as they were written."""
         return super().parse_object(as_written(cfg_obj), *args, **kwargs)
@@ -62,7 +69,7 @@ class Parser(LightningArgumentParser):
             return self._unknown_field(unknown[1])
         if missing := re.search(r"arguments are required: (.*)", text):
             names = missing[1].replace("fit.", "")
-            return f"{names}: not given; give it, or a file with it: --config FILE"
+            return f"{names}: not given, or null; give it, or a file with it: --config FILE"
         if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text):
             return f"{choice[1]}: no such command; there are {', '.join((*COMMANDS, *SMALL_COMMANDS))}"
         key, value = KEY.match(text), VALUE.search(text)

@@ -9,10 +9,7 @@ import yaml
 from eomt.app.renamed import with_new_names
 from eomt.errors import UserError
 from eomt.utils.reading import read_text
-from eomt.utils.yaml_bounds import check_yaml
-
-# the latter: of PyYAML's own readers of dates, numbers and tags
-YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError)
+from eomt.utils.yaml_bounds import YAML_ERRORS, check_yaml
 
 
 class StrictLoader(yaml.SafeLoader):

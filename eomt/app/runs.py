@@ -16,6 +16,7 @@ import yaml
 from eomt.app.arguments import CONFIG_OPTIONS, option_value
 from eomt.app.leftovers import is_abandoned
 from eomt.errors import UserError
+from eomt.utils.yaml_bounds import YAML_ERRORS
 
 log = logging.getLogger("eomt")
 
@@ -295,7 +296,7 @@ def _is_of(run: Path, configuration: RunConfiguration | None) -> bool:
     try:
         saved = yaml.safe_load((run / CONFIG).read_text())
         return tuple((saved[part] or {}).get("class_path") for part in ("model", "data")) == configuration.classes
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, *YAML_ERRORS):
         return False
 
 

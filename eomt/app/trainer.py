@@ -24,7 +24,14 @@ from eomt.lora.layers import lora_layers
 from eomt.models.network import Network
 from eomt.tasks.base import AdaptationTask
 from eomt.verification.memory import first_samples
-from eomt.verification.merging import ORIGINAL_SUFFIX, TOLERANCE, check_output, merged_copy, write_merged
+from eomt.verification.merging import (
+    ORIGINAL_SUFFIX,
+    TOLERANCE,
+    check_output,
+    merged_copy,
+    quantized_difference,
+    write_merged,
+)
 
 log = logging.getLogger("eomt")
 
@@ -301,7 +308,8 @@ class Trainer(lightning.pytorch.Trainer):
             UserError: If it does not.
         """
         count = len(lora_layers(task.network))
-        merged, _, difference = merged_copy(task.network, self._to_device(task, batch), task.outputs)
+        batch = self._to_device(task, batch)
+        merged, _, difference = merged_copy(task.network, batch, task.outputs)
         # not `>`, so that NaN is refused too
         if not difference <= TOLERANCE:
             raise UserError(
@@ -310,6 +318,8 @@ class Trainer(lightning.pytorch.Trainer):
             )
         if count:
             show(f"Merged {count} adapters: answers differ by {difference:.1e} (relative) on {source}")
+        if (apart := quantized_difference(task.network, merged, batch, task.outputs)) is not None:
+            show(f"The base is not quantized in it: answers differ by {apart:.1e} from those over the quantized base")
         return merged
 
     def _attach(self, task: AdaptationTask, ckpt_path: str | None) -> None:

@@ -7,8 +7,9 @@ Its files, in the order in which to read them:
 3. `supported_layers`, `targets`: from the names in a config to the paths of layers, and what is refused.
 4. `adaptable`, `trainable`: what a network says of its parts, and which parameters are trained.
 5. `backends`, `peft_layers`, `fingerprint`, `apply`: adapters are put in, by this package's layers or by PEFT's.
-6. `peft_format`, `peft_reading`, `files`, `record`: adapters on disk, and in a checkpoint.
-7. `summary`: counts, for people.
+6. `packing`, `packed_weight`, `quantize`: a frozen base in 8 or 4 bits.
+7. `peft_format`, `peft_reading`, `files`, `record`: adapters on disk, and in a checkpoint.
+8. `summary`: counts, for people.
 """
 
 from eomt.lora.apply import apply_lora

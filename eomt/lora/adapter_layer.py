@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from eomt.errors import UserError
+from eomt.lora.packed_weight import packed_layers
 from eomt.utils.arguments import checked_arguments
 
 # the layers whose adapter ran, while `record_calls` is active; noted in `forward`, since a hook would switch off the
@@ -175,7 +176,7 @@ def require_gradients(tensors: Mapping[str, Tensor], function: str) -> None:
 
 
 def require_merged(network: nn.Module) -> None:
-    """Check that `network` holds no adapters.
+    """Check that `network` holds no adapters and no quantized weights.
 
     Raises:
         UserError: If it holds one; the message names it.
@@ -184,6 +185,11 @@ def require_merged(network: nn.Module) -> None:
         raise UserError(
             f"network: holds {len(layers)} adapters ({next(iter(layers))}, ...), for which this file format has no "
             "place; merge them first (merge_lora_weights)"
+        )
+    if packed := packed_layers(network):
+        raise UserError(
+            f"network: holds {len(packed)} quantized layers ({next(iter(packed))}, ...), for which this file format "
+            "has no place; give their weights back first (eomt.lora.packed_weight.unquantize)"
         )
 
 

@@ -11,6 +11,7 @@ from eomt.lora.adapter_layer import lora_layers, note_calls, require_gradients
 from eomt.lora.backends import available_backend, inject_native, inject_peft
 from eomt.lora.config import Adaptation, AdapterSpec, LoRAConfig, adaptation, record
 from eomt.lora.fingerprint import fingerprint
+from eomt.lora.quantize import originals_of, quantize_base
 from eomt.lora.supported_layers import all_modules, refusal, refuse_wrapped, shared_weights, unsuitable_reason
 from eomt.lora.targets import resolve_modules, resolve_targets
 from eomt.lora.trainable import drifting_statistics, expected_trainable, tied_outside
@@ -96,6 +97,7 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
         if reason := unsuitable_reason(modules[path]) or refusal(modules, path, shared):
             raise UserError(f"{path!r} cannot be adapted: {reason}")
     plan.fingerprint = fingerprint(model, list(plan.adapters))
+    originals = originals_of(model, plan)
     plan.backend = available_backend(config) if plan.adapters else "native"
     (inject_peft if plan.backend == "peft" else inject_native)(model, plan)
     record(model, plan)
@@ -103,6 +105,8 @@ def inject(model: nn.Module, plan: Adaptation) -> nn.Module:
     expected = expected_trainable(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in expected)
+    if config.quantize is not None:
+        quantize_base(model, config.quantize, originals)
     return model
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from eomt.errors import UserError, shortened
 from eomt.lora.dropout import keep_share
+from eomt.lora.packing import KINDS, Quantization
 from eomt.utils.arguments import checked_arguments
 
 
@@ -37,6 +38,8 @@ class LoRAConfig:
         init_lora_weights: Values at the start: default (A random, B zero, so that the network answers as its base), or
             pissa, the principal singular vectors of each weight (arXiv:2404.02948); backend peft only.
         loraplus_lr_ratio: Learning rate of B divided by that of A (LoRA+, arXiv:2402.12354).
+        quantize: How the frozen linear layers of the network's blocks, and all adapted ones, hold their weights: int8,
+            or nf4 (4 bits, QLoRA, arXiv:2305.14314); null as they are. With freeze_base_model and backend native only.
 
     Raises:
         UserError: If a value is not allowed; the message names the field, the value and what is allowed.
@@ -58,6 +61,7 @@ class LoRAConfig:
     trainable_modules: list[str] = field(default_factory=list)
     init_lora_weights: Literal["default", "pissa"] = "default"
     loraplus_lr_ratio: float = 1.0
+    quantize: Quantization | None = None
 
     @classmethod
     def recommended(cls, num_images: int, **fields: Any) -> Self:
@@ -110,6 +114,12 @@ class LoRAConfig:
         if self.backend == "native" and (self.use_dora or init == "pissa"):
             name = "use_dora: true" if self.use_dora else "init_lora_weights: pissa"
             raise UserError(f"{name}; it needs backend: peft")
+        kind = self.quantize
+        _check(kind is None or kind in KINDS, "quantize", kind, f"{', '.join(KINDS)} or null")
+        if kind is not None and self.backend == "peft":
+            raise UserError(f"quantize: {kind} with backend: peft, whose layers hold weights in full; give native")
+        if kind is not None and not self.freeze_base_model:
+            raise UserError(f"quantize: {kind}, but freeze_base_model: false trains the base; set it to true")
         _check(not (self.use_dora and init == "pissa"), "init_lora_weights", init, "default with use_dora")
 
 

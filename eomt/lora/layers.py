@@ -27,6 +27,8 @@ from eomt.lora.adapter_layer import disable_adapters as disable_adapters
 from eomt.lora.adapter_layer import freeze_lora_params as freeze_lora_params
 from eomt.lora.config import check_alpha, check_dropout, check_rank, record
 from eomt.lora.dropout import DroppedConvolution, draw_seed
+from eomt.lora.packed_weight import unquantize
+from eomt.lora.packing import Packing
 from eomt.lora.product import Update, adapted_product, dtype_of, is_transformed
 from eomt.lora.supported_layers import all_modules, is_quantized, refusal, shared_weights, unsuitable_reason
 from eomt.utils.arguments import checked_arguments
@@ -38,6 +40,9 @@ class LoRALayer(AdapterLayer):
     """Base class of this package's three layers: `lora_a`, `lora_b`, `scaling`, merging."""
 
     base_weight_name = "weight"
+    bias: Any
+    # how the weight is packed; None where it is not
+    packing: Packing | None = None
     # a method that each subclass defines: returns a plain layer of the same shape, without values
     _empty_plain_layer: Callable[[], nn.Module]
 
@@ -81,6 +86,13 @@ class LoRALayer(AdapterLayer):
                 merged = (self.weight.to(self.lora_a.dtype) + self.delta_weight()).to(self.weight.dtype)
             plain.weight = nn.Parameter(merged, requires_grad=False)
         return plain.train(self.training)
+
+    def _product(self, x: Tensor, update: Update) -> Tensor:
+        weight = self._stored_weight()
+        return adapted_product(x, weight, self.bias, self.lora_a, self.lora_b, update, self.packing)
+
+    def _stored_weight(self) -> Tensor:
+        return self.weight
 
     def _update(self, slices: list[int] | None = None) -> Update:
         return Update(self.scaling, self.lora_dropout if self.training else 0.0, slices)
@@ -128,7 +140,7 @@ class LoRALinear(LoRALayer, nn.Linear):
         """Map x (..., in_features) to (..., out_features)."""
         if not self._adapter_runs():
             return F.linear(x, self.weight, self.bias)
-        return adapted_product(x, self.weight, self.bias, self.lora_a, self.lora_b, self._update())
+        return self._product(x, self._update())
 
     def delta_weight(self) -> Tensor:
         """Return the update s B A, (out_features, in_features)."""
@@ -196,7 +208,7 @@ class LoRAAttention(LoRALayer, nn.Linear):
         """Map x (..., in_features) to (..., out_features)."""
         if not self._adapter_runs():
             return F.linear(x, self.weight, self.bias)
-        return adapted_product(x, self.weight, self.bias, self.lora_a, self.lora_b, self._update(self.slice_indices))
+        return self._product(x, self._update(self.slice_indices))
 
     def delta_weight(self) -> Tensor:
         """Return the update, (out_features, in_features): s B A in each adapted slice, zero in the others."""
@@ -372,6 +384,8 @@ def _to_plain(model: nn.Module, merge: bool) -> nn.Module:
         # the record of apply_lora no longer holds, and would prevent adapting again
         record(module, None)
         forget_calls(module)
+    # what is merged is the weight from before it was quantized
+    unquantize(model)
     if isinstance(model, AdapterLayer):
         return model.plain_layer(merge)
     for path, layer in layers.items():

@@ -1,4 +1,7 @@
-"""W x + b + s B A dropout(x) as one operation, which keeps next to nothing of its own for the backward pass."""
+"""W x + b + s B A dropout(x) as one operation, which keeps next to nothing of its own for the backward pass.
+
+W may be packed in 8 or 4 bits. It is then made anew for each product, in the backward pass too, and never kept.
+"""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -8,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eomt.lora.dropout import draw_seed, keep_mask, keep_share, once
+from eomt.lora.packing import Packing, matrix_of
 from eomt.lora.remade import Recipe, read_saved, recipe_of
 
 
@@ -27,24 +31,50 @@ class Update:
     slices: list[int] | None = None
 
 
-def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, update: Update) -> Tensor:
+def adapted_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    update: Update,
+    packing: Packing | None = None,
+) -> Tensor:
     """Return W x + b + s B A dropout(x), (..., out), in the dtype of autocast, or else of `x`.
 
     Args:
         x: Input, (..., in).
-        weight: W, (out, in).
+        weight: W, (out, in), or its bytes.
         bias: b, (out,), or None.
         a: A, (r, in), or with slices (k, r, in).
         b: B, (out, r), or with slices (k, out / 3, r).
         update: How the adapter acts.
+        packing: How W is packed; None where it is not.
     """
     dtype = dtype_of(x)
     if weight.requires_grad or weight.is_complex() or is_transformed():
-        return _in_plain_operations(x, weight, bias, a, b, update, dtype)
+        matrix = weight if packing is None else packing.unpack(weight, dtype)
+        return _in_plain_operations(x, matrix, bias, a, b, update, dtype)
     with torch.autocast(x.device.type, enabled=False):
         recipe = recipe_of(x) if torch.is_grad_enabled() else None
         seed = draw_seed() if update.dropout else 0
-        return AdaptedProduct.apply(x, weight, bias, a, b, update, dtype, seed, recipe)
+        return AdaptedProduct.apply(x, weight, bias, a, b, update, dtype, seed, recipe, packing)
+
+
+def packed_product(x: Tensor, packed: Tensor, bias: Tensor | None, packing: Packing) -> Tensor:
+    """Return W x + b, (..., out), for a packed W, in the dtype of autocast, or else of `x`.
+
+    Args:
+        x: Input, (..., in).
+        packed: Bytes of W.
+        bias: b, (out,), or None.
+        packing: How W is packed.
+    """
+    dtype = dtype_of(x)
+    if is_transformed():
+        return F.linear(x, packing.unpack(packed, dtype), bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return PackedProduct.apply(x, packed, bias, dtype, packing)
 
 
 def dtype_of(x: Tensor) -> torch.dtype:
@@ -80,6 +110,7 @@ class AdaptedProduct(torch.autograd.Function):
         dtype: torch.dtype,
         seed: int,
         recipe: Recipe | None,
+        packing: Packing | None,
     ) -> Tensor:
         """Return the sum, (..., out)."""
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
@@ -91,9 +122,10 @@ class AdaptedProduct(torch.autograd.Function):
         ctx.update, ctx.dtype, ctx.seed, ctx.shape, ctx.device = update, dtype, seed, x.shape, x.device.type
         ctx.has_input = bool(kept)
         ctx.make = _the_one if recipe is None else recipe.make
-        y = _sum(rows, weight, bias, b, h, update)
+        ctx.matrix = matrix_of(packing)
+        y = _sum(rows, ctx.matrix(weight, dtype), bias, b, h, update)
         # a view would forbid what follows to change it in place, as DINOv3 adds its biases
-        y = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])
+        y = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])
         ctx.version = None if y.is_inference() else y._version
         return y
 
@@ -107,12 +139,12 @@ class AdaptedProduct(torch.autograd.Function):
             KeptElsewhereError: If hooks keep it.
         """
         weight, _, b, h, bias, *kept = cast(list[Any], read_saved(node))
-        update, dtype, make = node.update, node.dtype, node.make
-        shape = (*node.shape[:-1], len(weight))
+        update, dtype, make, matrix, shape = node.update, node.dtype, node.make, node.matrix, node.shape
 
         def sum_again(weight: Tensor, b: Tensor, h: Tensor, bias: Tensor | None, *kept: Tensor) -> Tensor:
-            rows = make(*kept).reshape(len(h), weight.shape[1]).to(dtype)
-            return _sum(rows, weight, bias, b, h, update).view(shape)
+            rows = make(*kept).reshape(len(h), shape[-1]).to(dtype)
+            y = _sum(rows, matrix(weight, dtype), bias, b, h, update)
+            return y.view(*shape[:-1], y.shape[-1])
 
         return Recipe((weight, b, h, bias, *kept), sum_again)
 
@@ -140,22 +172,46 @@ class AdaptedProduct(torch.autograd.Function):
                 like = grad.new_empty(len(grad), a.shape[-1], dtype=ctx.dtype) if rows is None else rows
                 keep = keep_mask(like, update.dropout, ctx.seed)
             if needs_x:
-                grad_x = grad @ weight.to(ctx.dtype)
+                grad_x = grad @ ctx.matrix(weight, ctx.dtype)
                 grad_x = grad_x.addmm_(grad_h, pairs_a) if keep is None else grad_x.add_((grad_h @ pairs_a).mul_(keep))
                 grad_x = grad_x.view(ctx.shape)
             if rows is not None:
                 grad_a = (grad_h.t() @ (rows if keep is None else keep.mul_(rows))).view(a.shape)
-        return grad_x, None, grad_bias, grad_a, grad_b, None, None, None, None
+        return grad_x, None, grad_bias, grad_a, grad_b, None, None, None, None, None
+
+
+class PackedProduct(torch.autograd.Function):
+    """The operation of `packed_product`, which keeps only the bytes of W, and these exist anyway."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, packed: Tensor, bias: Tensor | None, dtype: torch.dtype, packing: Packing
+    ) -> Tensor:
+        """Return the sum, (..., out)."""
+        ctx.save_for_backward(packed)
+        ctx.dtype, ctx.packing, ctx.device = dtype, packing, x.device.type
+        return F.linear(x.to(dtype), packing.unpack(packed, dtype), None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and b from that of the output, (..., out)."""
+        (packed,) = ctx.saved_tensors
+        needs_x, _, needs_bias = ctx.needs_input_grad[:3]
+        with torch.autocast(ctx.device, enabled=False):
+            grad_x = grad @ ctx.packing.unpack(packed, ctx.dtype) if needs_x else None
+            grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if needs_bias else None
+        return grad_x, None, grad_bias, None, None
 
 
 def _the_one(x: Tensor) -> Tensor:
     return x
 
 
-def _sum(rows: Tensor, weight: Tensor, bias: Tensor | None, b: Tensor, h: Tensor, update: Update) -> Tensor:
-    """Return W x + b + B h for rows x, (n, in), and h, (n, k r), in their dtype."""
+def _sum(rows: Tensor, matrix: Tensor, bias: Tensor | None, b: Tensor, h: Tensor, update: Update) -> Tensor:
+    """Return W x + b + B h for rows x, (n, in), and W and h, (n, k r), in their dtype."""
     dtype = rows.dtype
-    y = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
+    y = F.linear(rows, matrix, None if bias is None else bias.to(dtype))
     # into y: one pass over it instead of a product, a sum and a copy
     for part, inner, pair in _parts(y, h, b.to(dtype), update):
         part.addmm_(inner, pair.t())

@@ -37,6 +37,7 @@ def adaptation_record(done: Adaptation) -> dict[str, Any]:
         "init_lora_weights": done.config.init_lora_weights,
         "freeze_base_model": done.config.freeze_base_model,
         "trained_in_full": list(done.trained_in_full),
+        "quantize": done.config.quantize,
         "fingerprint": done.fingerprint,
     }
 

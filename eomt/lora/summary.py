@@ -8,6 +8,7 @@ from torch import nn
 from eomt.lora.adapter_layer import count_lora_parameters, is_adapter_name, lora_layers
 from eomt.lora.backends import NO_PEFT
 from eomt.lora.config import LoRAConfig, adaptation
+from eomt.lora.packed_weight import parameter_counts, quantization_line
 from eomt.utils.arguments import checked_arguments
 
 
@@ -22,7 +23,7 @@ def get_lora_stats(model: nn.Module) -> dict[str, Any]:
     Raises:
         UserError: If the model is no module.
     """
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(parameter_counts(model).values())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return {
         "total_parameters": total,
@@ -87,6 +88,8 @@ def lora_summary(model: nn.Module, config: LoRAConfig | None = None) -> list[str
             f"[LoRA] Rank {config.rank}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
             + "".join(f", {name}" for name in extras)
         )
+    if quantized := quantization_line(model):
+        lines.append(f"[LoRA] {quantized}")
     if done:
         lines += [f"[LoRA] Left as it is: {path} ({reason})" for path, reason in done.skipped.items()]
         if done.trained_in_full:

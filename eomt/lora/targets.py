@@ -224,7 +224,7 @@ def _in_layers(
     """Return `chosen` without the layers of other blocks; layers outside of numbered blocks stay."""
     if layers is None:
         return chosen
-    blocks = _block_lists(model)
+    blocks = block_lists(model)
     longest = max(blocks.values(), default=0)
     if not blocks:
         raise UserError("layers: the model has no numbered blocks; set it to null")
@@ -252,7 +252,7 @@ def _in_layers(
     return kept
 
 
-def _block_lists(model: nn.Module) -> dict[str, int]:
+def block_lists(model: nn.Module) -> dict[str, int]:
     """Return the outermost lists of blocks of one type with linear layers inside: path -> length."""
     found: dict[str, int] = {}
     for path, module in model.named_modules():

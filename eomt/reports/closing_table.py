@@ -34,6 +34,8 @@ def report(folder: Path) -> Table:
     _add(table, "merged file", _bytes(summary["merged_bytes"]))
     difference = summary["merge_relative_diff"]
     _add(table, "merged against adapted", "-" if difference is None else f"{difference:.1e} relative")
+    if (apart := summary.get("merge_quantized_diff")) is not None:
+        _add(table, "merged against quantized", f"{apart:.1e} relative: the base is not quantized in it")
     _add(table, "audit", summary["audit"])
     if stopped := summary.get("stopped_early"):
         _add(table, "stopped early", stopped)

@@ -16,6 +16,7 @@ RIVALS: dict[str, dict[str, str]] = {
         "class_mean_accuracy": "the nearest class mean of step 0",
     },
     "f1": {"majority_f1": "the most frequent class", "class_mean_f1": "the nearest class mean of step 0"},
+    "iou": {"color_iou": "the most frequent class of each color", "place_iou": "the most frequent class of each place"},
     "eer": {"eer_sharpness": "sharpness alone", "eer_texture": "hand-made texture features"},
     "map": {
         "constant_map": "one answer for all images",

@@ -219,7 +219,7 @@ def _adapters(run: Run) -> list[tuple[str, str]]:
     if summary is None:
         return []
     trained, total = summary["trainable_parameters"], summary["total_parameters"]
-    difference = summary["merge_relative_diff"]
+    difference, apart = summary["merge_relative_diff"], summary.get("merge_quantized_diff")
     rows = [
         ("audit", summary["audit"]),
         ("parameters trained", f"{trained:,} of {total:,} ({100 * trained / total:.2f} %)"),
@@ -228,6 +228,7 @@ def _adapters(run: Run) -> list[tuple[str, str]]:
         ("adapter file", _size(summary["adapter_bytes"])),
         ("merged file", _size(summary["merged_bytes"])),
         ("merged against adapted", None if difference is None else f"{difference:.1e} relative"),
+        ("merged against quantized", None if apart is None else f"{apart:.1e} relative"),
         ("stopped early", summary.get("stopped_early")),
     ]
     return [(name, value) for name, value in rows if value]

@@ -7,6 +7,7 @@ import yaml
 
 from eomt.errors import shortened
 from eomt.reports.run_files import Run
+from eomt.utils.yaml_bounds import YAML_ERRORS
 
 # nested settings that are looked at; an alias in YAML can stand for any number
 MOST_SETTINGS, MOST_DEPTH = 400, 6
@@ -56,7 +57,7 @@ def settings(run: Run) -> dict[str, str]:
     """
     try:
         found = yaml.safe_load("\n".join(run.config))
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+    except YAML_ERRORS:
         return {}
     texts: dict[str, str] = {}
     _collect(found, "", texts, 0)

@@ -231,6 +231,11 @@ def _training(shared: Shared) -> str:
         facts.append(f"audit: {_plain(summary['audit'])}")
     if summary.get("merge_relative_diff") is not None:
         facts.append(f"merged against adapted: {summary['merge_relative_diff']:.1e} (relative)")
+    if summary.get("merge_quantized_diff") is not None:
+        kind, apart = summary["base"]["quantization"], summary["merge_quantized_diff"]
+        facts.append(
+            f"trained over a base in {kind}; merged into the base in full, which changes answers by {apart:.1e}"
+        )
     arguments = (shared.config.get("model") or {}).get("init_args") or {}
     for name in ("lr", "base_lr", "weight_decay"):
         if arguments.get(name) is not None:

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -115,9 +115,11 @@ class Drive:
         results: list[Any] = [None] * len(plans)
         asked: list[list[Job]] = [[] for _ in plans]
         answers: list[dict[str, Report]] = [{} for _ in plans]
-        # by phase, then the first job of each plan, then the second of each, and so on
+        # by phase, then the first job of each plan, then the second of each, and so on, whatever step of its plan asks:
+        # where the budget ends, no plan has had much more of it than another
         queue: list[tuple[int, int, int, int, Job]] = []
         order = itertools.count()
+        numbers: list[Counter[int]] = [Counter() for _ in plans]
         before: dict[str, Report] = {}
 
         def go_on(place: int, first: bool = False) -> None:
@@ -126,8 +128,9 @@ class Drive:
                 while first or len(answers[place]) == len(asked[place]):
                     asked[place] = next(plans[place]) if first else plans[place].send(answers[place])
                     first, answers[place] = False, {}
-                    for rank, job in enumerate(asked[place]):
-                        heapq.heappush(queue, (job.phase, rank, next(order), place, job))
+                    for job in asked[place]:
+                        heapq.heappush(queue, (job.phase, numbers[place][job.phase], next(order), place, job))
+                        numbers[place][job.phase] += 1
                     if asked[place]:
                         break
             except StopIteration as stop:

@@ -51,7 +51,8 @@ def draw_sweep(outcome: Outcome, file: Path) -> None:
     right.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=8)
     right.set_xlabel(outcome.metric)
     right.set_ylim(-0.6, len(rows) - 0.4)
-    right.set_title(f"each way at its best: {outcome.unit}, mean and 95 % interval", fontsize=10)
+    # at the right end: the names of the ways leave a narrow plot
+    right.set_title(f"each way at its best: {outcome.unit}, mean and 95 % interval", fontsize=10, loc="right")
     right.grid(alpha=0.3, axis="x")
     _write(figure, file)
 

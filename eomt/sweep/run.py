@@ -12,8 +12,10 @@ import yaml
 
 from eomt.errors import UserError, counted
 from eomt.models.network import Network
+from eomt.reports.figures import rival_verdict
+from eomt.reports.run_files import is_run, read_run
 from eomt.sweep.drive import Allowance, Drive, Workers
-from eomt.sweep.jobs import WINNER, Job, Report, read_report
+from eomt.sweep.jobs import RUNS, WINNER, Job, Report, read_report
 from eomt.sweep.learning_curve import SHARES, Curve
 from eomt.sweep.options import SweepOptions
 from eomt.sweep.outcome import Outcome, Row
@@ -168,6 +170,8 @@ class Sweep:
         flat: dict[str, str] = {}
 
         def add(value: Any, address: str) -> None:
+            if isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+                value = dict(enumerate(value, 1))
             if isinstance(value, Mapping) and value:
                 for name, inner in value.items():
                     add(inner, address if name == "init_args" else f"{address}.{name}".lstrip("."))
@@ -340,6 +344,10 @@ class Sweep:
             name = self.subject.metric.replace("val_", "test_")
             value = tested.figures.get(name)
             self.show(f"Test, of the winner alone: {name} {'-' if value is None else f'{value:.4f}'}")
+        run = self.folder / RUNS / winner.arm.name
+        rivals = rival_verdict(read_run(run)) if tested is not None and is_run(run) else ""
+        if rivals:
+            self.show(f"The winner beside what is answered without training: {rivals}")
         if self.allowance.refused:
             self.show(
                 f"The budget left out {counted(self.allowance.refused, 'training')}; it goes on with more: "
@@ -368,6 +376,7 @@ class Sweep:
             "left_out": outcome.left_out,
             "verdict": outcome.verdict(),
             "test": tested.figures if tested is not None else None,
+            "rivals": rivals,
             "learning_curve": None if curve is None else {str(n): scores for n, scores in curve.points.items()},
             "more_images": None if curve is None else curve.verdict(),
         }

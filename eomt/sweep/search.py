@@ -65,7 +65,7 @@ class Found:
         arms: All that was tried, with the report of each.
         best: The best that was trained to its end; if none was, of those that came furthest. None without a score.
         is_whole: Whether nothing was left out for want of budget.
-        is_edge: Whether the best rate is the lowest or highest of those that were tried.
+        is_edge: Whether the best rate is the lowest or highest of those that came to a score or failed.
     """
 
     way: Way
@@ -147,7 +147,11 @@ def search(
         left = {arm: found.arms[arm] for arm in left if found.arms[arm].error is None}
     found.best = _best(found, recipe.mode)
     if found.best is not None:
-        tried = [arm.lr for arm in found.arms if arm.number == found.best.number]
+        tried = [
+            arm.lr
+            for arm, report in found.arms.items()
+            if arm.number == found.best.number and (report.score is not None or report.error is not None)
+        ]
         found.is_edge = found.best.lr in (min(tried), max(tried)) and len(tried) > 1
     return found
 

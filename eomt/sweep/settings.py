@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from eomt.errors import UserError, listed, shortened
+from eomt.utils.yaml_bounds import YAML_ERRORS
 
 # between a component and its fields in a file, but not in an address
 INNER = "init_args"
@@ -91,7 +92,7 @@ def parse_grid(
             raise UserError(f"grid: {address} is set by the sweep for each training; {SET_BY_SWEEP[address]}")
         try:
             values = yaml.safe_load(f"[{text}]")
-        except yaml.YAMLError as error:
+        except YAML_ERRORS as error:
             raise UserError(f"grid: {shortened(text)!r} of {address} are no values; give V1,V2") from error
         if not values or address in fields:
             raise UserError(f"grid: {address} {'stands there twice' if values else 'has no values'}; give FIELD=V1,V2")

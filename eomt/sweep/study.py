@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from eomt.errors import UserError
+from eomt.errors import UserError, shortened
 from eomt.sweep.jobs import Job, Report
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ class Record:
         elif known != dict(identity):
             differing = [name for name in {**known, **identity} if known.get(name) != identity.get(name)]
             name = differing[0]
+            was, now = (shortened(found.get(name, "not there"), 60) for found in (known, identity))
             raise UserError(
-                f"run_name: {folder} holds a sweep of another configuration: {name} was {known.get(name)}, and is "
-                f"{identity.get(name)} now; choose another name"
+                f"run_name: {folder} holds a sweep of another configuration: {name} was {was}, and is {now} now; "
+                "choose another name"
             )
         self._trials: dict[str, Trial] = {}
         self._reported: dict[str, set[int]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 from eomt.errors import UserError, listed
 from eomt.lora.adaptable import as_adaptable
 from eomt.lora.config import LoRAConfig
-from eomt.lora.targets import is_inside, resolve_targets
+from eomt.lora.targets import block_lists, is_inside, resolve_targets
 from eomt.models.network import Network
 
 # half a power of ten: the learning rates of a way are this far apart
@@ -90,19 +90,22 @@ def ways_of(network: Network, given: Mapping[str, Any] | None, lr: float, has_ba
         return Ways(found, ["the base is random, so that everything is trained: there is one way"])
     heads = sorted({*own.get("trainable_modules", []), *outside_of_backbone(network)})
     frozen = {"freeze_base_model": True, "exclude_modules": own.get("exclude_modules", [])}
+    # what stays frozen is held as with adapters, in layers that have none, too
+    kind = own.get("quantize")
+    held = {"quantize": kind} if kind and block_lists(network) else {}
 
     def lora(**fields: Any) -> dict[str, Any]:
         return {"class_path": LORA_CLASS, "init_args": fields}
 
     if heads:
-        probe = lora(enabled=False, freeze_base_model=True, trainable_modules=heads)
+        probe = lora(enabled=False, freeze_base_model=True, trainable_modules=heads, **held)
         found.append(Way("heads", "heads only", probe, NEW_RATES))
     else:
         left_out.append("heads: the network has none outside of its backbone")
     blocks = last_blocks(network)
     if blocks:
         title = f"heads and the last {len(blocks)} blocks" if len(blocks) > 1 else "heads and the last block"
-        part = lora(enabled=False, freeze_base_model=True, trainable_modules=[*heads, *blocks])
+        part = lora(enabled=False, freeze_base_model=True, trainable_modules=[*heads, *blocks], **held)
         found.append(Way("last", title, part, BLOCK_RATES))
     else:
         left_out.append("last: the network does not number its blocks")
@@ -123,7 +126,9 @@ def ways_of(network: Network, given: Mapping[str, Any] | None, lr: float, has_ba
             continue
         found.append(Way(name, title, lora(**fields), NEW_RATES))
     if given is not None:
-        found.append(Way("full", "full fine-tuning", None, FULL_RATES))
+        # weights that are trained cannot be held in few bits
+        title = f"full fine-tuning (no {kind})" if kind else "full fine-tuning"
+        found.append(Way("full", title, None, FULL_RATES))
     # the configuration's own way first
     order = (found[0].name, "heads", "attention", "attention_mlp", "last", "full")
     return Ways(sorted(found, key=lambda way: order.index(way.name)), left_out)
@@ -143,7 +148,7 @@ def _as_given(own: dict[str, Any] | None, lr: float) -> Way:
 
 def _of_adapters(own: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a configuration says of its adapters, but for where they are."""
-    kept = ("rank", "lora_alpha", "lora_dropout", "backend", "use_rslora", "use_dora", "loraplus_lr_ratio")
+    kept = ("rank", "lora_alpha", "lora_dropout", "backend", "use_rslora", "use_dora", "loraplus_lr_ratio", "quantize")
     return {name: own[name] for name in kept if name in own}
 
 

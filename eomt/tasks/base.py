@@ -1,11 +1,13 @@
 """The base of all tasks: adaptation, optimizer, schedule, and checkpoints that hold only what was trained."""
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -30,6 +32,8 @@ from eomt.utils.reading import checked
 from eomt.utils.sharded import whole
 from eomt.utils.trainer import steps_between_logs
 from eomt.verification.memory import first_samples
+
+log = logging.getLogger("eomt")
 
 # before the names of the network's tensors in a checkpoint
 NETWORK = "network."
@@ -336,8 +340,20 @@ class AdaptationTask(AuditedTask):
         record = checked(record, RECORD, "ckpt_path: its record of the adapters", "give another checkpoint")
         if difference := record_difference(adaptation_record(done), record):
             raise UserError(f"ckpt_path: {difference}; leave --config out to use the run's own")
+        if (kind := record.get("quantize")) != done.config.quantize:
+            if self._trains:
+                raise UserError(
+                    f"ckpt_path: quantize is {kind or 'null'} in the checkpoint, {done.config.quantize or 'null'} in "
+                    "lora_config; leave it out to use the run's own"
+                )
+            here = done.config.quantize or "null"
+            log.info("ckpt_path: trained with quantize: %s, and opened with quantize: %s", kind or "null", here)
         if difference := same_base(done.fingerprint, record["fingerprint"]):
             raise UserError(f"ckpt_path: was trained on another base: {difference}; load that base")
+
+    @property
+    def _trains(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Fill in the trained tensors; only frozen ones may be missing, whatever `strict` says.

@@ -11,7 +11,8 @@ Who uses which members:
 - `callbacks.AdapterAudit`: `train_dataloader`.
 - `callbacks.PredictionFiles`: `left_to_predict`.
 - `callbacks.AnswerResults`: `QuestionData.rows`.
-- `callbacks.MorphResults`: `FaceData`; `callbacks.ClassificationResults`: `LabelData`.
+- `callbacks.MorphResults`: `FaceData`; `callbacks.ClassificationResults`: `LabelData`;
+  `callbacks.SegmentationResults`: `MaskData`.
 - `InstanceSegmentation`: `class_names`; `PanopticSegmentation`: `class_names`, and `stuff_classes` where there are any.
 - `SemanticSegmentation`: `class_names`, `AnomalyData`; `PromptedSegmentation`: `class_names`, `PromptData`;
   `MorphDetection`: `balanced`; `ImageClassification`: `class_names`, `balanced`, `counts`, `LabelData`;
@@ -212,6 +213,17 @@ class PromptData(Protocol):
 
     def has_prompts(self) -> bool:
         """Return whether `predict` is given prompts."""
+
+
+@runtime_checkable
+class MaskData(Protocol):
+    """Further members of data with masks."""
+
+    def masked_dataset(self, split: str) -> Any:
+        """Return the samples of "train", "val" or "test" without random changes, by their number, with a length.
+
+        For maps of classes they hold `image`, uint8 `(C, H, W)`, and `mask`, int64 `(H, W)`, 255 = ignored.
+        """
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -235,6 +235,17 @@ class SemanticSegmentation(MaskClassification):
         if anomalies:
             self.all_figures["test_temperature"] = self.anomalies.temperature
             log.info("MSP and entropy were measured at temperature %g", self.anomalies.temperature)
+
+    def notes(self, figures: Mapping[str, float], stage: str) -> list[str]:
+        """Return what color and place alone give, where `callbacks.SegmentationResults` has measured it."""
+        color, place, own = (figures.get(f"{stage}_{name}") for name in ("color_iou", "place_iou", "iou"))
+        if color is None or place is None or own is None:
+            return []
+        beaten = "" if own > max(color, place) else ", which the network does not beat"
+        return [
+            f"Without a network, the most frequent class of each color has {stage}_color_iou {color:.4f}, that of each "
+            f"place {stage}_place_iou {place:.4f}{beaten}."
+        ]
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Return `prediction`, class ids, int64 `(B, H, W)` at the image's size; `anomaly_maps` as in `test_step`."""

@@ -7,6 +7,8 @@ from eomt.errors import UserError
 # ours have some ten levels and a thousand values
 MOST_DEPTH = 50
 MOST_VALUES = 100_000
+# what reading YAML raises: beside its own errors those of its readers of dates, numbers and tags, and of deep nesting
+YAML_ERRORS = (*(yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError),)
 
 
 def check_yaml(text: str, place: str = "YAML") -> None:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map_only
 from eomt.errors import UserError
 from eomt.lora.adapter_layer import lora_layers, set_module
 from eomt.lora.layers import merge_lora_weights
+from eomt.lora.packed_weight import packed_layers, unquantize
 from eomt.utils.arguments import checked_arguments
 from eomt.utils.modes import evaluation_mode, full_precision, isolated_randomness
 from eomt.verification.discovery import find_adapters
@@ -71,6 +72,9 @@ def check_adapters(model: nn.Module, batch: Any, outputs: Outputs = call) -> Non
 def merged_copy(network: Model, batch: Any, outputs: Outputs = call) -> tuple[Model, float, float]:
     """Return a copy of a network in fp32 with its adapters merged, and the difference of its answers on a batch.
 
+    Adapters over a quantized base are merged into the weights from before, and compared with the same adapters over
+    these; both copies are then on the CPU, since a GPU may not hold them.
+
     Args:
         network: Adapted or plain; it is not changed.
         batch: Batch for `outputs`, on the network's device.
@@ -79,7 +83,11 @@ def merged_copy(network: Model, batch: Any, outputs: Outputs = call) -> tuple[Mo
     Returns:
         The copy; the largest absolute difference; that difference divided by the largest absolute answer.
     """
-    adapted = copy.deepcopy(network).float()
+    adapted = copy.deepcopy(network)
+    if packed_layers(adapted):
+        unquantize(adapted.cpu())
+        batch = tree_map_only(Tensor, Tensor.cpu, batch)
+    adapted = adapted.float()
     merged = copy.deepcopy(adapted)
     if lora_layers(merged):
         merge_lora_weights(merged)
@@ -87,19 +95,43 @@ def merged_copy(network: Model, batch: Any, outputs: Outputs = call) -> tuple[Mo
     return merged, difference, difference / max(largest, 1e-12)
 
 
+def quantized_difference(network: nn.Module, merged: nn.Module, batch: Any, outputs: Outputs = call) -> float | None:
+    """Return how far the answers of a merged network are from those of its adapters over the quantized base.
+
+    Args:
+        network: Adapted; it is not changed.
+        merged: Its merged copy, on the CPU.
+        batch: Batch for `outputs`, on the network's device.
+        outputs: Returns a network's answer to a batch as one tensor.
+
+    Returns:
+        The largest absolute difference divided by the largest absolute answer; None if the base is not quantized.
+    """
+    if not packed_layers(network):
+        return None
+    found = _answers(copy.deepcopy(network).float(), batch, outputs).cpu()
+    expected = _answers(merged, tree_map_only(Tensor, Tensor.cpu, batch), outputs)
+    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
 def _difference(adapted: nn.Module, merged: nn.Module, batch: Any, outputs: Outputs) -> tuple[float, float]:
     """Return the largest absolute difference of two networks' answers in fp32, and the largest absolute answer."""
-    device = next(adapted.parameters()).device.type
+    expected, found = _answers(adapted, batch, outputs), _answers(merged, batch, outputs)
+    return float((expected - found).abs().max()), float(expected.abs().max())
+
+
+def _answers(network: nn.Module, batch: Any, outputs: Outputs) -> Tensor:
+    """Return the answers of a network in fp32 to a batch, as doubles."""
+    device = next(network.parameters()).device.type
     # a batch in the 16 bits of its network would not fit the copies
     batch = tree_map_only(Tensor, lambda value: value.float() if value.is_floating_point() else value, batch)
-    with torch.no_grad(), full_precision(device), evaluation_mode(adapted), evaluation_mode(merged):
-        expected, found = outputs(adapted, batch).double(), outputs(merged, batch).double()
-    return float((expected - found).abs().max()), float(expected.abs().max())
+    with torch.no_grad(), full_precision(device), evaluation_mode(network):
+        return outputs(network, batch).double()
 
 
 def _changed_by_merging(model: nn.Module, batch: Any, outputs: Outputs) -> str:
     """Return the path of the layer that changes the answers most if it alone is merged."""
-    adapted = copy.deepcopy(model).float()
+    adapted = unquantize(copy.deepcopy(model)).float()
     changes = {}
     for path, layer in lora_layers(adapted).items():
         merged = copy.deepcopy(adapted)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from eomt.lora.adapter_layer import is_adapter_name, lora_layers
 from eomt.lora.config import adaptation
+from eomt.lora.packed_weight import packed_layers
 from eomt.utils.loaded import loaded_in
 from eomt.verification.findings import Finding
 
@@ -41,6 +42,8 @@ def loaded_names(model: nn.Module) -> set[str]:
         # a layer of PEFT holds the plain one, whose tensors were recorded under the names before
         holder = layer.base_weight_name.removesuffix("weight")
         found |= {f"{path}.{holder}{part}" for part in ("weight", "bias") if f"{path}.{part}" in found}
+    # what was read was packed
+    found |= {f"{path}.packed" for path in packed_layers(model) if f"{path}.weight" in found}
     return found
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eomt.lora.adapter_layer import AdapterLayer
 from eomt.lora.config import adaptation
+from eomt.lora.packed_weight import PackedWeight
 from eomt.lora.targets import is_inside
 from eomt.utils.modes import still_parametrizations
 
@@ -169,8 +170,9 @@ def trained_in_full(model: nn.Module, adapters: list[Adapter]) -> list[str]:
 
 def _own(path: str, layer: AdapterLayer) -> Adapter:
     tensors = {name: layer.get_parameter(name) for name in layer.adapter_tensors().values()}
-    weight = layer.get_parameter(layer.base_weight_name)
-    name = f"{path}.{layer.base_weight_name}" if path else layer.base_weight_name
+    held = "packed" if isinstance(layer, PackedWeight) else layer.base_weight_name
+    weight = layer.get_parameter(held)
+    name = f"{path}.{held}" if path else held
     return Adapter(path, layer, tensors, (name, weight), factor=layer.factor, rank=len(layer.lora_a))
 
 

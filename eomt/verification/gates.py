@@ -112,5 +112,5 @@ def shut_gate(logits: Tensor) -> list[Finding]:
     """
     if not logits.numel() or bool((logits > 0).any()):
         return []
-    seen = "the object gate is shut for every sample, so that every answer is empty"
+    seen = "the object gate is shut for every sample of the audit's batch, so that all answers to it are empty"
     return [Finding("dead_gate", "", seen, "train longer, raise the weight of its loss, or look at its bias")]

@@ -15,6 +15,7 @@ from eomt.utils.hub import WEIGHT_FILES
 from eomt.utils.loaded import mark_loaded
 from eomt.verification.adapters import TOLERANCE as TOLERANCE
 from eomt.verification.adapters import merged_copy as merged_copy
+from eomt.verification.adapters import quantized_difference as quantized_difference
 
 WEIGHTS_FILE = WEIGHT_FILES[0]
 CONFIG_FILE = "config.yaml"

@@ -26,6 +26,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     config = yaml.safe_load(found.config.read_text())
     # three validations, so that there is something to give up
     config["trainer"]["max_epochs"] = 3
+    config["trainer"]["callbacks"].append("callbacks.SegmentationResults")
     found.config.write_text(yaml.safe_dump(config))
     return found
 
@@ -58,6 +59,9 @@ def test_a_sweep_that_is_killed_goes_on_to_the_same_table(workspace: Workspace) 
     run = json.loads((folder / "trials" / summary["winner"] / "training_summary.json").read_text())
     assert summary["rows"][0]["searched"]["score"] == run["best"]
     assert summary["baseline"] == run["baseline"]
+    assert "In the test it" in summary["rivals"]
+    assert "the most frequent class of each color" in summary["rivals"]
+    assert f"The winner beside what is answered without training: {summary['rivals']}" in output
     assert (folder / "winner" / "model.safetensors").is_file()
     assert (folder / "sweep.png").is_file()
     killed = start(workspace, *OPTIONS, "--run_name", "killed")

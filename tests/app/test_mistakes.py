@@ -263,7 +263,7 @@ CALLBACK = '[{"class_path": "lightning.pytorch.callbacks.%s", "init_args": %s}]'
             ),
             "trainer.callbacks.0.num_samples: null, but it needs a value",
         ),
-        (("--model.network.encoder", "null"), "model.network.encoder: null; must be a class_path"),
+        (("--model.network.encoder", "null"), "model.network.encoder: not given, or null; give it"),
         (("--model.network", "EoM"), "model.network: EoM; must be a class_path"),
         (("--audit", "null"), "audit: null; must be a mapping"),
         (("--data.class_names", "[1, 2, 3]"), "data.class_names: 1; must be a text, null"),
@@ -394,6 +394,6 @@ def test_a_field_of_a_file_that_is_unknown_is_named_with_what_is_near(
     file.write_text("modle:\n  class_path: eomt.tasks.SemanticSegmentation\n")
     error = refusal(capsys, workspace, "fit", "--config", str(file), config=False)
     assert "modle.class_path: no such field; did you mean model?" in error
-    assert "model: not given; give it, or a file with it: --config FILE" in refusal(
+    assert "model: not given, or null; give it, or a file with it: --config FILE" in refusal(
         capsys, workspace, "fit", config=False
     )

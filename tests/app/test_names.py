@@ -1,10 +1,12 @@
 """Texts on the command line and names in YAML are what was written."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from eomt.app.names import load, plain, read_yaml_by_our_rules
 from eomt.app.parser import Parser
@@ -74,6 +76,31 @@ def test_a_text_of_a_component_in_another_is_what_was_written(text: str) -> None
 def test_null_is_still_none_where_it_may_be() -> None:
     assert parsed("--data.question", "null")["question"] is None
     assert parsed("--data.names", "null")["names"] is None
+
+
+@dataclass
+class Settings:
+    """Settings as a component takes them."""
+
+    kind: Literal["a", "b"] | None = "a"
+    text: str | None = "text"
+    several: list[int] | str | None = "all"
+
+
+class WithSettings(Component):
+    """A component with settings."""
+
+    def __init__(self, settings: Settings | None = None) -> None: ...
+
+
+@pytest.mark.parametrize("field", ["kind", "text", "several"])
+def test_null_is_none_in_the_settings_of_a_component(field: str) -> None:
+    read_yaml_by_our_rules()
+    parser = Parser(exit_on_error=False)
+    parser.add_subclass_arguments(Component, "data")
+    classes = ["--data", f"{__name__}.WithSettings", "--data.settings.kind", "b"]
+    found = plain(parser.parse_args([*classes, f"--data.settings.{field}", "null"])).data.init_args.settings
+    assert found == Namespace(**{"kind": "b", "text": "text", "several": "all", field: None})
 
 
 NAMES = [

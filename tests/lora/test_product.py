@@ -35,7 +35,7 @@ def test_gradients_are_those_of_plain_operations(
     k = () if slices is None else (len(slices),)
     a, b = torch.randn(*k, 2, 9, **DOUBLE), torch.randn(*k, 12 if slices is None else 4, 2, **DOUBLE)
     update = Update(1.5, dropout, slices)
-    y = AdaptedProduct.apply(x, weight, bias, a, b, update, torch.double, 7, None)
+    y = AdaptedProduct.apply(x, weight, bias, a, b, update, torch.double, 7, None, None)
     expected = plain(x, weight, bias, a, b, update, 7)
     torch.testing.assert_close(y, expected)
     grad = torch.randn_like(y)

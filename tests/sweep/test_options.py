@@ -62,6 +62,7 @@ def test_a_grid_is_every_combination() -> None:
         ("model.lora_config.rank", "must be FIELD=VALUE,VALUE"),
         ("model.lora_config.rank=", "has no values"),
         ("model.lora_config.rank=[", "are no values"),
+        ("model.lora_config.rank=2020-13-45", "are no values"),
         ("model.head_lr.x=1", "model.head_lr is null, and has no fields"),
     ],
 )

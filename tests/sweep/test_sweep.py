@@ -135,6 +135,13 @@ def test_a_study_of_another_configuration_is_refused(tmp_path: Path) -> None:
     make_sweep(tmp_path / "s")
     with pytest.raises(UserError, match=r"model\.lora_config\.rank was 8, and is 16 now; choose another name"):
         make_sweep(tmp_path / "s", config=make_config(rank=16))
+    other = make_config()
+    other["trainer"]["callbacks"] += [{"class_path": "callbacks.SegmentationResults", "init_args": {}}]
+    with pytest.raises(
+        UserError, match=r'trainer\.callbacks\.3\.class_path was not there, and is "callbacks\.Seg'
+    ) as told:
+        make_sweep(tmp_path / "s", config=other)
+    assert len(str(told.value)) < 300 + len(str(tmp_path))
     with pytest.raises(UserError, match="--ways was null, and is"):
         make_sweep(tmp_path / "s", ways=("heads",))
 
@@ -283,3 +290,26 @@ def test_the_picture_and_the_table_are_there(tmp_path: Path) -> None:
     rows = (tmp_path / "s" / "sweep.csv").read_text().splitlines()
     assert rows[0].startswith("way,lr,val_iou,seeds")
     assert len(rows) == 7
+
+
+@pytest.mark.parametrize("trials", [14, 17, 20, 24])
+def test_a_budget_that_ends_in_the_search_leaves_all_ways_alike(tmp_path: Path, trials: int) -> None:
+    """Rates beyond the ends of early ways were tried before the third rate of the last way."""
+
+    def rising(job: Job) -> float:
+        return 0.5 + 0.1 * math.log10(job.facts["lr"])
+
+    workers = MadeUpWorkers(tmp_path / "s", rising)
+    sweep, _ = make_sweep(tmp_path / "s", workers, budget=Budget(trials=trials))
+    outcome = sweep.run()
+    tried: dict[str, set[float]] = {}
+    for job in workers.begun:
+        if job.facts["fold"] == "0":
+            tried.setdefault(job.facts["way"], set()).add(job.facts["lr"])
+    numbers = [len(rates) for rates in tried.values()]
+    assert len(numbers) == len(PEAKS)
+    assert max(numbers) - min(numbers) <= 1
+    # the best rate is the highest of those that were trained, whatever else was planned
+    several = [row for row in outcome.rows if len(tried[row.arm.way.name]) > 1 and row is not outcome.given]
+    assert several
+    assert all(row.is_edge and row.arm.lr == max(tried[row.arm.way.name]) for row in several)

@@ -7,6 +7,7 @@ import pytest
 from eomt.errors import UserError
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig
+from eomt.lora.packed_weight import packed_layers
 from eomt.models.network import Network
 from eomt.sweep.ways import chosen, last_blocks, outside_of_backbone, rate_text, round_rate, ways_of
 from tests.tiny import make_eomt
@@ -39,6 +40,18 @@ def test_adapters_of_other_ways_have_the_rank_of_the_configuration() -> None:
     config = config_of(make_eomt(3), "attention_mlp")
     assert config is not None
     assert (config.rank, config.lora_alpha, config.freeze_base_model) == (4, 8, True)
+
+
+@pytest.mark.parametrize("name", ["heads", "last", "attention", "attention_mlp"])
+def test_a_base_that_is_quantized_is_so_in_each_way_that_freezes_it(name: str) -> None:
+    given = {"init_args": {**GIVEN["init_args"], "quantize": "nf4"}}
+    network = make_eomt(3)
+    apply_lora(network, config_of(network, name, given))
+    blocks = {path.split("blocks.")[1].split(".")[0] for path in packed_layers(network)}
+    # what is trained in full is not
+    assert blocks == set("0123" if name == "last" else "012345")
+    full = next(way for way in ways_of(make_eomt(3), given, 1e-3, True).ways if way.name == "full")
+    assert full.title == "full fine-tuning (no nf4)"
 
 
 def test_the_configuration_that_is_a_way_takes_its_place_and_else_has_one_of_its_own() -> None:

@@ -10,6 +10,7 @@ from eomt.lora.adaptable import Adaptable
 from eomt.lora.adapter_layer import is_adapter_name, lora_layers
 from eomt.lora.apply import apply_lora
 from eomt.lora.config import LoRAConfig, adaptation, record
+from eomt.lora.packed_weight import packed_layers
 from eomt.lora.targets import is_inside
 from eomt.lora.trainable import expected_trainable
 from eomt.models.parts.text_tower import decoder_of
@@ -56,9 +57,12 @@ def freeze_all_but(network: nn.Module, paths: list[str]) -> None:
     Weights under an adapter stay frozen wherever they are. What `trainable_modules` named before no longer counts.
 
     Raises:
-        UserError: For a module whose running statistics would change though it is frozen.
+        UserError: For a module whose running statistics would change though it is frozen, or whose weight is
+            quantized.
     """
     full = [inner for path in paths for inner in without_adapters(network, path)]
+    if held := [path for path in packed_layers(network) if is_inside(path, full)]:
+        raise UserError(f"quantize: {held[0]!r} is quantized and cannot be trained; set quantize to null")
     done = adaptation(network)
     if done is None and not any(is_adapter_name(name) for name, _ in network.named_parameters()):
         apply_lora(network, LoRAConfig(enabled=False, freeze_base_model=True, trainable_modules=full))

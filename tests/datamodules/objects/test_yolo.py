@@ -150,3 +150,11 @@ def test_a_number_of_classes_that_is_not_that_of_the_names_is_refused(tmp_path: 
     write_yolo(tmp_path, description="train: images\nnc: 3\nnames: [cell, crack]\n")
     with pytest.raises(UserError, match=r"data\.yaml: nc is 3, but names has 2 names"):
         read_yolo(tmp_path)
+
+
+def test_images_that_no_list_names_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_yolo(tmp_path, description="train: list.txt\nnames: [cell, dirt]\n")
+    (tmp_path / "list.txt").write_text("./images/a.png\n")
+    with caplog.at_level("WARNING", logger="eomt"):
+        assert [image.name for image in read_yolo(tmp_path).splits["train"]] == ["a.png"]
+    assert any("do not name 1 of 2 images" in line and "b.png" in line for line in caplog.messages)
