@@ -32,10 +32,12 @@ class ShardedStrategy(DDPStrategy):
         """Divide each transformer block, and then all other weights; whole ones are on the device one block a time.
 
         Raises:
-            UserError: If a parameter is part of two blocks, or of one and the rest.
+            UserError: If the task cannot be, or a parameter is part of two blocks, or of one and the rest.
         """
         task = self.lightning_module
         assert task is not None
+        if not getattr(task, "can_shard", True):
+            raise UserError(f"trainer.strategy: sharded, but {type(task).__name__} is not trained in parts; give ddp")
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         blocks = blocks_of(task)
         refuse_shared(task, blocks)
@@ -50,7 +52,7 @@ class ShardedStrategy(DDPStrategy):
         """Divide the weights, and build the optimizers over the parts.
 
         Raises:
-            UserError: If a parameter is part of two blocks, or of one and the rest.
+            UserError: If the task cannot be, or a parameter is part of two blocks, or of one and the rest.
         """
         assert self.accelerator is not None
         assert self.model is not None

@@ -70,6 +70,7 @@ class AdaptationTask(AuditedTask):
         file_metrics: Metrics in the name of the best checkpoint, without their "val_".
         data_target: What batches of data with objects hold for the task, see `DataTarget`; None where any will do.
         has_background: Whether 0 means no class in pictures and files, so that class ids start at 1.
+        can_shard: Whether `--trainer.strategy sharded` trains it.
         weights: Path of the opened checkpoint, for people; None if none was opened.
         all_figures: Figures of the last test that are too many to show on a screen.
     """
@@ -80,6 +81,7 @@ class AdaptationTask(AuditedTask):
     file_metrics: tuple[str, ...]
     data_target: ClassVar[DataTarget | None] = None
     has_background: ClassVar[bool] = False
+    can_shard: ClassVar[bool] = True
 
     def __init__(
         self,

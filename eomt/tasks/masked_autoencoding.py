@@ -55,6 +55,8 @@ class MaskedAutoencoding(AdaptationTask):
     monitor = "val_loss"
     mode = "min"
     file_metrics = ("loss",)
+    # one process alone rebuilds images for pictures
+    can_shard = False
     network_class = MaskedAutoencoder
     network: MaskedAutoencoder
 

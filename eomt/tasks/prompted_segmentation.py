@@ -76,7 +76,7 @@ class PromptedSegmentation(AdaptationTask):
     monitor = "val_iou"
     file_metrics = ("iou", "dice")
     data_target = "prompted"
-    has_background = True
+    has_background, can_shard = True, False  # divided, PyTorch crashes in its first step
     network_class = SAM2
     network: SAM2
 
