@@ -81,8 +81,7 @@ class ObjectDataModule(ImageDataModule, ABC):
             crop; not of "prompted".
         flip: Whether training images are mirrored at random; of "prompted" both ways.
         color_jitter: Whether training images vary in brightness, contrast and (but for "prompted") saturation.
-        repeat_factor_threshold: Share of the training images below which a class is rare, e.g. 0.01; images of rare
-            classes are shown more often, see `repeat_factors`. Null shows each image once.
+        repeat_factor_threshold: Share of training images below which a class is shown more often, as 0.01; null: never.
         outliers: For "semantic", folder of cut-outs of unknown objects to paste into training images.
         outlier_probability: Share of training images that get one.
         val_fraction: Share of validation where the split is seeded.
@@ -91,8 +90,7 @@ class ObjectDataModule(ImageDataModule, ABC):
         splits: JSON file of an earlier split to be used again.
         predict_path: Images to predict: files, folders and patterns, one or a list; null for those that `prompts`
             names, or without prompts those of test, or else val.
-        img_size: Height and width to which whole images are resized, of "prompted". The command line fills in the
-            network's size here and above.
+        img_size: Height and width of resized whole images, of "prompted"; null for the network's, as `crop_size`.
         prompts: What `predict` asks about images of "prompted", see `datamodules.objects.prompt_files`.
         **reading: Fields of `ImageDataModule`: how stored values become RGB, and how many training images are used.
 
