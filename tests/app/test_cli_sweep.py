@@ -34,7 +34,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def start(workspace: Workspace, *args: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "main.py", "sweep", "--config", str(workspace.config), *args]
     command += ["--trainer.default_root_dir", str(workspace.runs)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    # the last is how `tasks_of_ray` knows them
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SWEPT": str(workspace.folder)}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -168,16 +169,16 @@ def test_a_sweep_on_ray_has_a_table(workspace: Workspace) -> None:
     assert not (folder / "stop").exists()
 
 
-def tasks_of_ray() -> dict[str, int]:
-    """Trainings that run on a cluster of this project's code, by name."""
+def tasks_of_ray(workspace: Workspace) -> dict[str, int]:
+    """Trainings that run on the cluster of a sweep of this workspace, by name; other tests have clusters of their own."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             title = (folder / "cmdline").read_bytes().rstrip(b"\0 ").decode(errors="replace")
             if (
-                title.startswith("ray::")
-                and "IDLE" not in title
-                and str(ROOT).encode() in (folder / "environ").read_bytes()
+                # Ray's own processes have such titles, too
+                title.startswith("ray::attention_mlp")
+                and f"SWEPT={workspace.folder}".encode() in (folder / "environ").read_bytes()
             ):
                 found[title] = int(folder.name)
     return found
@@ -196,16 +197,16 @@ def test_a_sweep_on_ray_outlives_a_killed_training_and_goes_on_behind_ctrl_c(wor
             assert sweep.poll() is None, sweep.communicate()[0]
             time.sleep(0.1)
 
-    wait_for(lambda: bool(tasks_of_ray()))
-    name, pid = next(iter(tasks_of_ray().items()))
+    wait_for(lambda: bool(tasks_of_ray(workspace)))
+    name, pid = next(iter(tasks_of_ray(workspace).items()))
     os.kill(pid, signal.SIGKILL)
     # Ray begins it anew
-    wait_for(lambda: tasks_of_ray().get(name, pid) != pid)
+    wait_for(lambda: tasks_of_ray(workspace).get(name, pid) != pid)
     sweep.send_signal(signal.SIGINT)
     output, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == 130, output
     assert "goes on with --run_name ray_killed" in output
-    assert not tasks_of_ray()
+    assert not tasks_of_ray(workspace)
     again = start(workspace, *options)
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
