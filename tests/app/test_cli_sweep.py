@@ -170,7 +170,7 @@ def test_a_sweep_on_ray_has_a_table(workspace: Workspace) -> None:
 
 
 def tasks_of_ray(workspace: Workspace) -> dict[str, int]:
-    """Trainings that run on the cluster of a sweep of this workspace, by name; other tests have clusters of their own."""
+    """Trainings on the cluster of a sweep of this workspace, by name; other tests have clusters of their own."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -122,7 +122,14 @@ def test_a_click_becomes_a_mask_that_undo_removes_and_two_corners_a_box(browser:
         page.click("#undo")
         np.testing.assert_array_equal(wait_for_objects(0), plain)
         page.click("#mode label:nth-child(3)")
+        before = page.evaluate("document.querySelector('#picture img').src")
         click(0.2, 0.2)
+        # the corner is shown: a second click that comes before may be lost, and a person looks where the first one went
+        page.wait_for_function(
+            "src => ![src, undefined].includes(document.querySelector('#picture img')?.src)",
+            arg=before,
+            timeout=SECONDS,
+        )
         click(0.8, 0.9)
         boxed = wait_for_objects(1)
         # the outline of the box
