@@ -19,6 +19,7 @@ The table has the shipped defaults beside the best of the sweep, and the cheapes
 - questions: easy-VQA.
 """
 
+import csv
 import gzip
 import json
 import os
@@ -26,6 +27,7 @@ import statistics
 import struct
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,9 +186,6 @@ def nearest_mean(folder: Path) -> float:
 
 def most_frequent(folder: Path) -> float:
     """Return the accuracy on val of the most frequent answer of training to each question."""
-    import csv
-    from collections import Counter, defaultdict
-
     answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in csv.DictReader((folder / "seen_train.csv").open()):
         answers[row["question"]][row["answer"]] += 1

@@ -228,6 +228,10 @@ class RunSummary(Callback):
         stats = get_lora_stats(task.network)
         done = adaptation(task.network)
         seed = os.environ.get("PL_GLOBAL_SEED")
+        figures = validation_metrics(trainer)
+        if checkpoint and checkpoint.monitor and checkpoint.best_score is not None:
+            # what is kept is the best step, not the last one
+            figures = figures | {checkpoint.monitor: checkpoint.best_score}
         return {
             "task": type(task).__name__,
             "metric": checkpoint.monitor if checkpoint else task.monitor,
@@ -247,7 +251,7 @@ class RunSummary(Callback):
             "merge_relative_diff": _number(merge.relative_diff) if merge else None,
             "merge_quantized_diff": _number(merge.quantized_diff) if merge else None,
             "audit": audit.verdict if audit else "not run",
-            "notes": task.notes(validation_metrics(trainer), "val"),
+            "notes": task.notes(figures, "val"),
             "base": {
                 "id": task.network.base,
                 "quantization": quantization(task.network),

@@ -29,8 +29,9 @@ def _normal_floats() -> Tensor:
 
 
 NORMAL_FLOATS = _normal_floats()
-# the two numbers of each byte, (256,): a float64 holds the bits of two float32, which are read at once
-_PAIRS = torch.stack([NORMAL_FLOATS.repeat_interleave(16), NORMAL_FLOATS.repeat(16)], 1).flatten().view(torch.float64)
+# the two numbers of each byte, (256,): an int64 holds the bits of two float32, which are read at once; Apple's GPUs
+# have no float64
+_PAIRS = torch.stack([NORMAL_FLOATS.repeat_interleave(16), NORMAL_FLOATS.repeat(16)], 1).flatten().view(torch.int64)
 _on_device: dict[torch.device, Tensor] = {_PAIRS.device: _PAIRS}
 
 

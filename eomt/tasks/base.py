@@ -308,7 +308,7 @@ class AdaptationTask(AuditedTask):
         """Return what must be known beside the figures: the log, the summary and the closing table show it.
 
         Args:
-            figures: Those of the last validation or test.
+            figures: Those of the test, or of the last validation; the one that selects a step is that of the best.
             stage: "val" or "test", with which their names begin.
 
         Returns:

@@ -55,7 +55,7 @@ class MaskedAutoencoding(AdaptationTask):
     monitor = "val_loss"
     mode = "min"
     file_metrics = ("loss",)
-    # one process alone rebuilds images for pictures
+    # divided, its processes waited for each other for ever
     can_shard = False
     network_class = MaskedAutoencoder
     network: MaskedAutoencoder

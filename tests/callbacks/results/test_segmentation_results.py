@@ -6,15 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from datamodules import ImageMaskFolder
 from datamodules.segmentation.image_mask_dataset import ImageMaskDataset
 from eomt.errors import UserError
+from eomt.tasks import SemanticSegmentation
 from tests.cli_runs import Workspace, make_workspace
 from tests.ranks import run_on_ranks
 
 RIVALS = ("--trainer.callbacks+=callbacks.SegmentationResults",)
+
+
+class Forgets(Callback):
+    """Loses with the last step what was learnt."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if trainer.global_step == 16:
+            # whatever it sees is of class 1
+            pl_module.network.class_head.bias.data.copy_(torch.tensor([0.0, 99.0, 0.0, 0.0]))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +77,24 @@ def test_every_validation_has_the_rivals_and_the_summary_says_what_they_have(wor
         f"Without a network, the most frequent class of each color has val_color_iou {wanted['color']:.4f}, that of "
         f"each place val_place_iou {wanted['place']:.4f}, which the network does not beat."
     ]
+
+
+def test_what_is_said_of_the_network_is_said_of_its_best_step(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the last one, which may be worse than the rivals where the best is better, and is not what is kept."""
+    seen: list[float] = []
+
+    def note(self: SemanticSegmentation, figures: dict[str, float], stage: str) -> list[str]:
+        seen.append(figures[f"{stage}_iou"])
+        return []
+
+    monkeypatch.setattr(SemanticSegmentation, "notes", note)
+    run = workspace.fit("worse", "--trainer.max_epochs", "4", *RIVALS, f"--trainer.callbacks+={__name__}.Forgets")
+    with (run / "metrics.csv").open(newline="") as file:
+        measured = [float(row["val_iou"]) for row in csv.DictReader(file) if row["val_iou"]]
+    assert max(measured) > measured[-1] + 0.01
+    assert seen[-1] == pytest.approx(max(measured), abs=1e-6)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
