@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from eomt.errors import UserError, shortened
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# what rates must be
+RATES = "numbers above 0 with commas, such as 3e-4,1e-3"
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,28 @@ class SweepOptions:
 
 
 def names_of(text: str | None) -> tuple[str, ...] | None:
-    """Return names with commas between them; None for none."""
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+    """Return names of ways with commas between them; None for none.
+
+    Raises:
+        UserError: There is no name.
+    """
+    return None if text is None else _words(text, "ways", "names of ways with commas, such as heads,full")
 
 
 def rates_of(text: str | None) -> tuple[float, ...] | None:
     """Return learning rates with commas between them, rising; None for none.
 
     Raises:
-        UserError: One is no number above 0.
+        UserError: One is no number above 0, or there is none.
     """
-    return None if text is None else tuple(sorted({_rate(name) for name in names_of(text) or ()}))
+    return None if text is None else tuple(sorted({_rate(word) for word in _words(text, "rates", RATES)}))
+
+
+def _words(text: str, option: str, wanted: str) -> tuple[str, ...]:
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not found:
+        raise UserError(f"{option}: {shortened(text)!r}; must be {wanted}")
+    return found
 
 
 def _rate(text: str) -> float:
@@ -88,5 +101,5 @@ def _rate(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise UserError(f"rates: {shortened(text)!r}; must be numbers above 0 with commas, such as 3e-4,1e-3")
+        raise UserError(f"rates: {shortened(text)!r}; must be {RATES}")
     return value

@@ -86,8 +86,10 @@ class Record:
         if job.command != "fit" or job.name in self._trials or job.name in self._ended:
             return
         optuna = _optuna()
+        # values of a grid are texts: those of one field may be of several kinds
         facts = {
-            name: value if isinstance(value, str | float) else json.dumps(value) for name, value in job.facts.items()
+            name: value if name == "lr" or isinstance(value, str) else json.dumps(value, default=str)
+            for name, value in job.facts.items()
         }
         distributions: dict[str, Any] = {}
         for name, value in facts.items():

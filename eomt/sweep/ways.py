@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from eomt.errors import UserError, listed
@@ -27,9 +28,9 @@ ATTENTION, ATTENTION_AND_MLP = ("attention",), ("attention", "mlp")
 
 
 def rate_text(lr: float) -> str:
-    """Return a learning rate as in 1e-3 or 3.2e-4."""
-    mantissa, _, exponent = f"{lr:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    """Return a learning rate as in 1e-3 or 3.2e-4, with all of its digits: it is a part of names."""
+    mantissa, _, exponent = f"{Decimal(repr(float(lr))).normalize():e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def round_rate(lr: float) -> float:

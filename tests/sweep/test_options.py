@@ -76,3 +76,11 @@ def test_a_grid_of_what_is_not_there_is_refused(entry: str, message: str) -> Non
 def test_a_field_stands_once_in_a_grid() -> None:
     with pytest.raises(UserError, match="stands there twice"):
         parse_grid(["data.batch_size=2", "data.batch_size=4"], make_config())
+
+
+@pytest.mark.parametrize("text", ["", ",", " , "])
+def test_no_names_and_no_rates_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"ways: .* must be names of ways with commas"):
+        names_of(text)
+    with pytest.raises(UserError, match=r"rates: .* must be numbers above 0 with commas"):
+        rates_of(text)

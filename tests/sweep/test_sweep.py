@@ -313,3 +313,24 @@ def test_a_budget_that_ends_in_the_search_leaves_all_ways_alike(tmp_path: Path, 
     several = [row for row in outcome.rows if len(tried[row.arm.way.name]) > 1 and row is not outcome.given]
     assert several
     assert all(row.is_edge and row.arm.lr == max(tried[row.arm.way.name]) for row in several)
+
+
+def test_rates_that_differ_in_their_third_digit_are_two_trainings(tmp_path: Path) -> None:
+    workers = MadeUpWorkers(tmp_path / "s")
+    sweep, lines = make_sweep(tmp_path / "s", workers, ways=("attention",), rates=(1.23e-3, 1.24e-3))
+    winner = sweep.run().winner
+    assert {job.facts["lr"] for job in workers.begun} == {1.23e-3, 1.24e-3}
+    assert winner is not None
+    assert winner.arm.lr == 1.23e-3
+    # what is said is the rate of best.yaml
+    assert any("LoRA on attention at 1.23e-3: val_iou" in line for line in lines)
+
+
+@pytest.mark.parametrize("values", ["0.0,0.1", "-0.5,0.5", "null,0.1", "1,0.1", "'a,b',{c: 1}"])
+def test_a_grid_may_have_any_values(tmp_path: Path, values: str) -> None:
+    workers = MadeUpWorkers(tmp_path / "s")
+    grid = (f"model.lora_config.lora_alpha={values}",)
+    sweep, _ = make_sweep(tmp_path / "s", workers, ways=("attention",), rates=(1e-3,), grid=grid)
+    assert sweep.run().winner is not None
+    used = [job.config["model"]["init_args"]["lora_config"]["init_args"]["lora_alpha"] for job in workers.begun]
+    assert all(yaml.safe_load(f"[{values}]")[place] in used for place in (0, 1))
