@@ -2,9 +2,10 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from scipy.stats import t as students_t
 
 from eomt.sweep.jobs import Report
@@ -144,13 +145,20 @@ class Outcome:
     def sort(self) -> None:
         """Put the best row first, of equal ones that with the fewest parameters; those without a whole training last.
 
-        Where the budget left out folds of some, a row without any counts with its search: else what is cheap enough
-        for all of its folds would win against what is better.
+        A row that lacks folds, for want of budget or since they failed, counts as if it had them, see `as_if_whole`.
+        One without any counts with its search: else what is cheap enough for all of its folds would win against what
+        is better.
         """
         sign = -1 if self.mode == "max" else 1
-        self.rows.sort(
-            key=lambda row: (not row.is_whole, math.isnan(row.value), sign * row.value, row.searched.trained or 0)
-        )
+        values = as_if_whole([row.scores for row in self.rows])
+
+        def place(number: int) -> tuple[bool, bool, float, int]:
+            row, value = self.rows[number], values[number]
+            # rounded, or least squares would tell equal ones apart
+            value = round(row.value if value is None else value, 9)
+            return not row.is_whole, math.isnan(value), sign * value, row.searched.trained or 0
+
+        self.rows[:] = [self.rows[number] for number in sorted(range(len(self.rows)), key=place)]
 
     @property
     def unit(self) -> str:
@@ -166,6 +174,8 @@ class Outcome:
             searched = row.searched
             notes = ["as configured"] if row.arm.is_given else []
             notes += ["rate at an end of those tried"] if row.is_edge else []
+            if failed := [str(number) for number, report in row.folds.items() if report.error is not None]:
+                notes.append(f"failed in {self.unit.removesuffix('s')} {', '.join(failed)}")
             notes += [f"search ended at {searched.reached:.0%}"] if searched.reached < 1 else []
             rows.append(
                 [
@@ -203,6 +213,25 @@ class Outcome:
                     "within the noise."
                 )
         return text
+
+
+def as_if_whole(rows: Sequence[Mapping[int, float]]) -> list[float | None]:
+    """Return the mean of each row over all folds, those that it lacks too; None for a row without any.
+
+    Some folds are harder than others, and a mean over the easy ones is no result. A score is taken as the sum of what
+    its row and its fold give, by least squares; where no score is missing this is the mean.
+
+    Args:
+        rows: Scores of each row by the number of the fold.
+    """
+    places = [(place, fold, score) for place, scores in enumerate(rows) for fold, score in scores.items()]
+    folds = sorted({fold for _, fold, _ in places})
+    design = np.zeros((len(places), len(rows) + len(folds)))
+    for number, (place, fold, _) in enumerate(places):
+        design[number, [place, len(rows) + folds.index(fold)]] = 1
+    parts = np.linalg.lstsq(design, np.array([score for *_, score in places]), rcond=None)[0]
+    whole = parts[: len(rows)] + (parts[len(rows) :].mean() if folds else 0.0)
+    return [float(value) if scores else None for value, scores in zip(whole, rows, strict=True)]
 
 
 def paired(first: Row, second: Row) -> Estimate:

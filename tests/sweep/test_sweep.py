@@ -11,7 +11,7 @@ import yaml
 from eomt.errors import UserError
 from eomt.sweep.jobs import Job, Report
 from eomt.sweep.options import Budget
-from eomt.sweep.outcome import Outcome
+from eomt.sweep.outcome import Outcome, as_if_whole
 from tests.sweep.made_up import PEAKS, Clock, MadeUpWorkers, make_config, make_sweep, peak_score
 
 
@@ -334,3 +334,30 @@ def test_a_grid_may_have_any_values(tmp_path: Path, values: str) -> None:
     assert sweep.run().winner is not None
     used = [job.config["model"]["init_args"]["lora_config"]["init_args"]["lora_alpha"] for job in workers.begun]
     assert all(yaml.safe_load(f"[{values}]")[place] in used for place in (0, 1))
+
+
+def test_a_way_that_fails_in_the_hard_fold_does_not_win_with_the_easy_ones(tmp_path: Path) -> None:
+    """Its mean over two easy folds is .70; the other way has .75 in these, and .65 in all three."""
+
+    def hard(job: Job) -> float | Exception:
+        fold = str(job.facts["fold"])
+        if job.facts["way"] == "heads" and fold == "3":
+            return ValueError("train_loss: not finite at step 3")
+        best, score = {"heads": (3e-3, 0.7), "attention": (1e-3, 0.75)}[job.facts["way"]]
+        return score - 0.1 * math.log10(job.facts["lr"] / best) ** 2 - (0.3 if fold == "3" else 0.0)
+
+    sweep, lines = make_sweep(tmp_path / "s", MadeUpWorkers(tmp_path / "s", hard), ways=("heads", "attention"))
+    outcome = sweep.run()
+    first, second = outcome.rows[0], next(row for row in outcome.rows if row.arm.way.name == "heads")
+    assert first.arm.way.name == "attention"
+    assert (first.estimate.mean, second.estimate.mean) == (pytest.approx(0.65), pytest.approx(0.70))
+    assert any("failed in seed 3" in line for line in lines)
+
+
+def test_missing_folds_are_made_up_for_by_the_others() -> None:
+    assert as_if_whole([{1: 0.8, 2: 0.6}, {1: 0.7, 2: 0.5}]) == pytest.approx([0.7, 0.6])
+    # the second lacks the hard fold: .7 - (.8 - .6) there
+    assert as_if_whole([{1: 0.8, 2: 0.6}, {1: 0.7}]) == pytest.approx([0.7, 0.6])
+    assert as_if_whole([{}, {2: 0.4}]) == [None, pytest.approx(0.4)]
+    assert as_if_whole([{}, {}]) == [None, None]
+    assert as_if_whole([]) == []
