@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from eomt.models.network import Network
 from eomt.reports.figures import rival_verdict
 from eomt.reports.run_files import is_run, read_run
 from eomt.sweep.drive import Allowance, Drive, Workers
-from eomt.sweep.jobs import RUNS, WINNER, Job, Report, read_report
+from eomt.sweep.jobs import LOGS, RUNS, WINNER, Job, Report, read_report
 from eomt.sweep.learning_curve import SHARES, Curve
 from eomt.sweep.options import SweepOptions
 from eomt.sweep.outcome import Outcome, Row
@@ -50,7 +51,7 @@ class Subject:
         mode: Whether its best value is the highest or the lowest.
         rate: Address of the learning rate.
         folds: Splits for cross-validation, as the data's argument `splits` takes them; none where the split is given.
-        images: Number of training images.
+        images: Number of training images that are used of the split.
         check: Raises a UserError of a configuration that cannot be used; None checks none.
     """
 
@@ -129,7 +130,7 @@ class Sweep:
             self.subject.metric, self.subject.mode, rows, found, self.allowed.left_out, bool(self.subject.folds)
         )
         outcome.sort()
-        if outcome.winner is None:
+        if outcome.winner is None or math.isnan(outcome.winner.value):
             raise UserError(self._nothing(found))
         self._write(outcome)
         curve = self._learning_curve(drive, outcome.winner) if self.options.learning_curve else None
@@ -229,10 +230,13 @@ class Sweep:
 
     def _learning_curve(self, drive: Drive, winner: Row) -> Curve | None:
         """Train the winner on shares of the images, as many steps as on all of them."""
-        shares = [{**self._same_length(winner), "data.train_share": share} for share in SHARES]
+        used = self.subject.config["data"]["init_args"].get("train_share", 1.0)
+        same = self._same_length(winner)
         jobs = [
-            self.recipe.fold_job(winner.arm, {**fold, **share}, number, suffix=f"_share{share['data.train_share']:g}")
-            for share in shares
+            self.recipe.fold_job(
+                winner.arm, {**fold, **same, "data.train_share": share * used}, number, suffix=f"_share{share:g}"
+            )
+            for share in SHARES
             for number, fold in enumerate(self.folds, 1)
         ]
 
@@ -241,13 +245,16 @@ class Sweep:
 
         [reports] = drive.run([plan()])
         points: dict[int, list[float]] = {}
+        # a fold trains on other images than the split
+        of_folds = [len(fold["train"]) * used for fold in self.subject.folds]
+        images = round(sum(of_folds) / len(of_folds)) if of_folds else self.subject.images
         numbers = sorted(winner.scores)
         for place, share in enumerate(SHARES):
             part = [reports[job.name] for job in jobs[place * len(self.folds) : (place + 1) * len(self.folds)]]
             scores = [part[number - 1].score for number in numbers]
             if numbers and all(part[n - 1].error is None and part[n - 1].reached >= 1 for n in numbers):
-                points[round(share * self.subject.images)] = [score for score in scores if score is not None]
-        points[self.subject.images] = [winner.scores[number] for number in numbers]
+                points[round(share * images)] = [score for score in scores if score is not None]
+        points[images] = [winner.scores[number] for number in numbers]
         if len({len(scores) for scores in points.values()}) != 1 or not numbers:
             self.show("Learning curve: not all of its trainings came to an end, so there is none")
             return None
@@ -311,6 +318,11 @@ class Sweep:
         if errors:
             return f"sweep: every training failed, such as by: {errors[0]}"
         pace = max((report.seconds for report in reports), default=0.0)
+        if any(report.reached >= 1 for report in reports):
+            return (
+                f"{self.subject.metric}: no training came to a score, though some came to their end; validate more "
+                f"often, see trainer.val_check_interval and {self.folder / LOGS}"
+            )
         return (
             f"budget: it ended before one training came to a validation{f', after {pace:.0f} s' if pace else ''}; give "
             f"more, and it goes on: --run_name {self.folder.name}"

@@ -133,11 +133,12 @@ def make_sweep(
     workers: MadeUpWorkers | None = None,
     config: Mapping[str, Any] | None = None,
     folds: int = 0,
+    images: int = 1,
     **options: Any,
 ) -> tuple[Sweep, list[str]]:
     """Return a sweep in a folder, and the lines that it will show."""
     folder.mkdir(exist_ok=True)
     lines: list[str] = []
-    records = [{"train": ["a"], "val": ["b"], "test": ["c"]}] * folds
+    records = [{"train": list("abcdefghijklmnop"[:images]), "val": ["y"], "test": ["z"]}] * folds
     subject = Subject(config or make_config(), make_eomt(3), True, "val_iou", "max", "model.lr", records, 40)
     return Sweep(subject, SweepOptions(**options), folder, workers or MadeUpWorkers(folder), lines.append), lines

@@ -245,7 +245,7 @@ def test_folds_are_written_and_used(tmp_path: Path) -> None:
     jobs = [job for job in workers.begun if job.phase == 1]
     files = [Path(job.config["data"]["init_args"]["splits"]) for job in jobs]
     assert [file.name for file in files] == ["fold1.json", "fold2.json", "fold3.json"]
-    assert json.loads(files[0].read_text()) == {"train": ["a"], "val": ["b"], "test": ["c"]}
+    assert json.loads(files[0].read_text()) == {"train": ["a"], "val": ["y"], "test": ["z"]}
     assert [job.config["seed_everything"] for job in jobs] == [8, 9, 10]
 
 
@@ -361,3 +361,23 @@ def test_missing_folds_are_made_up_for_by_the_others() -> None:
     assert as_if_whole([{}, {2: 0.4}]) == [None, pytest.approx(0.4)]
     assert as_if_whole([{}, {}]) == [None, None]
     assert as_if_whole([]) == []
+
+
+def test_the_learning_curve_counts_the_images_that_the_folds_use(tmp_path: Path) -> None:
+    """Of 16 images in the training part of each fold half are used; the curve has halves and quarters of these."""
+    config = make_config()
+    config["data"]["init_args"]["train_share"] = 0.5
+    workers = MadeUpWorkers(tmp_path / "s")
+    sweep, lines = make_sweep(
+        tmp_path / "s", workers, config, folds=3, images=16, ways=("attention",), learning_curve=True
+    )
+    sweep.run()
+    jobs = [job for job in workers.begun if "_share" in job.name]
+    assert [job.config["data"]["init_args"]["train_share"] for job in jobs] == [0.125] * 3 + [0.25] * 3
+    assert any("with 2, " in line and "with 4, " in line and "with 8 images" in line for line in lines)
+
+
+def test_where_nothing_has_a_score_nothing_wins(tmp_path: Path) -> None:
+    sweep, _ = make_sweep(tmp_path / "s", MadeUpWorkers(tmp_path / "s", lambda job: None))
+    with pytest.raises(UserError, match="val_iou: no training came to a score, though some came to their end"):
+        sweep.run()
